@@ -1,0 +1,1 @@
+"""What the scripts of the Restaurant Recommender Model Service share."""

@@ -1,0 +1,87 @@
+"""Finds the Java that Spark runs on; ``python -m recommender.java --install`` installs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from recommender.errors import ConfigurationError
+
+SUPPORTED = (17, 21)
+DEBIAN_PACKAGE = "openjdk-17-jre-headless"
+
+_ADVICE = (
+    f"Spark needs Java {SUPPORTED[0]} or {SUPPORTED[1]}: install it (Debian and Ubuntu: "
+    f"apt-get install {DEBIAN_PACKAGE}) or set JAVA_HOME to one"
+)
+
+
+def find_java() -> Path:
+    """Return the ``java`` program that Spark will start: JAVA_HOME's, else the one on PATH.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none, or it is of a version that Spark does not run on.
+    """
+    home = os.environ.get("JAVA_HOME")
+    found = str(Path(home, "bin", "java")) if home else shutil.which("java")
+    if not found or not Path(found).is_file():
+        raise ConfigurationError(f"no Java found at {found or 'PATH'}. {_ADVICE}")
+    version = _major_version(found)
+    if version not in SUPPORTED:
+        raise ConfigurationError(f"{found} is Java {version or 'of no known version'}. {_ADVICE}")
+    return Path(found)
+
+
+def _major_version(java: str) -> int | None:
+    shown = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    match = re.search(r'version "(?:1\.)?(\d+)', shown.stderr + shown.stdout)
+    return int(match[1]) if match else None
+
+
+def install() -> None:
+    """Install Debian's headless Java, where this is Debian and we are root.
+
+    Raises
+    ------
+    ConfigurationError
+        If we may not or cannot; it says what to install.
+    """
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise ConfigurationError(_ADVICE)
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["update"], ["install", "--yes", "--no-install-recommends", DEBIAN_PACKAGE]):
+        done = subprocess.run(["apt-get", "--quiet", *command], env=environment, check=False)
+        if done.returncode:
+            raise ConfigurationError(
+                f"apt-get {command[0]} ended with {done.returncode}. {_ADVICE}"
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Say which Java Spark will use, after installing one where asked to and none is there."""
+    parser = argparse.ArgumentParser(prog="python -m recommender.java", description=__doc__)
+    parser.add_argument("--install", action="store_true", help="install one if there is none")
+    arguments = parser.parse_args(argv)
+    try:
+        java = find_java()
+    except ConfigurationError:
+        if not arguments.install:
+            raise
+        install()
+        java = find_java()
+    sys.stdout.write(f"Java: {java}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    from recommender.scripts import run_script
+
+    raise SystemExit(run_script(main))

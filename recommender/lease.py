@@ -1,0 +1,109 @@
+"""One training at a time, whoever starts it: a lease in MongoDB, told by the server's clock."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from pymongo import ReturnDocument
+
+from recommender.errors import LeaseHeldError, LeaseLostError
+from recommender.mongo import Document, MongoDatabase
+
+COLLECTION = "TrainingState"
+LEASE_ID = "lease"
+
+_NOW = "$$NOW"
+
+
+class Lease:
+    """The right to train and publish, held by one run at a time.
+
+    It expires when it is not renewed for a while. Each holder gets a higher token than the one
+    before, so that a holder that slept past its expiry can tell that it was replaced. All times are
+    the server's: a wrong clock here changes nothing.
+
+    Parameters
+    ----------
+    db
+        The database.
+    seconds
+        How long the lease is good for without being renewed.
+    """
+
+    def __init__(self, db: MongoDatabase, seconds: float) -> None:
+        self._state = db[COLLECTION]
+        self._milliseconds = round(seconds * 1000)
+        self._mine: Document | None = None
+
+    def acquire(self, run_id: str) -> None:
+        """Take the lease for a run.
+
+        Raises
+        ------
+        LeaseHeldError
+            If another run holds it.
+        """
+        never: Document = {"$setOnInsert": {"token": 0, "run_id": None}}
+        self._state.update_one({"_id": LEASE_ID}, never, upsert=True)
+        free = {"$or": [{"run_id": None}, {"$expr": {"$lt": ["$expires_at", _NOW]}}]}
+        holder = {
+            "run_id": {"$literal": run_id},
+            "host": {"$literal": socket.gethostname()},
+            "pid": os.getpid(),
+            "token": {"$add": ["$token", 1]},
+            "started_at": _NOW,
+            "expires_at": self._expiry(),
+        }
+        self._mine = self._state.find_one_and_update(
+            {"_id": LEASE_ID, **free}, [{"$set": holder}], return_document=ReturnDocument.AFTER
+        )
+        if self._mine is None:
+            raise LeaseHeldError(self._state.find_one({"_id": LEASE_ID}) or {})
+
+    def adopt(self, run_id: str) -> None:
+        """Go on with the lease that another process of ours took for this run.
+
+        Raises
+        ------
+        LeaseLostError
+            If the run does not hold it any more.
+        """
+        self._mine = self._state.find_one({"_id": LEASE_ID, "run_id": run_id})
+        self.renew()
+
+    def renew(self) -> None:
+        """Put the expiry off.
+
+        Raises
+        ------
+        LeaseLostError
+            If another run took the lease over, or it was released.
+        """
+        renewed: list[Document] = [{"$set": {"expires_at": self._expiry()}}]
+        mine = self._mine and _key(self._mine)
+        if not mine or not self._state.update_one(mine, renewed).matched_count:
+            holder = self._state.find_one({"_id": LEASE_ID}) or {}
+            raise LeaseLostError(
+                "this training no longer holds the lease, as it was silent for too long; the "
+                f"lease is with {holder.get('run_id') or 'nobody'}; nothing more is published"
+            )
+
+    def release(self) -> None:
+        """Give the lease back, if it is still ours."""
+        if self._mine is not None:
+            self._state.update_one(_key(self._mine), {"$set": {"run_id": None}})
+            self._mine = None
+
+    def _expiry(self) -> Document:
+        return {"$add": [_NOW, self._milliseconds]}
+
+
+def _key(lease: Document) -> Document:
+    return {"_id": LEASE_ID, "run_id": lease["run_id"], "token": lease["token"]}
+
+
+def holder(db: MongoDatabase) -> Document | None:
+    """Return the lease of the run that holds it now, or None."""
+    running = {"$expr": {"$gte": ["$expires_at", _NOW]}}
+    return db[COLLECTION].find_one({"_id": LEASE_ID, "run_id": {"$ne": None}, **running})

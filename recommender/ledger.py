@@ -1,0 +1,107 @@
+"""The ledger: one document in ``TrainingRuns`` for each run, from queued to its end."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+import secrets
+import socket
+from pathlib import Path
+from typing import Any, Literal
+
+from pymongo import DESCENDING
+
+from recommender.mongo import Document, MongoDatabase
+from recommender.settings import Settings
+
+COLLECTION = "TrainingRuns"
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled", "crashed"]
+Trigger = Literal["api", "schedule", "script"]
+
+OPEN_STATES: tuple[State, ...] = ("queued", "running")
+
+_VERSIONED = ("pyspark", "pymongo", "numpy", "scipy", "scikit-learn", "pyarrow")
+
+
+def new_run_id() -> str:
+    """Return an id for a run that sorts by time: the UTC second and eight random digits."""
+    return f"{now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def now() -> datetime.datetime:
+    """Return the time in UTC."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+class Ledger:
+    """Reads and writes the runs' documents."""
+
+    def __init__(self, db: MongoDatabase) -> None:
+        self._runs = db[COLLECTION]
+
+    def open(
+        self, run_id: str, trigger: Trigger, settings: Settings, log_file: Path | None
+    ) -> None:
+        """Write down a run that is about to start, and mark as crashed what died before it.
+
+        Only for who holds the lease: any other run that is open has no process any more.
+        """
+        dead = {"state": {"$in": list(OPEN_STATES)}, "_id": {"$ne": run_id}}
+        crashed = {
+            "state": "crashed",
+            "error": "the training died without a word",
+            "ended_at": now(),
+        }
+        self._runs.update_many(dead, {"$set": crashed})
+        self._runs.insert_one(
+            {
+                "_id": run_id,
+                "run_id": run_id,
+                "state": "queued",
+                "trigger": trigger,
+                "host": socket.gethostname(),
+                "queued_at": now(),
+                "phase": None,
+                "phases": [],
+                "metrics": {},
+                "settings": settings.public(),
+                "versions": _versions(),
+                "log": str(log_file) if log_file else None,
+            }
+        )
+
+    def update(self, run_id: str, fields: Document) -> None:
+        """Set fields of a run; dotted names reach into its parts."""
+        self._runs.update_one({"_id": run_id}, {"$set": fields})
+
+    def add_phase(self, run_id: str, phase: Document) -> None:
+        """Write down a phase that has ended."""
+        self._runs.update_one({"_id": run_id}, {"$push": {"phases": phase}})
+
+    def close(self, run_id: str, state: State, exit_code: int, error: str | None) -> bool:
+        """Write down how a run ended; return False if that was written already."""
+        fields = {"state": state, "exit_code": exit_code, "error": error, "ended_at": now()}
+        still_open = {"_id": run_id, "state": {"$in": list(OPEN_STATES)}}
+        return bool(self._runs.update_one(still_open, {"$set": fields}).matched_count)
+
+    def get(self, run_id: str) -> Document | None:
+        """Return a run's document, or None."""
+        return self._runs.find_one({"_id": run_id})
+
+    def recent(self, limit: int) -> list[Document]:
+        """Return the latest runs, the latest first."""
+        return list(self._runs.find().sort("_id", DESCENDING).limit(limit))
+
+    def prune(self, kept: int) -> list[str]:
+        """Forget all but the latest ``kept`` ended runs; return the log files of the forgotten."""
+        ended = {"state": {"$nin": list(OPEN_STATES)}}
+        old = list(self._runs.find(ended, {"log": 1}).sort("_id", DESCENDING).skip(kept))
+        self._runs.delete_many({"_id": {"$in": [run["_id"] for run in old]}})
+        return [run["log"] for run in old if run.get("log")]
+
+
+def _versions() -> dict[str, Any]:
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
+    return {"python": platform.python_version(), **versions}

@@ -1,0 +1,91 @@
+"""The one way to MongoDB: a client from the settings, and errors that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import unquote, unquote_plus
+
+from pymongo import MongoClient
+from pymongo.database import Database
+from pymongo.errors import ConfigurationError as MongoConfigurationError
+from pymongo.errors import OperationFailure, PyMongoError
+
+from recommender.errors import ConfigurationError, DatabaseUnavailableError
+from recommender.settings import Settings
+
+Document = dict[str, Any]
+Client = MongoClient[Document]
+MongoDatabase = Database[Document]
+
+APP_NAME = "restaurant-recommender"
+
+
+def connect(settings: Settings) -> Client:
+    """Return a client for the settings' MongoDB; it connects when it is first used.
+
+    Raises
+    ------
+    ConfigurationError
+        If ``MONGO_URI`` cannot be read. The message does not repeat it, as it may hold a password.
+    """
+    uri = settings.mongo_uri.get_secret_value()
+    options: dict[str, Any] = {"appname": APP_NAME, "tz_aware": True}
+    if "serverselectiontimeoutms" not in uri.lower():
+        options["serverSelectionTimeoutMS"] = round(settings.mongo_timeout_seconds * 1000)
+    try:
+        return MongoClient(uri, **options)
+    except (MongoConfigurationError, ValueError, TypeError):
+        raise ConfigurationError(
+            "MONGO_URI cannot be read as mongodb://[user:password@]host[:port]/[?options]; "
+            "in a user name or password, '@', ':', '/' and '%' must be percent-encoded"
+        ) from None
+
+
+def database(client: Client, settings: Settings) -> MongoDatabase:
+    """Return the settings' database."""
+    return client[settings.mongo_db]
+
+
+@contextmanager
+def mongo_errors(doing: str) -> Iterator[None]:
+    """Turn what pymongo raises inside the block into one line that says what was being done.
+
+    Parameters
+    ----------
+    doing
+        What the block does, such as ``"reading Reviews"``.
+
+    Raises
+    ------
+    DatabaseUnavailableError
+        In place of any :class:`pymongo.errors.PyMongoError`.
+    """
+    try:
+        yield
+    except OperationFailure as error:
+        reason = (error.details or {}).get("errmsg") or str(error)
+        raise DatabaseUnavailableError(f"MongoDB refused {doing}: {one_line(reason)}") from error
+    except PyMongoError as error:
+        reason = one_line(str(error).partition(", Timeout:")[0])
+        raise DatabaseUnavailableError(
+            f"MongoDB did not answer while {doing}: {reason}; does it run where MONGO_URI says?"
+        ) from error
+
+
+def one_line(text: object, limit: int = 500) -> str:
+    """Return ``text`` on one line of at most ``limit`` characters, fit for a log or the ledger."""
+    flat = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def secrets_of(settings: Settings) -> list[str]:
+    """Return the strings that may appear in no log line, longest first."""
+    uri = settings.mongo_uri.get_secret_value()
+    found = {settings.api_key.get_secret_value()} if settings.api_key else set()
+    credentials, at, _ = uri.partition("://")[2].rpartition("@")
+    password = credentials.partition(":")[2]
+    if at and password:
+        found |= {uri, password, unquote(password), unquote_plus(password)}
+    return sorted(found, key=len, reverse=True)

@@ -1,0 +1,228 @@
+"""A run's life inside the process that trains: lease, heartbeat, phases, outcome."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pymongo.errors import PyMongoError
+
+from recommender.errors import LeaseLostError, RecommenderError
+from recommender.lease import Lease
+from recommender.ledger import Ledger, State, new_run_id, now
+from recommender.mongo import (
+    Document,
+    MongoDatabase,
+    connect,
+    database,
+    mongo_errors,
+    one_line,
+    secrets_of,
+)
+from recommender.scripts import Cancelled, redact
+from recommender.settings import Settings
+from recommender.store import sweep
+
+_BEATS_PER_LEASE = 4
+
+log = logging.getLogger(__name__)
+
+
+class TrainingRun:
+    """The run in progress: what a training tells the ledger, and asks before it publishes.
+
+    Attributes
+    ----------
+    run_id
+        Its id, carried by every document that it writes.
+    db
+        The database.
+    settings
+        The settings that it runs with.
+    document
+        The run as the ledger has it when it has succeeded; None until then.
+    """
+
+    document: Document | None = None
+
+    def __init__(
+        self, run_id: str, db: MongoDatabase, settings: Settings, heartbeat: _Heartbeat
+    ) -> None:
+        self.run_id = run_id
+        self.db = db
+        self.settings = settings
+        self._heartbeat = heartbeat
+        self._ledger = Ledger(db)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Write the block down as a phase, with its start and its seconds."""
+        self._heartbeat.check()
+        started_at, started = now(), time.monotonic()
+        with mongo_errors("writing to the ledger"):
+            self._ledger.update(self.run_id, {"phase": name})
+        log.info("phase %s", name)
+        yield
+        seconds = round(time.monotonic() - started, 3)
+        phase = {"name": name, "started_at": started_at, "seconds": seconds}
+        with mongo_errors("writing to the ledger"):
+            self._ledger.add_phase(self.run_id, phase)
+        log.info("phase %s took %.1f s", name, seconds)
+
+    def record(self, **fields: Any) -> None:
+        """Write fields of the run down, such as its counts or its metrics."""
+        with mongo_errors("writing to the ledger"):
+            self._ledger.update(self.run_id, fields)
+
+    def look_up(self) -> None:
+        """Fetch the run's document from the ledger."""
+        self.document = self._ledger.get(self.run_id)
+
+    def may_publish(self) -> None:
+        """Return only if the lease is held at this moment.
+
+        Raises
+        ------
+        LeaseLostError
+            If it is not: another training may have published since.
+        """
+        with mongo_errors("renewing the lease"):
+            self._heartbeat.renew_now()
+
+
+class _Heartbeat:
+    """Renews the lease from a thread of its own, and ends the run of a service that has died."""
+
+    def __init__(self, lease: Lease, seconds: float, parent: int | None) -> None:
+        self._lease = lease
+        self._parent = parent
+        self._interval = seconds / _BEATS_PER_LEASE
+        self._stopped = threading.Event()
+        self._lost: LeaseLostError | None = None
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> _Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        if self._lost:
+            raise self._lost
+
+    def renew_now(self) -> None:
+        self._lease.renew()
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(self._interval):
+            if self._parent is not None and os.getppid() != self._parent:
+                log.error("the service that started this training has died; stopping")
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            try:
+                self._lease.renew()
+            except LeaseLostError as error:
+                self._lost = error
+                return
+            except PyMongoError as error:
+                log.warning("the lease could not be renewed: %s", error)
+
+
+@contextmanager
+def training_run(settings: Settings, adopted: str | None = None) -> Iterator[TrainingRun]:
+    """Hold the lease for the block, and write down how it ended.
+
+    Parameters
+    ----------
+    settings
+        The settings to train with.
+    adopted
+        Id of a run for which this process's parent has already taken the lease and opened the
+        ledger; None to start one by hand.
+
+    Raises
+    ------
+    LeaseHeldError
+        If another training is in progress.
+    DatabaseUnavailableError
+        If MongoDB does not answer.
+    """
+    with connect(settings) as client:
+        db = database(client, settings)
+        lease = Lease(db, settings.lease_seconds)
+        run_id = adopted or new_run_id()
+        parent = os.getppid() if adopted else None
+        try:
+            with _closing(db, run_id, settings):
+                with mongo_errors("taking the lease"):
+                    _take(lease, db, run_id, settings, adopted=adopted is not None)
+                with _Heartbeat(lease, settings.lease_seconds, parent) as heartbeat:
+                    run = TrainingRun(run_id, db, settings, heartbeat)
+                    yield run
+            _quietly("the ledger could not be read", run.look_up)
+        finally:
+            _quietly("the lease could not be released", lease.release)
+
+
+def _take(
+    lease: Lease, db: MongoDatabase, run_id: str, settings: Settings, *, adopted: bool
+) -> None:
+    ledger = Ledger(db)
+    if adopted:
+        lease.adopt(run_id)
+    else:
+        lease.acquire(run_id)
+        ledger.open(run_id, "script", settings, None)
+    ledger.update(run_id, {"state": "running", "pid": os.getpid(), "started_at": now()})
+    sweep(db)
+
+
+@contextmanager
+def _closing(db: MongoDatabase, run_id: str, settings: Settings) -> Iterator[None]:
+    """Write the block's outcome to the ledger, whatever it is."""
+
+    def close(state: State, exit_code: int, error: BaseException | None) -> None:
+        line = redact(one_line(error), secrets_of(settings)) if error else None
+        _quietly(
+            "the outcome could not be written to the ledger",
+            lambda: Ledger(db).close(run_id, state, exit_code, line),
+        )
+
+    try:
+        yield
+    except (Cancelled, KeyboardInterrupt) as stop:
+        close("cancelled", getattr(stop, "exit_code", 130), stop)
+        raise
+    except RecommenderError as error:
+        close("failed", error.exit_code, error)
+        raise
+    except BaseException as error:
+        close("failed", 1, error)
+        raise
+    close("succeeded", 0, None)
+    _quietly("old runs could not be pruned", lambda: _prune(db, settings))
+
+
+def _prune(db: MongoDatabase, settings: Settings) -> None:
+    for old_log in Ledger(db).prune(settings.runs_kept):
+        with contextlib.suppress(OSError):
+            Path(old_log).unlink(missing_ok=True)
+
+
+def _quietly(complaint: str, action: Callable[[], object]) -> None:
+    """Do what must not hide the outcome of the run when MongoDB is gone."""
+    try:
+        action()
+    except PyMongoError as error:
+        log.error("%s: %s", complaint, one_line(error))

@@ -1,0 +1,117 @@
+"""What every script does alike: logging without secrets, signals, one line and one exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
+
+from recommender.errors import RecommenderError
+from recommender.mongo import one_line, secrets_of
+from recommender.settings import Settings
+
+EXIT_CODES = """\
+exit codes:
+  0    success
+  1    an unexpected failure; the log has its traceback
+  2    usage: an argument that cannot be
+  65   data: nothing that can be trained on, or an unreadable file
+  69   MongoDB is unavailable or refused
+  70   what was staged failed its checks; nothing was published
+  75   another training is in progress, or took over
+  78   configuration: a setting that cannot be, or Java is missing
+  130  stopped by Ctrl-C
+  143  stopped by SIGTERM
+"""
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class Cancelled(BaseException):
+    """Raised in the main thread when a signal asks the script to stop.
+
+    Not an :class:`Exception`, so that no handler of ordinary failures swallows it.
+    """
+
+    def __init__(self, signum: int) -> None:
+        self.exit_code = 128 + signum
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+
+
+class RedactingFormatter(logging.Formatter):
+    """Formats a record with the secrets blotted out and no way to forge another line."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        super().__init__(_LOG_FORMAT)
+        self._secrets = secrets
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the record's line; control characters in its message become spaces."""
+        record.message = one_line(record.message, limit=10_000)
+        return super().formatMessage(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's text, any traceback included, without secrets."""
+        return redact(super().format(record), self._secrets)
+
+
+def redact(text: str, secrets: Sequence[str]) -> str:
+    """Return ``text`` with every secret replaced by ``***``."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
+def configure_logging(settings: Settings) -> None:
+    """Send log lines to stderr, from ``LOG_LEVEL`` up, with the settings' secrets blotted out."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter(secrets_of(settings)))
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    for chatty in ("py4j", "pymongo", "apscheduler", "urllib3"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+
+
+def raise_on_signals() -> None:
+    """Make SIGTERM and SIGINT raise :class:`Cancelled`, so that what was begun is cleaned up."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _raise_cancelled)
+
+
+def _raise_cancelled(signum: int, _frame: FrameType | None) -> NoReturn:
+    # A second signal must not cut the clean-up short.
+    for handled in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(handled, signal.SIG_IGN)
+    raise Cancelled(signum)
+
+
+def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
+    """Run a script's ``main`` and return the exit code of what became of it.
+
+    Parameters
+    ----------
+    main
+        Takes the arguments (None: the command line's) and returns an exit code.
+    """
+    raise_on_signals()
+    try:
+        return main(None)
+    except RecommenderError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except Cancelled as stop:
+        print(f"error: {stop}", file=sys.stderr)  # noqa: T201
+        return stop.exit_code
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has gone; Python's own flush must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:  # the last resort of a process: said in one line
+        logging.getLogger(__name__).debug("%s", traceback.format_exc())
+        logging.getLogger(__name__).exception("unexpected failure")
+        print(f"error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)  # noqa: T201
+        return 1

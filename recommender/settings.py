@@ -1,0 +1,225 @@
+"""Every setting of the service: typed, documented, read from the environment or a ``.env`` file."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from recommender.errors import ConfigurationError
+
+ENV_FILE = ".env"
+
+# Other programs own names that start with SPARK_, MONGO_ or LOG_; these prefixes are ours alone, so
+# an unknown name that starts with one of them is a slip of the pen.
+_OWN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_")
+
+
+def _plain_field_name(name: str) -> str:
+    if not name or name.startswith("$") or "." in name or "\0" in name:
+        raise ValueError("a field name is not empty, starts with no '$' and holds no '.' or NUL")
+    return name
+
+
+FieldName = Annotated[str, AfterValidator(_plain_field_name)]
+Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]*[kmgt]$")]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """The settings and their defaults; each is an environment variable, its name in capitals.
+
+    Build it with :func:`load_settings`, which turns a bad value into one clear error.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        allow_inf_nan=False,
+    )
+
+    mongo_uri: SecretStr = Field(
+        SecretStr("mongodb://localhost:27017/"),
+        description="where MongoDB is, credentials and options included",
+    )
+    mongo_db: str = Field(
+        "Google-Maps-Restaurant",
+        max_length=63,
+        pattern=r'^[^/\\. "$\x00]+$',
+        description="the database's name",
+    )
+    mongo_timeout_seconds: float = Field(
+        5.0, gt=0, description="how long to look for a MongoDB server before giving up, seconds"
+    )
+    reviews_user_field: FieldName = Field("user_id", description="field of Reviews: the user's id")
+    reviews_restaurant_field: FieldName = Field(
+        "gmap_id", description="field of Reviews: the restaurant's id"
+    )
+    reviews_rating_field: FieldName = Field("rating", description="field of Reviews: the rating")
+    reviews_time_field: FieldName = Field(
+        "time", description="field of Reviews: when the rating was given, where known"
+    )
+    rating_min: float = Field(1.0, description="lowest valid rating")
+    rating_max: float = Field(5.0, description="highest valid rating")
+
+    host: str = Field("127.0.0.1", description="address that the API listens on")
+    port: int = Field(8080, ge=1, le=65535, description="port that the API listens on")
+    api_key: SecretStr | None = Field(
+        None, description="if set, what POST /train and GET /runs ask for (X-API-Key or bearer)"
+    )
+    train_interval_hours: float = Field(
+        3.0, gt=0, le=8760, description="hours from one scheduled training to the next"
+    )
+    stop_grace_seconds: float = Field(
+        7.0, ge=0, le=600, description="how long a stopped training may clean up, seconds"
+    )
+    lease_seconds: float = Field(
+        60.0, ge=3, le=3600, description="a training that is silent for so long has lost its lease"
+    )
+    runs_kept: Count = Field(200, description="ended runs, with their logs, kept in the ledger")
+    work_dir: Path = Field(
+        Path("var"), description="the one folder written to: logs, Spark's files, demo database"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="least severe log line that is shown"
+    )
+    seed: int = Field(42, ge=0, lt=2**31, description="seed of the split, of ALS and of K-Means")
+    read_batch_rows: int = Field(
+        50_000, ge=1, le=1_000_000, description="reviews cleaned at a time; bounds memory"
+    )
+
+    spark_master: str = Field("local[*]", min_length=1, description="Spark master, or cluster URL")
+    spark_driver_memory: Memory = Field(
+        "8g",
+        description="heap of the Spark driver; unless set, lowered to 60 % of a smaller machine",
+    )
+    spark_executor_memory: Memory = Field("8g", description="heap of one Spark executor")
+    spark_executor_cores: Count = Field(4, description="cores of one Spark executor")
+    spark_shuffle_partitions: Count = Field(400, description="partitions of a Spark shuffle")
+
+    als_rank: Count = Field(10, description="number of latent factors")
+    als_max_iter: Count = Field(10, description="ALS iterations")
+    als_reg_param: float = Field(0.1, ge=0, description="ALS regularisation")
+    als_objective: Literal["rating"] = Field(
+        "rating", description="what ranks a user's restaurants: the predicted rating"
+    )
+    als_cold_start_strategy: Literal["drop", "nan"] = Field(
+        "drop",
+        description="held-out ratings of unknown users or restaurants: left out, or RMSE is null",
+    )
+    als_test_fraction: Fraction = Field(0.2, description="share of the ratings held out for RMSE")
+    als_top_n: int = Field(13, ge=1, le=1000, description="restaurants recommended to each user")
+    als_blocks: Count | None = Field(
+        None, description="blocks that ALS divides users and restaurants into; unset: one a core"
+    )
+    als_checkpoint_interval: Count = Field(
+        10, description="ALS iterations between two checkpoints that cut the lineage"
+    )
+
+    clusters_k: Count = Field(50, description="number of clusters")
+    clusters_top_n: int = Field(40, ge=1, le=1000, description="restaurants kept for each cluster")
+    clusters_max_iter: Count = Field(100, description="most K-Means iterations")
+    clusters_tolerance: float = Field(
+        1e-4, ge=0, description="K-Means stops when its inertia falls by less than this share"
+    )
+    clusters_starts: Count = Field(1, description="K-Means starts, the best of which is kept")
+    clusters_shrinkage: float = Field(
+        10.0, ge=0, description="how many of the city's users weigh in on a cluster's scores"
+    )
+    clusters_min_user_ratings: Count = Field(
+        1, description="users with fewer ratings are left out of the clustering"
+    )
+    clusters_min_restaurant_ratings: Count = Field(
+        1, description="restaurants with fewer ratings are left out of the clustering"
+    )
+    clusters_max_users: Count | None = Field(
+        None, description="cluster only so many users, the most active; unset: all"
+    )
+    clusters_max_restaurants: Count | None = Field(
+        None, description="cluster on so many restaurants, the most rated; unset: all that fit"
+    )
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.rating_min >= self.rating_max:
+            raise ValueError(
+                f"RATING_MIN={self.rating_min:g} is not below RATING_MAX={self.rating_max:g}"
+            )
+        fields = self.review_fields
+        if len(set(fields)) < len(fields):
+            raise ValueError(f"the four REVIEWS_*_FIELD settings must differ, found {fields}")
+        return self
+
+    @property
+    def review_fields(self) -> tuple[str, str, str, str]:
+        """Fields of Reviews that hold user, restaurant, rating and time."""
+        return (
+            self.reviews_user_field,
+            self.reviews_restaurant_field,
+            self.reviews_rating_field,
+            self.reviews_time_field,
+        )
+
+    @property
+    def log_dir(self) -> Path:
+        """Folder of the trainings' logs."""
+        return self.work_dir / "logs"
+
+    def public(self) -> dict[str, Any]:
+        """Return the settings that may be shown, by name: all but the secrets."""
+        return self.model_dump(mode="json", exclude={"mongo_uri", "api_key"})
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings from the environment and ``.env``; the environment wins.
+
+    Parameters
+    ----------
+    overrides
+        Settings given by hand, such as from a command line; they win over both.
+
+    Raises
+    ------
+    ConfigurationError
+        If a value cannot be, or a name is unknown. Values of secrets are not repeated.
+    """
+    _refuse_unknown_names(_names_given())
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = "; ".join(_explain(detail) for detail in error.errors())
+        raise ConfigurationError(lines) from None
+
+
+def _names_given() -> list[str]:
+    from_file = dotenv_values(ENV_FILE) if Path(ENV_FILE).is_file() else {}
+    ours = [name for name in os.environ if name.upper().startswith(_OWN_PREFIXES)]
+    return [*from_file, *ours]
+
+
+def _refuse_unknown_names(names: Iterable[str]) -> None:
+    known = [name.upper() for name in Settings.model_fields]
+    for name in names:
+        if name.upper().startswith(_OWN_PREFIXES) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; the README lists them all"
+            raise ConfigurationError(f"{name} is no setting{hint}")
+
+
+def _explain(detail: Any) -> str:
+    """Say in one line what is wrong with one setting, without the value of a secret."""
+    if not detail["loc"]:
+        return str(detail["msg"]).removeprefix("Value error, ")
+    name = str(detail["loc"][0])
+    value = "" if name in {"mongo_uri", "api_key"} else f"={detail['input']!r}"
+    return f"{name.upper()}{value}: {detail['msg']}"

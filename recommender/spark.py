@@ -1,0 +1,145 @@
+"""The one place that builds a Spark session, and takes it down with all it left behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pyspark import SparkContext
+from pyspark.sql import SparkSession
+
+from recommender.java import find_java
+from recommender.settings import Settings
+
+_PROJECT = Path(__file__).parent.parent
+_HEAP_SHARE = 0.6  # of the machine's memory; the rest is for Python, numpy and the page cache
+_JVM_END_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
+    """Give a Spark session with a checkpoint directory; end its JVM and remove its files after.
+
+    Parameters
+    ----------
+    name
+        The application's name, as a cluster's pages show it.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no Java that Spark runs on.
+    """
+    find_java()
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="spark-", dir=settings.work_dir.resolve()))
+    # Executors must start the Python that runs this, with its packages.
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    try:
+        spark = _builder(settings, name, scratch).getOrCreate()
+        spark.sparkContext.setLogLevel("ERROR")
+        # Long lineages overflow the JVM's stack; ALS cuts them where there is a checkpoint.
+        spark.sparkContext.setCheckpointDir(str(scratch / "checkpoints"))
+        spark.sparkContext.addPyFile(str(_zip_package(scratch)))
+        yield spark
+    finally:
+        _end_jvm()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def driver_memory(settings: Settings) -> str:
+    """Return the driver's heap: as set by hand, else at most a share of this machine's memory.
+
+    A container's limit counts as the machine's memory.
+    """
+    if "spark_driver_memory" in settings.model_fields_set:
+        return settings.spark_driver_memory
+    wanted = _megabytes(settings.spark_driver_memory)
+    fits = int(memory_limit() / 2**20 * _HEAP_SHARE)
+    if fits >= wanted:
+        return settings.spark_driver_memory
+    log.info("the Spark driver gets %d MiB, as the machine has no room for %d", fits, wanted)
+    return f"{fits}m"
+
+
+def memory_limit() -> int:
+    """Return the bytes of memory that this process may use: the machine's or the container's."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for control in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            limits.append(int(Path("/sys/fs/cgroup", control).read_text()))
+    return min(limits)
+
+
+def _megabytes(memory: str) -> int:
+    scale = {"k": 2**-10, "m": 1, "g": 2**10, "t": 2**20}[memory[-1]]
+    return int(int(memory[:-1]) * scale)
+
+
+def _is_local(settings: Settings) -> bool:
+    return settings.spark_master == "local" or settings.spark_master.startswith("local[")
+
+
+def _builder(settings: Settings, name: str, scratch: Path) -> SparkSession.Builder:
+    options = {
+        "spark.driver.memory": driver_memory(settings),
+        "spark.executor.memory": settings.spark_executor_memory,
+        "spark.executor.cores": settings.spark_executor_cores,
+        "spark.sql.shuffle.partitions": settings.spark_shuffle_partitions,
+        "spark.local.dir": scratch,
+        "spark.sql.warehouse.dir": scratch / "warehouse",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={scratch}",
+        "spark.driver.maxResultSize": "0",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+    }
+    if _is_local(settings):
+        options |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    builder: SparkSession.Builder = SparkSession.builder.appName(name)
+    builder = builder.master(settings.spark_master)
+    for key, value in options.items():
+        builder = builder.config(key, str(value))
+    return builder
+
+
+def _zip_package(scratch: Path) -> Path:
+    """Zip the modules that executors import: they run elsewhere, if only in another folder."""
+    archive = scratch / "recommender.zip"
+    with zipfile.ZipFile(archive, "w") as bundle:
+        for module in sorted((_PROJECT / "recommender").glob("*.py")):
+            bundle.write(module, module.relative_to(_PROJECT))
+    return archive
+
+
+def _end_jvm() -> None:
+    """Stop Spark and end its JVM, which would else hold its heap until this process ends."""
+    gateway = SparkContext._gateway
+    if gateway is None:
+        return
+    session = SparkSession.getActiveSession()
+    with suppress(Exception):  # a JVM that has died cannot be asked to stop
+        if session is not None:
+            session.stop()
+    process: subprocess.Popen[bytes] = gateway.proc
+    with suppress(Exception):
+        gateway.shutdown()
+    if process.stdin is not None:
+        process.stdin.close()  # the JVM ends when its standard input does
+    try:
+        process.wait(_JVM_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    SparkContext._gateway = None
+    SparkContext._jvm = None

@@ -1,0 +1,282 @@
+"""What is published: the collections' names, the documents' shapes, and how they are swapped in.
+
+Everything is written to a collection beside its target, indexed, counted, and renamed over the
+target: a reader sees all of the old or all of the new. What is left without a rename is dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import bson
+import numpy as np
+from bson.objectid import ObjectId
+from bson.raw_bson import RawBSONDocument
+from numpy.typing import NDArray
+from pymongo import ASCENDING
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError
+
+from recommender.errors import PublishError
+from recommender.mongo import Document, MongoDatabase, mongo_errors
+
+RECOMMENDATIONS = "Recommendations"
+CLUSTERS = "Clusters"
+METADATA = "Metadata"
+
+COLUMNS_ID = "train_columns"
+CENTROIDS_ID = "kmeans_centroids"
+CLUSTERS_ID = "kmeans_clusters"
+
+MAX_DOCUMENT_BYTES = 16 * 2**20
+
+_STAGED = ".staged."
+_INSERT_ROWS = 10_000
+_DUPLICATE_KEY = 11000
+_WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
+
+_ARRAY_BYTES = 16  # a nested array's own length, end, type and position
+_OTHER_FIELDS_BYTES = 4096
+
+_INT32 = struct.Struct("<i")
+_SCORE_TAIL = b"\0" * 9  # a double and the document's end
+
+log = logging.getLogger(__name__)
+
+
+class Stage:
+    """A collection that is filled beside its target until it is published over it.
+
+    Parameters
+    ----------
+    db
+        The database.
+    target
+        Name of the collection that readers read.
+    run_id
+        The training that writes.
+    unique
+        Field that no two documents share.
+    keep_others
+        Whether documents of the target that no training wrote (they carry no ``run_id``) are
+        carried over, where the stage has none of the same ``unique`` field.
+    """
+
+    def __init__(
+        self, db: MongoDatabase, target: str, run_id: str, unique: str, *, keep_others: bool
+    ) -> None:
+        self.target = target
+        self.name = f"{target}{_STAGED}{run_id}"
+        self._db = db
+        self._unique = unique
+        self._keep_others = keep_others
+
+    def insert(self, documents: Iterable[Document | RawBSONDocument]) -> None:
+        """Add documents, as :func:`insert_once` does."""
+        insert_once(self._db[self.name], documents)
+
+    def seal(self, expected: int) -> None:
+        """Index and check what was written; then carry over what others wrote to the target.
+
+        Parameters
+        ----------
+        expected
+            Count of the documents that were computed.
+
+        Raises
+        ------
+        PublishError
+            If another number of documents is there.
+        """
+        with mongo_errors(f"checking what is to become {self.target}"):
+            self._index()
+            found = self._db[self.name].count_documents({})
+            if found != expected or not found:
+                raise PublishError(
+                    f"{found:,} documents are staged for {self.target} where {expected:,} were "
+                    "computed; nothing was published"
+                )
+            if self._keep_others:
+                self.insert(self._db[self.target].find(_WRITTEN_BY_OTHERS))
+
+    def publish(self) -> None:
+        """Put the stage in the target's place in one step."""
+        with mongo_errors(f"publishing {self.target}"):
+            self._db[self.name].rename(self.target, dropTarget=True)
+        log.info("published %s", self.target)
+
+    def drop(self) -> None:
+        """Remove the stage, if it is there still."""
+        self._db.drop_collection(self.name)
+
+    def _index(self) -> None:
+        collection = self._db[self.name]
+        if self._unique != "_id":
+            collection.create_index([(self._unique, ASCENDING)], unique=True)
+        # Indexes that the readers' side made on the target live on; the swap would lose them.
+        for index in self._db[self.target].list_indexes():
+            options = {key: index[key] for key in index if key not in {"v", "ns", "key"}}
+            if list(index["key"]) not in (["_id"], [self._unique]):
+                collection.create_index(list(index["key"].items()), **options)
+
+
+def insert_once(
+    collection: Collection[Document], documents: Iterable[Document | RawBSONDocument]
+) -> None:
+    """Insert documents in blocks; one whose unique key is there already is skipped.
+
+    So a block that is written again, as by a retried Spark task, is there once.
+    """
+    rows = iter(documents)
+    while block := list(islice(rows, _INSERT_ROWS)):
+        try:
+            collection.insert_many(block, ordered=False)
+        except BulkWriteError as error:
+            details = error.details
+            codes = {write_error["code"] for write_error in details["writeErrors"]}
+            if codes != {_DUPLICATE_KEY} or details["writeConcernErrors"]:
+                raise
+
+
+@contextmanager
+def staged(
+    db: MongoDatabase, target: str, run_id: str, unique: str, *, keep_others: bool = False
+) -> Iterator[Stage]:
+    """Give an empty :class:`Stage`; what the block leaves unpublished is dropped."""
+    stage = Stage(db, target, run_id, unique, keep_others=keep_others)
+    try:
+        yield stage
+    finally:
+        with mongo_errors(f"dropping what was staged for {target}"):
+            stage.drop()
+
+
+def sweep(db: MongoDatabase) -> None:
+    """Drop what dead trainings left staged; only for who holds the lease."""
+    for target in (RECOMMENDATIONS, CLUSTERS, METADATA):
+        prefix = f"{target}{_STAGED}"
+        for name in db.list_collection_names():
+            if name.startswith(prefix):
+                log.warning("dropping %s, left by a training that did not end", name)
+                db.drop_collection(name)
+
+
+class RecommendationEncoder:
+    """Encodes blocks of recommendations straight to BSON, one document a user.
+
+    ``{_id, user_id, run_id, recommendations: [{gmap_id, score}, ...]}``. Each restaurant's part of
+    an entry is encoded once, not once for each of its entries; a million dicts are never built.
+
+    Parameters
+    ----------
+    restaurant_ids
+        The ids, in the order of the model's integers.
+    run_id
+        The training that writes.
+    """
+
+    def __init__(self, restaurant_ids: Sequence[Any], run_id: str) -> None:
+        empty = [bson.encode({"gmap_id": i, "score": 0.0}) for i in restaurant_ids]
+        self._heads = [entry[: -len(_SCORE_TAIL)] for entry in empty]
+        self._run_id = run_id
+        # Eight bytes of the run and four of the user: a retried task makes the same _id again.
+        self._id_prefix = hashlib.blake2b(run_id.encode(), digest_size=8).digest()
+
+    def encode(
+        self,
+        user: NDArray[np.int32],
+        user_ids: Sequence[Any],
+        items: NDArray[np.int32],
+        scores: NDArray[np.float32],
+    ) -> Iterator[RawBSONDocument]:
+        """Yield the documents of a block of users.
+
+        Parameters
+        ----------
+        user
+            (n,), the model's integers of the users.
+        user_ids
+            Their ids.
+        items, scores
+            (n, m), as :func:`recommender.topn.top_n` returns them.
+        """
+        lengths = (items >= 0).sum(axis=1).tolist()
+        numbers = scores.astype("<f8")
+        for row, (code, user_id, length) in enumerate(
+            zip(user.tolist(), user_ids, lengths, strict=True)
+        ):
+            array = self._array(items[row, :length].tolist(), numbers[row].tobytes())
+            object_id = ObjectId(self._id_prefix + code.to_bytes(4, "big"))
+            head = bson.encode({"_id": object_id, "user_id": user_id, "run_id": self._run_id})
+            body = head[4:-1] + b"\x04recommendations\0" + array + b"\0"
+            yield RawBSONDocument(_INT32.pack(len(body) + 4) + body)
+
+    def _array(self, items: list[int], numbers: bytes) -> bytes:
+        parts: list[bytes] = []
+        for place, item in enumerate(items):
+            score = numbers[8 * place : 8 * place + 8]
+            parts += (b"\x03%d\0" % place, self._heads[item], score, b"\0")
+        body = b"".join(parts) + b"\0"
+        return _INT32.pack(len(body) + 4) + body
+
+
+def columns_that_fit(k: int, column_ids: Sequence[Any]) -> int:
+    """Return how many of the columns, from the first on, fit the documents of ``Metadata``.
+
+    Both the ids of the columns and ``k`` centroids of as many doubles must stay below MongoDB's
+    16 MB a document. In a BSON array an element takes its value, a type byte and its position as
+    decimal digits with a closing NUL.
+
+    Parameters
+    ----------
+    k
+        Number of centroids.
+    column_ids
+        Ids of the columns, the ones to keep first.
+    """
+    position = np.arange(len(column_ids))
+    key_bytes = 2 + np.char.str_len(position.astype(str))
+    id_bytes = np.array([len(bson.encode({"": column})) - 7 for column in column_ids])
+    ids_document = np.cumsum(key_bytes + id_bytes)
+    centroids_document = k * (np.cumsum(key_bytes + 8) + _ARRAY_BYTES)
+    largest = np.maximum(ids_document, centroids_document)
+    return int(np.searchsorted(largest, MAX_DOCUMENT_BYTES - _OTHER_FIELDS_BYTES, side="right"))
+
+
+def publish_clusters(
+    db: MongoDatabase,
+    run_id: str,
+    clusters: Sequence[Document],
+    metadata: Sequence[Document],
+    *,
+    before_publishing: Callable[[], None],
+) -> None:
+    """Publish the clusters and the model that readers find them with, one right after the other.
+
+    Parameters
+    ----------
+    clusters
+        One document for each cluster, ``cluster_id`` 0 to k-1.
+    metadata
+        The documents of ``Metadata``, by their fixed ``_id``.
+    before_publishing
+        Called when both are staged and checked; an exception leaves what was published before.
+    """
+    with (
+        staged(db, CLUSTERS, run_id, "cluster_id") as new_clusters,
+        staged(db, METADATA, run_id, "_id", keep_others=True) as new_metadata,
+    ):
+        with mongo_errors("staging the clusters"):
+            new_clusters.insert(clusters)
+            new_metadata.insert(metadata)
+        new_clusters.seal(len(clusters))
+        new_metadata.seal(len(metadata))
+        before_publishing()
+        new_metadata.publish()
+        new_clusters.publish()

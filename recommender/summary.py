@@ -1,0 +1,61 @@
+"""What a person reads when a training has ended: a few lines from its document in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def summary_of(run: Mapping[str, Any] | None) -> str:
+    """Return the summary of a succeeded run's document, of several lines.
+
+    None stands for a ledger that did not answer at the end.
+    """
+    if run is None:
+        return "Training succeeded; the ledger did not answer for its figures"
+    lines = [_headline(run), *_rows(run), *_als(run), *_clusters(run), _phases(run)]
+    return "\n".join(lines)
+
+
+def _headline(run: Mapping[str, Any]) -> str:
+    seconds = (run["ended_at"] - run["started_at"]).total_seconds()
+    return f"Training {run['run_id']} {run['state']} in {seconds:.1f} s"
+
+
+def _rows(run: Mapping[str, Any]) -> list[str]:
+    rejected = run["rows_rejected"]
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in rejected.items()) or "none"
+    return [
+        f"  reviews      {run['rows_read']:,} read; rejected: {reasons}; "
+        f"merged with another of the same pair: {run['rows_merged']:,}",
+        f"  ratings      {run['ratings']:,} of {run['restaurants']:,} restaurants "
+        f"by {run['users']:,} users",
+    ]
+
+
+def _als(run: Mapping[str, Any]) -> list[str]:
+    error = run["metrics"].get("als")
+    if not error:
+        return []
+    if error["rmse"] is None:
+        return [f"  RMSE         none: {error['reason']}"]
+    return [
+        f"  RMSE         {error['rmse']:.3f} on {error['rows']:,} held-out ratings "
+        f"(their training mean for all: {error['baseline_rmse']:.3f}); "
+        f"{error['cold']:,} more of unseen users or restaurants left out"
+    ]
+
+
+def _clusters(run: Mapping[str, Any]) -> list[str]:
+    figures = run["metrics"].get("clusters")
+    if not figures:
+        return []
+    sizes = f"{figures['smallest']:,} to {figures['largest']:,} users"
+    return [
+        f"  clusters     {figures['k']}, each of {sizes}; mean distance "
+        f"{figures['mean_distance']:.3f} after {figures['iterations']} iterations"
+    ]
+
+
+def _phases(run: Mapping[str, Any]) -> str:
+    return "  seconds      " + ", ".join(f"{p['name']} {p['seconds']:.1f}" for p in run["phases"])
