@@ -28,6 +28,7 @@ from recommender.store import (
     CENTROIDS_ID,
     CLUSTERS_ID,
     COLUMNS_ID,
+    FALLBACK_ID,
     columns_that_fit,
     publish_clusters,
 )
@@ -67,6 +68,8 @@ class ClusterScores:
     ----------
     scores
         float64 (k, restaurants).
+    city
+        float64 (restaurants,), the same for all users as one cluster.
     ratings
         int64 (k,), ratings given by each cluster's users.
     mean_rating
@@ -74,6 +77,7 @@ class ClusterScores:
     """
 
     scores: NDArray[np.float64]
+    city: NDArray[np.float64]
     ratings: NDArray[np.int64]
     mean_rating: NDArray[np.float64]
 
@@ -178,6 +182,7 @@ def score(
     extra = settings.clusters_shrinkage
     return ClusterScores(
         scores=(totals + extra * city) / (sizes + extra),
+        city=city,
         ratings=counts.astype(np.int64),
         mean_rating=totals.sum(axis=1) / counts - shift,
     )
@@ -186,21 +191,14 @@ def score(
 def cluster_documents(
     found: KMeansResult, scored: ClusterScores, ratings: Ratings, run: TrainingRun
 ) -> list[Document]:
-    """Return the documents of ``Clusters``: each cluster's top restaurants, best first."""
-    ids = np.array(decode_ids(ratings.restaurants), dtype=object)
-    best = np.argsort(-scored.scores, axis=1, kind="stable")[:, : run.settings.clusters_top_n]
+    """Return the documents of ``Clusters``, one for each cluster."""
     documents = []
-    for cluster_id, items in enumerate(best):
-        scores = scored.scores[cluster_id, items].tolist()
+    for cluster_id, scores in enumerate(scored.scores):
         members = found.distances[found.labels == cluster_id]
         documents.append(
             {
                 "cluster_id": cluster_id,
-                "recommendations": [
-                    {"gmap_id": gmap_id, "score": value}
-                    for gmap_id, value in zip(ids[items], scores, strict=True)
-                    if value > 0
-                ],
+                "recommendations": _top(scores, ratings, run.settings.clusters_top_n),
                 "size": len(members),
                 "ratings": int(scored.ratings[cluster_id]),
                 "mean_rating": float(scored.mean_rating[cluster_id]),
@@ -211,10 +209,26 @@ def cluster_documents(
     return documents
 
 
+def _top(scores: NDArray[np.float64], ratings: Ratings, n: int) -> list[Document]:
+    """Return the restaurants of the ``n`` highest scores above 0, best first."""
+    best = np.argsort(-scores, kind="stable")[:n]
+    best = best[scores[best] > 0]
+    ids = decode_ids(ratings.restaurants.take(best))
+    return [
+        {"gmap_id": gmap_id, "score": score}
+        for gmap_id, score in zip(ids, scores[best].tolist(), strict=True)
+    ]
+
+
 def metadata_documents(
-    found: KMeansResult, matrix: UserMatrix, ratings: Ratings, run: TrainingRun
+    found: KMeansResult,
+    matrix: UserMatrix,
+    scored: ClusterScores,
+    ratings: Ratings,
+    run: TrainingRun,
 ) -> list[Document]:
     """Return the documents of ``Metadata``: all that a reader needs to place a user."""
+    fallback = _top(scored.city, ratings, run.settings.clusters_top_n)
     return [
         {
             "_id": COLUMNS_ID,
@@ -222,6 +236,7 @@ def metadata_documents(
             "columns": decode_ids(ratings.restaurants.take(matrix.columns)),
         },
         {"_id": CENTROIDS_ID, "run_id": run.run_id, "centroids": found.centroids.tolist()},
+        {"_id": FALLBACK_ID, "run_id": run.run_id, "recommendations": fallback},
         {
             "_id": CLUSTERS_ID,
             "run_id": run.run_id,
@@ -264,7 +279,7 @@ def train(run: TrainingRun, ratings: Ratings) -> None:
             run.db,
             run.run_id,
             cluster_documents(found, scored, ratings, run),
-            metadata_documents(found, matrix, ratings, run),
+            metadata_documents(found, matrix, scored, ratings, run),
             before_publishing=run.may_publish,
         )
 

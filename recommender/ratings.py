@@ -7,7 +7,6 @@ In between, an id of any BSON type travels as a string, its *key*: see :func:`en
 
 from __future__ import annotations
 
-import datetime
 import math
 import re
 from collections.abc import Sequence
@@ -59,7 +58,6 @@ _ID_TYPES = (
     bytes,
     Binary,
     DatetimeMS,
-    datetime.datetime,
     Timestamp,
 )
 
@@ -163,7 +161,7 @@ def clean_block(
     rating_min: float,
     rating_max: float,
 ) -> pa.RecordBatch:
-    """Clean a block of raw values, as BSON decodes them; None stands for null and missing.
+    """Clean a block of raw values, as ``CODEC`` decodes them; None is null or missing.
 
     Parameters
     ----------
@@ -378,14 +376,12 @@ def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
 
 def _number(keys: pa.ChunkedArray) -> tuple[pa.StringArray, NDArray[np.int32]]:
     """Return the distinct keys, sorted, and each row's position among them."""
-    encoded = pc.dictionary_encode(keys).unify_dictionaries()
-    found = encoded.chunk(0).dictionary
-    codes = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
+    found = pc.unique(keys)
     same = _same_number_same_key(found)
-    order = pc.sort_indices(same.unique()).to_numpy()
-    keys_sorted = same.unique().take(pa.array(order))
-    position = pc.index_in(same, value_set=keys_sorted).to_numpy()
-    return keys_sorted, position[codes].astype(np.int32)
+    distinct = same.unique()
+    distinct = distinct.take(pc.sort_indices(distinct))
+    position = pc.index_in(same, value_set=distinct).to_numpy()
+    return distinct, position[_numpy(pc.index_in(keys, value_set=found))]
 
 
 def _same_number_same_key(keys: pa.StringArray) -> pa.StringArray:
@@ -421,17 +417,25 @@ def _merge(
     time: NDArray[np.float64],
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]]:
     """Order rows by user and restaurant, and make each pair one row."""
-    known = np.where(np.isnan(time), -np.inf, time)
-    # The rating as the last key makes the mean's rounding independent of the rows' order.
-    order = np.lexsort((rating, known, restaurant, user))
-    user, restaurant, rating, known = user[order], restaurant[order], rating[order], known[order]
-    starts = np.ones(len(rating), dtype=bool)
-    starts[1:] = (user[1:] != user[:-1]) | (restaurant[1:] != restaurant[:-1])
+    pair = user.astype(np.int64) << 32 | restaurant
+    order = np.argsort(pair)
+    starts = _run_starts(pair[order])
     if not starts.all():
-        pair = np.cumsum(starts) - 1
-        latest = np.maximum.reduceat(known, np.flatnonzero(starts))
-        kept = known == latest[pair]
-        totals = np.bincount(pair[kept], weights=rating[kept])
-        rating = totals / np.bincount(pair[kept])
-        user, restaurant, known = user[starts], restaurant[starts], latest
-    return user, restaurant, rating, np.where(np.isinf(known), np.nan, known)
+        # The rating as the last key keeps the mean's rounding independent of the rows' order.
+        known = np.where(np.isnan(time), -np.inf, time)
+        order = np.lexsort((rating, known, pair))
+        latest = np.maximum.reduceat(known[order], np.flatnonzero(starts))
+        row_of = np.cumsum(starts) - 1
+        kept = known[order] == latest[row_of]
+        totals = np.bincount(row_of[kept], weights=rating[order][kept])
+        rating = totals / np.bincount(row_of[kept])
+        time = np.where(np.isneginf(latest), np.nan, latest)
+        return user[order][starts], restaurant[order][starts], rating, time
+    return user[order], restaurant[order], rating[order], time[order]
+
+
+def _run_starts(values: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return where a run of equal values starts in sorted ``values``."""
+    starts = np.ones(len(values), dtype=bool)
+    starts[1:] = values[1:] != values[:-1]
+    return starts

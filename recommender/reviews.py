@@ -7,24 +7,29 @@ Spark data source of :mod:`recommender.mongo_source` calls them in its executors
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
 
-import bson
 import pyarrow as pa
+from bson.errors import InvalidId
+from bson.int64 import Int64
+from bson.objectid import ObjectId
 from pymongo.collection import Collection
 
+from recommender.errors import DataError
 from recommender.mongo import Document, connect, database, mongo_errors
 from recommender.ratings import BLOCK_SCHEMA, CODEC, Ratings, clean_block, gather
 from recommender.settings import Settings
 
 COLLECTION = "Reviews"
+USERS = "Users"
 
 # Sampled ids for each range: enough that the largest is seldom twice the mean.
 _SAMPLES_PER_RANGE = 100
 _ID_INDEX = "_id_"
+_INT64_END = 2**63
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,13 @@ class IdRange:
 def plan(settings: Settings, ranges: int) -> list[IdRange]:
     """Divide Reviews into at most ``ranges`` ranges of ``_id`` of about the same size.
 
+    A range is not much smaller than ``READ_BATCH_ROWS``: starting a reader costs more than that.
     Together they cover every ``_id`` of every BSON type once. What has no index on ``_id``, such
     as a view, is one range.
     """
     with connect(settings) as client, mongo_errors("dividing Reviews"):
         reviews = database(client, settings)[COLLECTION]
+        ranges = min(ranges, reviews.estimated_document_count() // settings.read_batch_rows)
         if ranges < 2 or not _has_id_index(reviews):
             return [IdRange()]
         pipeline: list[Document] = [
@@ -65,15 +72,20 @@ def _has_id_index(reviews: Collection[Document]) -> bool:
     return kind.get("type") == "collection" and _ID_INDEX in reviews.index_information()
 
 
-def read(settings: Settings, id_range: IdRange) -> Iterator[pa.RecordBatch]:
-    """Yield the cleaned blocks of one range: rows of ``recommender.ratings.BLOCK_SCHEMA``."""
-    user, restaurant, rating, time = settings.review_fields
+def read(
+    settings: Settings, id_range: IdRange, matching: Document | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the cleaned blocks of one range: rows of ``recommender.ratings.BLOCK_SCHEMA``.
+
+    Parameters
+    ----------
+    matching
+        A MongoDB filter; None for all rows of the range.
+    """
     projection = dict.fromkeys(settings.review_fields, 1) | {"_id": 0}
     with connect(settings) as client, mongo_errors("reading Reviews"):
-        reviews = database(client, settings)[COLLECTION]
-        cursor = reviews.find_raw_batches(
-            projection=projection, batch_size=settings.read_batch_rows
-        )
+        reviews = database(client, settings)[COLLECTION].with_options(codec_options=CODEC)
+        cursor = reviews.find(matching or {}, projection, batch_size=settings.read_batch_rows)
         # Unlike $gte and $lt, index bounds compare ids of all BSON types.
         if id_range.lower or id_range.upper:
             cursor.hint(_ID_INDEX)
@@ -81,16 +93,8 @@ def read(settings: Settings, id_range: IdRange) -> Iterator[pa.RecordBatch]:
             cursor.min(list(id_range.lower.items()))
         if id_range.upper:
             cursor.max(list(id_range.upper.items()))
-        for raw in cast(Iterator[bytes], cursor):
-            rows = bson.decode_all(raw, CODEC)
-            yield clean_block(
-                [row.get(user) for row in rows],
-                [row.get(restaurant) for row in rows],
-                [row.get(rating) for row in rows],
-                [row.get(time) for row in rows],
-                rating_min=settings.rating_min,
-                rating_max=settings.rating_max,
-            )
+        while rows := cursor.to_list(settings.read_batch_rows):
+            yield _clean(rows, settings.review_fields, settings)
 
 
 def read_ratings(settings: Settings) -> Ratings:
@@ -104,3 +108,66 @@ def read_ratings(settings: Settings) -> Ratings:
         If MongoDB does not answer.
     """
     return gather(pa.Table.from_batches(read(settings, IdRange()), schema=BLOCK_SCHEMA))
+
+
+def ratings_of_user(settings: Settings, user: str) -> Ratings:
+    """Return one user's ratings: from Reviews, or else those that the backend keeps in Users.
+
+    Parameters
+    ----------
+    user
+        The user's id as text. An id that is a whole number or an ObjectId is found as well.
+
+    Raises
+    ------
+    DataError
+        If neither knows the user.
+    """
+    same: Document = {"$in": [user, *_other_types(user)]}
+    batches = list(read(settings, IdRange(), {settings.reviews_user_field: same}))
+    with connect(settings) as client, mongo_errors("reading Users"):
+        users = database(client, settings)[USERS].with_options(codec_options=CODEC)
+        entry = None if batches else users.find_one({"user_id": same})
+    if entry:
+        rows = [{"user_id": user} | rating for rating in entry.get("ratings") or []]
+        batches = [_clean(rows, ("user_id", "gmap_id", "rating", "timestamp"), settings)]
+    if not sum(batch.num_rows for batch in batches):
+        raise DataError(f"user {user!r} has no rating in Reviews or Users; check the id")
+    return gather(pa.Table.from_batches(batches))
+
+
+def ratings_given(settings: Settings, given: Mapping[str, object]) -> Ratings:
+    """Return the ratings, by restaurant id, of somebody who is in no collection.
+
+    Raises
+    ------
+    DataError
+        If none is valid.
+    """
+    rows = [{"user": "", "restaurant": key, "rating": value} for key, value in given.items()]
+    block = _clean(rows, ("user", "restaurant", "rating", "time"), settings)
+    return gather(pa.Table.from_batches([block]))
+
+
+def _clean(
+    rows: Sequence[Document], fields: tuple[str, str, str, str], settings: Settings
+) -> pa.RecordBatch:
+    user, restaurant, rating, time = fields
+    return clean_block(
+        [row.get(user) for row in rows],
+        [row.get(restaurant) for row in rows],
+        [row.get(rating) for row in rows],
+        [row.get(time) for row in rows],
+        rating_min=settings.rating_min,
+        rating_max=settings.rating_max,
+    )
+
+
+def _other_types(text: str) -> list[object]:
+    found: list[object] = []
+    with suppress(ValueError):
+        number = int(text)
+        found += [Int64(number)] if abs(number) < _INT64_END else []
+    with suppress(InvalidId):
+        found.append(ObjectId(text))
+    return found

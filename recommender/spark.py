@@ -19,7 +19,8 @@ from pyspark.sql import SparkSession
 from recommender.java import find_java
 from recommender.settings import Settings
 
-_PROJECT = Path(__file__).parent.parent
+_PACKAGE = Path(__file__).parent
+_LOG_CONFIG = _PACKAGE / "log4j2.properties"
 _HEAP_SHARE = 0.6  # of the machine's memory; the rest is for Python, numpy and the page cache
 _JVM_END_SECONDS = 5.0
 
@@ -47,7 +48,6 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     try:
         spark = _builder(settings, name, scratch).getOrCreate()
-        spark.sparkContext.setLogLevel("ERROR")
         # Long lineages overflow the JVM's stack; ALS cuts them where there is a checkpoint.
         spark.sparkContext.setCheckpointDir(str(scratch / "checkpoints"))
         spark.sparkContext.addPyFile(str(_zip_package(scratch)))
@@ -86,10 +86,6 @@ def _megabytes(memory: str) -> int:
     return int(int(memory[:-1]) * scale)
 
 
-def _is_local(settings: Settings) -> bool:
-    return settings.spark_master == "local" or settings.spark_master.startswith("local[")
-
-
 def _builder(settings: Settings, name: str, scratch: Path) -> SparkSession.Builder:
     options = {
         "spark.driver.memory": driver_memory(settings),
@@ -99,12 +95,15 @@ def _builder(settings: Settings, name: str, scratch: Path) -> SparkSession.Build
         "spark.local.dir": scratch,
         "spark.sql.warehouse.dir": scratch / "warehouse",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={scratch}",
+        "spark.driver.extraJavaOptions": (
+            f"-Djava.io.tmpdir={scratch} -Dlog4j2.configurationFile={_LOG_CONFIG.as_uri()}"
+        ),
         "spark.driver.maxResultSize": "0",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }
-    if _is_local(settings):
+    if settings.spark_master == "local" or settings.spark_master.startswith("local["):
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         options |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     builder: SparkSession.Builder = SparkSession.builder.appName(name)
     builder = builder.master(settings.spark_master)
@@ -117,8 +116,8 @@ def _zip_package(scratch: Path) -> Path:
     """Zip the modules that executors import: they run elsewhere, if only in another folder."""
     archive = scratch / "recommender.zip"
     with zipfile.ZipFile(archive, "w") as bundle:
-        for module in sorted((_PROJECT / "recommender").glob("*.py")):
-            bundle.write(module, module.relative_to(_PROJECT))
+        for module in sorted(_PACKAGE.glob("*.py")):
+            bundle.write(module, Path(_PACKAGE.name, module.name))
     return archive
 
 

@@ -33,6 +33,7 @@ METADATA = "Metadata"
 COLUMNS_ID = "train_columns"
 CENTROIDS_ID = "kmeans_centroids"
 CLUSTERS_ID = "kmeans_clusters"
+FALLBACK_ID = "fallback"
 
 MAX_DOCUMENT_BYTES = 16 * 2**20
 

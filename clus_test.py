@@ -1,0 +1,139 @@
+"""Shows which cluster a user belongs to, and what the published model recommends there."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dists import distances
+from recommender.errors import DataError
+from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors
+from recommender.published import PublishedModel, load_model
+from recommender.ratings import Ratings, decode_ids
+from recommender.reviews import ratings_given, ratings_of_user
+from recommender.scripts import EXIT_CODES, configure_logging, run_script
+from recommender.settings import load_settings
+
+_NEAREST = 3
+
+
+def nearest_clusters(model: PublishedModel, ratings: Ratings) -> list[tuple[int, float]]:
+    """Return the clusters nearest to the one user of ``ratings``, and their distances.
+
+    Empty where the user has rated nothing that the model knows, or nothing that any cluster
+    shares: every cluster is then equally far, and none is the user's.
+    """
+    rows = model.vectors(ratings)
+    if not rows.nnz:
+        return []
+    found = distances(rows, model.centroids)[0]
+    order = np.argsort(found, kind="stable")[:_NEAREST]
+    return [(int(i), float(found[i])) for i in order if found[i] < 1]
+
+
+def unrated(recommendations: list[Document], ratings: Ratings) -> list[Document]:
+    """Return the recommendations less what the user has rated."""
+    rated = decode_ids(ratings.restaurants)
+    return [entry for entry in recommendations if entry["gmap_id"] not in rated]
+
+
+def report(model: PublishedModel, ratings: Ratings, names: dict[Any, str]) -> str:
+    """Return what a person reads about one user, of several lines.
+
+    Parameters
+    ----------
+    ratings
+        One user's ratings.
+    names
+        Names of restaurants by id, as far as known.
+    """
+    overlap = model.vectors(ratings).nnz
+    nearest = nearest_clusters(model, ratings)
+    lines = [
+        f"Model         of training {model.run_id}: {len(model.centroids)} clusters of "
+        f"{sum(model.sizes):,} users",
+        f"Rated         {len(ratings)} restaurants, {overlap} of them among the model's "
+        f"{len(model.columns):,}",
+    ]
+    if nearest:
+        cluster_id, distance = nearest[0]
+        others = ", ".join(f"{other} at {far:.3f}" for other, far in nearest[1:]) or "none"
+        lines += [
+            f"Cluster       {cluster_id} of {model.sizes[cluster_id]:,} users at distance "
+            f"{distance:.3f}; next: {others}",
+            f"Recommended   by cluster {cluster_id}, less what is rated:",
+        ]
+        recommendations = model.clusters[cluster_id]["recommendations"]
+    else:
+        lines += [
+            "Cluster       none: no cluster shares a restaurant with this user",
+            "Recommended   by the whole city, less what is rated:",
+        ]
+        recommendations = model.fallback
+    for place, entry in enumerate(unrated(recommendations, ratings), start=1):
+        gmap_id = entry["gmap_id"]
+        name = f"  {names[gmap_id]}" if gmap_id in names else ""
+        lines.append(f"  {place:>3}. {entry['score']:8.4f}  {gmap_id}{name}")
+    return "\n".join(lines)
+
+
+def restaurant_names(db: MongoDatabase) -> dict[Any, str]:
+    """Return the names that a collection ``Restaurants`` gives, where there is one."""
+    with mongo_errors("reading Restaurants"):
+        found = db["Restaurants"].find({"name": {"$type": "string"}}, {"gmap_id": 1, "name": 1})
+        return {row["gmap_id"]: row["name"] for row in found if "gmap_id" in row}
+
+
+def parse_ratings(text: str) -> dict[str, str]:
+    """Read ``gmap_id=rating,gmap_id=rating``.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If a part is not of that form.
+    """
+    given: dict[str, str] = {}
+    for part in text.split(","):
+        gmap_id, equals, rating = part.strip().rpartition("=")
+        if not (gmap_id and equals and rating):
+            raise argparse.ArgumentTypeError(f"{part!r} is not of the form gmap_id=rating")
+        given[gmap_id] = rating
+    return given
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the cluster and the recommendations of one user."""
+    parser = argparse.ArgumentParser(
+        description="Show a user's cluster and what the published model recommends there.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("user_id", nargs="?", help="a user with ratings in Reviews or Users")
+    who.add_argument(
+        "--ratings",
+        type=parse_ratings,
+        metavar="GMAP_ID=RATING,...",
+        help="the ratings of somebody who is not in the database",
+    )
+    arguments = parser.parse_args(argv)
+    settings = load_settings()
+    configure_logging(settings)
+    with connect(settings) as client:
+        db = database(client, settings)
+        model = load_model(db)
+        if arguments.ratings:
+            ratings = ratings_given(settings, arguments.ratings)
+        else:
+            ratings = ratings_of_user(settings, arguments.user_id)
+        if len(ratings.users) > 1:
+            raise DataError(f"{arguments.user_id!r} stands for {len(ratings.users)} users")
+        print(report(model, ratings, restaurant_names(db)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(main))

@@ -1,0 +1,241 @@
+"""The API and the schedule: starts trainings, every few hours and on demand, and tells of them.
+
+Run it with ``python model.py`` or ``uvicorn model:app``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hmac
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import uvicorn
+from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ConfigDict
+
+from recommender.child import Trainer
+from recommender.clock import TrainingClock
+from recommender.java import find_java
+from recommender.ledger import Ledger
+from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors
+from recommender.problems import handle_errors, responses
+from recommender.schedule import Schedule
+from recommender.scripts import EXIT_CODES, Cancelled, configure_logging, run_script
+from recommender.settings import Settings, load_settings
+
+_SECONDS_FOR_OPEN_REQUESTS = 1
+
+RunId = Annotated[str, Path(pattern=r"^[0-9A-Za-z-]{1,64}$", description="a run's id")]
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the lifespan owns and the routes use."""
+
+    settings: Settings
+    db: MongoDatabase
+    trainer: Trainer
+    clock: TrainingClock
+
+
+class TrainingStarted(BaseModel):
+    """The answer to a training that was started."""
+
+    message: str
+    run_id: str
+
+
+class NextTraining(BaseModel):
+    """When the next scheduled training is due."""
+
+    time_left: str
+    seconds_left: float
+    next_training_at: datetime.datetime
+    interval_hours: float
+
+
+class Health(BaseModel):
+    """The state of the service."""
+
+    status: Literal["alive", "ready"]
+
+
+class Run(BaseModel):
+    """A run as the ledger has it; more fields follow these as it goes on."""
+
+    model_config = ConfigDict(extra="allow")
+
+    run_id: str
+    state: str
+    trigger: str
+    phase: str | None = None
+    exit_code: int | None = None
+    error: str | None = None
+
+
+class Runs(BaseModel):
+    """The latest runs."""
+
+    runs: list[Run]
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Own the client, the schedule and the training in progress from start to stop."""
+    settings = load_settings()
+    if not logging.root.handlers:
+        configure_logging(settings)
+    interval = settings.train_interval_hours * 3600
+    with connect(settings) as client:
+        db = database(client, settings)
+        trainer = Trainer(settings, db)
+        clock = TrainingClock(Schedule(db, interval), lambda: trainer.start("schedule"), interval)
+        app.state.service = Service(settings, db, trainer, clock)
+        await run_in_threadpool(clock.start)
+        yield
+        await run_in_threadpool(clock.stop)
+        await run_in_threadpool(trainer.stop)
+
+
+def service_of(request: Request) -> Service:
+    """Return what the lifespan made."""
+    service: Service = request.app.state.service
+    return service
+
+
+TheService = Annotated[Service, Depends(service_of)]
+
+
+def require_key(
+    service: TheService,
+    header: Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error=False))],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+) -> None:
+    """Refuse a request without the API key, where one is set."""
+    if service.settings.api_key is None:
+        return
+    expected = service.settings.api_key.get_secret_value().encode()
+    given = header if header is not None else bearer.credentials if bearer else ""
+    if not hmac.compare_digest(given.encode(), expected):
+        raise HTTPException(
+            401,
+            "send the API key as X-API-Key, or as Authorization: Bearer",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+def create_app() -> FastAPI:
+    """Return the application; nothing is connected or started before its lifespan begins."""
+    app = FastAPI(
+        title="Restaurant Recommender Model Service",
+        summary="Trains recommendations and user clusters from the restaurant reviews in MongoDB.",
+        lifespan=lifespan,
+    )
+    handle_errors(app)
+    keyed: dict[str, Any] = {"dependencies": [Depends(require_key)]}
+    app.post("/train", status_code=202, responses=responses(401, 409, 503), **keyed)(train)
+    app.get("/next-training")(next_training)
+    app.get("/health/live")(live)
+    app.get("/health/ready", responses=responses(503))(ready)
+    app.get("/runs", responses=responses(401, 422, 503), **keyed)(runs)
+    app.get("/runs/{run_id}", responses=responses(401, 404, 422, 503), **keyed)(run)
+    return app
+
+
+def train(service: TheService) -> TrainingStarted:
+    """Start a training now; 409 names the one in progress."""
+    return TrainingStarted(message="Training started", run_id=service.trainer.start("api"))
+
+
+def next_training(service: TheService) -> NextTraining:
+    """Say how long it is to the next scheduled training."""
+    left = service.clock.seconds_left()
+    return NextTraining(
+        time_left=f"Time left for next training: {in_words(left)}.",
+        seconds_left=round(left, 3),
+        next_training_at=datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=left),
+        interval_hours=service.settings.train_interval_hours,
+    )
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration as ``2 Hours, 59 Minutes, and 58 Seconds``."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} Hours, {minutes} Minutes, and {rest} Seconds"
+
+
+async def live() -> Health:
+    """Answer as long as the process does; MongoDB is not asked."""
+    return Health(status="alive")
+
+
+def ready(service: TheService) -> Health:
+    """Answer 200 if a training could start: MongoDB answers and Java is there."""
+    with mongo_errors("answering a ping"):
+        service.db.command("ping")
+    find_java()
+    return Health(status="ready")
+
+
+def runs(
+    service: TheService,
+    limit: Annotated[int, Query(ge=1, le=1000, description="how many at most")] = 20,
+) -> Runs:
+    """List the latest runs, the latest first."""
+    with mongo_errors("reading the ledger"):
+        return Runs(runs=[Run(**_shown(found)) for found in Ledger(service.db).recent(limit)])
+
+
+def run(service: TheService, run_id: RunId) -> Run:
+    """Show one run."""
+    with mongo_errors("reading the ledger"):
+        found = Ledger(service.db).get(run_id)
+    if found is None:
+        raise HTTPException(404, f"no run {run_id} is in the ledger; GET /runs lists the latest")
+    return Run(**_shown(found))
+
+
+def _shown(document: Document) -> Document:
+    return {key: value for key, value in document.items() if key != "_id"}
+
+
+app = create_app()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until a signal ends it."""
+    parser = argparse.ArgumentParser(
+        description="Serve the API and train every TRAIN_INTERVAL_HOURS.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(argv)
+    settings = load_settings()
+    configure_logging(settings)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=_SECONDS_FOR_OPEN_REQUESTS,
+        )
+    )
+    try:
+        server.run()
+    except Cancelled:  # uvicorn has shut down in order and passes the signal on
+        return 0
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(main))

@@ -1,0 +1,114 @@
+"""The service's side of a training: it starts ``als_training.py`` and sees it to its end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from pathlib import Path
+
+from pymongo.errors import PyMongoError
+
+from recommender.errors import RecommenderError
+from recommender.guard import Guarded
+from recommender.lease import Lease
+from recommender.ledger import Ledger, State, Trigger, new_run_id
+from recommender.mongo import MongoDatabase, mongo_errors, one_line
+from recommender.settings import Settings
+
+SCRIPT = Path(__file__).parent.parent / "als_training.py"
+
+_SIGTERM_CODE = 143
+_SIGKILL_CODE = 137
+
+log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Starts trainings, one at a time, each as a child process with a log of its own.
+
+    Parameters
+    ----------
+    settings
+        The service's settings; the child reads the same ones for itself.
+    db
+        The database.
+    script
+        What the child runs.
+    """
+
+    def __init__(self, settings: Settings, db: MongoDatabase, script: Path = SCRIPT) -> None:
+        self._settings = settings
+        self._db = db
+        self._script = script
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._child: Guarded | None = None
+        self._watcher: threading.Thread | None = None
+
+    def start(self, trigger: Trigger) -> str:
+        """Start a training and return its run's id.
+
+        Raises
+        ------
+        LeaseHeldError
+            If a training is in progress, whoever started it.
+        DatabaseUnavailableError
+            If MongoDB does not answer.
+        """
+        run_id = new_run_id()
+        lease = Lease(self._db, self._settings.lease_seconds)
+        log_file = self._settings.log_dir / f"{run_id}.log"
+        with self._lock, mongo_errors("taking the lease"):
+            if self._stopping:
+                raise RecommenderError("the service is stopping; start the training elsewhere")
+            lease.acquire(run_id)
+            try:
+                Ledger(self._db).open(run_id, trigger, self._settings, log_file)
+                self._child = self._spawn(run_id, log_file)
+            except BaseException:
+                lease.release()
+                raise
+            self._watcher = threading.Thread(
+                target=self._watch, args=(run_id, self._child, lease), name=f"watch {run_id}"
+            )
+            self._watcher.start()
+        log.info("training %s started by %s", run_id, trigger)
+        return run_id
+
+    def stop(self) -> None:
+        """End the training in progress, if it is ours, and start no other."""
+        with self._lock:
+            self._stopping = True
+            child, watcher = self._child, self._watcher
+        if child and watcher:
+            child.stop()
+            watcher.join()
+
+    def _spawn(self, run_id: str, log_file: Path) -> Guarded:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        command: list[str | Path] = [sys.executable, self._script, "--adopt-run", run_id]
+        with log_file.open("wb") as output:
+            grace = self._settings.stop_grace_seconds
+            return Guarded(command, grace_seconds=grace, output=output)
+
+    def _watch(self, run_id: str, child: Guarded, lease: Lease) -> None:
+        """Wait for the child's end, and write it down where the child could not do so itself."""
+        code = child.wait()
+        log.log(logging.ERROR if code else logging.INFO, "training %s ended: %d", run_id, code)
+        state, error = _outcome(code)
+        try:
+            if Ledger(self._db).close(run_id, state, code, error):
+                log.error("training %s: %s", run_id, error)
+            lease.release()
+        except PyMongoError as failure:
+            # Its lease expires, and the next training marks it as crashed.
+            log.error("the end of %s could not be written down: %s", run_id, one_line(failure))
+
+
+def _outcome(code: int) -> tuple[State, str]:
+    if code == _SIGTERM_CODE:
+        return "cancelled", "stopped by SIGTERM before it could say so"
+    if code == _SIGKILL_CODE:
+        return "crashed", "the training was killed"
+    return "failed", f"the training ended with exit code {code} without a word; see its log"

