@@ -57,7 +57,7 @@ def replacing(database: MongoDatabase, name: str) -> Iterator[Collection[Documen
         _drop_left_behind(database, f"{name}{_STAGED}")
         database.create_collection(stage.name)
         yield stage
-        _copy_indexes(database[name], stage)
+        copy_indexes(database[name], stage)
         stage.rename(name, dropTarget=True)
     finally:
         stage.drop()
@@ -73,14 +73,19 @@ def _drop_left_behind(database: MongoDatabase, prefix: str) -> None:
             database.drop_collection(name)
 
 
-def _copy_indexes(source: Collection[Document], target: Collection[Document]) -> None:
+def copy_indexes(source: Collection[Document], target: Collection[Document]) -> None:
+    """Make the indexes of ``source`` on ``target`` too, but for keys that have one there.
+
+    So indexes that the readers' side made live on when ``target`` is renamed over ``source``.
+    """
+    have = [index["key"] for index in target.list_indexes()]
     models = [
         IndexModel(
             list(index["key"].items()),
             **{option: index[option] for option in index if option not in {"v", "ns", "key"}},
         )
         for index in source.list_indexes()
-        if list(index["key"]) != ["_id"]
+        if index["key"] not in have
     ]
     if models:
         target.create_indexes(models)

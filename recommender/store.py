@@ -23,6 +23,7 @@ from pymongo import ASCENDING
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
+from recommender.bulk import copy_indexes
 from recommender.errors import PublishError
 from recommender.mongo import Document, MongoDatabase, mongo_errors
 
@@ -96,8 +97,11 @@ class Stage:
             If another number of documents is there.
         """
         with mongo_errors(f"checking what is to become {self.target}"):
-            self._index()
-            found = self._db[self.name].count_documents({})
+            collection = self._db[self.name]
+            if self._unique != "_id":
+                collection.create_index([(self._unique, ASCENDING)], unique=True)
+            copy_indexes(self._db[self.target], collection)
+            found = collection.count_documents({})
             if found != expected or not found:
                 raise PublishError(
                     f"{found:,} documents are staged for {self.target} where {expected:,} were "
@@ -115,16 +119,6 @@ class Stage:
     def drop(self) -> None:
         """Remove the stage, if it is there still."""
         self._db.drop_collection(self.name)
-
-    def _index(self) -> None:
-        collection = self._db[self.name]
-        if self._unique != "_id":
-            collection.create_index([(self._unique, ASCENDING)], unique=True)
-        # Indexes that the readers' side made on the target live on; the swap would lose them.
-        for index in self._db[self.target].list_indexes():
-            options = {key: index[key] for key in index if key not in {"v", "ns", "key"}}
-            if list(index["key"]) not in (["_id"], [self._unique]):
-                collection.create_index(list(index["key"].items()), **options)
 
 
 def insert_once(

@@ -186,7 +186,7 @@ def test_the_latest_counts_where_a_time_is_known_else_the_mean(
     rows: list[Row], expected: float
 ) -> None:
     ratings = gathered([*rows, ("u", "other", 1, None)])
-    assert dict((i, r) for _, i, r in triples(ratings)) == {"r": expected, "other": 1.0}
+    assert {i: r for _, i, r in triples(ratings)} == {"r": expected, "other": 1.0}
     assert ratings.report.merged == len(rows) - 1
 
 

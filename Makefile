@@ -1,0 +1,51 @@
+# `make` lists the commands. Each makes the virtual environment first, if it is not there.
+
+PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p))))
+VENV ?= .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install java run train test lint types tests format bench clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make the virtual environment and install everything into it
+
+$(INSTALLED): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 11) or sys.exit(f"Python 3.11 or later is needed, found {v}: set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+java: $(INSTALLED) ## check for Java 17 or 21; install Debian's where there is none and we may
+	@$(PY) -m recommender.java --install
+
+run: java ## train once, then serve on PORT until Ctrl-C; without MONGO_URI, on a generated city
+	@$(PY) -m recommender.demo run
+
+train: java ## train once and exit with the training's code
+	@$(PY) -m recommender.demo train
+
+test: lint types tests ## lint, types and every test
+
+lint: $(INSTALLED) ## what ruff finds
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(INSTALLED) ## what mypy finds
+	$(PY) -m mypy
+
+tests: java ## every test, with a real mongod and a real Spark
+	$(PY) -m pytest --numprocesses 2 --dist loadfile
+
+format: $(INSTALLED) ## lay the code out as `make lint` wants it
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: java ## time the whole cycle at full scale (some 10 minutes, 12 GB of memory)
+	$(PY) -m benchmarks.cycle
+
+clean: ## remove the virtual environment, caches and everything under var/
+	rm -rf $(VENV) var .mypy_cache .ruff_cache .pytest_cache .hypothesis
