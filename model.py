@@ -123,7 +123,8 @@ def require_key(
         return
     expected = service.settings.api_key.get_secret_value().encode()
     given = header if header is not None else bearer.credentials if bearer else ""
-    if not hmac.compare_digest(given.encode(), expected):
+    # Header bytes arrive decoded as Latin-1, whatever the client meant by them.
+    if not hmac.compare_digest(given.encode("latin-1"), expected):
         raise HTTPException(
             401,
             "send the API key as X-API-Key, or as Authorization: Bearer",

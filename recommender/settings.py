@@ -106,6 +106,9 @@ class Settings(BaseSettings):
     spark_executor_memory: Memory = Field("8g", description="heap of one Spark executor")
     spark_executor_cores: Count = Field(4, description="cores of one Spark executor")
     spark_shuffle_partitions: Count = Field(400, description="partitions of a Spark shuffle")
+    spark_checkpoint_dir: str | None = Field(
+        None, description="where ALS checkpoints; on a cluster, a folder that its machines share"
+    )
 
     als_rank: Count = Field(10, description="number of latent factors")
     als_max_iter: Count = Field(10, description="ALS iterations")

@@ -21,6 +21,7 @@ from recommender.settings import Settings
 
 _PACKAGE = Path(__file__).parent
 _LOG_CONFIG = _PACKAGE / "log4j2.properties"
+_SCRATCH = "spark-"
 _HEAP_SHARE = 0.6  # of the machine's memory; the rest is for Python, numpy and the page cache
 _JVM_END_SECONDS = 5.0
 
@@ -43,18 +44,40 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
     """
     find_java()
     settings.work_dir.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="spark-", dir=settings.work_dir.resolve()))
+    _sweep(settings.work_dir)
+    prefix = f"{_SCRATCH}{os.getpid()}-"
+    scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=settings.work_dir.resolve()))
     # Executors must start the Python that runs this, with its packages.
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     try:
         spark = _builder(settings, name, scratch).getOrCreate()
         # Long lineages overflow the JVM's stack; ALS cuts them where there is a checkpoint.
-        spark.sparkContext.setCheckpointDir(str(scratch / "checkpoints"))
+        checkpoints = settings.spark_checkpoint_dir or str(scratch / "checkpoints")
+        spark.sparkContext.setCheckpointDir(checkpoints)
         spark.sparkContext.addPyFile(str(_zip_package(scratch)))
         yield spark
+        spark.stop()
     finally:
         _end_jvm()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sweep(work_dir: Path) -> None:
+    """Remove what trainings that were killed left here; the folders' names tell whose they are."""
+    for folder in work_dir.glob(f"{_SCRATCH}*-*"):
+        owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
+        if owner.isdigit() and not _is_running(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def driver_memory(settings: Settings) -> str:
@@ -122,23 +145,26 @@ def _zip_package(scratch: Path) -> Path:
 
 
 def _end_jvm() -> None:
-    """Stop Spark and end its JVM, which would else hold its heap until this process ends."""
-    gateway = SparkContext._gateway
+    """End Spark's JVM, which would else hold its heap until this process ends.
+
+    Nothing is asked of it any more: when a signal or an error cut a call short, the answer to that
+    call is still in the connection, and the next call would take it for its own.
+    """
+    context, gateway = SparkContext._active_spark_context, SparkContext._gateway
+    SparkContext._gateway = SparkContext._jvm = SparkContext._active_spark_context = None
+    SparkSession._instantiatedSession = None
     if gateway is None:
         return
-    session = SparkSession.getActiveSession()
-    with suppress(Exception):  # a JVM that has died cannot be asked to stop
-        if session is not None:
-            session.stop()
+    if context is not None:  # not stopped in order: its server would print that the JVM is gone
+        context._accumulatorServer.handle_error = lambda *_: None  # type: ignore[method-assign]
     process: subprocess.Popen[bytes] = gateway.proc
-    with suppress(Exception):
-        gateway.shutdown()
     if process.stdin is not None:
         process.stdin.close()  # the JVM ends when its standard input does
+    process.terminate()
     try:
         process.wait(_JVM_END_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    SparkContext._gateway = None
-    SparkContext._jvm = None
+    with suppress(Exception):  # closes sockets whose other end has gone
+        gateway.shutdown()

@@ -1,0 +1,93 @@
+"""What several tests share: small cities, scripts run as people run them, a contract's reader."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from recommender.city import City, write_city
+from recommender.mongo import MongoDatabase
+from recommender.ratings import BLOCK_SCHEMA, Ratings, clean_block, gather
+from recommender.settings import Settings
+
+PROJECT = Path(__file__).parent.parent
+TINY_CITY = City(users=300, restaurants=60, reviews=2_000, seed=3, tastes=4)
+
+
+def environment(settings: Settings, **more: str) -> dict[str, str]:
+    """Return the environment of a script that is to run with the test's database and folder."""
+    return {
+        **os.environ,
+        "MONGO_URI": settings.mongo_uri.get_secret_value(),
+        "MONGO_DB": settings.mongo_db,
+        "WORK_DIR": str(settings.work_dir),
+        "SPARK_DRIVER_MEMORY": "1g",
+        # Quick to start rather than quick in the long run.
+        "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        **more,
+    }
+
+
+def run_script(
+    name: str, *arguments: str, settings: Settings, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a top-level script to its end, from a folder that is not the project's."""
+    return subprocess.run(
+        [sys.executable, str(PROJECT / name), *arguments],
+        env=environment(settings, **more),
+        cwd=settings.work_dir,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def write_tiny_city(db: MongoDatabase, settings: Settings) -> None:
+    """Fill Reviews with a city that trains in seconds."""
+    write_city(db, TINY_CITY, settings, with_users=False)
+
+
+def ratings_of(rows: list[tuple[Any, Any, float]]) -> Ratings:
+    """Return (user, restaurant, rating) rows as ratings on a scale of 0 to 5."""
+    users, restaurants, values = ([row[i] for row in rows] for i in range(3))
+    times = [None] * len(rows)
+    block = clean_block(users, restaurants, values, times, rating_min=0, rating_max=5)
+    return gather(pa.Table.from_batches([block], schema=BLOCK_SCHEMA))
+
+
+class ContractReader:
+    """A backend that knows the contract's text and nothing of this project's code."""
+
+    def __init__(self, db: MongoDatabase) -> None:
+        named = ("train_columns", "kmeans_centroids", "kmeans_clusters")
+        metadata = {d["_id"]: d for d in db["Metadata"].find({"_id": {"$in": named}})}
+        self.columns: list[Any] = metadata["train_columns"]["columns"]
+        self.centroids = np.array(metadata["kmeans_centroids"]["centroids"])
+        self.sizes: list[int] = metadata["kmeans_clusters"]["sizes"]
+        self.shift: float = metadata["kmeans_clusters"]["rating_shift"]
+        self.clusters = {document["cluster_id"]: document for document in db["Clusters"].find()}
+        self.run_ids = {d["run_id"] for d in (*metadata.values(), *self.clusters.values())}
+
+    def vector(self, rated: Mapping[Any, float]) -> NDArray[np.float64]:
+        """Return a user's vector over the columns, 0 where unrated."""
+        return np.array([rated[c] + self.shift if c in rated else 0.0 for c in self.columns])
+
+    def cluster_of(self, rated: Mapping[Any, float]) -> int:
+        """Return the nearest centroid's number by the contract's distance."""
+        x = self.vector(rated)
+        far = [1 - x @ c / max(x @ x, c @ c, 1e-300) for c in self.centroids]
+        return int(np.argmin(far))
+
+    def recommend(self, rated: Mapping[Any, float]) -> list[Any]:
+        """Return the cluster's restaurants less what the user has rated, best first."""
+        entries = self.clusters[self.cluster_of(rated)]["recommendations"]
+        return [entry["gmap_id"] for entry in entries if entry["gmap_id"] not in rated]

@@ -1,0 +1,303 @@
+"""The ALS job: its steps on a real Spark, and the whole of it as its people run it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+
+import als_training
+from recommender.errors import PublishError
+from recommender.lease import Lease
+from recommender.ledger import Ledger
+from recommender.mongo import Document, MongoDatabase
+from recommender.mongo_source import read_reviews
+from recommender.ratings import Ratings, decode_ids
+from recommender.reviews import read_ratings
+from recommender.runs import training_run
+from recommender.settings import Settings, load_settings
+from recommender.spark import spark_session
+from recommender.store import RECOMMENDATIONS, staged
+from tests.support import (
+    PROJECT,
+    TINY_CITY,
+    ContractReader,
+    environment,
+    ratings_of,
+    run_script,
+    write_tiny_city,
+)
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    folder = tmp_path_factory.mktemp("spark")
+    settings = load_settings(work_dir=folder, spark_driver_memory="1g", spark_master="local[2]")
+    with spark_session(settings, "tests") as session:
+        yield session
+    assert list(folder.iterdir()) == []  # nothing of Spark's is left behind
+
+
+@pytest.fixture
+def city(db: MongoDatabase, db_settings: Settings) -> Ratings:
+    write_tiny_city(db, db_settings)
+    return read_ratings(db_settings)
+
+
+def rated_by_user(db: MongoDatabase) -> dict[Any, dict[Any, float]]:
+    rated: dict[Any, dict[Any, float]] = defaultdict(dict)
+    for row in db["Reviews"].find({"user_id": {"$exists": True}, "rating": {"$type": "number"}}):
+        rated[row["user_id"]][row["gmap_id"]] = row["rating"]
+    return rated
+
+
+def test_spark_reads_the_same_ratings_as_one_process(
+    spark: SparkSession, city: Ratings, db_settings: Settings
+) -> None:
+    small_blocks = db_settings.model_copy(update={"read_batch_rows": 100})
+    frame = read_reviews(spark, small_blocks, ranges=4)
+    assert frame.rdd.getNumPartitions() == 4
+    read = als_training.read(spark, small_blocks)
+    assert read.users.equals(city.users)
+    assert read.restaurants.equals(city.restaurants)
+    assert np.array_equal(read.rating, city.rating)
+    assert np.array_equal(read.restaurant, city.restaurant)
+    assert read.report == city.report
+
+
+def test_a_password_is_in_no_plan_of_spark(spark: SparkSession, db_settings: Settings) -> None:
+    uri = db_settings.mongo_uri.get_secret_value()
+    frame = read_reviews(spark, db_settings, ranges=2)
+    plan = frame._jdf.queryExecution().toString()
+    assert "mongo_reviews" in plan.lower()
+    assert uri not in plan
+    assert uri.removeprefix("mongodb://").rstrip("/") not in plan
+
+
+def test_the_split_is_seeded_and_loses_nothing() -> None:
+    ratings = ratings_of([(f"u{i}", f"r{j}", 3) for i in range(20) for j in range(i % 5 + 1)])
+    train, held_out = als_training.split(ratings, 0.2, seed=1)
+    again, _ = als_training.split(ratings, 0.2, seed=1)
+    other, _ = als_training.split(ratings, 0.2, seed=2)
+    pairs = [set(zip(part.user, part.restaurant, strict=True)) for part in (train, held_out)]
+    assert len(held_out) == len(ratings) // 5
+    assert pairs[0] | pairs[1] == set(zip(ratings.user, ratings.restaurant, strict=True))
+    assert not pairs[0] & pairs[1]
+    assert np.array_equal(train.user, again.user)
+    assert not np.array_equal(train.user, other.user)
+
+
+def test_als_finds_a_checkerboard(spark: SparkSession, db_settings: Settings) -> None:
+    """Users rate what is of their colour 5 and the rest 1; a fifth is held out."""
+    ratings = ratings_of(
+        [(f"u{i}", f"r{j}", 5.0 if (i + j) % 2 else 1.0) for i in range(30) for j in range(20)]
+    )
+    train, held_out = als_training.split(ratings, 0.2, seed=0)
+    model = als_training.fit(spark, train, db_settings)
+    error = als_training.evaluate(model, train, held_out, db_settings)
+    assert error.rows == 120
+    assert error.rmse is not None
+    assert error.rmse < 0.3
+    assert error.baseline_rmse == pytest.approx(2.0, abs=0.1)
+
+
+def test_a_held_out_part_of_strangers_has_no_rmse(
+    spark: SparkSession, db_settings: Settings
+) -> None:
+    ratings = ratings_of([("u1", "r1", 4), ("u2", "r2", 3), ("u3", "r3", 5)])
+    train, held_out = ratings.rows(ratings.user < 2), ratings.rows(ratings.user == 2)
+    error = als_training.evaluate(
+        als_training.fit(spark, train, db_settings), train, held_out, db_settings
+    )
+    assert (error.rmse, error.cold) == (None, 1)
+    assert error.reason is not None
+
+
+def test_long_lineages_do_not_kill_the_jvm(spark: SparkSession, db_settings: Settings) -> None:
+    ratings = ratings_of([(f"u{i}", f"r{i % 7}", i % 5 + 1) for i in range(50)])
+    many = db_settings.model_copy(update={"als_max_iter": 40})
+    model = als_training.fit(spark, ratings, many)
+    assert np.isfinite(als_training.factor_matrix(model.userFactors, 50, model.rank)).all()
+
+
+def test_every_user_gets_the_best_of_what_the_user_has_not_rated(
+    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings
+) -> None:
+    model = als_training.fit(spark, city, db_settings)
+    users = als_training.factor_matrix(model.userFactors, len(city.users), model.rank)
+    restaurants = als_training.factor_matrix(model.itemFactors, len(city.restaurants), model.rank)
+    scores = users.astype(np.float64) @ restaurants.T.astype(np.float64)
+    scores[city.user, city.restaurant] = -np.inf
+    with (
+        training_run(db_settings) as run,
+        staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
+    ):
+        assert als_training.recommend(spark, model, city, run, stage.name) == len(city.users)
+        # A block that Spark runs twice is there once.
+        assert als_training.recommend(spark, model, city, run, stage.name) == len(city.users)
+        documents = {d["user_id"]: d for d in db[stage.name].find()}
+        assert db[stage.name].count_documents({}) == len(city.users)
+    ids = decode_ids(city.restaurants)
+    for user, user_id in enumerate(decode_ids(city.users)):
+        entries = documents[user_id]["recommendations"]
+        expected = np.sort(scores[user])[::-1][:13]
+        assert [e["score"] for e in entries] == pytest.approx(expected, rel=1e-4)
+        own = [scores[user, ids.index(e["gmap_id"])] for e in entries]
+        assert own == pytest.approx(expected, rel=1e-4)
+        assert documents[user_id]["run_id"] == run.run_id
+
+
+def test_scores_that_are_not_finite_are_not_published(
+    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings
+) -> None:
+    model = als_training.fit(spark, city, db_settings)
+    broken: Any = _WithBrokenItems(model, spark)
+    with (
+        pytest.raises(PublishError, match="not finite"),
+        training_run(db_settings) as run,
+        staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
+    ):
+        als_training.recommend(spark, broken, city, run, stage.name)
+    assert db[RECOMMENDATIONS].count_documents({}) == 0
+
+
+class _WithBrokenItems:
+    """A model one of whose restaurants has a factor that is not a number."""
+
+    def __init__(self, model: Any, spark: SparkSession) -> None:
+        self.rank, self.userFactors = model.rank, model.userFactors
+        self.itemFactors = spark.createDataFrame(
+            [(0, [float("nan")] * model.rank)], "id int, features array<float>"
+        )
+
+
+def test_the_script_trains_publishes_and_chains_into_the_clustering(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    write_tiny_city(db, db_settings)
+    db["Reviews"].insert_many([{"user_id": "x", "gmap_id": "y", "rating": "bad"}, {"rating": 3}])
+    done = run_script("als_training.py", settings=db_settings)
+    assert done.returncode == 0, done.stderr
+    run = db["TrainingRuns"].find_one()
+    assert run is not None
+    assert (run["state"], run["exit_code"], run["trigger"]) == ("succeeded", 0, "script")
+    assert run["rows_rejected"] == {"rating_not_a_number": 1, "user_missing": 1}
+    assert 0 < run["metrics"]["als"]["rmse"] < 2
+    assert run["metrics"]["clusters"]["k"] == 50
+    assert run["run_id"] in done.stdout
+    assert "rating_not_a_number" in done.stdout
+    check_recommendations(db, run)
+    check_clusters(db, run)
+    staged_left = [n for n in db.list_collection_names() if "staged" in n]
+    assert staged_left == []
+    assert sorted(path.name for path in db_settings.work_dir.iterdir()) == []
+
+
+def check_recommendations(db: MongoDatabase, run: Document) -> None:
+    rated = rated_by_user(db)
+    documents = list(db["Recommendations"].find())
+    assert len(documents) == TINY_CITY.users
+    assert db["Recommendations"].index_information()["user_id_1"]["unique"]
+    for document in documents:
+        entries = document["recommendations"]
+        scores = [entry["score"] for entry in entries]
+        assert len(entries) == 13
+        assert scores == sorted(scores, reverse=True)
+        assert not {entry["gmap_id"] for entry in entries} & set(rated[document["user_id"]])
+        assert document["run_id"] == run["run_id"]
+
+
+def check_clusters(db: MongoDatabase, run: Document) -> None:
+    reader = ContractReader(db)
+    assert reader.run_ids == {run["run_id"]}
+    assert sorted(reader.clusters) == list(range(50))
+    rated = rated_by_user(db)
+    found = [reader.cluster_of(user) for user in rated.values()]
+    assert np.bincount(found, minlength=50).tolist() == reader.sizes
+    assert all(reader.recommend(user) for user in rated.values())
+
+
+def test_without_the_clustering_only_recommendations_are_published(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    db["Reviews"].insert_one({"user_id": "only", "gmap_id": "one", "rating": 4})
+    done = run_script("als_training.py", "--no-clustering", settings=db_settings)
+    assert done.returncode == 0, done.stderr
+    assert [d["recommendations"] for d in db["Recommendations"].find()] == [[]]
+    assert db["Clusters"].count_documents({}) == 0
+    assert "RMSE         none: no rating was held out" in done.stdout
+
+
+def test_an_empty_database_ends_with_65_and_leaves_what_was_there(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    db["Recommendations"].insert_one({"user_id": "u", "recommendations": [{"gmap_id": "r"}]})
+    before = list(db["Recommendations"].find())
+    done = run_script("als_training.py", settings=db_settings)
+    assert done.returncode == 65
+    assert done.stderr.splitlines()[-1].startswith("error: Reviews holds no review")
+    assert list(db["Recommendations"].find()) == before
+    run = Ledger(db).recent(1)[0]
+    assert (run["state"], run["exit_code"]) == ("failed", 65)
+
+
+def test_a_training_in_progress_ends_the_script_with_75(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    Lease(db, 60).acquire("the-other-run")
+    done = run_script("als_training.py", settings=db_settings)
+    assert done.returncode == 75
+    assert "the-other-run" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more", "code", "words"),
+    [
+        (["--no-such-option"], {}, 2, "unrecognized arguments"),
+        ([], {"ALS_RANK": "many"}, 78, "ALS_RANK='many'"),
+        ([], {"ALS_RNAK": "5"}, 78, "did you mean ALS_RANK?"),
+        ([], {"JAVA_HOME": "/nowhere"}, 78, "Spark needs Java"),
+        ([], {"MONGO_URI": "mongodb://me:s3cret@127.0.0.1:1/"}, 69, "MongoDB did not answer"),
+        ([], {"MONGO_URI": "mongodb://me:s3cret/x@127.0.0.1:1/"}, 78, "MONGO_URI cannot be read"),
+    ],
+)
+def test_each_failure_has_its_code_and_one_line(
+    db_settings: Settings, arguments: list[str], more: dict[str, str], code: int, words: str
+) -> None:
+    quick = {"MONGO_TIMEOUT_SECONDS": "0.3", **more}
+    done = run_script("als_training.py", *arguments, settings=db_settings, **quick)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr.splitlines()[-1]
+    assert "s3cret" not in done.stdout + done.stderr
+
+
+def test_sigterm_cancels_cleans_up_and_says_so(db: MongoDatabase, db_settings: Settings) -> None:
+    write_tiny_city(db, db_settings)
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "als_training.py")],
+        env=environment(db_settings),
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for_phase(db, "train")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 143
+    run = Ledger(db).recent(1)[0]
+    assert (run["state"], run["exit_code"]) == ("cancelled", 143)
+    assert list(Path(db_settings.work_dir).iterdir()) == []
+    Lease(db, 60).acquire("next")  # it was given back
+
+
+def wait_for_phase(db: MongoDatabase, phase: str) -> None:
+    deadline = time.monotonic() + 120
+    while not db["TrainingRuns"].count_documents({"phase": phase}):
+        assert time.monotonic() < deadline, f"the training never came to {phase}"
+        time.sleep(0.05)

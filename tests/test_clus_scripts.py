@@ -1,0 +1,135 @@
+"""clus_test.py and clus_counter.py on a model that clustering_training.py has published."""
+
+from __future__ import annotations
+
+import pytest
+from bson.objectid import ObjectId
+
+import clus_counter
+import clus_test
+import clustering_training
+from recommender.errors import DataError
+from recommender.mongo import MongoDatabase
+from recommender.settings import Settings
+from tests.support import ContractReader, environment, run_script, write_tiny_city
+
+
+@pytest.fixture
+def model(
+    db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> ContractReader:
+    """A published model of seven clusters; the scripts' environment is set for in-process runs."""
+    for name, value in environment(db_settings, CLUSTERS_K="7").items():
+        monkeypatch.setenv(name, value)
+    write_tiny_city(db, db_settings)
+    assert clustering_training.main([]) == 0
+    return ContractReader(db)
+
+
+def rated_by(db: MongoDatabase, user: object) -> dict[object, float]:
+    return {row["gmap_id"]: row["rating"] for row in db["Reviews"].find({"user_id": user})}
+
+
+def test_a_user_sees_the_cluster_and_the_list_that_the_contract_says(
+    model: ContractReader, db: MongoDatabase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user = db["Reviews"].distinct("user_id")[5]
+    rated = rated_by(db, user)
+    capsys.readouterr()
+    assert clus_test.main([user]) == 0
+    shown = capsys.readouterr().out
+    assert f"Rated         {len(rated)} restaurants, {len(rated)} of them" in shown
+    assert f"Cluster       {model.cluster_of(rated)} of" in shown
+    listed = [line.split()[2] for line in shown.splitlines() if line[:6].strip(" .").isdigit()]
+    assert listed == model.recommend(rated)
+    name = db["Restaurants"].find_one({"gmap_id": listed[0]}) or {}
+    assert name["name"] in shown
+
+
+def test_ratings_given_by_hand_place_somebody_unknown(
+    model: ContractReader, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rated = {model.columns[0]: 5.0, model.columns[7]: 2.0}
+    given = ",".join(f"{gmap_id}={rating}" for gmap_id, rating in rated.items())
+    assert clus_test.main(["--ratings", given]) == 0
+    assert f"Cluster       {model.cluster_of(rated)} of" in capsys.readouterr().out
+
+
+def test_without_overlap_the_city_is_recommended(
+    model: ContractReader, db: MongoDatabase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert clus_test.main(["--ratings", "unknown=5"]) == 0
+    shown = capsys.readouterr().out
+    fallback = db["Metadata"].find_one({"_id": "fallback"}) or {}
+    assert "Cluster       none" in shown
+    assert shown.splitlines()[4].split()[2] == fallback["recommendations"][0]["gmap_id"]
+
+
+def test_a_user_of_the_app_without_reviews_is_found_in_users(
+    model: ContractReader, db: MongoDatabase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rating = {"gmap_id": model.columns[3], "rating": 5}
+    db["Users"].insert_one({"user_id": "new", "ratings": [rating]})
+    assert clus_test.main(["new"]) == 0
+    assert f"Cluster       {model.cluster_of({model.columns[3]: 5})} of" in capsys.readouterr().out
+
+
+def test_an_object_id_is_found_by_its_text(
+    model: ContractReader, db: MongoDatabase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user = ObjectId("0123456789ab0123456789ab")
+    db["Reviews"].insert_one({"user_id": user, "gmap_id": model.columns[0], "rating": 4})
+    assert clus_test.main([str(user)]) == 0
+    assert "Rated         1 restaurants, 1 of them" in capsys.readouterr().out
+
+
+def test_an_unknown_user_is_an_error(model: ContractReader) -> None:
+    with pytest.raises(DataError, match="'nobody' has no rating"):
+        clus_test.main(["nobody"])
+
+
+@pytest.mark.parametrize("text", ["a", "a=", "=5", "a=5,,b=3"])
+def test_ratings_of_another_form_are_a_usage_error(text: str) -> None:
+    with pytest.raises(SystemExit) as error:
+        clus_test.main(["--ratings", text])
+    assert error.value.code == 2
+
+
+def test_the_counter_agrees_with_the_training(
+    model: ContractReader, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert clus_counter.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    counts = [int(line.split()[1].replace(",", "")) for line in lines[1:8]]
+    assert counts == model.sizes
+    assert lines[-1] == "the counts are those of the training"
+
+
+def test_the_counter_says_how_the_counts_changed(
+    model: ContractReader, db: MongoDatabase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fresh = [{"user_id": f"n{i}", "gmap_id": model.columns[0], "rating": 5} for i in range(9)]
+    db["Reviews"].insert_many(fresh)
+    db["Reviews"].insert_one({"user_id": "stranger", "gmap_id": "nowhere", "rating": 5})
+    capsys.readouterr()
+    assert clus_counter.main([]) == 0
+    shown = capsys.readouterr().out
+    assert "the counts have changed by 9 in all" in shown
+    assert "1 users share no restaurant" in shown
+
+
+def test_a_model_of_another_city_is_an_error(model: ContractReader, db: MongoDatabase) -> None:
+    db["Reviews"].delete_many({})
+    db["Reviews"].insert_many([{"user_id": i, "gmap_id": f"x{i}", "rating": 3} for i in range(9)])
+    with pytest.raises(DataError, match="can place 0 of 9 users"):
+        clus_counter.main([])
+
+
+@pytest.mark.parametrize("script", ["clus_counter.py", "clus_test.py"])
+def test_without_a_model_the_scripts_end_with_65(script: str, db_settings: Settings) -> None:
+    arguments = ["somebody"] if script == "clus_test.py" else []
+    done = run_script(script, *arguments, settings=db_settings)
+    assert done.returncode == 65
+    assert "run als_training.py first" in done.stderr.splitlines()[-1]

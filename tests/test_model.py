@@ -1,0 +1,294 @@
+"""The API and the schedule, in this process and as a service that people start and stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import httpx2 as httpx
+import psutil
+import pytest
+from fastapi.testclient import TestClient
+
+import model
+from recommender.lease import Lease
+from recommender.ledger import Ledger
+from recommender.mongo import MongoDatabase
+from recommender.settings import Settings
+from tests.support import PROJECT, ContractReader, environment, write_tiny_city
+
+PROBLEM = "application/problem+json"
+
+
+@pytest.fixture
+def set_environment(db_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def set_all(**more: str) -> None:
+        for name, value in environment(db_settings, **more).items():
+            monkeypatch.setenv(name, value)
+
+    return set_all
+
+
+@pytest.fixture
+def client(set_environment: Callable[..., None], db: MongoDatabase) -> Iterator[TestClient]:
+    """The API in this process, without a key, with a schedule of the default interval."""
+    set_environment()
+    with TestClient(model.create_app()) as test_client:
+        yield test_client
+
+
+def test_the_first_training_is_an_interval_away_in_words_and_numbers(client: TestClient) -> None:
+    answer = client.get("/next-training")
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body["time_left"].startswith("Time left for next training: 2 Hours, 59 Minutes, and ")
+    assert body["time_left"].endswith(" Seconds.")
+    assert 10_700 < body["seconds_left"] <= 10_800
+    at = datetime.fromisoformat(body["next_training_at"])
+    assert at.utcoffset() is not None
+    assert at.timestamp() - time.time() == pytest.approx(body["seconds_left"], abs=5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (10_798.9, "2 Hours, 59 Minutes, and 58 Seconds"),
+        (0, "0 Hours, 0 Minutes, and 0 Seconds"),
+        (90_061, "25 Hours, 1 Minutes, and 1 Seconds"),
+    ],
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert model.in_words(seconds) == words
+
+
+def test_a_restart_does_not_reset_the_clock(
+    set_environment: Callable[..., None], db: MongoDatabase
+) -> None:
+    set_environment()
+    with TestClient(model.create_app()) as first:
+        before = first.get("/next-training").json()["seconds_left"]
+    db["TrainingState"].update_one(
+        {"_id": "schedule"}, [{"$set": {"next_at": {"$subtract": ["$next_at", 3_600_000]}}}]
+    )
+    with TestClient(model.create_app()) as second:
+        after = second.get("/next-training").json()["seconds_left"]
+    assert before - after == pytest.approx(3600, abs=60)
+
+
+def test_alive_without_mongodb_but_not_ready(
+    set_environment: Callable[..., None], db: MongoDatabase
+) -> None:
+    with closed_port() as port:
+        set_environment(MONGO_URI=f"mongodb://127.0.0.1:{port}/", MONGO_TIMEOUT_SECONDS="0.2")
+        with TestClient(model.create_app()) as client:
+            assert client.get("/health/live").json() == {"status": "alive"}
+            refused = [
+                client.get("/health/ready"),
+                client.post("/train"),
+                client.get("/runs"),
+                client.get("/runs/x"),
+            ]
+            assert client.get("/next-training").status_code == 200
+    for answer in refused:
+        assert answer.status_code == 503
+        assert answer.headers["content-type"] == PROBLEM
+        assert "MongoDB did not answer" in answer.json()["detail"]
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """Give a port that nobody else takes and nobody listens on."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+def test_ready_with_mongodb_and_java(client: TestClient) -> None:
+    assert client.get("/health/ready").json() == {"status": "ready"}
+
+
+def test_not_ready_without_java(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", "/nowhere")
+    answer = client.get("/health/ready")
+    assert answer.status_code == 503
+    assert "no Java found at /nowhere/bin/java" in answer.json()["detail"]
+
+
+def test_a_training_in_progress_is_named(client: TestClient, db: MongoDatabase) -> None:
+    Lease(db, 60).acquire("by-hand")
+    answer = client.post("/train")
+    assert answer.status_code == 409
+    assert answer.headers["content-type"] == PROBLEM
+    assert answer.json()["run_id"] == "by-hand"
+    assert answer.json()["title"] == "Conflict"
+    assert db["TrainingRuns"].count_documents({}) == 0
+
+
+def test_runs_are_listed_the_latest_first_and_shown_by_id(
+    client: TestClient, db: MongoDatabase, db_settings: Settings
+) -> None:
+    for run_id in ("a", "b", "c"):
+        Ledger(db).open(run_id, "api", db_settings, None)
+    listed = client.get("/runs", params={"limit": 2}).json()["runs"]
+    assert [run["run_id"] for run in listed] == ["c", "b"]
+    shown = client.get("/runs/a").json()
+    assert (shown["state"], shown["error"]) == ("crashed", "the training died without a word")
+    assert "_id" not in shown
+    assert "mongo_uri" not in shown["settings"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/runs/unknown", 404),
+        ("GET", "/nowhere", 404),
+        ("GET", "/train", 405),
+        ("GET", "/runs?limit=0", 422),
+        ("GET", "/runs?limit=many", 422),
+        ("GET", "/runs/%24where", 422),
+        ("GET", f"/runs/{'x' * 65}", 422),
+    ],
+)
+def test_every_error_is_a_problem(client: TestClient, method: str, path: str, status: int) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == PROBLEM
+    body = answer.json()
+    assert body["status"] == status
+    assert set(body) >= {"type", "title", "detail"}
+
+
+def test_with_an_api_key_only_its_holders_train_and_see_runs(
+    set_environment: Callable[..., None], db: MongoDatabase
+) -> None:
+    set_environment(API_KEY="kéy")
+    Lease(db, 60).acquire("by-hand")
+    good = [{b"X-API-Key": "kéy".encode()}, {b"Authorization": "Bearer kéy".encode()}]
+    bad: list[dict[bytes, bytes]] = [
+        {},
+        {b"X-API-Key": b"key"},
+        {b"Authorization": b"Basic a2V5"},
+    ]
+    with TestClient(model.create_app()) as client:
+        for method, path, status in (("POST", "/train", 409), ("GET", "/runs", 200)):
+            for headers in good:
+                assert client.request(method, path, headers=headers).status_code == status
+            for headers in bad:
+                refused = client.request(method, path, headers=headers)
+                assert refused.status_code == 401
+                assert refused.headers["www-authenticate"] == "Bearer"
+        for path in ("/next-training", "/health/live", "/health/ready"):
+            assert client.get(path).status_code == 200
+
+
+def test_two_and_twenty_at_once_start_one_training(client: TestClient, db: MongoDatabase) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        codes = list(pool.map(lambda _: client.post("/train").status_code, range(22)))
+    assert sorted(codes) == [202] + [409] * 21
+    assert db["TrainingRuns"].count_documents({}) == 1
+
+
+@contextmanager
+def service(settings: Settings, **more: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run ``python model.py`` until the block ends; give the process and its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "model.py")],
+        env=environment(settings, PORT=str(port), **more),
+        cwd=settings.work_dir,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(lambda: answers(url))
+        yield process, url
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/live").is_success
+    except httpx.TransportError:
+        return False
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+
+
+def test_a_training_on_demand_runs_to_its_end_and_publishes(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    write_tiny_city(db, db_settings)
+    with service(db_settings) as (_, url):
+        started = httpx.post(f"{url}/train")
+        assert started.status_code == 202
+        run_id = started.json()["run_id"]
+        assert started.json()["message"] == "Training started"
+        second = httpx.post(f"{url}/train")
+        assert (second.status_code, second.json()["run_id"]) == (409, run_id)
+        wait_for(lambda: httpx.get(f"{url}/runs/{run_id}").json()["state"] == "succeeded")
+        run = httpx.get(f"{url}/runs/{run_id}").json()
+    assert (run["trigger"], run["exit_code"]) == ("api", 0)
+    assert run["phases"][0]["name"] == "read"
+    assert ContractReader(db).run_ids == {run_id}
+    assert "phase read" in (db_settings.log_dir / f"{run_id}.log").read_text()
+
+
+def test_the_schedule_trains_by_itself(db: MongoDatabase, db_settings: Settings) -> None:
+    write_tiny_city(db, db_settings)
+    # An interval of two seconds; what falls due during the training is skipped and counted.
+    with service(db_settings, TRAIN_INTERVAL_HOURS=str(2 / 3600)):
+        wait_for(lambda: db["TrainingRuns"].count_documents({"state": "succeeded"}))
+        run = db["TrainingRuns"].find_one({"state": "succeeded"}) or {}
+        assert run["trigger"] == "schedule"
+        schedule = db["TrainingState"].find_one({"_id": "schedule"}) or {}
+        assert schedule["skipped"] >= 1
+        assert db["TrainingRuns"].count_documents({"state": "running"}) <= 1
+
+
+def test_stopping_the_service_stops_its_training(db: MongoDatabase, db_settings: Settings) -> None:
+    write_tiny_city(db, db_settings)
+    with service(db_settings) as (process, url):
+        run_id = httpx.post(f"{url}/train").json()["run_id"]
+        wait_for(lambda: db["TrainingRuns"].count_documents({"phase": "train"}))
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert any("java" in member.name() for member in family)
+        process.terminate()
+        assert process.wait(timeout=10) == 0
+    run = db["TrainingRuns"].find_one({"_id": run_id}) or {}
+    assert (run["state"], run["exit_code"]) == ("cancelled", 143)
+    psutil.wait_procs(family, timeout=5)
+    assert [member for member in family if member.is_running()] == []
+
+
+def test_a_service_that_is_killed_takes_its_training_with_it(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    write_tiny_city(db, db_settings)
+    with service(db_settings) as (process, url):
+        run_id = httpx.post(f"{url}/train").json()["run_id"]
+        wait_for(lambda: db["TrainingRuns"].count_documents({"phase": "train"}))
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGKILL)
+        psutil.wait_procs(family, timeout=20)
+    assert [member for member in family if member.is_running()] == []
+    run = db["TrainingRuns"].find_one({"_id": run_id}) or {}
+    assert (run["state"], run["exit_code"]) == ("cancelled", 143)
+    Lease(db, 60).acquire("next")  # it was given back
