@@ -26,7 +26,7 @@ from recommender.runs import TrainingRun, training_run
 from recommender.scripts import EXIT_CODES, configure_logging, run_script
 from recommender.settings import Settings, load_settings
 from recommender.spark import spark_session
-from recommender.store import RECOMMENDATIONS, staged
+from recommender.store import RECOMMENDATIONS, publish, staged
 from recommender.summary import summary_of
 
 
@@ -181,7 +181,7 @@ def train(run: TrainingRun) -> Ratings:
             with run.phase("publish recommendations"):
                 stage.seal(users)
                 run.may_publish()
-                stage.publish()
+                publish(run.db, stage)
     return ratings
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from pymongo.errors import PyMongoError
 
-from recommender.errors import RecommenderError
+from recommender.errors import LeaseLostError, RecommenderError
 from recommender.guard import Guarded
 from recommender.lease import Lease
 from recommender.ledger import Ledger, State, Trigger, new_run_id
 from recommender.mongo import MongoDatabase, mongo_errors, one_line
 from recommender.settings import Settings
+from recommender.store import sweep
 
 SCRIPT = Path(__file__).parent.parent / "als_training.py"
 
@@ -86,7 +87,7 @@ class Trainer:
             watcher.join()
 
     def _spawn(self, run_id: str, log_file: Path) -> Guarded:
-        log_file.parent.mkdir(parents=True, exist_ok=True)
+        self._settings.make_folder(log_file.parent)
         command: list[str | Path] = [sys.executable, self._script, "--adopt-run", run_id]
         with log_file.open("wb") as output:
             grace = self._settings.stop_grace_seconds
@@ -100,7 +101,11 @@ class Trainer:
         try:
             if Ledger(self._db).close(run_id, state, code, error):
                 log.error("training %s: %s", run_id, error)
+                lease.renew()
+                sweep(self._db)
             lease.release()
+        except LeaseLostError:
+            log.info("training %s: another has taken over", run_id)
         except PyMongoError as failure:
             # Its lease expires, and the next training marks it as crashed.
             log.error("the end of %s could not be written down: %s", run_id, one_line(failure))

@@ -41,7 +41,8 @@ def find_java() -> Path:
 
 
 def _major_version(java: str) -> int | None:
-    shown = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    command = [java, "-XX:-UsePerfData", "-version"]  # nothing goes to /tmp
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
     match = re.search(r'version "(?:1\.)?(\d+)', shown.stderr + shown.stdout)
     return int(match[1]) if match else None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -99,11 +98,10 @@ class TrainingRun:
 
 
 class _Heartbeat:
-    """Renews the lease from a thread of its own, and ends the run of a service that has died."""
+    """Renews the lease from a thread of its own."""
 
-    def __init__(self, lease: Lease, seconds: float, parent: int | None) -> None:
+    def __init__(self, lease: Lease, seconds: float) -> None:
         self._lease = lease
-        self._parent = parent
         self._interval = seconds / _BEATS_PER_LEASE
         self._stopped = threading.Event()
         self._lost: LeaseLostError | None = None
@@ -126,10 +124,6 @@ class _Heartbeat:
 
     def _beat(self) -> None:
         while not self._stopped.wait(self._interval):
-            if self._parent is not None and os.getppid() != self._parent:
-                log.error("the service that started this training has died; stopping")
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
             try:
                 self._lease.renew()
             except LeaseLostError as error:
@@ -162,12 +156,11 @@ def training_run(settings: Settings, adopted: str | None = None) -> Iterator[Tra
         db = database(client, settings)
         lease = Lease(db, settings.lease_seconds)
         run_id = adopted or new_run_id()
-        parent = os.getppid() if adopted else None
         try:
             with _closing(db, run_id, settings):
                 with mongo_errors("taking the lease"):
                     _take(lease, db, run_id, settings, adopted=adopted is not None)
-                with _Heartbeat(lease, settings.lease_seconds, parent) as heartbeat:
+                with _Heartbeat(lease, settings.lease_seconds) as heartbeat:
                     run = TrainingRun(run_id, db, settings, heartbeat)
                     yield run
             _quietly("the ledger could not be read", run.look_up)

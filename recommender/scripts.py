@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
@@ -29,6 +28,7 @@ exit codes:
   143  stopped by SIGTERM
 """
 
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -78,15 +78,18 @@ def configure_logging(settings: Settings) -> None:
 
 def raise_on_signals() -> None:
     """Make SIGTERM and SIGINT raise :class:`Cancelled`, so that what was begun is cleaned up."""
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in _STOP_SIGNALS:
         signal.signal(signum, _raise_cancelled)
 
 
 def _raise_cancelled(signum: int, _frame: FrameType | None) -> NoReturn:
-    # A second signal must not cut the clean-up short.
-    for handled in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(handled, signal.SIG_IGN)
+    _ignore_signals()  # a second one must not cut the clean-up short
     raise Cancelled(signum)
+
+
+def _ignore_signals() -> None:
+    for signum in _STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
@@ -111,7 +114,8 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:  # the last resort of a process: said in one line
-        logging.getLogger(__name__).debug("%s", traceback.format_exc())
         logging.getLogger(__name__).exception("unexpected failure")
         print(f"error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)  # noqa: T201
         return 1
+    finally:
+        _ignore_signals()  # all is done but the interpreter's own end

@@ -84,7 +84,7 @@ class Settings(BaseSettings):
         7.0, ge=0, le=600, description="how long a stopped training may clean up, seconds"
     )
     lease_seconds: float = Field(
-        60.0, ge=3, le=3600, description="a training that is silent for so long has lost its lease"
+        60.0, ge=10, le=3600, description="a training that is silent for so long has lost its lease"
     )
     runs_kept: Count = Field(200, description="ended runs, with their logs, kept in the ledger")
     work_dir: Path = Field(
@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     spark_master: str = Field("local[*]", min_length=1, description="Spark master, or cluster URL")
     spark_driver_memory: Memory = Field(
         "8g",
-        description="heap of the Spark driver; unless set, lowered to 60 % of a smaller machine",
+        description="heap of the Spark driver; unless set, less on a machine without room for it",
     )
     spark_executor_memory: Memory = Field("8g", description="heap of one Spark executor")
     spark_executor_cores: Count = Field(4, description="cores of one Spark executor")
@@ -177,6 +177,22 @@ class Settings(BaseSettings):
     def log_dir(self) -> Path:
         """Folder of the trainings' logs."""
         return self.work_dir / "logs"
+
+    def make_folder(self, folder: Path) -> None:
+        """Make ``work_dir`` or a folder below it, if it is not there.
+
+        Raises
+        ------
+        ConfigurationError
+            If it cannot be made or written to.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            writable = os.access(folder, os.W_OK | os.X_OK)
+        except OSError as error:
+            raise ConfigurationError(f"WORK_DIR={self.work_dir}: {error}; set another") from None
+        if not writable:
+            raise ConfigurationError(f"WORK_DIR={self.work_dir}: {folder} may not be written to")
 
     def public(self) -> dict[str, Any]:
         """Return the settings that may be shown, by name: all but the secrets."""

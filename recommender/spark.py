@@ -22,7 +22,10 @@ from recommender.settings import Settings
 _PACKAGE = Path(__file__).parent
 _LOG_CONFIG = _PACKAGE / "log4j2.properties"
 _SCRATCH = "spark-"
-_HEAP_SHARE = 0.6  # of the machine's memory; the rest is for Python, numpy and the page cache
+# What is left of the machine's memory is for Python, numpy and the page cache.
+_HEAP_SHARE = 0.6
+_BESIDE_HEAP_BYTES = 1280 * 2**20
+_LEAST_HEAP_BYTES = 512 * 2**20
 _JVM_END_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
@@ -43,7 +46,7 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
         If there is no Java that Spark runs on.
     """
     find_java()
-    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    settings.make_folder(settings.work_dir)
     _sweep(settings.work_dir)
     prefix = f"{_SCRATCH}{os.getpid()}-"
     scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=settings.work_dir.resolve()))
@@ -81,14 +84,17 @@ def _is_running(pid: int) -> bool:
 
 
 def driver_memory(settings: Settings) -> str:
-    """Return the driver's heap: as set by hand, else at most a share of this machine's memory.
+    """Return the driver's heap: as set by hand, else at most what this machine has room for.
 
-    A container's limit counts as the machine's memory.
+    That is 60 % of its memory, less where under 1.25 GiB would be left. A container's limit counts
+    as its memory.
     """
     if "spark_driver_memory" in settings.model_fields_set:
         return settings.spark_driver_memory
     wanted = _megabytes(settings.spark_driver_memory)
-    fits = int(memory_limit() / 2**20 * _HEAP_SHARE)
+    limit = memory_limit()
+    fits_bytes = max(min(limit * _HEAP_SHARE, limit - _BESIDE_HEAP_BYTES), _LEAST_HEAP_BYTES)
+    fits = int(fits_bytes / 2**20)
     if fits >= wanted:
         return settings.spark_driver_memory
     log.info("the Spark driver gets %d MiB, as the machine has no room for %d", fits, wanted)
@@ -166,5 +172,4 @@ def _end_jvm() -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    with suppress(Exception):  # closes sockets whose other end has gone
-        gateway.shutdown()
+    gateway.close()

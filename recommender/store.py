@@ -21,10 +21,11 @@ from bson.raw_bson import RawBSONDocument
 from numpy.typing import NDArray
 from pymongo import ASCENDING
 from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, OperationFailure
 
 from recommender.bulk import copy_indexes
 from recommender.errors import PublishError
+from recommender.lease import COLLECTION as STATE
 from recommender.mongo import Document, MongoDatabase, mongo_errors
 
 RECOMMENDATIONS = "Recommendations"
@@ -38,6 +39,7 @@ FALLBACK_ID = "fallback"
 
 MAX_DOCUMENT_BYTES = 16 * 2**20
 
+_SWITCH_ID = "switch"
 _STAGED = ".staged."
 _INSERT_ROWS = 10_000
 _DUPLICATE_KEY = 11000
@@ -110,16 +112,6 @@ class Stage:
             if self._keep_others:
                 self.insert(self._db[self.target].find(_WRITTEN_BY_OTHERS))
 
-    def publish(self) -> None:
-        """Put the stage in the target's place in one step."""
-        with mongo_errors(f"publishing {self.target}"):
-            self._db[self.name].rename(self.target, dropTarget=True)
-        log.info("published %s", self.target)
-
-    def drop(self) -> None:
-        """Remove the stage, if it is there still."""
-        self._db.drop_collection(self.name)
-
 
 def insert_once(
     collection: Collection[Document], documents: Iterable[Document | RawBSONDocument]
@@ -143,17 +135,52 @@ def insert_once(
 def staged(
     db: MongoDatabase, target: str, run_id: str, unique: str, *, keep_others: bool = False
 ) -> Iterator[Stage]:
-    """Give an empty :class:`Stage`; what the block leaves unpublished is dropped."""
+    """Give an empty :class:`Stage`; what the block neither publishes nor began to is dropped."""
     stage = Stage(db, target, run_id, unique, keep_others=keep_others)
     try:
         yield stage
     finally:
         with mongo_errors(f"dropping what was staged for {target}"):
-            stage.drop()
+            if not _is_switching(db, stage.name):
+                db.drop_collection(stage.name)
+
+
+def publish(db: MongoDatabase, *stages: Stage) -> None:
+    """Put sealed stages in their targets' places, one right after the other.
+
+    What is to be switched is written down first: if this process or its connection dies on the way,
+    :func:`finish_switch` does the rest.
+    """
+    with mongo_errors("publishing " + " and ".join(stage.target for stage in stages)):
+        switch = [{"stage": stage.name, "target": stage.target} for stage in stages]
+        db[STATE].replace_one({"_id": _SWITCH_ID}, {"stages": switch}, upsert=True)
+        finish_switch(db)
+
+
+def finish_switch(db: MongoDatabase) -> None:
+    """Do what is left of a switch that was begun; only for who holds the lease.
+
+    A switch that the server refuses, as over a view, is given up.
+    """
+    switch = db[STATE].find_one({"_id": _SWITCH_ID}) or {"stages": []}
+    try:
+        for pair in switch["stages"]:
+            if db.list_collection_names(filter={"name": pair["stage"]}):
+                db[pair["stage"]].rename(pair["target"], dropTarget=True)
+                log.info("published %s", pair["target"])
+    except OperationFailure:
+        db[STATE].delete_one({"_id": _SWITCH_ID})
+        raise
+    db[STATE].delete_one({"_id": _SWITCH_ID})
+
+
+def _is_switching(db: MongoDatabase, stage: str) -> bool:
+    return bool(db[STATE].count_documents({"_id": _SWITCH_ID, "stages.stage": stage}))
 
 
 def sweep(db: MongoDatabase) -> None:
-    """Drop what dead trainings left staged; only for who holds the lease."""
+    """Finish or drop what dead trainings left staged; only for who holds the lease."""
+    finish_switch(db)
     for target in (RECOMMENDATIONS, CLUSTERS, METADATA):
         prefix = f"{target}{_STAGED}"
         for name in db.list_collection_names():
@@ -273,5 +300,4 @@ def publish_clusters(
         new_clusters.seal(len(clusters))
         new_metadata.seal(len(metadata))
         before_publishing()
-        new_metadata.publish()
-        new_clusters.publish()
+        publish(db, new_metadata, new_clusters)
