@@ -57,12 +57,13 @@ def check_belongs(counts: NDArray[np.int64], unplaced: int, model: PublishedMode
 def report(counts: NDArray[np.int64], unplaced: int, model: PublishedModel) -> str:
     """Return a line for each cluster, with its count, share and bar, and what stands out."""
     total = int(counts.sum())
+    giant = _GIANT_SHARE if len(counts) > 1 else 1.0
     widest = max(int(counts.max()), 1)
     lines = [f"{'cluster':>7} {'users':>10} {'share':>7} {'trained':>10}"]
     for cluster_id, (count, trained) in enumerate(zip(counts.tolist(), model.sizes, strict=True)):
         share = count / max(total, 1)
         bar = "#" * round(_BAR_WIDTH * count / widest)
-        flag = " empty" if not count else " giant" if share > _GIANT_SHARE else ""
+        flag = " empty" if not count else " giant" if share > giant else ""
         lines.append(f"{cluster_id:>7} {count:>10,} {share:>7.1%} {trained:>10,} {bar}{flag}")
     moved = int(np.abs(counts - np.array(model.sizes)).sum())
     lines += [

@@ -73,7 +73,9 @@ def report(model: PublishedModel, ratings: Ratings, names: dict[Any, str]) -> st
             "Recommended   by the whole city, less what is rated:",
         ]
         recommendations = model.fallback
-    for place, entry in enumerate(unrated(recommendations, ratings), start=1):
+    shown = unrated(recommendations, ratings)
+    lines += [] if shown else ["  nothing: all of the list is rated"]
+    for place, entry in enumerate(shown, start=1):
         gmap_id = entry["gmap_id"]
         name = f"  {names[gmap_id]}" if gmap_id in names else ""
         lines.append(f"  {place:>3}. {entry['score']:8.4f}  {gmap_id}{name}")

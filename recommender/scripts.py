@@ -102,7 +102,9 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
     """
     raise_on_signals()
     try:
-        return main(None)
+        code = main(None)
+        sys.stdout.flush()
+        return code
     except RecommenderError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)  # noqa: T201
         return error.exit_code

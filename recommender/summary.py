@@ -23,11 +23,10 @@ def _headline(run: Mapping[str, Any]) -> str:
 
 
 def _rows(run: Mapping[str, Any]) -> list[str]:
-    rejected = run["rows_rejected"]
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in rejected.items()) or "none"
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in run["rows_rejected"].items())
     return [
-        f"  reviews      {run['rows_read']:,} read; rejected: {reasons}; "
-        f"merged with another of the same pair: {run['rows_merged']:,}",
+        f"  reviews      {run['rows_read']:,} read; rejected: {reasons or 'none'}; "
+        f"repeated and merged: {run['rows_merged']:,}",
         f"  ratings      {run['ratings']:,} of {run['restaurants']:,} restaurants "
         f"by {run['users']:,} users",
     ]
@@ -40,9 +39,8 @@ def _als(run: Mapping[str, Any]) -> list[str]:
     if error["rmse"] is None:
         return [f"  RMSE         none: {error['reason']}"]
     return [
-        f"  RMSE         {error['rmse']:.3f} on {error['rows']:,} held-out ratings "
-        f"(their training mean for all: {error['baseline_rmse']:.3f}); "
-        f"{error['cold']:,} more of unseen users or restaurants left out"
+        f"  RMSE         {error['rmse']:.3f} on {error['rows']:,} held-out ratings, where always "
+        f"guessing the mean has {error['baseline_rmse']:.3f}; cold and left out: {error['cold']:,}"
     ]
 
 

@@ -1,0 +1,220 @@
+"""The lease: one holder at a time by the server's clock, and no way back for who lost it."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+
+import pytest
+
+from recommender.errors import LeaseHeldError, LeaseLostError
+from recommender.lease import COLLECTION, LEASE_ID, Lease, holder
+from recommender.mongo import Document, MongoDatabase
+from tests.waiting import at_once, until
+
+MINUTE = 60.0
+MOMENT = 0.05
+EXPIRED: Document = {"$set": {"expires_at": datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)}}
+
+
+def taken(db: MongoDatabase, run_id: str, seconds: float = MINUTE) -> Lease:
+    lease = Lease(db, seconds)
+    lease.acquire(run_id)
+    return lease
+
+
+def state(db: MongoDatabase) -> Document:
+    found = db[COLLECTION].find_one({"_id": LEASE_ID})
+    assert found
+    return found
+
+
+def expire(db: MongoDatabase) -> None:
+    """Let the lease run out as if its holder had been silent for long."""
+    db[COLLECTION].update_one({"_id": LEASE_ID}, EXPIRED)
+
+
+def server_time(db: MongoDatabase) -> datetime.datetime:
+    now: datetime.datetime = db.client.admin.command("hello")["localTime"]
+    return now.replace(tzinfo=datetime.UTC)
+
+
+def test_nobody_holds_a_lease_that_was_never_taken(db: MongoDatabase) -> None:
+    assert holder(db) is None
+
+
+def test_the_holder_is_told_with_its_place_and_start(db: MongoDatabase) -> None:
+    taken(db, "run-1")
+    found = holder(db)
+    assert found == state(db)
+    assert (found["run_id"], found["host"], found["pid"], found["token"]) == (
+        "run-1",
+        socket.gethostname(),
+        os.getpid(),
+        1,
+    )
+    assert found["expires_at"] - found["started_at"] == datetime.timedelta(seconds=MINUTE)
+
+
+def test_the_second_is_told_who_holds_it(db: MongoDatabase) -> None:
+    taken(db, "run-1")
+    before = state(db)
+    with pytest.raises(LeaseHeldError, match="training run-1 is in progress on") as caught:
+        Lease(db, MINUTE).acquire("run-2")
+    assert caught.value.holder == before
+    assert caught.value.exit_code == 75
+    assert str(before["started_at"]) in str(caught.value)
+    assert state(db) == before
+
+
+def test_the_holder_itself_cannot_take_it_twice(db: MongoDatabase) -> None:
+    lease = taken(db, "run-1")
+    with pytest.raises(LeaseHeldError):
+        lease.acquire("run-1")
+
+
+def test_released_it_is_free_at_once_and_the_next_token_is_higher(db: MongoDatabase) -> None:
+    taken(db, "run-1").release()
+    assert holder(db) is None
+    taken(db, "run-2")
+    assert (state(db)["run_id"], state(db)["token"]) == ("run-2", 2)
+
+
+def test_what_was_not_taken_can_be_released_as_well(db: MongoDatabase) -> None:
+    holding = taken(db, "run-1")
+    refused = Lease(db, MINUTE)
+    with pytest.raises(LeaseHeldError):
+        refused.acquire("run-2")
+    refused.release()
+    Lease(db, MINUTE).release()
+    holding.renew()
+
+
+def test_it_runs_out_by_itself_and_is_taken_over(db: MongoDatabase) -> None:
+    taken(db, "run-1", seconds=MOMENT)
+    until(lambda: holder(db) is None)
+    taken(db, "run-2")
+    assert (state(db)["run_id"], state(db)["token"]) == ("run-2", 2)
+
+
+def test_the_time_is_the_servers(db: MongoDatabase) -> None:
+    before = server_time(db)
+    taken(db, "run-1")
+    assert before <= state(db)["started_at"] <= server_time(db)
+
+
+def test_renewing_puts_the_expiry_off(db: MongoDatabase) -> None:
+    lease = taken(db, "run-1")
+    before = state(db)
+    until(lambda: server_time(db) > before["started_at"])
+    lease.renew()
+    after = state(db)
+    assert after.pop("expires_at") > before.pop("expires_at")
+    assert after == before
+
+
+def test_a_lease_that_ran_out_may_be_renewed_while_nobody_took_it(db: MongoDatabase) -> None:
+    lease = taken(db, "run-1")
+    expire(db)
+    assert holder(db) is None
+    lease.renew()
+    assert state(db)["run_id"] == "run-1"
+    with pytest.raises(LeaseHeldError):
+        Lease(db, MINUTE).acquire("run-2")
+
+
+def test_the_old_holder_cannot_renew_after_a_takeover(db: MongoDatabase) -> None:
+    old = taken(db, "run-1")
+    expire(db)
+    taken(db, "run-2")
+    before = state(db)
+    with pytest.raises(LeaseLostError, match="the lease is with run-2; nothing more is published"):
+        old.renew()
+    assert state(db) == before
+
+
+def test_a_takeover_by_a_run_of_the_same_name_counts_as_one(db: MongoDatabase) -> None:
+    old = taken(db, "run-1")
+    expire(db)
+    taken(db, "run-1")
+    with pytest.raises(LeaseLostError):
+        old.renew()
+
+
+def test_a_late_release_does_not_free_the_lease_of_the_next(db: MongoDatabase) -> None:
+    old = taken(db, "run-1")
+    expire(db)
+    new = taken(db, "run-2")
+    old.release()
+    new.renew()
+    with pytest.raises(LeaseHeldError):
+        Lease(db, MINUTE).acquire("run-3")
+
+
+def test_what_was_released_or_never_taken_cannot_be_renewed(db: MongoDatabase) -> None:
+    lease = taken(db, "run-1")
+    lease.release()
+    for nobodys in (lease, Lease(db, MINUTE)):
+        with pytest.raises(LeaseLostError, match="the lease is with nobody"):
+            nobodys.renew()
+
+
+def test_of_twenty_at_once_one_gets_it(db: MongoDatabase) -> None:
+    def take(number: int) -> str | None:
+        try:
+            taken(db, f"run-{number}")
+        except LeaseHeldError as error:
+            return str(error.holder["run_id"])
+        return None
+
+    outcomes = at_once(20, take)
+    assert outcomes.count(None) == 1
+    winner = f"run-{outcomes.index(None)}"
+    assert {outcome for outcome in outcomes if outcome} == {winner}
+    assert (state(db)["run_id"], state(db)["token"]) == (winner, 1)
+
+
+def test_of_twenty_at_once_one_takes_over_what_ran_out(db: MongoDatabase) -> None:
+    taken(db, "old")
+    expire(db)
+
+    def take(number: int) -> bool:
+        try:
+            taken(db, f"run-{number}")
+        except LeaseHeldError:
+            return False
+        return True
+
+    assert at_once(20, take).count(True) == 1
+    assert state(db)["token"] == 2
+
+
+def test_a_child_goes_on_with_its_parents_lease(db: MongoDatabase) -> None:
+    parents = taken(db, "run-1")
+    expire(db)
+    childs = Lease(db, MINUTE)
+    childs.adopt("run-1")
+    assert holder(db)
+    assert state(db)["token"] == 1
+    parents.renew()
+    childs.release()
+    assert holder(db) is None
+    parents.release()
+
+
+@pytest.mark.parametrize("now_with", ["run-2", None])
+def test_a_lease_that_is_not_the_parents_any_more_is_not_adopted(
+    db: MongoDatabase, now_with: str | None
+) -> None:
+    parents = taken(db, "run-1")
+    parents.release()
+    if now_with:
+        taken(db, now_with)
+    with pytest.raises(LeaseLostError, match=f"with {now_with or 'nobody'}"):
+        Lease(db, MINUTE).adopt("run-1")
+
+
+def test_a_run_id_is_a_value_and_never_an_expression(db: MongoDatabase) -> None:
+    taken(db, "$token")
+    assert state(db)["run_id"] == "$token"

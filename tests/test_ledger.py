@@ -1,0 +1,170 @@
+"""The ledger: a document for each run, from queued to its one end."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recommender import ledger as ledger_module
+from recommender.ledger import COLLECTION, Ledger, State, new_run_id
+from recommender.mongo import Document, MongoDatabase
+from recommender.settings import Settings, load_settings
+
+NOON = datetime.datetime(2026, 1, 2, 12, 0, tzinfo=datetime.UTC)
+
+
+@pytest.fixture
+def ledger(db: MongoDatabase) -> Ledger:
+    return Ledger(db)
+
+
+def opened(ledger: Ledger, run_id: str, settings: Settings) -> Document:
+    ledger.open(run_id, "script", settings, None)
+    return found(ledger, run_id)
+
+
+def found(ledger: Ledger, run_id: str) -> Document:
+    run = ledger.get(run_id)
+    assert run
+    return run
+
+
+def put(db: MongoDatabase, run_id: str, state: State, log: str | None = None) -> None:
+    db[COLLECTION].insert_one({"_id": run_id, "run_id": run_id, "state": state, "log": log})
+
+
+def ids(db: MongoDatabase) -> list[str]:
+    return sorted(run["_id"] for run in db[COLLECTION].find())
+
+
+def test_ids_sort_by_time_and_differ_within_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds() -> Iterator[datetime.datetime]:
+        for days in range(400):
+            yield NOON + datetime.timedelta(days=days, seconds=days)
+            yield NOON + datetime.timedelta(days=days, seconds=days + 1)
+
+    times = seconds()
+    monkeypatch.setattr(ledger_module, "now", lambda: next(times))
+    made = [new_run_id() for _ in range(800)]
+    assert made == sorted(made)
+    monkeypatch.setattr(ledger_module, "now", lambda: NOON)
+    same_second = {new_run_id() for _ in range(100)}
+    assert len(same_second) == 100
+    assert all(re.fullmatch(r"20260102T120000Z-[0-9a-f]{8}", run_id) for run_id in same_second)
+
+
+def test_a_run_begins_queued_with_what_it_was_started_with(
+    ledger: Ledger, db_settings: Settings, tmp_path: Path
+) -> None:
+    before = ledger_module.now() - datetime.timedelta(seconds=1)
+    ledger.open("run-1", "api", db_settings, tmp_path / "run-1.log")
+    run = found(ledger, "run-1")
+    assert (run["run_id"], run["state"], run["trigger"]) == ("run-1", "queued", "api")
+    assert before <= run["queued_at"] <= ledger_module.now()
+    assert run["log"] == str(tmp_path / "run-1.log")
+    assert (run["phase"], run["phases"], run["metrics"]) == (None, [], {})
+    assert run["settings"] == db_settings.public()
+    assert {"python", "pyspark", "pymongo", "numpy", "scipy"} <= set(run["versions"])
+    assert run["host"]
+
+
+def test_no_secret_is_in_the_ledger(ledger: Ledger) -> None:
+    settings = load_settings(mongo_uri="mongodb://u:s3cret@h/", api_key="s3cret")
+    assert "s3cret" not in str(opened(ledger, "run-1", settings))
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_a_run_that_is_open_when_the_next_begins_has_crashed(
+    db: MongoDatabase, ledger: Ledger, db_settings: Settings, state: State
+) -> None:
+    put(db, "run-1", state)
+    opened(ledger, "run-2", db_settings)
+    dead = found(ledger, "run-1")
+    assert (dead["state"], dead["error"]) == ("crashed", "the training died without a word")
+    assert dead["ended_at"]
+    assert found(ledger, "run-2")["state"] == "queued"
+
+
+@pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled", "crashed"])
+def test_a_run_that_has_ended_stays_as_it_is(
+    db: MongoDatabase, ledger: Ledger, db_settings: Settings, state: State
+) -> None:
+    put(db, "run-1", state)
+    before = found(ledger, "run-1")
+    opened(ledger, "run-2", db_settings)
+    assert found(ledger, "run-1") == before
+
+
+def test_a_run_ends_once(ledger: Ledger, db_settings: Settings) -> None:
+    opened(ledger, "run-1", db_settings)
+    assert ledger.close("run-1", "failed", 65, "no data")
+    ended = found(ledger, "run-1")
+    assert (ended["state"], ended["exit_code"], ended["error"]) == ("failed", 65, "no data")
+    assert ended["ended_at"] >= ended["queued_at"]
+    assert not ledger.close("run-1", "succeeded", 0, None)
+    assert found(ledger, "run-1") == ended
+
+
+def test_a_running_run_ends_as_well(ledger: Ledger, db_settings: Settings) -> None:
+    opened(ledger, "run-1", db_settings)
+    ledger.update("run-1", {"state": "running"})
+    assert ledger.close("run-1", "succeeded", 0, None)
+    assert found(ledger, "run-1")["state"] == "succeeded"
+
+
+def test_a_run_that_is_not_there_does_not_end(db: MongoDatabase, ledger: Ledger) -> None:
+    assert not ledger.close("run-1", "failed", 1, "x")
+    assert ledger.get("run-1") is None
+    assert ids(db) == []
+
+
+def test_parts_are_written_without_the_rest(ledger: Ledger, db_settings: Settings) -> None:
+    opened(ledger, "run-1", db_settings)
+    opened(ledger, "run-2", db_settings)
+    ledger.update("run-2", {"metrics.als": {"rmse": 1.5}})
+    ledger.update("run-2", {"metrics.clusters": {"k": 2}})
+    assert found(ledger, "run-2")["metrics"] == {"als": {"rmse": 1.5}, "clusters": {"k": 2}}
+    assert found(ledger, "run-1")["metrics"] == {}
+
+
+def test_phases_stand_in_their_order(ledger: Ledger, db_settings: Settings) -> None:
+    opened(ledger, "run-1", db_settings)
+    for name in ("read", "train", "publish"):
+        ledger.add_phase("run-1", {"name": name})
+    assert [phase["name"] for phase in found(ledger, "run-1")["phases"]] == [
+        "read",
+        "train",
+        "publish",
+    ]
+
+
+def test_the_latest_runs_come_first_and_no_more_than_asked_for(
+    db: MongoDatabase, ledger: Ledger
+) -> None:
+    for number in (3, 1, 5, 2, 4):
+        put(db, f"run-{number}", "failed")
+    assert [run["_id"] for run in ledger.recent(3)] == ["run-5", "run-4", "run-3"]
+    assert len(ledger.recent(10)) == 5
+
+
+def test_old_runs_are_forgotten_and_their_logs_returned(db: MongoDatabase, ledger: Ledger) -> None:
+    for number in (2, 1, 4, 3):
+        put(db, f"run-{number}", "failed", log=f"/logs/{number}.log")
+    put(db, "run-0", "succeeded", log=None)
+    assert sorted(ledger.prune(2)) == ["/logs/1.log", "/logs/2.log"]
+    assert ids(db) == ["run-3", "run-4"]
+    assert ledger.prune(2) == []
+
+
+def test_open_runs_are_neither_forgotten_nor_counted(db: MongoDatabase, ledger: Ledger) -> None:
+    put(db, "run-1", "queued", log="1")
+    put(db, "run-2", "running", log="2")
+    put(db, "run-3", "failed", log="3")
+    put(db, "run-4", "succeeded", log="4")
+    put(db, "run-5", "running", log="5")
+    assert ledger.prune(1) == ["3"]
+    assert ids(db) == ["run-1", "run-2", "run-4", "run-5"]

@@ -1,0 +1,354 @@
+"""A run's life: however it ends, the ledger says so, the lease is free and no stage is left."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from recommender.demo import EmbeddedMongo
+from recommender.errors import (
+    DatabaseUnavailableError,
+    DataError,
+    LeaseHeldError,
+    LeaseLostError,
+    PublishError,
+)
+from recommender.lease import COLLECTION as STATE
+from recommender.lease import LEASE_ID, Lease, holder
+from recommender.ledger import Ledger
+from recommender.mongo import Document, MongoDatabase
+from recommender.runs import training_run
+from recommender.scripts import Cancelled
+from recommender.settings import Settings
+from recommender.store import staged
+from tests.waiting import until
+
+QUICK_LEASE_SECONDS = 0.2
+
+ENDS: list[tuple[BaseException, str, int, str]] = [
+    (DataError("no\nreview"), "failed", 65, "no review"),
+    (PublishError("not that many"), "failed", 70, "not that many"),
+    (DatabaseUnavailableError("gone"), "failed", 69, "gone"),
+    (ValueError("a\nbug"), "failed", 1, "a bug"),
+    (MemoryError(), "failed", 1, ""),
+    (SystemExit(3), "failed", 1, "3"),
+    (Cancelled(signal.SIGTERM), "cancelled", 143, "stopped by SIGTERM"),
+    (Cancelled(signal.SIGINT), "cancelled", 130, "stopped by SIGINT"),
+    (KeyboardInterrupt(), "cancelled", 130, ""),
+]
+
+
+def entry(db: MongoDatabase, run_id: str) -> Document:
+    found = Ledger(db).get(run_id)
+    assert found
+    return found
+
+
+def only_entry(db: MongoDatabase) -> Document:
+    (found,) = Ledger(db).recent(10)
+    return found
+
+
+def quick(settings: Settings) -> Settings:
+    """Return settings with a lease so short that the heartbeat can be watched."""
+    return settings.model_copy(update={"lease_seconds": QUICK_LEASE_SECONDS})
+
+
+def take_over(db: MongoDatabase) -> None:
+    """Make the lease another run's, as after a pause beyond its expiry."""
+    changed = {"$set": {"run_id": "another"}, "$inc": {"token": 1}}
+    db[STATE].update_one({"_id": LEASE_ID}, changed)
+
+
+def test_a_run_that_succeeds_is_written_down_from_start_to_end(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    with training_run(db_settings) as run:
+        begun = entry(db, run.run_id)
+        assert run.document is None
+        assert (run.settings, run.db.name) == (db_settings, db.name)
+    ended = only_entry(db)
+    assert (begun["state"], begun["trigger"], begun["pid"]) == ("running", "script", os.getpid())
+    assert begun["queued_at"] <= begun["started_at"]
+    assert (ended["state"], ended["exit_code"], ended["error"]) == ("succeeded", 0, None)
+    assert ended["ended_at"] >= ended["started_at"]
+    assert run.document == ended
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "code", "told"), ENDS, ids=[f"{e!r}"[:30] for e, *_ in ENDS]
+)
+def test_a_run_that_fails_is_written_down_and_leaves_nothing(
+    db: MongoDatabase,
+    db_settings: Settings,
+    error: BaseException,
+    state: str,
+    code: int,
+    told: str,
+) -> None:
+    db["Recommendations"].insert_one({"_id": 1, "user_id": "u"})
+    with pytest.raises(type(error)) as caught:
+        stage_and_fail(db_settings, error)
+    assert caught.value is error
+    ended = only_entry(db)
+    assert (ended["state"], ended["exit_code"], ended["error"]) == (state, code, told)
+    assert ended["ended_at"] >= ended["started_at"]
+    assert holder(db) is None
+    assert set(db.list_collection_names()) == {"Recommendations", "TrainingRuns", "TrainingState"}
+    assert list(db["Recommendations"].find()) == [{"_id": 1, "user_id": "u"}]
+
+
+def stage_and_fail(settings: Settings, error: BaseException) -> None:
+    with (
+        training_run(settings) as run,
+        staged(run.db, "Recommendations", run.run_id, "user_id") as stage,
+    ):
+        stage.insert([{"user_id": "new"}])
+        assert run.document is None
+        raise error
+
+
+def test_the_lease_is_held_during_the_run_and_free_after_it(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    with training_run(db_settings) as run:
+        held = holder(db)
+        assert held
+        assert held["run_id"] == run.run_id
+        run.may_publish()
+    assert holder(db) is None
+
+
+def test_a_run_during_another_is_refused_and_not_in_the_ledger(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    with training_run(db_settings) as run:
+        with (
+            pytest.raises(LeaseHeldError, match=run.run_id) as caught,
+            training_run(db_settings),
+        ):
+            pytest.fail("two at once")
+        assert caught.value.holder["host"] == socket.gethostname()
+        assert only_entry(db)["state"] == "running"
+        run.may_publish()
+
+
+def test_phases_are_written_down_with_their_start_and_length(
+    db: MongoDatabase, db_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="recommender.runs")
+    with training_run(db_settings) as run:
+        with run.phase("read"):
+            assert entry(db, run.run_id)["phase"] == "read"
+            assert entry(db, run.run_id)["phases"] == []
+        with run.phase("train"):
+            assert entry(db, run.run_id)["phase"] == "train"
+    first, second = only_entry(db)["phases"]
+    assert (first["name"], second["name"]) == ("read", "train")
+    assert 0 <= first["seconds"] < 60
+    assert isinstance(first["started_at"], datetime.datetime)
+    assert first["started_at"] <= second["started_at"]
+    assert "phase read" in caplog.messages
+
+
+def test_a_phase_that_fails_stays_the_phase_that_the_run_ended_in(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    with pytest.raises(DataError), training_run(db_settings) as run, run.phase("read"):
+        raise DataError("nothing")
+    assert (only_entry(db)["phase"], only_entry(db)["phases"]) == ("read", [])
+
+
+def test_what_is_recorded_stands_in_the_runs_document(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    with training_run(db_settings) as run:
+        run.record(users=3, **{"metrics.als": {"rmse": 1.0}})
+    assert run.document
+    assert (run.document["users"], run.document["metrics"]) == (3, {"als": {"rmse": 1.0}})
+
+
+def test_a_run_that_was_replaced_may_not_publish(db: MongoDatabase, db_settings: Settings) -> None:
+    with pytest.raises(LeaseLostError, match="the lease is with another") as caught:
+        run_until_publishing(db, db_settings)
+    assert caught.value.exit_code == 75
+    assert (only_entry(db)["state"], only_entry(db)["exit_code"]) == ("failed", 75)
+    held = holder(db)
+    assert held
+    assert held["run_id"] == "another"
+
+
+def run_until_publishing(db: MongoDatabase, settings: Settings) -> None:
+    with training_run(settings) as run:
+        take_over(db)
+        run.may_publish()
+        pytest.fail("it may not publish")
+
+
+def test_the_heartbeat_notices_that_the_run_was_replaced(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    with pytest.raises(LeaseLostError, match="the lease is with another"):
+        begin_a_phase_when_replaced(db, quick(db_settings))
+
+
+def begin_a_phase_when_replaced(db: MongoDatabase, settings: Settings) -> None:
+    with training_run(settings) as run:
+        take_over(db)
+        until(lambda: not beating())
+        with run.phase("train"):
+            pytest.fail("it may not go on")
+
+
+def test_the_heartbeat_keeps_the_lease_for_as_long_as_the_run_takes(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    with training_run(quick(db_settings)) as run:
+        first = db[STATE].find_one({"_id": LEASE_ID})
+        assert first
+        lapses = first["expires_at"] + datetime.timedelta(seconds=2 * QUICK_LEASE_SECONDS)
+        until(lambda: db[STATE].find_one({"_id": LEASE_ID, "expires_at": {"$gt": lapses}}))
+        with pytest.raises(LeaseHeldError):
+            Lease(db, 60).acquire("another")
+        with run.phase("goes on"):
+            pass
+    assert not beating()
+
+
+def beating() -> bool:
+    return any(thread.name == "heartbeat" for thread in threading.enumerate())
+
+
+def test_a_child_adopts_the_run_that_its_parent_opened(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    lease = Lease(db, 60)
+    lease.acquire("run-1")
+    Ledger(db).open("run-1", "api", db_settings, Path("run-1.log"))
+    with training_run(db_settings, adopted="run-1") as run:
+        assert run.run_id == "run-1"
+        assert entry(db, "run-1")["state"] == "running"
+    ended = only_entry(db)
+    assert (ended["state"], ended["trigger"], ended["log"]) == ("succeeded", "api", "run-1.log")
+
+
+def test_a_child_whose_run_has_lost_the_lease_does_not_begin(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    Lease(db, 60).acquire("run-1")
+    Ledger(db).open("run-1", "api", db_settings, None)
+    take_over(db)
+    with pytest.raises(LeaseLostError), training_run(db_settings, adopted="run-1"):
+        pytest.fail("it may not begin")
+    assert (only_entry(db)["state"], only_entry(db)["exit_code"]) == ("failed", 75)
+
+
+def test_a_run_begins_by_sweeping_what_dead_ones_left(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    for target in ("Recommendations", "Clusters", "Metadata"):
+        db[f"{target}.staged.dead"].insert_one({"a": 1})
+    Ledger(db).open("dead", "schedule", db_settings, None)
+    with training_run(db_settings):
+        assert [name for name in db.list_collection_names() if ".staged." in name] == []
+        assert entry(db, "dead")["state"] == "crashed"
+
+
+def test_a_run_that_is_refused_sweeps_nothing(db: MongoDatabase, db_settings: Settings) -> None:
+    Lease(db, 60).acquire("at work")
+    db["Clusters.staged.at work"].insert_one({"a": 1})
+    with pytest.raises(LeaseHeldError), training_run(db_settings):
+        pytest.fail("two at once")
+    assert db["Clusters.staged.at work"].count_documents({}) == 1
+
+
+def test_old_runs_and_their_logs_are_forgotten(db: MongoDatabase, db_settings: Settings) -> None:
+    logs = [db_settings.log_dir / f"{number}.log" for number in range(3)]
+    db_settings.log_dir.mkdir(parents=True)
+    for number, log in enumerate(logs):
+        log.touch()
+        Ledger(db).open(f"1999-{number}", "api", db_settings, log)
+        Ledger(db).close(f"1999-{number}", "failed", 1, "x")
+    logs[0].unlink()  # somebody tidied up
+    with training_run(db_settings.model_copy(update={"runs_kept": 2})) as run:
+        pass
+    assert [e["_id"] for e in Ledger(db).recent(9)] == [run.run_id, "1999-2"]
+    assert [log.exists() for log in logs] == [False, False, True]
+
+
+def test_a_log_that_cannot_be_removed_does_not_fail_the_run(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    log = db_settings.log_dir / "no file"
+    log.mkdir(parents=True)
+    Ledger(db).open("1999", "api", db_settings, log)
+    Ledger(db).close("1999", "failed", 1, "x")
+    with training_run(db_settings.model_copy(update={"runs_kept": 1})) as run:
+        pass
+    assert only_entry(db)["_id"] == run.run_id
+
+
+def test_the_password_does_not_reach_the_ledger(db: MongoDatabase, db_settings: Settings) -> None:
+    plain = db_settings.mongo_uri.get_secret_value()
+    db.command("createUser", "trainer", pwd="s3/cr@t%", roles=["readWrite"])
+    uri = plain.replace("://", "://trainer:s3%2Fcr%40t%25@") + f"?authSource={db.name}"
+    settings = db_settings.model_copy(update={"mongo_uri": SecretStr(uri)})
+    try:
+        with pytest.raises(ValueError, match="no way"), training_run(settings):
+            raise ValueError(f"no way to {uri} with s3/cr@t% or s3%2Fcr%40t%25")
+    finally:
+        db.command("dropAllUsersFromDatabase")
+    assert only_entry(db)["error"] == "no way to *** with *** or ***"
+    assert "cr@t" not in str(only_entry(db))
+
+
+def test_no_mongodb_at_the_start_is_told_as_such(db_settings: Settings) -> None:
+    nowhere = {"mongo_uri": SecretStr("mongodb://127.0.0.1:9/"), "mongo_timeout_seconds": 0.2}
+    with (
+        pytest.raises(DatabaseUnavailableError, match="while taking the lease") as caught,
+        training_run(db_settings.model_copy(update=nowhere)),
+    ):
+        pytest.fail("there is no MongoDB")
+    assert caught.value.exit_code == 69
+
+
+def test_a_mongodb_that_goes_away_does_not_hide_why_the_run_ended(
+    db_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with EmbeddedMongo() as mongo:
+        changes: dict[str, Any] = {
+            "mongo_uri": SecretStr(mongo.uri),
+            "mongo_timeout_seconds": 0.2,
+        }
+        with pytest.raises(DataError, match=r"^the real reason$"):
+            lose_mongodb_and_fail(db_settings.model_copy(update=changes), mongo)
+    assert "the outcome could not be written to the ledger" in caplog.text
+    assert "the lease could not be released" in caplog.text
+
+
+def lose_mongodb_and_fail(settings: Settings, mongo: EmbeddedMongo) -> None:
+    with training_run(settings):
+        mongo.stop()
+        raise DataError("the real reason")
+
+
+def test_a_run_ends_well_when_only_its_last_lines_cannot_be_written(
+    db_settings: Settings,
+) -> None:
+    with EmbeddedMongo() as mongo:
+        changes: dict[str, Any] = {
+            "mongo_uri": SecretStr(mongo.uri),
+            "mongo_timeout_seconds": 0.2,
+        }
+        with training_run(db_settings.model_copy(update=changes)) as run:
+            mongo.stop()
+    assert run.document is None

@@ -1,0 +1,303 @@
+"""What every script does alike: exit codes, signals, and log lines that can be trusted."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import quote_plus
+
+import pytest
+
+from recommender import errors
+from recommender.demo import PROJECT
+from recommender.errors import LeaseHeldError, RecommenderError
+from recommender.mongo import secrets_of
+from recommender.scripts import (
+    EXIT_CODES,
+    Cancelled,
+    RedactingFormatter,
+    configure_logging,
+    redact,
+    run_script,
+)
+from recommender.settings import load_settings
+
+CODES = {
+    "RecommenderError": 1,
+    "DataError": 65,
+    "DatabaseUnavailableError": 69,
+    "PublishError": 70,
+    "LeaseHeldError": 75,
+    "LeaseLostError": 75,
+    "ConfigurationError": 78,
+}
+PASSWORD = "s3/cr@et: %41+x"
+
+
+@pytest.fixture(autouse=True)
+def signals_and_logging_stay_as_they_are() -> Iterator[None]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    root = logging.getLogger()
+    level, installed = root.level, root.handlers[:]
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    root.handlers[:] = installed
+    root.setLevel(level)
+
+
+def start(body: str, **environment: str) -> subprocess.Popen[str]:
+    """Start a script whose main does what is in ``body``."""
+    program = (
+        "import os, signal, sys, threading\n"
+        f"sys.path.insert(0, {str(PROJECT)!r})\n"
+        "from recommender.scripts import run_script\n"
+        f"def main(argv):\n{textwrap.indent(textwrap.dedent(body), '    ')}\n"
+        "raise SystemExit(run_script(main))\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
+def formatted(message: str, *arguments: object, secrets: Sequence[str] = ()) -> str:
+    record = logging.LogRecord("name", logging.INFO, "file.py", 1, message, arguments, None)
+    return RedactingFormatter(secrets).format(record)
+
+
+def logged_failure(error: Exception, secrets: Sequence[str]) -> str:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(RedactingFormatter(secrets))
+    logger = logging.Logger("failing")
+    logger.addHandler(handler)
+    try:
+        raise error
+    except type(error):
+        logger.exception("it failed")
+    return stream.getvalue()
+
+
+def test_every_class_of_errors_has_its_code_and_the_help_tells_it() -> None:
+    found = {
+        name: value.exit_code
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, RecommenderError)
+    }
+    assert found == CODES
+    told = {int(line.split()[0]) for line in EXIT_CODES.splitlines()[1:]}
+    assert told == {*CODES.values(), 0, 2, 130, 143}
+
+
+@pytest.mark.parametrize(("name", "code"), CODES.items())
+def test_an_expected_failure_is_one_line_and_its_code(
+    name: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = getattr(errors, name)
+    error = kind({"run_id": "r1"}) if kind is LeaseHeldError else kind("two\nlines")
+
+    def main(_: Sequence[str] | None) -> int:
+        raise error
+
+    assert run_script(main) == code
+    printed = capsys.readouterr()
+    told = "training r1 is in progress" if kind is LeaseHeldError else "two lines"
+    assert printed.err.startswith(f"error: {told}")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_what_main_returns_is_the_exit_code(code: int) -> None:
+    assert run_script(lambda _: code) == code
+
+
+def test_main_is_asked_to_read_the_command_line() -> None:
+    assert run_script(lambda argv: 7 if argv is None else 1) == 7
+
+
+def test_a_usage_error_keeps_argparses_code() -> None:
+    code, _, err = ended(start("import argparse; argparse.ArgumentParser().parse_args(['--x'])"))
+    assert code == 2
+    assert "unrecognized arguments" in err
+
+
+def test_an_unexpected_failure_is_logged_with_its_traceback_and_told_in_one_line() -> None:
+    code, out, err = ended(start("raise KeyError('two\\nlines')"))
+    assert (code, out) == (1, "")
+    assert "Traceback" in err
+    assert err.splitlines()[-1] == r"error: KeyError: 'two\nlines'"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+)
+def test_a_signal_lets_the_script_clean_up_and_sets_its_code(number: int, code: int) -> None:
+    process = start(
+        """
+        try:
+            print("ready", flush=True)
+            threading.Event().wait()
+        finally:
+            print("cleaned up", flush=True)
+        """
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert ended(process) == (
+        code,
+        "cleaned up\n",
+        f"error: stopped by {signal.Signals(number).name}\n",
+    )
+
+
+def test_an_ordinary_handler_does_not_swallow_the_signal() -> None:
+    process = start(
+        """
+        try:
+            print("ready", flush=True)
+            threading.Event().wait()
+        except Exception:
+            return 0
+        """
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.terminate()
+    assert ended(process)[0] == 143
+
+
+@pytest.mark.parametrize("first", ["SIGTERM", "SIGINT"])
+def test_a_second_signal_does_not_cut_the_clean_up_short(first: str) -> None:
+    process = start(
+        f"""
+        try:
+            os.kill(os.getpid(), signal.{first})
+            threading.Event().wait(30)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            print("cleaned up", flush=True)
+        """
+    )
+    code, out, _ = ended(process)
+    assert (code, out) == (128 + signal.Signals[first], "cleaned up\n")
+
+
+def test_a_reader_that_goes_away_is_no_failure_to_complain_of() -> None:
+    process = start(
+        """
+        while True:
+            print("line", flush=True)
+        """
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(30) == 128 + signal.SIGPIPE
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+def test_a_reader_that_went_before_the_last_flush_is_none_either() -> None:
+    process = start("print('line')", PYTHONUNBUFFERED="")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(30) == 128 + signal.SIGPIPE
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+def test_cancelled_is_no_ordinary_exception() -> None:
+    assert not issubclass(Cancelled, Exception)
+    assert str(Cancelled(signal.SIGTERM)) == "stopped by SIGTERM"
+
+
+def test_redact_blots_out_every_secret_every_time() -> None:
+    assert redact("one two, two one", ["one", "two"]) == "*** ***, *** ***"
+
+
+@pytest.mark.parametrize("shape", ["uri", "encoded", "decoded"])
+def test_the_password_is_blotted_out_of_messages_arguments_and_tracebacks(shape: str) -> None:
+    encoded = quote_plus(PASSWORD)
+    uri = f"mongodb://user:{encoded}@host:1/?tls=true"
+    secrets = secrets_of(load_settings(mongo_uri=uri))
+    shown = {"uri": uri, "encoded": encoded, "decoded": PASSWORD}[shape]
+    for text in (
+        formatted(f"connecting with {shown}", secrets=secrets),
+        formatted("connecting with %s and %r", shown, {"password": shown}, secrets=secrets),
+        logged_failure(ValueError(f"no way in with {shown}"), secrets),
+    ):
+        assert "***" in text
+        for secret in (uri, encoded, PASSWORD):
+            assert secret not in text
+
+
+def test_the_api_key_is_blotted_out_too() -> None:
+    secrets = secrets_of(load_settings(api_key="k3y-of-the-api"))
+    assert formatted("given k3y-of-the-api", secrets=secrets).endswith(": given ***")
+
+
+def test_a_line_break_in_a_message_does_not_forge_a_line() -> None:
+    forged = "bad\r\n2026-01-01 00:00:00,000 INFO recommender: all is well\x1b[2J\x85\u2028end"
+    for text in (formatted(forged), formatted("%s", forged)):
+        assert len(text.splitlines()) == 1
+        assert text.isprintable()
+        assert text.endswith("INFO recommender: all is well [2J end")
+
+
+def test_a_line_says_when_how_severe_and_whence() -> None:
+    assert formatted("hello").endswith(" INFO name: hello")
+
+
+def test_logs_go_to_stderr_from_the_level_set_up(capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logging(load_settings(log_level="WARNING", mongo_uri="mongodb://u:s3cret@h/"))
+    logging.getLogger("x").info("not shown")
+    logging.getLogger("x").warning("shown %s", "s3cret")
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err.endswith("WARNING x: shown ***\n")
+    assert "not shown" not in printed.err
+
+
+@pytest.mark.parametrize("library", ["pymongo", "py4j", "apscheduler", "urllib3"])
+def test_libraries_are_quiet_even_when_we_are_not(library: str) -> None:
+    configure_logging(load_settings(log_level="DEBUG"))
+    assert not logging.getLogger(f"{library}.part").isEnabledFor(logging.INFO)
+    assert logging.getLogger(f"{library}.part").isEnabledFor(logging.WARNING)
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["als_training.py", "clustering_training.py", "clus_test.py", "clus_counter.py", "model.py"],
+)
+def test_the_help_of_each_script_tells_the_exit_codes(script: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, PROJECT / script, "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert EXIT_CODES in done.stdout

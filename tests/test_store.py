@@ -1,0 +1,587 @@
+"""Publishing: readers see all of the old or all of the new, and failures change nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import bson
+import numpy as np
+import pytest
+from bson import Decimal128, Int64, ObjectId
+from bson.raw_bson import RawBSONDocument
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
+
+from recommender.demo import EmbeddedMongo
+from recommender.errors import DatabaseUnavailableError, PublishError
+from recommender.lease import COLLECTION as STATE
+from recommender.mongo import Document, MongoDatabase, connect, database
+from recommender.settings import Settings, load_settings
+from recommender.store import (
+    CENTROIDS_ID,
+    CLUSTERS,
+    CLUSTERS_ID,
+    COLUMNS_ID,
+    MAX_DOCUMENT_BYTES,
+    METADATA,
+    RECOMMENDATIONS,
+    RecommendationEncoder,
+    Stage,
+    columns_that_fit,
+    finish_switch,
+    insert_once,
+    publish,
+    publish_clusters,
+    staged,
+    sweep,
+)
+
+TRAINED_USERS = 500
+
+
+def recommendations(run_id: str, count: int = TRAINED_USERS) -> list[Document]:
+    return [{"user_id": f"u{i}", "run_id": run_id, "recommendations": []} for i in range(count)]
+
+
+def train(db: MongoDatabase, run_id: str, documents: list[Document] | None = None) -> None:
+    """Publish Recommendations as the training does."""
+    documents = recommendations(run_id) if documents is None else documents
+    with staged(db, RECOMMENDATIONS, run_id, "user_id", keep_others=True) as stage:
+        stage.insert(documents)
+        stage.seal(len(documents))
+        publish(db, stage)
+
+
+def clusters(run_id: str, k: int = 3) -> list[Document]:
+    return [{"cluster_id": i, "run_id": run_id, "recommendations": []} for i in range(k)]
+
+
+def metadata(run_id: str) -> list[Document]:
+    return [{"_id": name, "run_id": run_id} for name in (COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID)]
+
+
+def publish_pair(
+    db: MongoDatabase, run_id: str, before: Callable[[], None] = lambda: None, k: int = 3
+) -> None:
+    publish_clusters(db, run_id, clusters(run_id, k), metadata(run_id), before_publishing=before)
+
+
+def everything(db: MongoDatabase) -> dict[str, list[Document]]:
+    """Return what is in the database; a collection that is there and empty counts as none."""
+    found = {
+        name: list(db[name].find().sort("_id"))
+        for name in db.list_collection_names()
+        if not name.startswith("system.")
+    }
+    return {name: documents for name, documents in found.items() if documents}
+
+
+@contextlib.contextmanager
+def watched(db: MongoDatabase, name: str) -> Iterator[list[tuple[int, set[str]]]]:
+    """Read a collection all the time, as the backend does: how many there are, and of which run."""
+    seen: list[tuple[int, set[str]]] = []
+    stop, started = threading.Event(), threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            # MongoDB ends a reading that the switch overtakes between two batches with an error.
+            with contextlib.suppress(OperationFailure):
+                found = list(db[name].find({}, {"run_id": 1}))
+                seen.append((len(found), {document["run_id"] for document in found}))
+                started.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        assert started.wait(30)
+        try:
+            yield seen
+        finally:
+            stop.set()
+            reader.result()
+
+
+def fail(stage: Stage, error: BaseException, *, sealed: bool) -> None:
+    stage.insert(recommendations("r2", 3))
+    if sealed:
+        stage.seal(3)
+    raise error
+
+
+class TestStage:
+    def test_what_is_published_is_there_and_the_stage_is_gone(self, db: MongoDatabase) -> None:
+        train(db, "r1")
+        assert db[RECOMMENDATIONS].count_documents({"run_id": "r1"}) == TRAINED_USERS
+        assert list(everything(db)) == [RECOMMENDATIONS]
+
+    @pytest.mark.parametrize("replica_set", [False, True])
+    def test_a_reader_sees_all_of_one_run_at_any_moment(
+        self, db: MongoDatabase, db_settings: Settings, replica_set: bool
+    ) -> None:
+        with contextlib.ExitStack() as stack:
+            if replica_set:
+                mongo = stack.enter_context(EmbeddedMongo(replica_set=True))
+                client = stack.enter_context(connect(load_settings(mongo_uri=mongo.uri)))
+                db = database(client, db_settings)
+            train(db, "r0")
+            with watched(db, RECOMMENDATIONS) as seen:
+                for number in range(1, 8):
+                    train(db, f"r{number}")
+        assert {(count, len(runs)) for count, runs in seen} == {(TRAINED_USERS, 1)}
+        assert len({run for _, runs in seen for run in runs}) > 1
+
+    def test_before_it_is_published_readers_see_nothing_of_it(self, db: MongoDatabase) -> None:
+        train(db, "r1", recommendations("r1", 2))
+        before = everything(db)[RECOMMENDATIONS]
+        with staged(db, RECOMMENDATIONS, "r2", "user_id", keep_others=True) as stage:
+            stage.insert(recommendations("r2", 3))
+            stage.seal(3)
+            assert everything(db)[RECOMMENDATIONS] == before
+            assert stage.name != RECOMMENDATIONS
+            assert db[stage.name].count_documents({}) == 3
+
+    @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt()])
+    @pytest.mark.parametrize("sealed", [False, True])
+    def test_a_failure_drops_the_stage_and_leaves_what_was_live(
+        self, db: MongoDatabase, error: BaseException, sealed: bool
+    ) -> None:
+        train(db, "r1", recommendations("r1", 2))
+        before = everything(db)
+        with (
+            pytest.raises(type(error)),
+            staged(db, RECOMMENDATIONS, "r2", "user_id", keep_others=True) as stage,
+        ):
+            fail(stage, error, sealed=sealed)
+        assert everything(db) == before
+
+    def test_what_is_not_published_is_dropped_without_a_failure_too(
+        self, db: MongoDatabase
+    ) -> None:
+        with staged(db, RECOMMENDATIONS, "r1", "user_id") as stage:
+            stage.insert(recommendations("r1", 1))
+        assert everything(db) == {}
+
+    @pytest.mark.parametrize(("staged_count", "computed"), [(2, 3), (3, 2), (0, 0), (0, 3)])
+    def test_another_count_than_was_computed_is_not_published(
+        self, db: MongoDatabase, staged_count: int, computed: int
+    ) -> None:
+        train(db, "r1", recommendations("r1", 2))
+        before = everything(db)
+        told = f"{staged_count} documents are .* {computed} were"
+        with staged(db, RECOMMENDATIONS, "r2", "user_id", keep_others=True) as stage:
+            stage.insert(recommendations("r2", staged_count))
+            with pytest.raises(PublishError, match=told):
+                stage.seal(computed)
+        assert everything(db) == before
+
+    def test_documents_of_others_do_not_make_up_for_missing_ones(self, db: MongoDatabase) -> None:
+        db[RECOMMENDATIONS].insert_one({"user_id": "backend's"})
+        with staged(db, RECOMMENDATIONS, "r1", "user_id", keep_others=True) as stage:
+            stage.insert(recommendations("r1", 1))
+            with pytest.raises(PublishError):
+                stage.seal(2)
+
+    def test_two_documents_of_one_user_are_not_published(self, db: MongoDatabase) -> None:
+        twice = [{"user_id": "u", "run_id": "r"}, {"user_id": "u", "run_id": "r"}]
+        with pytest.raises(DatabaseUnavailableError, match="duplicate key"):
+            train(db, "r", twice)
+        assert everything(db) == {}
+
+    def test_afterwards_no_user_can_be_there_twice(self, db: MongoDatabase) -> None:
+        train(db, "r1", recommendations("r1", 1))
+        with pytest.raises(DuplicateKeyError):
+            db[RECOMMENDATIONS].insert_one({"user_id": "u0"})
+
+    def test_documents_of_others_are_carried_over_as_they_are(self, db: MongoDatabase) -> None:
+        others: list[Document] = [
+            {"_id": 1, "user_id": "new", "recommendations": [{"gmap_id": "g", "score": 1.0}]},
+            {"_id": "x", "user_id": 7, "small": 1, "big": Int64(1), "deep": {"b": [1], "a": None}},
+        ]
+        db[RECOMMENDATIONS].insert_many(others)
+        raw = db[RECOMMENDATIONS].with_options(bson.CodecOptions(document_class=RawBSONDocument))
+        before = {document.raw for document in raw.find()}
+        for run_id in ("r1", "r2"):
+            train(db, run_id, recommendations(run_id, 2))
+            kept = raw.find({"run_id": {"$exists": False}})
+            assert {document.raw for document in kept} == before
+            assert db[RECOMMENDATIONS].count_documents({}) == 4
+
+    def test_the_trainings_document_wins_over_anothers_of_the_same_user(
+        self, db: MongoDatabase
+    ) -> None:
+        db[RECOMMENDATIONS].insert_many([{"user_id": "u0"}, {"user_id": "new"}])
+        train(db, "r1", recommendations("r1", 2))
+        found = {d["user_id"]: d.get("run_id") for d in db[RECOMMENDATIONS].find()}
+        assert found == {"u0": "r1", "u1": "r1", "new": None}
+
+    def test_documents_of_earlier_trainings_are_not_carried_over(self, db: MongoDatabase) -> None:
+        train(db, "r1", recommendations("r1", 3))
+        train(db, "r2", recommendations("r2", 1))
+        assert [d["run_id"] for d in db[RECOMMENDATIONS].find()] == ["r2"]
+
+    def test_indexes_that_others_made_live_on(self, db: MongoDatabase) -> None:
+        live = db[RECOMMENDATIONS]
+        live.create_index([("a", 1), ("b", -1)], name="pair")
+        live.create_index([("b", -1), ("a", 1)], unique=True, name="by pair")
+        live.create_index("seen_at", expireAfterSeconds=3600)
+        live.create_index("email", unique=True, sparse=True)
+        live.create_index("d", partialFilterExpression={"d": {"$gt": 5}})
+        before = live.index_information()
+        rows = recommendations("r1", 3)
+        for number, row in enumerate(rows):
+            row["a"] = number
+        train(db, "r1", rows)
+        after = live.index_information()
+        assert after.pop("user_id_1")["unique"]
+        assert after == before
+        again = recommendations("r2", 3)
+        for number, row in enumerate(again):
+            row["a"] = number
+        train(db, "r2", again)
+        assert live.index_information() == {**before, "user_id_1": {**UNIQUE}}
+
+    def test_an_index_on_the_user_that_others_made_becomes_unique(self, db: MongoDatabase) -> None:
+        db[RECOMMENDATIONS].create_index("user_id", name="theirs")
+        train(db, "r1", recommendations("r1", 2))
+        assert db[RECOMMENDATIONS].index_information()["user_id_1"] == UNIQUE
+
+    def test_a_view_as_target_is_a_clear_error_and_nothing_is_lost(self, db: MongoDatabase) -> None:
+        db["Source"].insert_one({"user_id": "u"})
+        db.create_collection(RECOMMENDATIONS, viewOn="Source", pipeline=[])
+        before = everything(db)
+        with pytest.raises(DatabaseUnavailableError, match="Recommendations is a view"):
+            train(db, "r1")
+        assert everything(db) == before
+
+    def test_what_dead_runs_left_is_swept_and_nothing_else(self, db: MongoDatabase) -> None:
+        kept = [RECOMMENDATIONS, CLUSTERS, METADATA, "Reviews", "Reviews.staged.x", "Clusters2"]
+        for name in kept:
+            db[name].insert_one({"a": 1})
+        for target in (RECOMMENDATIONS, CLUSTERS, METADATA):
+            db[f"{target}.staged.dead"].insert_one({"a": 1})
+        with staged(db, RECOMMENDATIONS, "dead too", "user_id") as stage:
+            stage.insert(recommendations("dead too", 1))
+            sweep(db)
+            assert sorted(db.list_collection_names()) == sorted(kept)
+
+
+UNIQUE = {"v": 2, "key": [("user_id", 1)], "unique": True}
+
+
+class TestInsertOnce:
+    def test_twice_is_once(self, db: MongoDatabase) -> None:
+        rows = [{"_id": i} for i in range(15_000)]  # more than one block
+        insert_once(db["x"], iter(rows[:12_345]))
+        insert_once(db["x"], iter(rows))
+        insert_once(db["x"], rows)
+        assert db["x"].count_documents({}) == 15_000
+
+    def test_what_is_there_stays(self, db: MongoDatabase) -> None:
+        db["x"].insert_one({"_id": 1, "a": "old"})
+        insert_once(db["x"], [{"_id": 1, "a": "new"}, {"_id": 2, "a": "new"}])
+        assert [d["a"] for d in db["x"].find().sort("_id")] == ["old", "new"]
+
+    def test_nothing_is_nothing(self, db: MongoDatabase) -> None:
+        insert_once(db["x"], [])
+        assert everything(db) == {}
+
+    @pytest.mark.parametrize("duplicate_too", [False, True])
+    def test_any_other_refusal_is_an_error(self, db: MongoDatabase, duplicate_too: bool) -> None:
+        db.create_collection("x", validator={"a": {"$type": "int"}})
+        db["x"].insert_one({"_id": 1, "a": 1})
+        rows: list[Document] = [{"_id": 2, "a": "no number"}, {"_id": 3, "a": 3}]
+        with pytest.raises(BulkWriteError):
+            insert_once(db["x"], [{"_id": 1, "a": 1}, *rows] if duplicate_too else rows)
+
+
+ids = (
+    st.text(max_size=30)
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.builds(Int64, st.integers(-(2**63), 2**63 - 1))
+    | st.floats(allow_nan=False)
+    | st.binary(max_size=12)
+    | st.builds(ObjectId, st.binary(min_size=12, max_size=12))
+    | st.builds(Decimal128, st.decimals(allow_nan=False, places=3, min_value=-9, max_value=9))
+    | st.datetimes(timezones=st.just(datetime.UTC)).map(lambda d: d.replace(microsecond=0))
+)
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> tuple[list[Any], list[Any], list[list[tuple[int, float]]]]:
+    """Draw ids of restaurants, ids of users, and each user's (restaurant, score) entries."""
+    restaurants = draw(st.lists(ids, min_size=1, max_size=5))
+    entry = st.tuples(
+        st.integers(0, len(restaurants) - 1), st.floats(width=32, allow_subnormal=False)
+    )
+    users = draw(st.lists(ids, max_size=4))
+    entries = st.lists(entry, max_size=12)
+    return restaurants, users, draw(st.lists(entries, min_size=len(users), max_size=len(users)))
+
+
+class TestRecommendationEncoder:
+    @given(blocks(), st.integers(0, 2**31 - 10), st.integers(0, 2))
+    @settings(derandomize=True, deadline=None, max_examples=150)
+    def test_the_bytes_are_those_of_the_document(
+        self,
+        block: tuple[list[Any], list[Any], list[list[tuple[int, float]]]],
+        first: int,
+        padding: int,
+    ) -> None:
+        restaurants, users, entries = block
+        width = max((len(row) for row in entries), default=0) + padding
+        items = np.full((len(users), width), -1, dtype=np.int32)
+        scores = np.full((len(users), width), -np.inf, dtype=np.float32)
+        for row, found in enumerate(entries):
+            for place, (item, score) in enumerate(found):
+                items[row, place], scores[row, place] = item, score
+        numbers = np.arange(first, first + len(users), dtype=np.int32)
+        encoder = RecommendationEncoder(restaurants, "run-ü")
+        encoded = list(encoder.encode(numbers, users, items, scores))
+        assert len(encoded) == len(users)
+        for document, user_id, found in zip(encoded, users, entries, strict=True):
+            expected = {
+                "_id": bson.decode(document.raw)["_id"],
+                "user_id": user_id,
+                "run_id": "run-ü",
+                "recommendations": [
+                    {"gmap_id": restaurants[item], "score": score} for item, score in found
+                ],
+            }
+            assert document.raw == bson.encode(expected)
+
+    def test_an_id_is_the_same_again_for_the_same_run_and_user_only(self) -> None:
+        def object_ids(run_id: str, users: list[int]) -> list[Any]:
+            items = np.empty((len(users), 0), dtype=np.int32)
+            encoder = RecommendationEncoder(["g"], run_id)
+            documents = encoder.encode(
+                np.array(users, dtype=np.int32), users, items, items.astype(np.float32)
+            )
+            return [bson.decode(document.raw)["_id"] for document in documents]
+
+        users = [0, 1, 255, 256, 65_536, 2**31 - 1]
+        first = object_ids("r1", users)
+        assert all(isinstance(i, ObjectId) for i in first)
+        assert first == object_ids("r1", users)
+        assert first == [object_ids("r1", [user])[0] for user in users]
+        assert len({*first, *object_ids("r2", users)}) == 2 * len(users)
+
+    def test_a_block_that_is_staged_twice_is_there_once(self, db: MongoDatabase) -> None:
+        encoder = RecommendationEncoder(["a", "b"], "r1")
+        user = np.arange(3, dtype=np.int32)
+        items = np.array([[0, 1], [1, -1], [-1, -1]], dtype=np.int32)
+        scores = np.array([[2, 1], [0.5, 0], [0, 0]], dtype=np.float32)
+        with staged(db, RECOMMENDATIONS, "r1", "user_id") as stage:
+            for _ in range(2):
+                stage.insert(encoder.encode(user, ["x", 7, "z"], items, scores))
+            stage.seal(3)
+            publish(db, stage)
+        found = {d["user_id"]: d["recommendations"] for d in db[RECOMMENDATIONS].find()}
+        assert found == {
+            "x": [{"gmap_id": "a", "score": 2.0}, {"gmap_id": "b", "score": 1.0}],
+            7: [{"gmap_id": "b", "score": 0.5}],
+            "z": [],
+        }
+
+
+LONG_ID = "0123456789" * 102
+
+
+class TestColumnsThatFit:
+    @pytest.mark.parametrize("k", [2, 50, 1_000, 200_000])
+    def test_as_many_centroid_columns_are_kept_as_fit(self, k: int) -> None:
+        ids = list(range(MAX_DOCUMENT_BYTES // (10 * k) + 10))
+        kept = columns_that_fit(k, ids)
+        assert 0 < kept < len(ids)
+        assert centroids_size(k, kept) <= MAX_DOCUMENT_BYTES
+        assert centroids_size(k, kept + 1) > MAX_DOCUMENT_BYTES - margin(k)
+
+    def test_the_size_of_centroids_is_told_right(self) -> None:
+        document = {"_id": CENTROIDS_ID, "run_id": "r" * 25, "centroids": [[0.5] * 123] * 1_001}
+        assert centroids_size(1_001, 123) == len(bson.encode(document))
+
+    @pytest.mark.parametrize("column", [LONG_ID, "é" * 500, b"\0" * 1000, "x" * 60])
+    def test_as_many_ids_are_kept_as_fit(self, column: Any) -> None:
+        count = MAX_DOCUMENT_BYTES // len(bson.encode({"": column})) + 10
+        kept = columns_that_fit(1, [column] * count)
+        assert 0 < kept < count
+        assert columns_size([column] * kept) <= MAX_DOCUMENT_BYTES
+        assert columns_size([column] * (kept + 1)) > MAX_DOCUMENT_BYTES - margin(1)
+
+    def test_the_first_are_kept(self) -> None:
+        columns = ["s"] * 1_000 + [LONG_ID * 100] * 200
+        kept = columns_that_fit(1, columns)
+        assert 1_000 < kept < 1_200
+        assert columns_size(columns[:kept]) <= MAX_DOCUMENT_BYTES
+        assert columns_size(columns[: kept + 1]) > MAX_DOCUMENT_BYTES - margin(1)
+
+    def test_few_are_all_kept(self) -> None:
+        assert columns_that_fit(50, ["a", 1, ObjectId()]) == 3
+        assert columns_that_fit(50, []) == 0
+
+    def test_none_fits_where_there_are_too_many_clusters(self) -> None:
+        assert columns_that_fit(1_000_000, ["a", "b"]) == 0
+
+    def test_the_largest_model_that_fits_can_be_published(self, db: MongoDatabase) -> None:
+        k, columns = 50, [f"0x{i:016x}:0x{i:016x}" for i in range(30_000)]
+        kept = columns_that_fit(k, columns)
+        centroids = [[0.5] * kept] * k
+        documents: list[Document] = [
+            {"_id": COLUMNS_ID, "run_id": "r1", "columns": columns[:kept]},
+            {"_id": CENTROIDS_ID, "run_id": "r1", "centroids": centroids},
+        ]
+        publish_clusters(db, "r1", clusters("r1"), documents, before_publishing=lambda: None)
+        assert db[METADATA].count_documents({}) == 2
+
+
+def margin(k: int) -> int:
+    """Bytes that may go unused: the other fields', and those of short positions of the rows."""
+    return 4096 + 8 * k
+
+
+def centroids_size(k: int, columns: int) -> int:
+    """Return the size of the centroids' document, from that of one encoded row."""
+    row = len(bson.encode({"": [0.5] * columns})) - 7
+    rows = sum(2 + len(str(position)) + row for position in range(k))
+    empty = {"_id": CENTROIDS_ID, "run_id": "r" * 25, "centroids": []}
+    return len(bson.encode(empty)) + rows
+
+
+def columns_size(columns: list[Any]) -> int:
+    return len(bson.encode({"_id": COLUMNS_ID, "run_id": "r" * 25, "columns": columns}))
+
+
+class TestPublishClusters:
+    def test_both_are_published(self, db: MongoDatabase) -> None:
+        publish_pair(db, "r1")
+        publish_pair(db, "r2", k=2)
+        assert sorted(everything(db)) == [CLUSTERS, METADATA]
+        assert [d["cluster_id"] for d in db[CLUSTERS].find().sort("cluster_id")] == [0, 1]
+        assert {d["run_id"] for name in (CLUSTERS, METADATA) for d in db[name].find()} == {"r2"}
+
+    def test_readers_of_either_see_all_of_one_run_at_any_moment(self, db: MongoDatabase) -> None:
+        publish_pair(db, "r0")
+        with watched(db, CLUSTERS) as seen_clusters, watched(db, METADATA) as seen_metadata:
+            for number in range(1, 8):
+                publish_pair(db, f"r{number}")
+        for seen in (seen_clusters, seen_metadata):
+            assert {(count, len(runs)) for count, runs in seen} == {(3, 1)}
+
+    def test_cluster_ids_are_unique(self, db: MongoDatabase) -> None:
+        publish_pair(db, "r1")
+        with pytest.raises(DuplicateKeyError):
+            db[CLUSTERS].insert_one({"cluster_id": 0})
+
+    def test_more_documents_of_others_stay_in_metadata_and_not_in_clusters(
+        self, db: MongoDatabase
+    ) -> None:
+        db[METADATA].insert_many([{"_id": "theirs", "a": 1}, {"_id": COLUMNS_ID, "a": 1}])
+        db[CLUSTERS].insert_one({"cluster_id": 99})
+        publish_pair(db, "r1")
+        assert db[METADATA].find_one({"_id": "theirs"}) == {"_id": "theirs", "a": 1}
+        assert db[METADATA].find_one({"_id": COLUMNS_ID}) == {"_id": COLUMNS_ID, "run_id": "r1"}
+        assert db[CLUSTERS].count_documents({}) == 3
+
+    def test_what_is_asked_before_publishing_is_asked_when_both_are_ready(
+        self, db: MongoDatabase
+    ) -> None:
+        publish_pair(db, "r1")
+        before = everything(db)
+
+        def refuse() -> None:
+            stages = sorted(set(everything(db)) - set(before))
+            assert [name.split(".")[0] for name in stages] == [CLUSTERS, METADATA]
+            assert [db[name].count_documents({}) for name in stages] == [3, 3]
+            raise PublishError("not now")
+
+        with pytest.raises(PublishError, match="not now"):
+            publish_pair(db, "r2", before=refuse)
+        assert everything(db) == before
+
+    @pytest.mark.parametrize("target", [CLUSTERS, METADATA])
+    def test_a_view_as_target_is_a_clear_error_and_nothing_is_lost(
+        self, db: MongoDatabase, target: str
+    ) -> None:
+        publish_pair(db, "r1")
+        db[target].rename("Source")
+        db.create_collection(target, viewOn="Source", pipeline=[])
+        before = everything(db)
+        asked: list[bool] = []
+        with pytest.raises(DatabaseUnavailableError, match=f"{re.escape(target)} is a view"):
+            publish_pair(db, "r2", before=lambda: asked.append(True))
+        assert everything(db) == before
+        assert asked == []
+
+    def test_two_clusters_of_one_id_are_not_published(self, db: MongoDatabase) -> None:
+        publish_pair(db, "r1")
+        before = everything(db)
+        twice = [*clusters("r2"), *clusters("r2", 1)]
+        with pytest.raises(DatabaseUnavailableError, match="duplicate key"):
+            publish_clusters(db, "r2", twice, metadata("r2"), before_publishing=lambda: None)
+        assert everything(db) == before
+
+
+class TestSwitch:
+    def begun(self, db: MongoDatabase, run_id: str, switched: int) -> None:
+        """Die in the switch of the pair, as by kill -9, with so many of its parts switched."""
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            staged(db, CLUSTERS, run_id, "cluster_id") as new_clusters,
+            staged(db, METADATA, run_id, "_id", keep_others=True) as new_metadata,
+        ):
+            new_clusters.insert(clusters(run_id))
+            new_clusters.seal(3)
+            new_metadata.insert(metadata(run_id))
+            new_metadata.seal(3)
+            stages = [new_metadata, new_clusters]
+            pairs = [{"stage": stage.name, "target": stage.target} for stage in stages]
+            db[STATE].insert_one({"_id": "switch", "stages": pairs})
+            for stage in stages[:switched]:
+                db[stage.name].rename(stage.target, dropTarget=True)
+            raise KeyboardInterrupt
+
+    @pytest.mark.parametrize("switched", [0, 1, 2])
+    def test_a_switch_cut_short_is_finished_by_the_next_run(
+        self, db: MongoDatabase, switched: int
+    ) -> None:
+        publish_pair(db, "r1")
+        self.begun(db, "r2", switched)
+        sweep(db)
+        found = everything(db)
+        assert sorted(found) == [CLUSTERS, METADATA]
+        assert {document["run_id"] for name in found for document in found[name]} == {"r2"}
+        sweep(db)
+        assert everything(db) == found
+
+    def test_a_finished_switch_keeps_the_indexes(self, db: MongoDatabase) -> None:
+        self.begun(db, "r1", 0)
+        finish_switch(db)
+        assert db[CLUSTERS].index_information()["cluster_id_1"]["unique"]
+
+    def test_what_is_not_part_of_a_switch_is_dropped_all_the_same(self, db: MongoDatabase) -> None:
+        self.begun(db, "r1", 0)
+        with staged(db, RECOMMENDATIONS, "r1", "user_id") as stage:
+            stage.insert(recommendations("r1", 1))
+        assert stage.name not in everything(db)
+        assert len(everything(db)) == 3  # the two stages and the note of the switch
+
+    def test_a_switch_that_the_server_refuses_is_given_up(self, db: MongoDatabase) -> None:
+        db["Source"].insert_one({"user_id": "u"})
+        db.create_collection(RECOMMENDATIONS, viewOn="Source", pipeline=[])
+        before = everything(db)
+        with staged(db, RECOMMENDATIONS, "r1", "user_id") as stage:
+            stage.insert(recommendations("r1", 1))
+            with pytest.raises(DatabaseUnavailableError, match="refused publishing Recommend"):
+                publish(db, stage)
+        assert everything(db) == before
+        sweep(db)
+        assert everything(db) == before
+
+    def test_nothing_to_finish_is_nothing_to_do(self, db: MongoDatabase) -> None:
+        finish_switch(db)
+        assert everything(db) == {}

@@ -1,0 +1,82 @@
+"""The summary of a run: a person's few lines, from the ledger's document alone."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from recommender.summary import summary_of
+
+START = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+
+
+def run(**changes: Any) -> dict[str, Any]:
+    return {
+        "run_id": "r1",
+        "state": "succeeded",
+        "started_at": START,
+        "ended_at": START + datetime.timedelta(seconds=83.25),
+        "rows_read": 1_234_567,
+        "rows_rejected": {"user_missing": 1_000, "rating_not_finite": 2},
+        "rows_merged": 4_321,
+        "ratings": 1_229_244,
+        "users": 98_765,
+        "restaurants": 4_567,
+        "phases": [{"name": "read", "seconds": 1.04}, {"name": "train", "seconds": 70.06}],
+        "metrics": {
+            "als": {
+                "rmse": 0.98765,
+                "baseline_rmse": 1.2345,
+                "rows": 200_000,
+                "cold": 1_111,
+                "reason": None,
+            },
+            "clusters": {
+                "k": 50,
+                "smallest": 12,
+                "largest": 9_876,
+                "mean_distance": 0.6543,
+                "iterations": 17,
+            },
+        },
+        **changes,
+    }
+
+
+def test_it_tells_what_was_read_trained_and_how_long_it_took() -> None:
+    assert summary_of(run()).splitlines() == [
+        "Training r1 succeeded in 83.2 s",
+        "  reviews      1,234,567 read; rejected: 1,000 user_missing, 2 rating_not_finite; "
+        "repeated and merged: 4,321",
+        "  ratings      1,229,244 of 4,567 restaurants by 98,765 users",
+        "  RMSE         0.988 on 200,000 held-out ratings, where always guessing the mean has "
+        "1.234; cold and left out: 1,111",
+        "  clusters     50, each of 12 to 9,876 users; mean distance 0.654 after 17 iterations",
+        "  seconds      read 1.0, train 70.1",
+    ]
+
+
+def test_nothing_rejected_is_none() -> None:
+    assert "rejected: none;" in summary_of(run(rows_rejected={}))
+
+
+def test_no_rmse_gives_its_reason() -> None:
+    error = {"rmse": None, "reason": "every held-out rating is cold"}
+    told = summary_of(run(metrics={"als": error}))
+    assert "  RMSE         none: every held-out rating is cold\n" in told
+
+
+def test_what_was_not_done_is_not_told() -> None:
+    told = summary_of(run(metrics={}))
+    assert "RMSE" not in told
+    assert "clusters" not in told
+    assert len(told.splitlines()) == 4
+
+
+def test_an_error_of_zero_is_told_as_such() -> None:
+    error = {"rmse": 0.0, "baseline_rmse": 0.0, "rows": 1, "cold": 0, "reason": None}
+    assert "RMSE         0.000 on 1 held-out" in summary_of(run(metrics={"als": error}))
+
+
+def test_a_ledger_that_did_not_answer_is_no_failure() -> None:
+    assert summary_of(None) == "Training succeeded; the ledger did not answer for its figures"

@@ -1,0 +1,34 @@
+"""Waiting in tests: on what comes true, never for a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+DEADLINE_SECONDS = 30
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T]) -> T:
+    """Poll until the condition is true and return what it gave."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+    return found
+
+
+def at_once(count: int, action: Callable[[int], T]) -> list[T]:
+    """Call the action in so many threads, all let go at the same moment; return what they gave."""
+    gate = threading.Barrier(count)
+
+    def run(number: int) -> T:
+        gate.wait(DEADLINE_SECONDS)
+        return action(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))
