@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import bson
 from bson.objectid import ObjectId
@@ -74,18 +75,24 @@ def _drop_left_behind(database: MongoDatabase, prefix: str) -> None:
 
 
 def copy_indexes(source: Collection[Document], target: Collection[Document]) -> None:
-    """Make the indexes of ``source`` on ``target`` too, but for keys that have one there.
+    """Make the indexes of ``source`` on ``target`` too, but for those that are there.
 
     So indexes that the readers' side made live on when ``target`` is renamed over ``source``.
     """
-    have = [index["key"] for index in target.list_indexes()]
-    models = [
-        IndexModel(
-            list(index["key"].items()),
-            **{option: index[option] for option in index if option not in {"v", "ns", "key"}},
-        )
-        for index in source.list_indexes()
-        if index["key"] not in have
-    ]
+    have = list(target.list_indexes())
+    names = {index["name"] for index in have}
+    models = []
+    for index in source.list_indexes():
+        if any(_order(index) == _order(other) for other in have):
+            continue
+        options = {option: index[option] for option in index if option not in {"v", "ns", "key"}}
+        if index["name"] in names:
+            options["name"] = f"{index['name']}_kept"
+        models.append(IndexModel(list(index["key"].items()), **options))
     if models:
         target.create_indexes(models)
+
+
+def _order(index: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return what tells indexes apart: the keys in their order, and how texts compare."""
+    return list(index["key"].items()), index.get("collation")

@@ -6,7 +6,9 @@ import datetime
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
@@ -56,8 +58,11 @@ class TrainingClock:
         )
 
     def stop(self) -> None:
-        """Fire no more; a training that was started goes on."""
-        self._scheduler.shutdown(wait=True)
+        """Fire no more; a training that was started goes on.
+
+        Does not wait for a look at the schedule that is under way: without MongoDB, it takes long.
+        """
+        self._scheduler.shutdown(wait=False)
 
     def seconds_left(self) -> float:
         """Return the seconds to the next scheduled training, at least 0.
@@ -74,7 +79,10 @@ class TrainingClock:
                 self._train()
         except RecommenderError as error:
             log.error("the scheduled training could not be started: %s", error)
-        self._scheduler.modify_job(_JOB, next_run_time=self._next_look())
+        except Exception:  # a schedule outlives whatever stopped one training from starting
+            log.exception("the scheduled training could not be started")
+        with suppress(JobLookupError):  # the clock was stopped meanwhile
+            self._scheduler.modify_job(_JOB, next_run_time=self._next_look())
 
     def _train(self) -> None:
         try:

@@ -42,7 +42,10 @@ def find_java() -> Path:
 
 def _major_version(java: str) -> int | None:
     command = [java, "-XX:-UsePerfData", "-version"]  # nothing goes to /tmp
-    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     match = re.search(r'version "(?:1\.)?(\d+)', shown.stderr + shown.stdout)
     return int(match[1]) if match else None
 

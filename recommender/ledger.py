@@ -26,8 +26,8 @@ _VERSIONED = ("pyspark", "pymongo", "numpy", "scipy", "scikit-learn", "pyarrow")
 
 
 def new_run_id() -> str:
-    """Return an id for a run that sorts by time: the UTC second and eight random digits."""
-    return f"{now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+    """Return an id for a run that sorts by time: UTC to the millisecond and random digits."""
+    return f"{now():%Y%m%dT%H%M%S%f}"[:-3] + f"Z-{secrets.token_hex(4)}"
 
 
 def now() -> datetime.datetime:
@@ -95,11 +95,12 @@ class Ledger:
         return list(self._runs.find().sort("_id", DESCENDING).limit(limit))
 
     def prune(self, kept: int) -> list[str]:
-        """Forget all but the latest ``kept`` ended runs; return the log files of the forgotten."""
+        """Forget all but the latest ``kept`` ended runs; return the ids of the forgotten."""
         ended = {"state": {"$nin": list(OPEN_STATES)}}
-        old = list(self._runs.find(ended, {"log": 1}).sort("_id", DESCENDING).skip(kept))
-        self._runs.delete_many({"_id": {"$in": [run["_id"] for run in old]}})
-        return [run["log"] for run in old if run.get("log")]
+        old = self._runs.find(ended, {"_id": 1}).sort("_id", DESCENDING).skip(kept)
+        forgotten = [run["_id"] for run in old]
+        self._runs.delete_many({"_id": {"$in": forgotten}})
+        return forgotten
 
 
 def _versions() -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import unquote, unquote_plus
+from urllib.parse import parse_qsl, unquote, unquote_plus
 
 from pymongo import MongoClient
 from pymongo.database import Database
@@ -40,6 +41,10 @@ def connect(settings: Settings) -> Client:
         raise ConfigurationError(
             "MONGO_URI cannot be read as mongodb://[user:password@]host[:port]/[?options]; "
             "in a user name or password, '@', ':', '/' and '%' must be percent-encoded"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"a file that MONGO_URI names cannot be read: {error.strerror}"
         ) from None
 
 
@@ -82,10 +87,24 @@ def one_line(text: object, limit: int = 500) -> str:
 
 def secrets_of(settings: Settings) -> list[str]:
     """Return the strings that may appear in no log line, longest first."""
-    uri = settings.mongo_uri.get_secret_value()
-    found = {settings.api_key.get_secret_value()} if settings.api_key else set()
-    credentials, at, _ = uri.partition("://")[2].rpartition("@")
-    password = credentials.partition(":")[2]
-    if at and password:
-        found |= {uri, password, unquote(password), unquote_plus(password)}
-    return sorted(found, key=len, reverse=True)
+    key = settings.api_key.get_secret_value() if settings.api_key else ""
+    return secrets_in(settings.mongo_uri.get_secret_value(), key)
+
+
+def secrets_in(uri: str, api_key: str = "") -> list[str]:
+    """Return what is secret of a MongoDB URI and an API key, longest first.
+
+    The passwords are taken from the URI however wrong it is: it may be what an error is about.
+    """
+    rest = uri.partition("://")[2]
+    found = {api_key}
+    for place in (rest, re.split("[/?]", rest)[0]):
+        credentials, at, _ = place.rpartition("@")
+        found.add(credentials.partition(":")[2] if at else "")
+    for name, value in parse_qsl(rest.partition("?")[2]):
+        if name.lower().endswith(("password", "mechanismproperties")):
+            found.add(value)
+    passwords = {secret for secret in found - {api_key} if secret}
+    found |= {unquote(secret) for secret in passwords}
+    found |= {unquote_plus(secret) for secret in passwords} | ({uri} if passwords else set())
+    return sorted(found - {""}, key=len, reverse=True)

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from recommender.errors import DataError
-from recommender.mongo import Document, MongoDatabase, mongo_errors
-from recommender.ratings import Ratings, Rejection, encode_id
+from recommender.mongo import Document, MongoDatabase, mongo_errors, one_line
+from recommender.ratings import Ratings, Rejection, encode_id, same_number_same_key
 from recommender.store import CENTROIDS_ID, CLUSTERS, CLUSTERS_ID, COLUMNS_ID, FALLBACK_ID, METADATA
 
 _READS = 3
+_PARTS = [COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID, FALLBACK_ID]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class PublishedModel:
 
     def vectors(self, ratings: Ratings) -> csr_array:
         """Return the users' vectors over the columns: sparse (users, columns), 0 where unrated."""
-        column = pc.index_in(ratings.restaurants, value_set=self.columns)
+        keys = same_number_same_key(pa.concat_arrays([self.columns, ratings.restaurants]))
+        known = keys.slice(0, len(self.columns))
+        column = pc.index_in(keys.slice(len(self.columns)), value_set=known)
         column_of = column.fill_null(-1).to_numpy()[ratings.restaurant]
         kept = column_of >= 0
         values = ratings.rating[kept] + self.rating_shift
@@ -75,7 +78,7 @@ def load_model(db: MongoDatabase) -> PublishedModel:
     """
     for _ in range(_READS):  # the parts are switched one after the other; see both before or after
         with mongo_errors("reading the published model"):
-            metadata = {document["_id"]: document for document in db[METADATA].find()}
+            metadata = {d["_id"]: d for d in db[METADATA].find({"_id": {"$in": _PARTS}})}
             clusters = list(db[CLUSTERS].find().sort("cluster_id"))
         runs = {document.get("run_id") for document in clusters}
         if runs == {metadata.get(CENTROIDS_ID, {}).get("run_id")}:
@@ -99,19 +102,32 @@ def _checked(
             f"Clusters and Metadata are of different trainings ({', '.join(map(str, runs))}); "
             "run clustering_training.py"
         )
+    try:
+        return _model(parts, clusters, metadata.get(FALLBACK_ID, {}))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"the published model has a part of another shape ({one_line(repr(error))}); "
+            "run clustering_training.py"
+        ) from None
+
+
+def _model(parts: list[Document], clusters: list[Document], fallback: Document) -> PublishedModel:
     columns, centroids, figures = parts
     matrix = _matrix(columns["columns"], centroids["centroids"])
     ids = [cluster.get("cluster_id") for cluster in clusters]
-    if ids != list(range(len(matrix))):
-        raise DataError(f"Clusters holds ids {ids} where there are {len(matrix)} centroids")
+    if ids != list(range(len(matrix))) or len(figures["sizes"]) != len(matrix):
+        raise DataError(
+            f"Clusters holds the ids {ids} and Metadata {len(figures['sizes'])} sizes, where there "
+            f"are {len(matrix)} centroids; run clustering_training.py"
+        )
     return PublishedModel(
-        run_id=str(runs.pop()),
+        run_id=str(columns.get("run_id")),
         columns=pa.array([_key(column) for column in columns["columns"]], pa.string()),
         centroids=matrix,
-        sizes=list(figures["sizes"]),
+        sizes=[int(size) for size in figures["sizes"]],
         rating_shift=float(figures.get("rating_shift", 0.0)),
         clusters=clusters,
-        fallback=metadata.get(FALLBACK_ID, {}).get("recommendations", []),
+        fallback=fallback.get("recommendations", []),
     )
 
 

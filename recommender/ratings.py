@@ -377,14 +377,14 @@ def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
 def _number(keys: pa.ChunkedArray) -> tuple[pa.StringArray, NDArray[np.int32]]:
     """Return the distinct keys, sorted, and each row's position among them."""
     found = pc.unique(keys)
-    same = _same_number_same_key(found)
+    same = same_number_same_key(found)
     distinct = same.unique()
     distinct = distinct.take(pc.sort_indices(distinct))
     position = pc.index_in(same, value_set=distinct).to_numpy()
     return distinct, position[_numpy(pc.index_in(keys, value_set=found))]
 
 
-def _same_number_same_key(keys: pa.StringArray) -> pa.StringArray:
+def same_number_same_key(keys: pa.StringArray) -> pa.StringArray:
     """Give numeric ids that MongoDB holds equal (1, NumberLong(1), 1.0) one key, the smallest."""
     typed = pc.starts_with(keys, "\0")
     if not pc.any(typed).as_py():

@@ -7,11 +7,13 @@ Spark data source of :mod:`recommender.mongo_source` calls them in its executors
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
+import bson
 import pyarrow as pa
 from bson.errors import InvalidId
 from bson.int64 import Int64
@@ -30,6 +32,7 @@ USERS = "Users"
 _SAMPLES_PER_RANGE = 100
 _ID_INDEX = "_id_"
 _INT64_END = 2**63
+_WHOLE_NUMBER = re.compile("-?[0-9]{1,19}")
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,17 @@ def plan(settings: Settings, ranges: int) -> list[IdRange]:
         ids = list(reviews.with_options(codec_options=CODEC).aggregate(pipeline))
     cuts = [ids[len(ids) * i // ranges] for i in range(1, ranges)] if ids else []
     distinct = [cut for cut, before in zip(cuts, [None, *cuts], strict=False) if cut != before]
+    distinct = [cut for cut in distinct if _can_be_sent(cut)]
     ends = [None, *distinct, None]
     return [IdRange(lower, upper) for lower, upper in pairwise(ends)]
+
+
+def _can_be_sent(document: Document) -> bool:
+    """Say whether what was read can be written: text that is not UTF-8 cannot."""
+    try:
+        return bool(bson.encode(document, codec_options=CODEC))
+    except (UnicodeEncodeError, bson.errors.BSONError):
+        return False
 
 
 def _has_id_index(reviews: Collection[Document]) -> bool:
@@ -82,7 +94,7 @@ def read(
     matching
         A MongoDB filter; None for all rows of the range.
     """
-    projection = dict.fromkeys(settings.review_fields, 1) | {"_id": 0}
+    projection = {"_id": 0} | dict.fromkeys(settings.review_fields, 1)
     with connect(settings) as client, mongo_errors("reading Reviews"):
         reviews = database(client, settings)[COLLECTION].with_options(codec_options=CODEC)
         cursor = reviews.find(matching or {}, projection, batch_size=settings.read_batch_rows)
@@ -124,12 +136,16 @@ def ratings_of_user(settings: Settings, user: str) -> Ratings:
         If neither knows the user.
     """
     same: Document = {"$in": [user, *_other_types(user)]}
+    if not _can_be_sent(same):
+        raise DataError(f"user {user!r} is no text that MongoDB could hold; check the id")
     batches = list(read(settings, IdRange(), {settings.reviews_user_field: same}))
     with connect(settings) as client, mongo_errors("reading Users"):
         users = database(client, settings)[USERS].with_options(codec_options=CODEC)
         entry = None if batches else users.find_one({"user_id": same})
     if entry:
-        rows = [{"user_id": user} | rating for rating in entry.get("ratings") or []]
+        found = entry.get("ratings")
+        kept = found if isinstance(found, list) else []
+        rows = [{"user_id": user} | rating for rating in kept if isinstance(rating, dict)]
         batches = [_clean(rows, ("user_id", "gmap_id", "rating", "timestamp"), settings)]
     if not sum(batch.num_rows for batch in batches):
         raise DataError(f"user {user!r} has no rating in Reviews or Users; check the id")
@@ -165,9 +181,8 @@ def _clean(
 
 def _other_types(text: str) -> list[object]:
     found: list[object] = []
-    with suppress(ValueError):
-        number = int(text)
-        found += [Int64(number)] if abs(number) < _INT64_END else []
+    if _WHOLE_NUMBER.fullmatch(text) and abs(int(text)) < _INT64_END:
+        found.append(Int64(int(text)))
     with suppress(InvalidId):
         found.append(ObjectId(text))
     return found

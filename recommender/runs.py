@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from pymongo.errors import PyMongoError
@@ -186,7 +185,7 @@ def _closing(db: MongoDatabase, run_id: str, settings: Settings) -> Iterator[Non
     """Write the block's outcome to the ledger, whatever it is."""
 
     def close(state: State, exit_code: int, error: BaseException | None) -> None:
-        line = redact(one_line(error), secrets_of(settings)) if error else None
+        line = one_line(redact(str(error), secrets_of(settings))) if error else None
         _quietly(
             "the outcome could not be written to the ledger",
             lambda: Ledger(db).close(run_id, state, exit_code, line),
@@ -208,9 +207,12 @@ def _closing(db: MongoDatabase, run_id: str, settings: Settings) -> Iterator[Non
 
 
 def _prune(db: MongoDatabase, settings: Settings) -> None:
-    for old_log in Ledger(db).prune(settings.runs_kept):
-        with contextlib.suppress(OSError):
-            Path(old_log).unlink(missing_ok=True)
+    # No path is made from what the database says: a log is removed if its run is forgotten.
+    logs = {path.stem: path for path in settings.log_dir.glob("*.log")}
+    for run_id in Ledger(db).prune(settings.runs_kept):
+        if run_id in logs:
+            with contextlib.suppress(OSError):
+                logs[run_id].unlink(missing_ok=True)
 
 
 def _quietly(complaint: str, action: Callable[[], object]) -> None:

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from recommender.errors import RecommenderError
-from recommender.mongo import one_line, secrets_of
+from recommender.mongo import one_line, secrets_in, secrets_of
 from recommender.settings import Settings
 
 EXIT_CODES = """\
@@ -29,6 +29,9 @@ exit codes:
 """
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# What this process may not show; a script's last line is written without the logging's help.
+_hidden: list[str] = []
+
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -52,12 +55,13 @@ class RedactingFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Return the record's line; control characters in its message become spaces."""
-        record.message = one_line(record.message, limit=10_000)
+        record.message = one_line(redact(record.message, self._secrets), limit=10_000)
         return super().formatMessage(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record's text, any traceback included, without secrets."""
-        return redact(super().format(record), self._secrets)
+        """Return the record's text; the lines of a traceback are set in."""
+        text = redact(super().format(record), self._secrets)
+        return "\n  ".join(text.splitlines())
 
 
 def redact(text: str, secrets: Sequence[str]) -> str:
@@ -69,11 +73,16 @@ def redact(text: str, secrets: Sequence[str]) -> str:
 
 def configure_logging(settings: Settings) -> None:
     """Send log lines to stderr, from ``LOG_LEVEL`` up, with the settings' secrets blotted out."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(RedactingFormatter(secrets_of(settings)))
-    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    _log_to_stderr(settings.log_level, secrets_of(settings))
     for chatty in ("py4j", "pymongo", "apscheduler", "urllib3"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+
+
+def _log_to_stderr(level: str, secrets: Sequence[str]) -> None:
+    _hidden[:] = secrets
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter(secrets))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def raise_on_signals() -> None:
@@ -101,15 +110,18 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
         Takes the arguments (None: the command line's) and returns an exit code.
     """
     raise_on_signals()
+    # Until the settings are read, what the environment holds is what could be shown.
+    environment = secrets_in(os.environ.get("MONGO_URI", ""), os.environ.get("API_KEY", ""))
+    _log_to_stderr("INFO", environment)
     try:
         code = main(None)
         sys.stdout.flush()
         return code
     except RecommenderError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)  # noqa: T201
+        _complain(str(error))
         return error.exit_code
     except Cancelled as stop:
-        print(f"error: {stop}", file=sys.stderr)  # noqa: T201
+        _complain(str(stop))
         return stop.exit_code
     except BrokenPipeError:
         # The reader of our output, such as `head`, has gone; Python's own flush must not complain.
@@ -117,7 +129,11 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
         return 128 + signal.SIGPIPE
     except Exception as error:  # the last resort of a process: said in one line
         logging.getLogger(__name__).exception("unexpected failure")
-        print(f"error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)  # noqa: T201
+        _complain(f"{type(error).__name__}: {error}")
         return 1
     finally:
         _ignore_signals()  # all is done but the interpreter's own end
+
+
+def _complain(reason: str) -> None:
+    sys.stderr.write(f"error: {one_line(redact(reason, _hidden))}\n")

@@ -221,7 +221,10 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def _names_given() -> list[str]:
-    from_file = dotenv_values(ENV_FILE) if Path(ENV_FILE).is_file() else {}
+    try:
+        from_file = dotenv_values(ENV_FILE) if Path(ENV_FILE).is_file() else {}
+    except (UnicodeDecodeError, OSError) as error:
+        raise ConfigurationError(f"{ENV_FILE} cannot be read as UTF-8 text: {error}") from None
     ours = [name for name in os.environ if name.upper().startswith(_OWN_PREFIXES)]
     return [*from_file, *ours]
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import bson
 import numpy as np
+from bson.codec_options import CodecOptions
 from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 from numpy.typing import NDArray
@@ -48,6 +49,7 @@ _WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
 _ARRAY_BYTES = 16  # a nested array's own length, end, type and position
 _OTHER_FIELDS_BYTES = 4096
 
+_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 _INT32 = struct.Struct("<i")
 _SCORE_TAIL = b"\0" * 9  # a double and the document's end
 
@@ -110,7 +112,9 @@ class Stage:
                     "computed; nothing was published"
                 )
             if self._keep_others:
-                self.insert(self._db[self.target].find(_WRITTEN_BY_OTHERS))
+                # Byte by byte, whatever is in them: dates and texts that Python cannot hold, too.
+                others = self._db[self.target].with_options(codec_options=_RAW)
+                self.insert(others.find(_WRITTEN_BY_OTHERS))
 
 
 def insert_once(

@@ -54,7 +54,7 @@ def test_ids_sort_by_time_and_differ_within_a_second(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ledger_module, "now", lambda: NOON)
     same_second = {new_run_id() for _ in range(100)}
     assert len(same_second) == 100
-    assert all(re.fullmatch(r"20260102T120000Z-[0-9a-f]{8}", run_id) for run_id in same_second)
+    assert all(re.fullmatch(r"20260102T120000000Z-[0-9a-f]{8}", run_id) for run_id in same_second)
 
 
 def test_a_run_begins_queued_with_what_it_was_started_with(
@@ -151,20 +151,20 @@ def test_the_latest_runs_come_first_and_no_more_than_asked_for(
     assert len(ledger.recent(10)) == 5
 
 
-def test_old_runs_are_forgotten_and_their_logs_returned(db: MongoDatabase, ledger: Ledger) -> None:
+def test_old_runs_are_forgotten_and_named(db: MongoDatabase, ledger: Ledger) -> None:
     for number in (2, 1, 4, 3):
-        put(db, f"run-{number}", "failed", log=f"/logs/{number}.log")
-    put(db, "run-0", "succeeded", log=None)
-    assert sorted(ledger.prune(2)) == ["/logs/1.log", "/logs/2.log"]
+        put(db, f"run-{number}", "failed")
+    put(db, "run-0", "succeeded")
+    assert sorted(ledger.prune(2)) == ["run-0", "run-1", "run-2"]
     assert ids(db) == ["run-3", "run-4"]
     assert ledger.prune(2) == []
 
 
 def test_open_runs_are_neither_forgotten_nor_counted(db: MongoDatabase, ledger: Ledger) -> None:
-    put(db, "run-1", "queued", log="1")
-    put(db, "run-2", "running", log="2")
-    put(db, "run-3", "failed", log="3")
-    put(db, "run-4", "succeeded", log="4")
-    put(db, "run-5", "running", log="5")
-    assert ledger.prune(1) == ["3"]
+    put(db, "run-1", "queued")
+    put(db, "run-2", "running")
+    put(db, "run-3", "failed")
+    put(db, "run-4", "succeeded")
+    put(db, "run-5", "running")
+    assert ledger.prune(1) == ["run-3"]
     assert ids(db) == ["run-1", "run-2", "run-4", "run-5"]

@@ -272,7 +272,7 @@ def test_a_run_that_is_refused_sweeps_nothing(db: MongoDatabase, db_settings: Se
 
 
 def test_old_runs_and_their_logs_are_forgotten(db: MongoDatabase, db_settings: Settings) -> None:
-    logs = [db_settings.log_dir / f"{number}.log" for number in range(3)]
+    logs = [db_settings.log_dir / f"1999-{number}.log" for number in range(3)]
     db_settings.log_dir.mkdir(parents=True)
     for number, log in enumerate(logs):
         log.touch()
@@ -288,7 +288,7 @@ def test_old_runs_and_their_logs_are_forgotten(db: MongoDatabase, db_settings: S
 def test_a_log_that_cannot_be_removed_does_not_fail_the_run(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
-    log = db_settings.log_dir / "no file"
+    log = db_settings.log_dir / "1999.log"  # a folder
     log.mkdir(parents=True)
     Ledger(db).open("1999", "api", db_settings, log)
     Ledger(db).close("1999", "failed", 1, "x")
