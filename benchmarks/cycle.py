@@ -21,7 +21,7 @@ from statistics import median
 from pydantic import SecretStr
 
 from recommender.city import City, write_city
-from recommender.demo import EmbeddedMongo
+from recommender.embedded import EmbeddedMongo
 from recommender.ledger import Ledger
 from recommender.mongo import Document, connect, database
 from recommender.scripts import configure_logging, run_script

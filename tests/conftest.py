@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recommender.demo import EmbeddedMongo
+from recommender.embedded import EmbeddedMongo
 from recommender.mongo import MongoDatabase, connect, database
 from recommender.settings import Settings, load_settings
 

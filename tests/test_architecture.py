@@ -21,7 +21,10 @@ FLOORS: list[set[str]] = [
     {"dists", *(f"recommender.{name}" for name in ("errors", "evaluation", "summary", "topn"))},
     {"recommender", "recommender.guard", "recommender.ratings", "recommender.settings"},
     {"recommender.mongo"},
-    {"recommender.bulk", "recommender.lease", "recommender.ledger", "recommender.scripts"},
+    {
+        *("recommender.bulk", "recommender.embedded", "recommender.lease", "recommender.ledger"),
+        "recommender.scripts",
+    },
     {
         *("recommender.city", "recommender.java", "recommender.problems", "recommender.reviews"),
         *("recommender.schedule", "recommender.store"),

@@ -14,7 +14,7 @@ import pytest
 
 from recommender import clock as clock_module
 from recommender.clock import TrainingClock
-from recommender.demo import EmbeddedMongo
+from recommender.embedded import EmbeddedMongo
 from recommender.errors import DatabaseUnavailableError, LeaseHeldError
 from recommender.lease import COLLECTION
 from recommender.mongo import Document, MongoDatabase, connect, database

@@ -18,8 +18,9 @@ import psutil
 import pytest
 from pymongo import MongoClient
 
-from recommender import demo
-from recommender.demo import PROJECT, EmbeddedMongo, find_mongod, main
+from recommender import embedded
+from recommender.demo import PROJECT, main
+from recommender.embedded import EmbeddedMongo, find_mongod
 from recommender.errors import ConfigurationError, DatabaseUnavailableError
 from recommender.guard import Guarded
 from recommender.settings import Settings
@@ -81,7 +82,7 @@ class TestFindMongod:
 
     @pytest.mark.usefixtures("no_mongod_on_path")
     def test_neither(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(demo, "_PACKAGE", "no-such-package")
+        monkeypatch.setattr(embedded, "_PACKAGE", "no-such-package")
         with pytest.raises(ConfigurationError, match="no mongod found on PATH") as caught:
             find_mongod()
         assert caught.value.exit_code == 78
@@ -93,7 +94,7 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: a-test-mongod\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(str(site))
-    monkeypatch.setattr(demo, "_PACKAGE", "a-test-mongod")
+    monkeypatch.setattr(embedded, "_PACKAGE", "a-test-mongod")
 
 
 class TestEmbeddedMongo:
@@ -158,8 +159,8 @@ class TestEmbeddedMongo:
         self, mongo_uri: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         taken = int(mongo_uri.rstrip("/").rpartition(":")[2])
-        ports = iter([taken, taken, demo._free_port()])
-        monkeypatch.setattr(demo, "_free_port", lambda: next(ports))
+        ports = iter([taken, taken, embedded._free_port()])
+        monkeypatch.setattr(embedded, "_free_port", lambda: next(ports))
         with EmbeddedMongo() as mongo:
             assert mongo.port != taken
             assert mongo.uri != mongo_uri
@@ -198,7 +199,7 @@ class TestEmbeddedMongo:
     def test_dies_with_a_killed_parent(self, tmp_path: Path) -> None:
         with python(
             """
-            from recommender.demo import EmbeddedMongo
+            from recommender.embedded import EmbeddedMongo
             mongo = EmbeddedMongo().start()
             print(mongo.pid, mongo._folder, flush=True)
             input()
@@ -298,7 +299,7 @@ class Command:
     """The demo as a person starts it, but for the scripts."""
 
     def __init__(self, scripts: Path, *arguments: str, **environment: str) -> None:
-        self.port = demo._free_port()
+        self.port = embedded._free_port()
         self.printed = ""
         code = (
             "import sys; from pathlib import Path; from recommender.demo import main;"
@@ -428,7 +429,7 @@ class TestRun:
         mongod = mongod_of(clean_environment)
         command.kill()
         until(lambda: is_gone(mongod))
-        until(lambda: not demo._listens("127.0.0.1", command.port))
+        until(lambda: not embedded.listens("127.0.0.1", command.port))
 
     @pytest.mark.parametrize("from_file", [False, True])
     def test_database_named_is_used_and_not_shown(

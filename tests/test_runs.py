@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from recommender.demo import EmbeddedMongo
+from recommender.embedded import EmbeddedMongo
 from recommender.errors import (
     DatabaseUnavailableError,
     DataError,

