@@ -7,6 +7,7 @@ In between, an id of any BSON type travels as a string, its *key*: see :func:`en
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -48,6 +49,8 @@ CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_MS,
     unicode_decode_error_handler="surrogateescape",
 )
+
+log = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _ID_TYPES = (
@@ -215,6 +218,8 @@ def gather(table: pa.Table) -> Ratings:
     restaurants, restaurant = _number(valid["restaurant"])
     rating, time = _numpy(valid["rating"]), _numpy(valid["time"])
     user, restaurant, rating, time = _merge(user, restaurant, rating, time)
+    report = replace(report, merged=valid.num_rows - len(rating))
+    log.info("%s", report)
     return Ratings(
         users=users,
         restaurants=restaurants,
@@ -222,7 +227,7 @@ def gather(table: pa.Table) -> Ratings:
         restaurant=restaurant,
         rating=rating,
         time=time,
-        report=replace(report, merged=valid.num_rows - len(rating)),
+        report=report,
     )
 
 
