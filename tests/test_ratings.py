@@ -143,7 +143,7 @@ def test_ids_of_three_types_are_three_users_and_come_back_as_they_came() -> None
         -0.5,
         True,
         b"bytes",
-        Binary(b"u", 4),
+        Binary(b"u" * 16, 4),
         ObjectId("0123456789ab0123456789ab"),
         Decimal128("1.50"),
         DatetimeMS(2**60),
