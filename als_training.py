@@ -20,7 +20,7 @@ import clustering_training
 from recommender.errors import PublishError
 from recommender.evaluation import RatingError, predict, rating_error
 from recommender.mongo_source import read_reviews
-from recommender.ratings import Ratings, counts_of, gather
+from recommender.ratings import Ratings, counts_of, gather, rating_shift
 from recommender.recommend import COUNTS_SCHEMA, RecommendTask, factor_block
 from recommender.runs import TrainingRun, training_run
 from recommender.scripts import EXIT_CODES, configure_logging, run_script
@@ -56,13 +56,26 @@ def split(ratings: Ratings, fraction: float, seed: int) -> tuple[Ratings, Rating
     return ratings.rows(~held_out), ratings.rows(held_out)
 
 
-def fit(spark: SparkSession, ratings: Ratings, settings: Settings) -> ALSModel:
-    """Fit ALS to the ratings with the settings' parameters."""
+def fit(
+    spark: SparkSession, ratings: Ratings, settings: Settings, *, preference: bool = False
+) -> ALSModel:
+    """Fit ALS with the settings' parameters.
+
+    Parameters
+    ----------
+    preference
+        Fit who would go where, a rating saying how sure that is (Hu, Koren and Volinsky, 2008),
+        instead of the ratings themselves.
+    """
+    # To a preference, 0 means never been there.
+    shift = rating_shift(settings.rating_min) if preference else 0.0
     blocks = settings.als_blocks or max(2, spark.sparkContext.defaultParallelism)
     als = ALS(
         rank=settings.als_rank,
         maxIter=settings.als_max_iter,
         regParam=settings.als_reg_param,
+        implicitPrefs=preference,
+        alpha=settings.als_alpha,
         coldStartStrategy=settings.als_cold_start_strategy,
         checkpointInterval=settings.als_checkpoint_interval,
         numUserBlocks=blocks,
@@ -76,7 +89,7 @@ def fit(spark: SparkSession, ratings: Ratings, settings: Settings) -> ALSModel:
         {
             "user": ratings.user,
             "restaurant": ratings.restaurant,
-            "rating": ratings.rating.astype(np.float32),
+            "rating": (ratings.rating + shift).astype(np.float32),
         }
     )
     return als.fit(spark.createDataFrame(table).coalesce(blocks))
@@ -174,7 +187,8 @@ def train(run: TrainingRun) -> Ratings:
             error = evaluate(model, part, held_out, settings)
             run.record(**{"metrics.als": asdict(error)})
         with run.phase("refit"):
-            model = fit(spark, ratings, settings)
+            preference = settings.als_objective == "preference"
+            model = fit(spark, ratings, settings, preference=preference)
         with staged(run.db, RECOMMENDATIONS, run.run_id, "user_id", keep_others=True) as stage:
             with run.phase("recommend"):
                 users = recommend(spark, model, ratings, run, stage.name)

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import pymongo
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -25,6 +26,7 @@ from recommender.clock import TrainingClock
 from recommender.java import find_java
 from recommender.ledger import Ledger
 from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors
+from recommender.ports import check_port_is_free
 from recommender.problems import handle_errors, responses
 from recommender.schedule import Schedule
 from recommender.scripts import EXIT_CODES, Cancelled, configure_logging, run_script
@@ -138,6 +140,7 @@ def create_app() -> FastAPI:
         title="Restaurant Recommender Model Service",
         summary="Trains recommendations and user clusters from the restaurant reviews in MongoDB.",
         lifespan=lifespan,
+        redirect_slashes=False,
     )
     handle_errors(app)
     keyed: dict[str, Any] = {"dependencies": [Depends(require_key)]}
@@ -179,10 +182,11 @@ async def live() -> Health:
 
 
 def ready(service: TheService) -> Health:
-    """Answer 200 if a training could start: MongoDB answers and Java is there."""
-    with mongo_errors("answering a ping"):
+    """Answer 200 if a training could start: MongoDB answers, Java and WORK_DIR are there."""
+    with mongo_errors("answering a ping"), pymongo.timeout(service.settings.mongo_timeout_seconds):
         service.db.command("ping")
     find_java()
+    service.settings.make_folder(service.settings.work_dir)
     return Health(status="ready")
 
 
@@ -221,6 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)
+    check_port_is_free(settings.host, settings.port)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -13,7 +13,7 @@ from recommender.errors import LeaseLostError, RecommenderError
 from recommender.guard import Guarded
 from recommender.lease import Lease
 from recommender.ledger import Ledger, State, Trigger, new_run_id
-from recommender.mongo import MongoDatabase, mongo_errors, one_line
+from recommender.mongo import MongoDatabase, mongo_errors, one_line, reason_of
 from recommender.settings import Settings
 from recommender.store import sweep
 
@@ -60,14 +60,17 @@ class Trainer:
         run_id = new_run_id()
         lease = Lease(self._db, self._settings.lease_seconds)
         log_file = self._settings.log_dir / f"{run_id}.log"
+        ledger = Ledger(self._db)
         with self._lock, mongo_errors("taking the lease"):
             if self._stopping:
                 raise RecommenderError("the service is stopping; start the training elsewhere")
+            self._settings.make_folder(log_file.parent)
             lease.acquire(run_id)
             try:
-                Ledger(self._db).open(run_id, trigger, self._settings, log_file)
+                ledger.open(run_id, trigger, self._settings, log_file)
                 self._child = self._spawn(run_id, log_file)
-            except BaseException:
+            except BaseException as error:
+                ledger.close(run_id, "failed", 1, one_line(error))
                 lease.release()
                 raise
             self._watcher = threading.Thread(
@@ -87,7 +90,6 @@ class Trainer:
             watcher.join()
 
     def _spawn(self, run_id: str, log_file: Path) -> Guarded:
-        self._settings.make_folder(log_file.parent)
         command: list[str | Path] = [sys.executable, self._script, "--adopt-run", run_id]
         with log_file.open("wb") as output:
             grace = self._settings.stop_grace_seconds
@@ -108,7 +110,7 @@ class Trainer:
             log.info("training %s: another has taken over", run_id)
         except PyMongoError as failure:
             # Its lease expires, and the next training marks it as crashed.
-            log.error("the end of %s could not be written down: %s", run_id, one_line(failure))
+            log.error("the end of %s could not be written down: %s", run_id, reason_of(failure))
 
 
 def _outcome(code: int) -> tuple[State, str]:

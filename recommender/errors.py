@@ -30,6 +30,12 @@ class PublishError(RecommenderError):
     exit_code = 70
 
 
+class SparkError(RecommenderError):
+    """Spark could not do what was asked of it, such as for lack of memory."""
+
+    exit_code = 70
+
+
 class LeaseHeldError(RecommenderError):
     """Another training is in progress.
 
@@ -45,7 +51,8 @@ class LeaseHeldError(RecommenderError):
         self.holder = holder
         super().__init__(
             f"training {holder.get('run_id')} is in progress on {holder.get('host')} "
-            f"since {holder.get('started_at')}; wait until it has ended"
+            f"since {holder.get('started_at')}; wait until it has ended (if it has died, the lease "
+            f"frees itself at {holder.get('expires_at')})"
         )
 
 

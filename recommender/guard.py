@@ -119,6 +119,8 @@ def _guard(grace_seconds: float, remove: str, command: Sequence[str]) -> int:
     )
     watch.start()
     code = child.wait()
+    with contextlib.suppress(ProcessLookupError):  # what the child started and left behind
+        os.killpg(child.pid, signal.SIGKILL)
     if remove and stopping.is_set():
         shutil.rmtree(remove, ignore_errors=True)
     return code if code >= 0 else 128 - code

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from recommender.errors import ConfigurationError
@@ -40,6 +41,7 @@ def find_java() -> Path:
     return Path(found)
 
 
+@lru_cache
 def _major_version(java: str) -> int | None:
     command = [java, "-XX:-UsePerfData", "-version"]  # nothing goes to /tmp
     try:

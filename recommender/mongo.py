@@ -73,10 +73,15 @@ def mongo_errors(doing: str) -> Iterator[None]:
         reason = (error.details or {}).get("errmsg") or str(error)
         raise DatabaseUnavailableError(f"MongoDB refused {doing}: {one_line(reason)}") from error
     except PyMongoError as error:
-        reason = one_line(str(error).partition(", Timeout:")[0])
         raise DatabaseUnavailableError(
-            f"MongoDB did not answer while {doing}: {reason}; does it run where MONGO_URI says?"
+            f"MongoDB did not answer while {doing}: {reason_of(error)}; does it run where "
+            "MONGO_URI says?"
         ) from error
+
+
+def reason_of(error: PyMongoError) -> str:
+    """Return what went wrong on one line, without the driver's account of every server."""
+    return one_line(str(error).partition(", Timeout:")[0])
 
 
 def one_line(text: object, limit: int = 500) -> str:

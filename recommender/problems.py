@@ -53,9 +53,9 @@ def problem(
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return what the API's description says of these error statuses."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
     return {
-        status: {"description": HTTPStatus(status).phrase, "content": content, "model": Problem}
+        status: {"description": HTTPStatus(status).phrase, "content": content}
         for status in statuses
     }
 

@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pymongo.collection import Collection
 from scipy.sparse import csr_array
 
 from recommender.errors import DataError
 from recommender.mongo import Document, MongoDatabase, mongo_errors, one_line
-from recommender.ratings import Ratings, Rejection, encode_id, same_number_same_key
+from recommender.ratings import CODEC, Ratings, Rejection, encode_id, same_number_same_key
 from recommender.store import CENTROIDS_ID, CLUSTERS, CLUSTERS_ID, COLUMNS_ID, FALLBACK_ID, METADATA
 
 _READS = 3
@@ -78,12 +79,18 @@ def load_model(db: MongoDatabase) -> PublishedModel:
     """
     for _ in range(_READS):  # the parts are switched one after the other; see both before or after
         with mongo_errors("reading the published model"):
-            metadata = {d["_id"]: d for d in db[METADATA].find({"_id": {"$in": _PARTS}})}
-            clusters = list(db[CLUSTERS].find().sort("cluster_id"))
+            parts = _as_written(db, METADATA).find({"_id": {"$in": _PARTS}})
+            metadata = {part["_id"]: part for part in parts}
+            clusters = list(_as_written(db, CLUSTERS).find().sort("cluster_id"))
         runs = {document.get("run_id") for document in clusters}
         if runs == {metadata.get(CENTROIDS_ID, {}).get("run_id")}:
             break
     return _checked(metadata, clusters, runs)
+
+
+def _as_written(db: MongoDatabase, name: str) -> Collection[Document]:
+    """Return a collection whose ids decode as those of the reviews do."""
+    return db[name].with_options(codec_options=CODEC)
 
 
 def _checked(

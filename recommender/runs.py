@@ -23,6 +23,7 @@ from recommender.mongo import (
     database,
     mongo_errors,
     one_line,
+    reason_of,
     secrets_of,
 )
 from recommender.scripts import Cancelled, redact
@@ -129,7 +130,7 @@ class _Heartbeat:
                 self._lost = error
                 return
             except PyMongoError as error:
-                log.warning("the lease could not be renewed: %s", error)
+                log.warning("the lease could not be renewed: %s", reason_of(error))
 
 
 @contextmanager
@@ -220,4 +221,4 @@ def _quietly(complaint: str, action: Callable[[], object]) -> None:
     try:
         action()
     except PyMongoError as error:
-        log.error("%s: %s", complaint, one_line(error))
+        log.error("%s: %s", complaint, reason_of(error))

@@ -6,7 +6,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -21,13 +23,14 @@ exit codes:
   2    usage: an argument that cannot be
   65   data: nothing that can be trained on, or an unreadable file
   69   MongoDB is unavailable or refused
-  70   what was staged failed its checks; nothing was published
+  70   Spark failed, or what was staged failed its checks; nothing was published
   75   another training is in progress, or took over
   78   configuration: a setting that cannot be, or Java is missing
   130  stopped by Ctrl-C
   143  stopped by SIGTERM
 """
 
+_SECOND_TRY_SECONDS = 0.5
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What this process may not show; a script's last line is written without the logging's help.
 _hidden: list[str] = []
@@ -82,6 +85,8 @@ def _log_to_stderr(level: str, secrets: Sequence[str]) -> None:
     _hidden[:] = secrets
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter(secrets))
+    # py4j tells the root logger of every call that a signal cut short.
+    handler.addFilter(lambda record: record.levelno > logging.INFO or "py4j" not in record.pathname)
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
@@ -91,12 +96,48 @@ def raise_on_signals() -> None:
         signal.signal(signum, _raise_cancelled)
 
 
+@contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Let the block finish before a signal that asks to stop is heeded.
+
+    For what must not be cut in two: a signal that came meanwhile raises :class:`Cancelled` after
+    it. Only the main thread hears signals; elsewhere there is nothing to defer.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = [signal.getsignal(signum) for signum in _STOP_SIGNALS]
+    for signum in _STOP_SIGNALS:
+        signal.signal(signum, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for signum, handler in zip(_STOP_SIGNALS, handlers, strict=True):
+            signal.signal(signum, handler)
+    if came:
+        signal.raise_signal(came[0])
+
+
 def _raise_cancelled(signum: int, _frame: FrameType | None) -> NoReturn:
     _ignore_signals()  # a second one must not cut the clean-up short
+    signal.signal(signal.SIGALRM, lambda *_: _raise_if_lost(signum))
+    signal.setitimer(signal.ITIMER_REAL, _SECOND_TRY_SECONDS, _SECOND_TRY_SECONDS)
+    raise Cancelled(signum)
+
+
+def _raise_if_lost(signum: int) -> None:
+    """Raise again what was raised where Python drops exceptions, such as in a finaliser."""
+    error = sys.exception()
+    while error is not None:
+        if isinstance(error, Cancelled):
+            return  # it is on its way up, and this is the clean-up
+        error = error.__context__
     raise Cancelled(signum)
 
 
 def _ignore_signals() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)
     for signum in _STOP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
 
@@ -123,6 +164,9 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
     except Cancelled as stop:
         _complain(str(stop))
         return stop.exit_code
+    except KeyboardInterrupt:
+        _complain("stopped by SIGINT")
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of our output, such as `head`, has gone; Python's own flush must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,6 +17,7 @@ ENV_FILE = ".env"
 
 # Other programs own names that start with SPARK_, MONGO_ or LOG_; these prefixes are ours alone, so
 # an unknown name that starts with one of them is a slip of the pen.
+_RESEMBLANCE = 0.75
 _OWN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_")
 
 
@@ -78,7 +78,7 @@ class Settings(BaseSettings):
         None, description="if set, what POST /train and GET /runs ask for (X-API-Key or bearer)"
     )
     train_interval_hours: float = Field(
-        3.0, gt=0, le=8760, description="hours from one scheduled training to the next"
+        3.0, ge=1 / 3600, le=8760, description="hours from one scheduled training to the next"
     )
     stop_grace_seconds: float = Field(
         7.0, ge=0, le=600, description="how long a stopped training may clean up, seconds"
@@ -113,8 +113,13 @@ class Settings(BaseSettings):
     als_rank: Count = Field(10, description="number of latent factors")
     als_max_iter: Count = Field(10, description="ALS iterations")
     als_reg_param: float = Field(0.1, ge=0, description="ALS regularisation")
-    als_objective: Literal["rating"] = Field(
-        "rating", description="what ranks a user's restaurants: the predicted rating"
+    als_objective: Literal["rating", "preference"] = Field(
+        "rating",
+        description="what ranks a user's restaurants: the predicted `rating`, or the `preference` "
+        "that implicit-feedback ALS finds",
+    )
+    als_alpha: float = Field(
+        1.0, ge=0, description="how much more a preference counts for each point of a rating"
     )
     als_cold_start_strategy: Literal["drop", "nan"] = Field(
         "drop",
@@ -212,7 +217,7 @@ def load_settings(**overrides: object) -> Settings:
     ConfigurationError
         If a value cannot be, or a name is unknown. Values of secrets are not repeated.
     """
-    _refuse_unknown_names(_names_given())
+    _refuse_unknown_names()
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -220,22 +225,27 @@ def load_settings(**overrides: object) -> Settings:
         raise ConfigurationError(lines) from None
 
 
-def _names_given() -> list[str]:
+def _refuse_unknown_names() -> None:
+    """Refuse what is meant as a setting and is none.
+
+    In the environment, where other programs have their names, that is what starts as only settings
+    of ours do; in ``.env``, what resembles a setting, too.
+    """
+    known = [name.upper() for name in Settings.model_fields]
+    names = [*_names_in_file(), *(n for n in os.environ if n.upper().startswith(_OWN_PREFIXES))]
+    for name in names:
+        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=_RESEMBLANCE)
+        if name.upper() in known or not (near or name.upper().startswith(_OWN_PREFIXES)):
+            continue
+        hint = f"; did you mean {near[0]}?" if near else "; the README lists them all"
+        raise ConfigurationError(f"{name} is no setting{hint}")
+
+
+def _names_in_file() -> list[str]:
     try:
-        from_file = dotenv_values(ENV_FILE) if Path(ENV_FILE).is_file() else {}
+        return list(dotenv_values(ENV_FILE)) if Path(ENV_FILE).is_file() else []
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigurationError(f"{ENV_FILE} cannot be read as UTF-8 text: {error}") from None
-    ours = [name for name in os.environ if name.upper().startswith(_OWN_PREFIXES)]
-    return [*from_file, *ours]
-
-
-def _refuse_unknown_names(names: Iterable[str]) -> None:
-    known = [name.upper() for name in Settings.model_fields]
-    for name in names:
-        if name.upper().startswith(_OWN_PREFIXES) and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; the README lists them all"
-            raise ConfigurationError(f"{name} is no setting{hint}")
 
 
 def _explain(detail: Any) -> str:

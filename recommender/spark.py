@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,23 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from py4j.protocol import Py4JError
 from pyspark import SparkContext
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
+from recommender.errors import (
+    ConfigurationError,
+    DatabaseUnavailableError,
+    DataError,
+    RecommenderError,
+    SparkError,
+)
 from recommender.java import find_java
+from recommender.mongo import one_line
+from recommender.scripts import signals_deferred
 from recommender.settings import Settings
 
 _PACKAGE = Path(__file__).parent
@@ -27,6 +40,8 @@ _HEAP_SHARE = 0.6
 _BESIDE_HEAP_BYTES = 1280 * 2**20
 _LEAST_HEAP_BYTES = 512 * 2**20
 _JVM_END_SECONDS = 5.0
+_JVM_LAST_WORDS_SECONDS = 1.0
+_SPARK_ERRORS = (PySparkException, Py4JError, OSError)
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +58,9 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
     Raises
     ------
     ConfigurationError
-        If there is no Java that Spark runs on.
+        If there is no Java that Spark runs on, or Spark does not start.
+    SparkError
+        In place of what PySpark raises in the block.
     """
     find_java()
     settings.make_folder(settings.work_dir)
@@ -53,16 +70,69 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
     # Executors must start the Python that runs this, with its packages.
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     try:
-        spark = _builder(settings, name, scratch).getOrCreate()
-        # Long lineages overflow the JVM's stack; ALS cuts them where there is a checkpoint.
-        checkpoints = settings.spark_checkpoint_dir or str(scratch / "checkpoints")
-        spark.sparkContext.setCheckpointDir(checkpoints)
-        spark.sparkContext.addPyFile(str(_zip_package(scratch)))
-        yield spark
+        spark = _start(settings, name, scratch)
+        with errors_that_last():
+            yield spark
         spark.stop()
     finally:
         _end_jvm()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
+    """Start the JVM; a signal waits until it is there to be ended, and finds our handler again."""
+    try:
+        with signals_deferred():
+            spark = _builder(settings, name, scratch).getOrCreate()
+            # Long lineages overflow the JVM's stack; ALS cuts them where there is a checkpoint.
+            checkpoints = settings.spark_checkpoint_dir or str(scratch / "checkpoints")
+            spark.sparkContext.setCheckpointDir(checkpoints)
+            spark.sparkContext.addPyFile(str(_zip_package(scratch)))
+            return spark
+    except _SPARK_ERRORS as error:
+        raise ConfigurationError(
+            f"Spark does not start with SPARK_MASTER={settings.spark_master} and WORK_DIR="
+            f"{settings.work_dir}: {one_line(_text_of(error))}"
+        ) from None
+
+
+@contextmanager
+def errors_that_last() -> Iterator[None]:
+    """Turn what PySpark raises into errors of ours while the JVM, which knows their text, lives.
+
+    What a task in an executor raised of ours is raised here again, with its exit code.
+    """
+    try:
+        yield
+    except _SPARK_ERRORS as error:
+        text = _text_of(error)
+        log.error("Spark failed: %s", text)
+        raise _ours(text) from None
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # the JVM that has the text is gone
+        return type(error).__name__
+
+
+def _ours(text: str) -> RecommenderError:
+    gateway: Any = SparkContext._gateway
+    process: subprocess.Popen[bytes] = gateway.proc
+    with suppress(subprocess.TimeoutExpired):
+        code = process.wait(_JVM_LAST_WORDS_SECONDS)
+        return SparkError(
+            f"Spark's JVM ended with code {code}, perhaps for lack of memory; nothing more was "
+            "published; set SPARK_DRIVER_MEMORY"
+        )
+    for kind in (DatabaseUnavailableError, DataError, ConfigurationError):
+        found = re.search(rf"{kind.__module__}\.{kind.__name__}: (.*)", text)
+        if found:
+            return kind(found[1])
+    if "No space left on device" in text:
+        return ConfigurationError("no space is left for Spark's files; set WORK_DIR elsewhere")
+    return SparkError(f"Spark failed: {one_line(text, limit=300)}; the log has more")
 
 
 def _sweep(work_dir: Path) -> None:
@@ -125,7 +195,7 @@ def _builder(settings: Settings, name: str, scratch: Path) -> SparkSession.Build
         "spark.sql.warehouse.dir": scratch / "warehouse",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.driver.extraJavaOptions": (
-            f"-Djava.io.tmpdir={scratch} -Dlog4j2.configurationFile={_LOG_CONFIG.as_uri()}"
+            f'"-Djava.io.tmpdir={scratch}" -Dlog4j2.configurationFile={_LOG_CONFIG.as_uri()}'
         ),
         "spark.driver.maxResultSize": "0",
         "spark.ui.enabled": "false",

@@ -28,6 +28,7 @@ from recommender.bulk import copy_indexes
 from recommender.errors import PublishError
 from recommender.lease import COLLECTION as STATE
 from recommender.mongo import Document, MongoDatabase, mongo_errors
+from recommender.scripts import signals_deferred
 
 RECOMMENDATIONS = "Recommendations"
 CLUSTERS = "Clusters"
@@ -88,7 +89,7 @@ class Stage:
         insert_once(self._db[self.name], documents)
 
     def seal(self, expected: int) -> None:
-        """Index and check what was written; then carry over what others wrote to the target.
+        """Index and check what was written.
 
         Parameters
         ----------
@@ -111,10 +112,13 @@ class Stage:
                     f"{found:,} documents are staged for {self.target} where {expected:,} were "
                     "computed; nothing was published"
                 )
-            if self._keep_others:
-                # Byte by byte, whatever is in them: dates and texts that Python cannot hold, too.
-                others = self._db[self.target].with_options(codec_options=_RAW)
-                self.insert(others.find(_WRITTEN_BY_OTHERS))
+
+    def carry_over(self) -> None:
+        """Add what others wrote to the target, where that is to be kept."""
+        if self._keep_others:
+            # Byte by byte, whatever is in them: dates and texts that Python cannot hold, too.
+            others = self._db[self.target].with_options(codec_options=_RAW)
+            self.insert(others.find(_WRITTEN_BY_OTHERS))
 
 
 def insert_once(
@@ -155,7 +159,10 @@ def publish(db: MongoDatabase, *stages: Stage) -> None:
     What is to be switched is written down first: if this process or its connection dies on the way,
     :func:`finish_switch` does the rest.
     """
-    with mongo_errors("publishing " + " and ".join(stage.target for stage in stages)):
+    targets = " and ".join(stage.target for stage in stages)
+    with mongo_errors(f"publishing {targets}"), signals_deferred():
+        for stage in stages:
+            stage.carry_over()
         switch = [{"stage": stage.name, "target": stage.target} for stage in stages]
         db[STATE].replace_one({"_id": _SWITCH_ID}, {"stages": switch}, upsert=True)
         finish_switch(db)

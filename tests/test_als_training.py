@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from pyspark.sql import SparkSession
 
 import als_training
-from recommender.errors import PublishError
+from recommender.errors import DatabaseUnavailableError, PublishError
 from recommender.lease import Lease
 from recommender.ledger import Ledger
 from recommender.mongo import Document, MongoDatabase
@@ -25,7 +26,7 @@ from recommender.ratings import Ratings, decode_ids
 from recommender.reviews import read_ratings
 from recommender.runs import training_run
 from recommender.settings import Settings, load_settings
-from recommender.spark import spark_session
+from recommender.spark import errors_that_last, spark_session
 from recommender.store import RECOMMENDATIONS, staged
 from tests.support import (
     PROJECT,
@@ -36,6 +37,7 @@ from tests.support import (
     run_script,
     write_tiny_city,
 )
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +122,20 @@ def test_a_held_out_part_of_strangers_has_no_rmse(
     )
     assert (error.rmse, error.cold) == (None, 1)
     assert error.reason is not None
+
+
+def test_a_preference_is_for_where_one_goes_not_for_what_one_rates_highly(
+    spark: SparkSession, db_settings: Settings
+) -> None:
+    """Users go to places of their colour, and rate them with 1 to 5 as it comes."""
+    visits = [(i, j) for i in range(30) for j in range(20) if (i + j) % 2 and (i * j) % 5]
+    ratings = ratings_of([(f"u{i:02}", f"r{j:02}", 1 + (i + j) % 5) for i, j in visits])
+    model = als_training.fit(spark, ratings, db_settings, preference=True)
+    users = als_training.factor_matrix(model.userFactors, 30, model.rank)
+    restaurants = als_training.factor_matrix(model.itemFactors, 20, model.rank)
+    own_colour = np.add.outer(np.arange(30), np.arange(20)) % 2 == 1
+    scores = users @ restaurants.T
+    assert scores[own_colour].min() > scores[~own_colour].max()
 
 
 def test_long_lineages_do_not_kill_the_jvm(spark: SparkSession, db_settings: Settings) -> None:
@@ -280,20 +296,67 @@ def test_each_failure_has_its_code_and_one_line(
     assert "s3cret" not in done.stdout + done.stderr
 
 
-def test_sigterm_cancels_cleans_up_and_says_so(db: MongoDatabase, db_settings: Settings) -> None:
+@pytest.mark.parametrize(
+    ("moment", "signum", "code"),
+    [("Spark starts", signal.SIGTERM, 143), ("it trains", signal.SIGINT, 130)],
+)
+def test_a_signal_cancels_cleans_up_and_says_so(
+    db: MongoDatabase, db_settings: Settings, moment: str, signum: signal.Signals, code: int
+) -> None:
     write_tiny_city(db, db_settings)
+    folder = db_settings.work_dir / "a folder with spaces"
     process = subprocess.Popen(
         [sys.executable, str(PROJECT / "als_training.py")],
-        env=environment(db_settings),
-        stderr=subprocess.DEVNULL,
+        env=environment(db_settings, WORK_DIR=str(folder)),
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    wait_for_phase(db, "train")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 143
+    if moment == "it trains":
+        wait_for_phase(db, "train")
+    else:
+        until(lambda: descendants(process.pid, "java"))
+    jvms = descendants(process.pid, "java")
+    process.send_signal(signum)
+    errors = process.communicate(timeout=30)[1]
+    assert process.returncode == code
+    assert errors.splitlines()[-1] == f"error: stopped by {signum.name}"
+    assert "Traceback" not in errors
     run = Ledger(db).recent(1)[0]
-    assert (run["state"], run["exit_code"]) == ("cancelled", 143)
-    assert list(Path(db_settings.work_dir).iterdir()) == []
+    assert (run["state"], run["exit_code"]) == ("cancelled", code)
+    assert list(folder.iterdir()) == []
+    assert [jvm for jvm in jvms if jvm.is_running()] == []
     Lease(db, 60).acquire("next")  # it was given back
+
+
+def descendants(pid: int, name: str) -> list[psutil.Process]:
+    return [p for p in psutil.Process(pid).children(recursive=True) if p.name() == name]
+
+
+def test_a_failure_inside_spark_has_its_code_one_line_and_its_place_in_the_ledger(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    db["Reviews"].insert_many(
+        [{"user_id": f"u{i}", "gmap_id": f"r{i % 3}", "rating": 1 + i % 5} for i in range(40)]
+    )
+    singular = {"ALS_REG_PARAM": "0", "ALS_RANK": "60"}
+    done = run_script("als_training.py", settings=db_settings, **singular)
+    run = Ledger(db).recent(1)[0]
+    assert done.returncode == 70, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: Spark failed: ")
+    assert (run["state"], run["exit_code"]) == ("failed", 70)
+    assert run["error"].startswith("Spark failed: ")
+    assert db["Recommendations"].count_documents({}) == 0
+
+
+def test_a_database_that_goes_away_from_spark_is_unavailable(
+    spark: SparkSession, clean_environment: Path
+) -> None:
+    gone = load_settings(mongo_uri="mongodb://127.0.0.1:1/", mongo_timeout_seconds=0.2)
+    with (
+        pytest.raises(DatabaseUnavailableError, match="MongoDB did not answer"),
+        errors_that_last(),
+    ):
+        als_training.read(spark, gone)
 
 
 def wait_for_phase(db: MongoDatabase, phase: str) -> None:

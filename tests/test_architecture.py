@@ -19,7 +19,10 @@ PROJECT = Path(__file__).parent.parent
 # A file imports only from lower floors; what stands on one floor does not know each other.
 FLOORS: list[set[str]] = [
     {"dists", *(f"recommender.{name}" for name in ("errors", "evaluation", "summary", "topn"))},
-    {"recommender", "recommender.guard", "recommender.ratings", "recommender.settings"},
+    {
+        *("recommender", "recommender.guard", "recommender.ports", "recommender.ratings"),
+        "recommender.settings",
+    },
     {"recommender.mongo"},
     {
         *("recommender.bulk", "recommender.embedded", "recommender.lease", "recommender.ledger"),

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from pymongo import MongoClient
 
-from recommender import embedded
+from recommender import embedded, ports
 from recommender.demo import PROJECT, main
 from recommender.embedded import EmbeddedMongo, find_mongod
 from recommender.errors import ConfigurationError, DatabaseUnavailableError
@@ -159,8 +159,8 @@ class TestEmbeddedMongo:
         self, mongo_uri: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         taken = int(mongo_uri.rstrip("/").rpartition(":")[2])
-        ports = iter([taken, taken, embedded._free_port()])
-        monkeypatch.setattr(embedded, "_free_port", lambda: next(ports))
+        found = iter([taken, taken, ports.free_port()])
+        monkeypatch.setattr(embedded, "free_port", lambda: next(found))
         with EmbeddedMongo() as mongo:
             assert mongo.port != taken
             assert mongo.uri != mongo_uri
@@ -299,7 +299,7 @@ class Command:
     """The demo as a person starts it, but for the scripts."""
 
     def __init__(self, scripts: Path, *arguments: str, **environment: str) -> None:
-        self.port = embedded._free_port()
+        self.port = ports.free_port()
         self.printed = ""
         code = (
             "import sys; from pathlib import Path; from recommender.demo import main;"
@@ -429,7 +429,7 @@ class TestRun:
         mongod = mongod_of(clean_environment)
         command.kill()
         until(lambda: is_gone(mongod))
-        until(lambda: not embedded.listens("127.0.0.1", command.port))
+        until(lambda: not ports.listens("127.0.0.1", command.port))
 
     @pytest.mark.parametrize("from_file", [False, True])
     def test_database_named_is_used_and_not_shown(

@@ -34,6 +34,7 @@ CODES = {
     "DataError": 65,
     "DatabaseUnavailableError": 69,
     "PublishError": 70,
+    "SparkError": 70,
     "LeaseHeldError": 75,
     "LeaseLostError": 75,
     "ConfigurationError": 78,

@@ -36,6 +36,7 @@ SEED_CONFIGURATION = {
     "als_objective": "rating",
     "als_cold_start_strategy": "drop",
     "als_test_fraction": 0.2,
+    "als_alpha": ("40", 40.0),
     "als_top_n": 13,
     "clusters_k": 50,
     "clusters_top_n": 40,
@@ -76,7 +77,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "als_rank": ("64", 64),
     "als_max_iter": ("1", 1),
     "als_reg_param": ("0", 0.0),
-    "als_objective": ("rating", "rating"),
+    "als_objective": ("preference", "preference"),
     "als_cold_start_strategy": ("nan", "nan"),
     "als_test_fraction": ("0.5", 0.5),
     "als_top_n": ("1000", 1000),
@@ -224,12 +225,24 @@ def test_a_misspelt_name_is_refused_with_the_one_that_was_meant(
 
 
 @pytest.mark.parametrize("name", ["CLUSTER_K", "SPARK_HOME", "MONGO_LOG", "PORTS"])
-def test_a_name_that_may_be_another_programs_is_let_be(
+def test_a_name_that_may_be_another_programs_is_let_be_in_the_environment(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path(".env").write_text(f"{name}=x\n")
     monkeypatch.setenv(name, "x")
     assert load_settings().model_fields_set == set()
+
+
+@pytest.mark.parametrize("name", ["SPARK_HOME", "MEMORY_LIMIT", "BIND_ADDRESS"])
+def test_a_name_that_resembles_no_setting_is_let_be_in_the_file(name: str) -> None:
+    Path(".env").write_text(f"{name}=x\n")
+    assert load_settings().model_fields_set == set()
+
+
+@pytest.mark.parametrize("name", ["CLUSTER_K", "MONGO_UIR", "API_KYE", "PROT", "SPARK_MASTR"])
+def test_a_slip_of_the_pen_in_the_file_is_refused(name: str) -> None:
+    Path(".env").write_text(f"{name}=x\n")
+    with pytest.raises(ConfigurationError, match=f"{name} is no setting; did you mean"):
+        load_settings()
 
 
 def test_a_name_that_is_like_no_other_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
