@@ -9,19 +9,21 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dists import KMeansResult, distinct_rows, kmeans, silhouette
+from dists import KMeansResult, assign, distinct_rows, kmeans, silhouette
 from recommender.errors import DataError
+from recommender.evaluation import hold_out, ranking_quality
 from recommender.mongo import Document
 from recommender.ratings import Ratings, counts_of, decode_ids, rating_shift
 from recommender.reviews import read_ratings
 from recommender.runs import TrainingRun, training_run
+from recommender.scoring import ClusterScores, best_places, leave_one_out_scores
 from recommender.scripts import EXIT_CODES, configure_logging, run_script
 from recommender.settings import Settings, load_settings
 from recommender.store import (
@@ -33,6 +35,9 @@ from recommender.store import (
     publish_clusters,
 )
 from recommender.summary import summary_of
+from recommender.tastes import TasteClusters, taste_clusters
+
+_LIKED = 0.75
 
 log = logging.getLogger("clustering_training")
 
@@ -60,26 +65,39 @@ class UserMatrix:
     restaurants_left_out: int
 
 
-@dataclass(frozen=True)
-class ClusterScores:
-    """Scores of all restaurants for each cluster, and what they are made of.
+@dataclass(frozen=True, eq=False)
+class Clustering:
+    """The clusters as every reader of the published centroids sees them.
 
     Attributes
     ----------
-    scores
-        float64 (k, restaurants).
-    city
-        float64 (restaurants,), the same for all users as one cluster.
-    ratings
-        int64 (k,), ratings given by each cluster's users.
-    mean_rating
-        float64 (k,), their mean.
+    centroids
+        float64 (k, columns).
+    labels, distances
+        (users,) each: the cluster where a reader finds the user, and the distance; -1 and 1 for who
+        shares nothing with any.
+    closeness
+        float64 (users,), cosine on the taste map, or 1 - distance where ratings were clustered.
+    sizes
+        int64 (k,), users in each cluster, none 0.
+    space
+        What was clustered: ``tastes`` or ``ratings``.
+    landed
+        Share of the users whom a reader finds where the training put them.
+    inertia, iterations, converged
+        As ``dists.KMeansResult`` has them, in that space.
     """
 
-    scores: NDArray[np.float64]
-    city: NDArray[np.float64]
-    ratings: NDArray[np.int64]
-    mean_rating: NDArray[np.float64]
+    centroids: NDArray[np.float64]
+    labels: NDArray[np.int32]
+    distances: NDArray[np.float64]
+    closeness: NDArray[np.float64]
+    sizes: NDArray[np.int64]
+    space: str
+    landed: float
+    inertia: float
+    iterations: int
+    converged: bool
 
 
 def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
@@ -135,16 +153,44 @@ def _most_active(ratings: Ratings, settings: Settings) -> NDArray[np.int64]:
     return np.sort(order[counts[order] >= settings.clusters_min_user_ratings])
 
 
-def cluster(matrix: UserMatrix, settings: Settings) -> KMeansResult:
-    """Cluster the users; where fewer are distinct than ``CLUSTERS_K``, into so many clusters."""
-    distinct = len(distinct_rows(matrix.rows).counts)
-    if distinct < settings.clusters_k:
+def cluster(matrix: UserMatrix, settings: Settings) -> Clustering:
+    """Cluster the users in the space of ``CLUSTERS_SPACE``.
+
+    Fewer clusters than ``CLUSTERS_K`` come out where there are fewer users that differ, or where a
+    reader would find nobody in one. Where nobody has rated two restaurants there are no tastes to
+    tell apart, and the ratings themselves are clustered.
+    """
+    found = _by_tastes(matrix, settings) if settings.clusters_space == "tastes" else None
+    found = found or _by_ratings(matrix, settings)
+    if len(found.centroids) < settings.clusters_k:
         log.warning(
-            "CLUSTERS_K lowered from %d to %d, the number of users with different ratings",
+            "CLUSTERS_K lowered from %d to %d, the number of clusters that these users make",
             settings.clusters_k,
-            distinct,
+            len(found.centroids),
         )
-    return kmeans(
+    return found
+
+
+def _by_tastes(matrix: UserMatrix, settings: Settings) -> Clustering | None:
+    found = taste_clusters(
+        matrix.rows,
+        settings.clusters_k,
+        directions=settings.clusters_directions,
+        shortest=settings.rating_min + rating_shift(settings.rating_min),
+        seed=settings.seed,
+        max_iter=settings.clusters_max_iter,
+        tolerance=settings.clusters_tolerance,
+        starts=settings.clusters_starts,
+    )
+    if found is None or not found.centroids.any():
+        log.warning("no user has rated two restaurants that tell tastes apart: clustering ratings")
+        return None
+    return _as_read(matrix, found, found.labels, found.closeness, "tastes")
+
+
+def _by_ratings(matrix: UserMatrix, settings: Settings) -> Clustering:
+    distinct = len(distinct_rows(matrix.rows).counts)
+    found = kmeans(
         matrix.rows,
         min(settings.clusters_k, distinct),
         seed=settings.seed,
@@ -152,57 +198,115 @@ def cluster(matrix: UserMatrix, settings: Settings) -> KMeansResult:
         tolerance=settings.clusters_tolerance,
         starts=settings.clusters_starts,
     )
+    return _as_read(matrix, found, found.labels, 1 - found.distances, "ratings")
 
 
-def score(
-    ratings: Ratings, matrix: UserMatrix, labels: NDArray[np.int32], k: int, settings: Settings
-) -> ClusterScores:
-    """Score every restaurant for every cluster.
-
-    A score is the mean rating that the cluster's users gave the restaurant, an unrated one
-    counting as 0, so that what many of them rated highly leads. ``CLUSTERS_SHRINKAGE`` more users
-    of the city's average taste weigh in: a small cluster leans on the city, and a single
-    enthusiast carries no restaurant to the top.
-
-    Parameters
-    ----------
-    labels
-        (users,), the cluster of each of the matrix's users.
-    k
-        Number of clusters.
-    """
-    shift = rating_shift(settings.rating_min)
-    full = ratings.matrix(shift)[matrix.users]
-    ones = np.ones(len(labels))
-    members = csr_array((ones, (labels, np.arange(len(labels)))), shape=(k, len(labels)))
-    totals = (members @ full).toarray()
-    sizes = np.bincount(labels, minlength=k)[:, None]
-    city = totals.sum(axis=0) / len(labels)
-    counts = members @ np.diff(full.indptr)
-    extra = settings.clusters_shrinkage
-    return ClusterScores(
-        scores=(totals + extra * city) / (sizes + extra),
-        city=city,
-        ratings=counts.astype(np.int64),
-        mean_rating=totals.sum(axis=1) / counts - shift,
+def _as_read(
+    matrix: UserMatrix,
+    found: TasteClusters | KMeansResult,
+    trained: NDArray[np.int32],
+    closeness: NDArray[np.float64],
+    space: str,
+) -> Clustering:
+    """Find every user as a reader does, and leave out clusters in which that finds nobody."""
+    labels, nearest = assign(matrix.rows, found.centroids)
+    labels[nearest == 1] = -1
+    landed = float((labels == trained)[trained >= 0].mean())
+    filled, labels_filled = np.unique(labels[labels >= 0], return_inverse=True)
+    labels[labels >= 0] = labels_filled
+    return Clustering(
+        centroids=found.centroids[filled],
+        labels=labels,
+        distances=nearest,
+        closeness=closeness,
+        sizes=np.bincount(labels_filled),
+        space=space,
+        landed=landed,
+        inertia=found.inertia,
+        iterations=found.iterations,
+        converged=found.converged,
     )
 
 
+def score(
+    ratings: Ratings, matrix: UserMatrix, found: Clustering, settings: Settings
+) -> ClusterScores:
+    """Score every restaurant for every cluster; see ``recommender.scoring``."""
+    return leave_one_out_scores(
+        _all_ratings(ratings, matrix, settings),
+        found.centroids,
+        matrix.columns,
+        settings.clusters_shrinkage,
+    )
+
+
+def _all_ratings(ratings: Ratings, matrix: UserMatrix, settings: Settings) -> csr_array:
+    """Return the matrix's users by all restaurants, also those that are no columns."""
+    return csr_array(ratings.matrix(rating_shift(settings.rating_min))[matrix.users])
+
+
+def held_out_quality(ratings: Ratings, matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
+    """Judge the clusters by users whom they were not trained on, beside one list for everybody.
+
+    A tenth of the users is kept out, and a fifth of what each of them liked, three quarters up the
+    scale or higher, is hidden; the rest finds the cluster. The shape is that of the ledger's
+    ``metrics.clusters.held_out``.
+    """
+    everything = _all_ratings(ratings, matrix, settings)
+    low, high = settings.rating_min, settings.rating_max
+    liked = low + _LIKED * (high - low) + rating_shift(low)
+    held = hold_out(everything, liked, seed=settings.seed)
+    asked = held.seen.shape[0]
+    if not asked or not len(held.kept):
+        return {
+            "users": 0,
+            "ndcg": None,
+            "reason": "no user kept out has liked one restaurant of two",
+        }
+    part = replace(matrix, rows=csr_array(matrix.rows[held.kept]), users=matrix.users[held.kept])
+    found = cluster(part, settings)
+    scored = score(ratings, part, found, settings)
+    lists = _lists(scored, settings.clusters_top_n)
+    labels, nearest = assign(held.seen[:, matrix.columns], found.centroids)
+    labels[nearest == 1] = -1
+    shown = settings.als_top_n
+    quality = ranking_quality(lists[labels], held.seen, held.hidden, shown)
+    popular = ranking_quality(lists[np.full(asked, -1)], held.seen, held.hidden, shown)
+    return {"users": asked, "shown": shown, **asdict(quality), "popular": asdict(popular)}
+
+
+def _lists(scored: ClusterScores, n: int) -> NDArray[np.int64]:
+    """Return the clusters' lists and, as the last row, the city's: (k + 1, n), -1 at the end."""
+    lists = np.full((len(scored.scores) + 1, n), -1, dtype=np.int64)
+    for row, scores in zip(lists, [*scored.scores, scored.city], strict=True):
+        best = best_places(scores, n)
+        row[: len(best)] = best
+    return lists
+
+
 def cluster_documents(
-    found: KMeansResult, scored: ClusterScores, ratings: Ratings, run: TrainingRun
+    found: Clustering,
+    scored: ClusterScores,
+    ratings: Ratings,
+    matrix: UserMatrix,
+    run: TrainingRun,
 ) -> list[Document]:
     """Return the documents of ``Clusters``, one for each cluster."""
+    shift = rating_shift(run.settings.rating_min)
+    everything = _all_ratings(ratings, matrix, run.settings)
     documents = []
     for cluster_id, scores in enumerate(scored.scores):
-        members = found.distances[found.labels == cluster_id]
+        members = np.flatnonzero(found.labels == cluster_id)
+        rated = csr_array(everything[members])
         documents.append(
             {
                 "cluster_id": cluster_id,
                 "recommendations": _top(scores, ratings, run.settings.clusters_top_n),
                 "size": len(members),
-                "ratings": int(scored.ratings[cluster_id]),
-                "mean_rating": float(scored.mean_rating[cluster_id]),
-                "mean_distance": float(members.mean()),
+                "ratings": rated.nnz,
+                "mean_rating": float(rated.data.mean()) - shift,
+                "mean_distance": float(found.distances[members].mean()),
+                "tightness": float(np.nanmean(found.closeness[members])),
                 "run_id": run.run_id,
             }
         )
@@ -211,8 +315,7 @@ def cluster_documents(
 
 def _top(scores: NDArray[np.float64], ratings: Ratings, n: int) -> list[Document]:
     """Return the restaurants of the ``n`` highest scores above 0, best first."""
-    best = np.argsort(-scores, kind="stable")[:n]
-    best = best[scores[best] > 0]
+    best = best_places(scores, n)
     ids = decode_ids(ratings.restaurants.take(best))
     return [
         {"gmap_id": gmap_id, "score": score}
@@ -221,7 +324,7 @@ def _top(scores: NDArray[np.float64], ratings: Ratings, n: int) -> list[Document
 
 
 def metadata_documents(
-    found: KMeansResult,
+    found: Clustering,
     matrix: UserMatrix,
     scored: ClusterScores,
     ratings: Ratings,
@@ -248,15 +351,20 @@ def metadata_documents(
     ]
 
 
-def _figures(found: KMeansResult, matrix: UserMatrix) -> dict[str, Any]:
+def _figures(found: Clustering, matrix: UserMatrix) -> dict[str, Any]:
+    placed = found.labels >= 0
     return {
         "k": len(found.centroids),
+        "space": found.space,
         "users": len(matrix.users),
         "users_left_out": matrix.users_left_out,
+        "users_without_overlap": int((~placed).sum()),
+        "landed": found.landed,
         "columns": len(matrix.columns),
         "restaurants_left_out": matrix.restaurants_left_out,
         "inertia": found.inertia,
-        "mean_distance": found.inertia / len(matrix.users),
+        "mean_distance": float(found.distances.mean()),
+        "tightness": float(np.nanmean(found.closeness[placed])),
         "iterations": found.iterations,
         "converged": found.converged,
         "smallest": int(found.sizes.min()),
@@ -270,15 +378,21 @@ def train(run: TrainingRun, ratings: Ratings) -> None:
     with run.phase("cluster"):
         matrix = user_matrix(ratings, settings)
         found = cluster(matrix, settings)
+        scored = score(ratings, matrix, found, settings)
     with run.phase("evaluate clusters"):
-        width = silhouette(matrix.rows, found.labels, seed=settings.seed)
-        run.record(**{"metrics.clusters": {**_figures(found, matrix), "silhouette": width}})
+        figures = {**_figures(found, matrix), "shrinkage": scored.shrinkage}
+        placed = found.labels >= 0
+        figures["silhouette"] = silhouette(
+            matrix.rows[placed], found.labels[placed], seed=settings.seed
+        )
+        if settings.clusters_evaluate:
+            figures["held_out"] = held_out_quality(ratings, matrix, settings)
+        run.record(**{"metrics.clusters": figures})
     with run.phase("publish clusters"):
-        scored = score(ratings, matrix, found.labels, len(found.centroids), settings)
         publish_clusters(
             run.db,
             run.run_id,
-            cluster_documents(found, scored, ratings, run),
+            cluster_documents(found, scored, ratings, matrix, run),
             metadata_documents(found, matrix, scored, ratings, run),
             before_publishing=run.may_publish,
         )
