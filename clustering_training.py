@@ -19,11 +19,13 @@ from scipy.sparse import csr_array
 from dists import KMeansResult, assign, distinct_rows, kmeans, silhouette
 from recommender.errors import DataError
 from recommender.evaluation import hold_out, ranking_quality
-from recommender.mongo import Document
+from recommender.matching import matched_ids, users_moved
+from recommender.mongo import Document, MongoDatabase
+from recommender.published import load_model
 from recommender.ratings import Ratings, counts_of, decode_ids, rating_shift
 from recommender.reviews import read_ratings
 from recommender.runs import TrainingRun, training_run
-from recommender.scoring import ClusterScores, best_places, leave_one_out_scores
+from recommender.scoring import ClusterScores, best_places, leave_one_out_scores, standing_out
 from recommender.scripts import EXIT_CODES, configure_logging, run_script
 from recommender.settings import Settings, load_settings
 from recommender.store import (
@@ -38,6 +40,7 @@ from recommender.summary import summary_of
 from recommender.tastes import TasteClusters, taste_clusters
 
 _LIKED = 0.75
+_STANDING_OUT = 5
 
 log = logging.getLogger("clustering_training")
 
@@ -228,6 +231,34 @@ def _as_read(
     )
 
 
+def with_previous_ids(
+    found: Clustering, ratings: Ratings, matrix: UserMatrix, db: MongoDatabase
+) -> tuple[Clustering, int | None]:
+    """Give the clusters ids under which most users stay where the published model has them.
+
+    Returns
+    -------
+    found
+        The same clusters in another order.
+    moved
+        How many users whom the published model places change their id; None without such a model.
+    """
+    try:
+        model = load_model(db)
+        previous, nearest = assign(model.vectors(ratings)[matrix.users], model.centroids)
+    except (DataError, ValueError) as error:
+        log.info("cluster ids start anew: %s", error)
+        return found, None
+    previous[nearest == 1] = -1
+    ids = matched_ids(found.labels, previous, len(found.centroids))
+    order = np.argsort(ids)
+    labels = np.where(found.labels >= 0, ids[found.labels], -1).astype(np.int32)
+    numbered = replace(
+        found, centroids=found.centroids[order], sizes=found.sizes[order], labels=labels
+    )
+    return numbered, users_moved(labels, previous)
+
+
 def score(
     ratings: Ratings, matrix: UserMatrix, found: Clustering, settings: Settings
 ) -> ClusterScores:
@@ -294,10 +325,19 @@ def cluster_documents(
     """Return the documents of ``Clusters``, one for each cluster."""
     shift = rating_shift(run.settings.rating_min)
     everything = _all_ratings(ratings, matrix, run.settings)
+    city_shares = _raters(everything) / everything.shape[0]
     documents = []
     for cluster_id, scores in enumerate(scored.scores):
         members = np.flatnonzero(found.labels == cluster_id)
         rated = csr_array(everything[members])
+        shares = _raters(rated) / len(members)
+        apart = standing_out(_raters(rated), len(members), city_shares, _STANDING_OUT)
+        stands_out = zip(
+            decode_ids(ratings.restaurants.take(apart)),
+            shares[apart].tolist(),
+            city_shares[apart].tolist(),
+            strict=True,
+        )
         documents.append(
             {
                 "cluster_id": cluster_id,
@@ -307,10 +347,19 @@ def cluster_documents(
                 "mean_rating": float(rated.data.mean()) - shift,
                 "mean_distance": float(found.distances[members].mean()),
                 "tightness": float(np.nanmean(found.closeness[members])),
+                "stands_out": [
+                    {"gmap_id": gmap_id, "share": share, "city_share": city_share}
+                    for gmap_id, share, city_share in stands_out
+                ],
                 "run_id": run.run_id,
             }
         )
     return documents
+
+
+def _raters(rows: csr_array) -> NDArray[np.int64]:
+    """Return how many users have rated each restaurant."""
+    return np.bincount(rows.indices, minlength=rows.shape[1])
 
 
 def _top(scores: NDArray[np.float64], ratings: Ratings, n: int) -> list[Document]:
@@ -377,10 +426,14 @@ def train(run: TrainingRun, ratings: Ratings) -> None:
     settings = run.settings
     with run.phase("cluster"):
         matrix = user_matrix(ratings, settings)
-        found = cluster(matrix, settings)
+        found, moved = with_previous_ids(cluster(matrix, settings), ratings, matrix, run.db)
         scored = score(ratings, matrix, found, settings)
     with run.phase("evaluate clusters"):
-        figures = {**_figures(found, matrix), "shrinkage": scored.shrinkage}
+        figures = {
+            **_figures(found, matrix),
+            "shrinkage": scored.shrinkage,
+            "users_moved": moved,
+        }
         placed = found.labels >= 0
         figures["silhouette"] = silhouette(
             matrix.rows[placed], found.labels[placed], seed=settings.seed

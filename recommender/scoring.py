@@ -167,3 +167,28 @@ def best_places(scores: NDArray[np.float64], n: int) -> NDArray[np.int64]:
     """Return the ``n`` places of the highest scores above 0, best first, of equals the first."""
     best = np.argsort(-scores, kind="stable")[:n]
     return best[scores[best] > 0]
+
+
+def standing_out(
+    counts: NDArray[np.int64], size: int, city_shares: NDArray[np.float64], n: int
+) -> NDArray[np.int64]:
+    """Return the places that set a cluster apart, most telling first.
+
+    Those that two members or more have rated, and twice the city's share of them, in the order of
+    (count - expected) / sqrt(expected): the excess in units of its spread in a city of one taste.
+
+    Parameters
+    ----------
+    counts
+        (places,), members who have rated each place.
+    size
+        Members.
+    city_shares
+        (places,), share of all users who have rated each place.
+    n
+        Most places to return.
+    """
+    expected = size * city_shares
+    telling = np.flatnonzero((counts >= 2) & (counts >= 2 * expected))
+    excess = (counts[telling] - expected[telling]) / np.sqrt(expected[telling])
+    return telling[np.argsort(-excess, kind="stable")[:n]]

@@ -268,7 +268,53 @@ def test_by_hand_it_publishes_what_a_contract_reader_can_use(
         assert document["size"] == reader.sizes[document["cluster_id"]]
         assert 0 < document["tightness"] <= 1
         assert 1 <= document["mean_rating"] <= 5
+        for entry in document["stands_out"]:
+            assert 2 * entry["city_share"] <= entry["share"] <= 1
+    assert any(document["stands_out"] for document in reader.clusters.values())
     assert db["Metadata"].find_one({"_id": "of the backend"}) == foreign
+
+
+def test_ids_stay_put_from_one_training_to_the_next(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    write_tiny_city(db, db_settings)
+    settings = {"CLUSTERS_K": "7", "CLUSTERS_EVALUATE": "false"}
+    readers, moved = [], []
+    for seed in ("1", "1", "2"):
+        done = run_script("clustering_training.py", settings=db_settings, SEED=seed, **settings)
+        assert done.returncode == 0, done.stderr
+        readers.append(ContractReader(db))
+        (run,) = db["TrainingRuns"].find({"run_id": {"$in": list(readers[-1].run_ids)}})
+        moved.append(run["metrics"]["clusters"]["users_moved"])
+        assert "held_out" not in run["metrics"]["clusters"]
+    assert (readers[0].centroids == readers[1].centroids).all()
+    assert moved[:2] == [None, 0]
+    assert 0 < moved[2] < TINY_CITY.users * 0.7
+    rated: dict[str, dict[str, float]] = {}
+    for row in db["Reviews"].find():
+        rated.setdefault(row["user_id"], {})[row["gmap_id"]] = row["rating"]
+    changed = [
+        readers[1].cluster_of(user) != readers[2].cluster_of(user) for user in rated.values()
+    ]
+    assert sum(changed) == moved[2]
+    assert [readers[2].clusters[i]["size"] for i in range(7)] == readers[2].sizes
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"centroids": "none"}, {"centroids": [[1.0]]}, {"centroids": [[float("nan")] * 60] * 7}],
+)
+def test_a_previous_model_of_another_shape_is_no_error(
+    db: MongoDatabase, db_settings: Settings, broken: dict[str, Any]
+) -> None:
+    write_tiny_city(db, db_settings)
+    settings = {"CLUSTERS_K": "7", "CLUSTERS_EVALUATE": "false"}
+    assert run_script("clustering_training.py", settings=db_settings, **settings).returncode == 0
+    db["Metadata"].update_one({"_id": "kmeans_centroids"}, {"$set": broken})
+    done = run_script("clustering_training.py", settings=db_settings, **settings)
+    assert done.returncode == 0, done.stderr
+    assert "cluster ids start anew" in done.stderr
+    assert len(ContractReader(db).clusters) == 7
 
 
 def test_an_unfit_database_ends_with_65_and_leaves_the_old_model(

@@ -10,7 +10,13 @@ from scipy.stats import dirichlet_multinomial
 
 from dists import distance
 from recommender import scoring
-from recommender.scoring import best_places, city_weight, clusters_without, leave_one_out_scores
+from recommender.scoring import (
+    best_places,
+    city_weight,
+    clusters_without,
+    leave_one_out_scores,
+    standing_out,
+)
 
 COLUMNS = np.array([4, 0, 7, 2, 9, 1])
 
@@ -108,3 +114,11 @@ def test_without_counts_the_weight_is_one() -> None:
 def test_the_best_places_are_positive_and_the_first_of_equals() -> None:
     assert best_places(np.array([0.0, 2, 3, 2, -1]), 4).tolist() == [2, 1, 3]
     assert best_places(np.array([0.0, 2, 3, 2, -1]), 1).tolist() == [2]
+
+
+def test_what_sets_a_cluster_apart_is_rated_twice_as_often_as_in_the_city() -> None:
+    counts = np.array([40, 8, 1, 12, 0, 4])
+    city = np.array([0.5, 0.02, 0.001, 0.06, 0.2, 0.03])
+    # Expected of 50 members: 25, 1, 0.05, 3, 10, 1.5.
+    assert standing_out(counts, 50, city, 5).tolist() == [1, 3, 5]
+    assert standing_out(counts, 50, city, 1).tolist() == [1]
