@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dists import KMeansResult, assign, distinct_rows, kmeans, silhouette
+from recommender.checks import distance_checks, user_checks
+from recommender.elbow import CurvePoint, knee_of, parse_range, svg_of, table_of
 from recommender.errors import DataError
 from recommender.evaluation import hold_out, ranking_quality
 from recommender.matching import matched_ids, users_moved
@@ -30,6 +33,7 @@ from recommender.scripts import EXIT_CODES, configure_logging, run_script
 from recommender.settings import Settings, load_settings
 from recommender.store import (
     CENTROIDS_ID,
+    CHECKS_ID,
     CLUSTERS_ID,
     COLUMNS_ID,
     FALLBACK_ID,
@@ -381,14 +385,18 @@ def metadata_documents(
 ) -> list[Document]:
     """Return the documents of ``Metadata``: all that a reader needs to place a user."""
     fallback = _top(scored.city, ratings, run.settings.clusters_top_n)
+    columns = decode_ids(ratings.restaurants.take(matrix.columns))
+    low, high = run.settings.rating_min, run.settings.rating_max
     return [
-        {
-            "_id": COLUMNS_ID,
-            "run_id": run.run_id,
-            "columns": decode_ids(ratings.restaurants.take(matrix.columns)),
-        },
+        {"_id": COLUMNS_ID, "run_id": run.run_id, "columns": columns},
         {"_id": CENTROIDS_ID, "run_id": run.run_id, "centroids": found.centroids.tolist()},
         {"_id": FALLBACK_ID, "run_id": run.run_id, "recommendations": fallback},
+        {
+            "_id": CHECKS_ID,
+            "run_id": run.run_id,
+            "distances": distance_checks(),
+            "users": user_checks(found.centroids, columns, (high, low), rating_shift(low)),
+        },
         {
             "_id": CLUSTERS_ID,
             "run_id": run.run_id,
@@ -451,6 +459,37 @@ def train(run: TrainingRun, ratings: Ratings) -> None:
         )
 
 
+def curve(matrix: UserMatrix, ks: Iterable[int], settings: Settings) -> list[CurvePoint]:
+    """Cluster into each number of clusters in turn, up to the most that the users make."""
+    points = []
+    for k in ks:
+        began = time.perf_counter()
+        found = cluster(matrix, settings.model_copy(update={"clusters_k": k}))
+        seconds = time.perf_counter() - began
+        placed = found.labels >= 0
+        width = silhouette(matrix.rows[placed], found.labels[placed], seed=settings.seed)
+        points.append(CurvePoint(len(found.centroids), found.inertia, width, seconds))
+        if len(found.centroids) < k:
+            break
+    return points
+
+
+def show_curve(ks: range, settings: Settings) -> None:
+    """Print what each number of clusters gives, and draw it to ``elbow.svg`` in ``WORK_DIR``.
+
+    Nothing is published and no lease is taken: it may run beside a training.
+    """
+    settings.make_folder(settings.work_dir)
+    ratings = read_ratings(settings)
+    matrix = user_matrix(ratings, settings.model_copy(update={"clusters_k": ks[-1]}))
+    points = curve(matrix, ks, settings)
+    knee = knee_of(points)
+    drawing = settings.work_dir / "elbow.svg"
+    drawing.write_text(svg_of(points, knee), encoding="utf-8")
+    print(table_of(points, knee))
+    print(f"drawn in {drawing}; {'no knee' if knee is None else f'CLUSTERS_K={knee} is its knee'}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Cluster the users of the reviews in MongoDB and publish the outcome."""
     parser = argparse.ArgumentParser(
@@ -458,9 +497,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.parse_args(argv)
+    parser.add_argument(
+        "--elbow",
+        type=parse_range,
+        metavar="FIRST:LAST:STEP",
+        help="only show what these numbers of clusters give, and publish nothing",
+    )
+    arguments = parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)
+    if arguments.elbow:
+        show_curve(arguments.elbow, settings)
+        return 0
     with training_run(settings) as run:
         with run.phase("read"):
             ratings = read_ratings(settings)

@@ -30,7 +30,6 @@ float64. Memory is of the order of the non-zeros, the k centroids and one block 
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -40,8 +39,6 @@ from scipy import sparse
 from sklearn.metrics import silhouette_score
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import ArrayLike, NDArray
 
     Floats: TypeAlias = NDArray[np.float64]
@@ -627,41 +624,6 @@ def silhouette(
     between = _from_products((csr @ csr.T).toarray(), squared, squared)
     np.fill_diagonal(between, 0)  # of zero rows too
     return float(silhouette_score(between, labels, metric="precomputed"))
-
-
-class CurvePoint(NamedTuple):
-    """What `kmeans` reaches with one k, and how long it took."""
-
-    k: int
-    inertia: float
-    silhouette: float | None
-    seconds: float
-
-
-def inertia_curve(
-    rows: Rows,
-    ks: Iterable[int],
-    *,
-    seed: int = 0,
-    max_iter: int = 100,
-    tolerance: float = 1e-4,
-    starts: int = 1,
-    sample_size: int = 2000,
-) -> list[CurvePoint]:
-    """Fit `kmeans` for each k in turn, so that one can be chosen.
-
-    Every parameter is as in `kmeans` and `silhouette`, which takes the same sample for each k;
-    a k that `kmeans` refuses is refused with the same ValueError.
-    """
-    csr = _as_csr(rows)
-    points = []
-    for k in ks:
-        began = time.perf_counter()
-        fit = kmeans(csr, k, seed=seed, max_iter=max_iter, tolerance=tolerance, starts=starts)
-        seconds = time.perf_counter() - began
-        score = silhouette(csr, fit.labels, sample_size=sample_size, seed=seed)
-        points.append(CurvePoint(k, fit.inertia, score, seconds))
-    return points
 
 
 def _from_products(products: Floats, rows_squared: Floats, centroids_squared: Floats) -> Floats:

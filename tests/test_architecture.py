@@ -20,13 +20,16 @@ PROJECT = Path(__file__).parent.parent
 FLOORS: list[set[str]] = [
     {
         "dists",
-        *(f"recommender.{name}" for name in ("errors", "evaluation", "matching", "scoring")),
+        *(
+            f"recommender.{name}"
+            for name in ("elbow", "errors", "evaluation", "matching", "scoring")
+        ),
         "recommender.summary",
         "recommender.topn",
     },
     {
         *("recommender", "recommender.guard", "recommender.ratings", "recommender.settings"),
-        "recommender.tastes",
+        *("recommender.checks", "recommender.tastes"),
     },
     {"recommender.mongo"},
     {"recommender.bulk", "recommender.lease", "recommender.ledger", "recommender.scripts"},

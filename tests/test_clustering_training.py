@@ -9,11 +9,20 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 import clustering_training
-from clustering_training import UserMatrix, cluster, held_out_quality, score, user_matrix
-from dists import distance
+from clustering_training import (
+    UserMatrix,
+    cluster,
+    curve,
+    held_out_quality,
+    score,
+    user_matrix,
+    with_previous_ids,
+)
+from dists import distance, silhouette
 from recommender import store
 from recommender.city import populate, review_blocks
 from recommender.errors import DataError
+from recommender.lease import Lease
 from recommender.mongo import MongoDatabase
 from recommender.ratings import Ratings, decode_ids
 from recommender.settings import Settings, load_settings
@@ -271,6 +280,11 @@ def test_by_hand_it_publishes_what_a_contract_reader_can_use(
         for entry in document["stands_out"]:
             assert 2 * entry["city_share"] <= entry["share"] <= 1
     assert any(document["stands_out"] for document in reader.clusters.values())
+    checks = db["Metadata"].find_one({"_id": "reader_checks"}) or {}
+    assert len(checks["users"]) > 3
+    for check in checks["users"][1:]:
+        rated = {entry["gmap_id"]: entry["rating"] for entry in check["ratings"]}
+        assert reader.cluster_of(rated) == check["cluster_id"]
     assert db["Metadata"].find_one({"_id": "of the backend"}) == foreign
 
 
@@ -300,21 +314,25 @@ def test_ids_stay_put_from_one_training_to_the_next(
     assert [readers[2].clusters[i]["size"] for i in range(7)] == readers[2].sizes
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [{"centroids": "none"}, {"centroids": [[1.0]]}, {"centroids": [[float("nan")] * 60] * 7}],
-)
-def test_a_previous_model_of_another_shape_is_no_error(
-    db: MongoDatabase, db_settings: Settings, broken: dict[str, Any]
+@pytest.mark.parametrize("centroids", [None, "none", [[1.0]], [[0.0, float("nan")]]])
+def test_without_a_previous_model_of_its_shape_ids_start_anew(
+    db: MongoDatabase, centroids: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_tiny_city(db, db_settings)
-    settings = {"CLUSTERS_K": "7", "CLUSTERS_EVALUATE": "false"}
-    assert run_script("clustering_training.py", settings=db_settings, **settings).returncode == 0
-    db["Metadata"].update_one({"_id": "kmeans_centroids"}, {"$set": broken})
-    done = run_script("clustering_training.py", settings=db_settings, **settings)
-    assert done.returncode == 0, done.stderr
-    assert "cluster ids start anew" in done.stderr
-    assert len(ContractReader(db).clusters) == 7
+    caplog.set_level("INFO")
+    if centroids:
+        db["Clusters"].insert_one({"cluster_id": 0})
+        db["Metadata"].insert_many(
+            [
+                {"_id": "train_columns", "columns": [1, 2]},
+                {"_id": "kmeans_centroids", "centroids": centroids},
+                {"_id": "kmeans_clusters", "sizes": [1]},
+            ]
+        )
+    ratings, settings = tiny_ratings(), settings_with(clusters_k=4)
+    matrix = user_matrix(ratings, settings)
+    found = cluster(matrix, settings)
+    assert with_previous_ids(found, ratings, matrix, db) == (found, None)
+    assert "cluster ids start anew" in caplog.text
 
 
 def test_an_unfit_database_ends_with_65_and_leaves_the_old_model(
@@ -326,6 +344,36 @@ def test_an_unfit_database_ends_with_65_and_leaves_the_old_model(
     assert done.returncode == 65
     assert "none of the 1 reviews is valid (1 rating_not_a_number)" in done.stderr
     assert db["Clusters"].count_documents({"run_id": "old"}) == 1
+
+
+def test_the_curve_is_that_of_the_clusterings_and_ends_where_k_does(ratings: Ratings) -> None:
+    settings = settings_with(clusters_space="ratings")
+    matrix = user_matrix(ratings, settings)
+    points = curve(matrix, [1, 3, 9, 10], settings)
+    assert [point.k for point in points] == [1, 3, 5]
+    for point in points:
+        found = cluster(matrix, settings_with(clusters_space="ratings", clusters_k=point.k))
+        assert point.inertia == found.inertia
+        assert point.silhouette == silhouette(matrix.rows, found.labels, seed=settings.seed)
+        assert point.seconds > 0
+
+
+def test_the_elbow_is_shown_beside_a_training_and_publishes_nothing(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    write_tiny_city(db, db_settings)
+    Lease(db, 60).acquire("another training")
+    done = run_script("clustering_training.py", "--elbow", "2:8:2", settings=db_settings)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:5]] == ["2", "4", "6", "8"]
+    assert (db_settings.work_dir / "elbow.svg").read_text().startswith("<svg")
+    names = db.list_collection_names()
+    assert not {"Clusters", "Metadata", "TrainingRuns"} & set(names)
+
+
+def test_an_elbow_of_another_form_is_a_usage_error(db_settings: Settings) -> None:
+    done = run_script("clustering_training.py", "--elbow", "9:1:1", settings=db_settings)
+    assert done.returncode == 2
 
 
 def test_the_module_does_not_need_spark() -> None:

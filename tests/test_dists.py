@@ -616,19 +616,6 @@ def test_silhouette_of_one_cluster_is_undefined() -> None:
     assert dists.silhouette(np.eye(3), np.zeros(3, dtype=int)) is None
 
 
-def test_curve_is_that_of_the_fits() -> None:
-    rows = sparse_ratings(3)
-    points = dists.inertia_curve(rows, [9, 1, 3], seed=1, starts=6, sample_size=100)
-    assert [point.k for point in points] == [9, 1, 3]
-    for point in points:
-        fit = dists.kmeans(rows, point.k, seed=1, starts=6)
-        assert point.inertia == fit.inertia
-        assert point.silhouette == dists.silhouette(rows, fit.labels, sample_size=100, seed=1)
-        assert point.seconds > 0
-    with pytest.raises(ValueError, match="k=9999: expected 1 to"):
-        dists.inertia_curve(rows, [9999])
-
-
 def directions(n: int, d: int, seed: int) -> NDArray[np.float64]:
     points = np.random.default_rng(seed).normal(size=(n, d)) + 0.5
     return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True))
