@@ -44,10 +44,12 @@ def check_belongs(counts: NDArray[np.int64], unplaced: int, model: PublishedMode
     Raises
     ------
     DataError
-        If the model can place less than half of the users.
+        If the model can place less than half as large a share of the users as in its training.
     """
     users = int(counts.sum()) + unplaced
-    if counts.sum() < _LEAST_SHARE_PLACED * users:
+    placed_trained = sum(model.sizes)
+    share_trained = placed_trained / max(placed_trained + model.unplaced, 1)
+    if counts.sum() < _LEAST_SHARE_PLACED * share_trained * users:
         raise DataError(
             f"the model of training {model.run_id} can place {counts.sum():,} of {users:,} users "
             "only: it was not trained on these reviews; check MONGO_DB or train anew"
