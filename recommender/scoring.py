@@ -17,7 +17,6 @@ from scipy.sparse import csr_array
 from scipy.special import gammaln
 
 _BLOCK_RATINGS = 65_536
-_ROUNDING = 1e-12
 _LARGEST_WEIGHT = 1e6
 _TIE_BREAK = 1e-9
 
@@ -74,9 +73,8 @@ def clusters_without(
     for start in range(0, len(user), _BLOCK_RATINGS):
         block = slice(start, start + _BLOCK_RATINGS)
         first, last = user[block][0], user[block][-1]
-        whole = np.asarray(rows[first : last + 1] @ pull)[user[block] - first]
-        rest = whole - rows.data[block, None] * pull[rows.indices[block]]
-        rest[rest <= _ROUNDING * whole] = 0
+        rest = np.asarray(rows[first : last + 1] @ pull)[user[block] - first]
+        rest -= rows.data[block, None] * pull[rows.indices[block]]
         others_squared = squared[user[block]] - squares[block]
         rest /= np.maximum(others_squared[:, None], centroids_squared)
         nearest = rest.argmax(axis=1)

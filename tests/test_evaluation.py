@@ -56,7 +56,7 @@ def test_without_a_figure_there_is_a_reason(
 
 def some_ratings(seed: int) -> csr_array:
     rng = np.random.default_rng(seed)
-    return csr_array(rng.integers(1, 6, (200, 30)) * (rng.random((200, 30)) < 0.2) * 1.0)
+    return csr_array(rng.integers(1, 6, (200, 30)) * (rng.random((200, 30)) < 0.5) * 1.0)
 
 
 @pytest.mark.parametrize("seed", range(3))
