@@ -26,7 +26,7 @@ java: $(INSTALLED) ## check for Java 17 or 21; install Debian's where there is n
 run: java ## train once, then serve on PORT until Ctrl-C; without MONGO_URI, on a generated city
 	@$(PY) -m recommender.demo run
 
-train: java ## train once and exit with the training's code
+train: java ## train once; make itself ends with 2 where the training fails, and says its code
 	@$(PY) -m recommender.demo train
 
 test: lint types tests ## lint, types and every test

@@ -23,7 +23,7 @@ from recommender.mongo_source import read_reviews
 from recommender.ratings import Ratings, counts_of, gather, rating_shift
 from recommender.recommend import COUNTS_SCHEMA, RecommendTask, factor_block
 from recommender.runs import TrainingRun, training_run
-from recommender.scripts import EXIT_CODES, configure_logging, run_script
+from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import Settings, load_settings
 from recommender.spark import spark_session
 from recommender.store import RECOMMENDATIONS, publish, staged
@@ -201,11 +201,7 @@ def train(run: TrainingRun) -> Ratings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train on the reviews in MongoDB, publish, and chain into the clustering."""
-    parser = argparse.ArgumentParser(
-        description="Train Spark ALS, publish Recommendations, then cluster the users.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser("Train Spark ALS, publish Recommendations, then cluster the users.")
     parser.add_argument(
         "--no-clustering", action="store_true", help="publish Recommendations and end there"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ from recommender.mongo import connect, database
 from recommender.published import PublishedModel, load_model
 from recommender.ratings import Ratings
 from recommender.reviews import read_ratings
-from recommender.scripts import EXIT_CODES, configure_logging, run_script
+from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import load_settings
 
 _BAR_WIDTH = 40
@@ -44,10 +43,12 @@ def check_belongs(counts: NDArray[np.int64], unplaced: int, model: PublishedMode
     Raises
     ------
     DataError
-        If the model can place less than half of the users.
+        If the model can place less than half as large a share of the users as in its training.
     """
     users = int(counts.sum()) + unplaced
-    if counts.sum() < _LEAST_SHARE_PLACED * users:
+    placed_trained = sum(model.sizes)
+    share_trained = placed_trained / max(placed_trained + model.unplaced, 1)
+    if counts.sum() < _LEAST_SHARE_PLACED * share_trained * users:
         raise DataError(
             f"the model of training {model.run_id} can place {counts.sum():,} of {users:,} users "
             "only: it was not trained on these reviews; check MONGO_DB or train anew"
@@ -78,11 +79,7 @@ def report(counts: NDArray[np.int64], unplaced: int, model: PublishedModel) -> s
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print how many users each cluster has."""
-    parser = argparse.ArgumentParser(
-        description="Count the users of each cluster of the published model.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser("Count the users of each cluster of the published model.")
     parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)

@@ -14,7 +14,7 @@ from recommender.mongo import Document, MongoDatabase, connect, database, mongo_
 from recommender.published import PublishedModel, load_model
 from recommender.ratings import Ratings, decode_ids
 from recommender.reviews import ratings_given, ratings_of_user
-from recommender.scripts import EXIT_CODES, configure_logging, run_script
+from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import load_settings
 
 _NEAREST = 3
@@ -108,11 +108,7 @@ def parse_ratings(text: str) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the cluster and the recommendations of one user."""
-    parser = argparse.ArgumentParser(
-        description="Show a user's cluster and what the published model recommends there.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser("Show a user's cluster and what the published model recommends there.")
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("user_id", nargs="?", help="a user with ratings in Reviews or Users")
     who.add_argument(
@@ -128,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         db = database(client, settings)
         model = load_model(db)
         if arguments.ratings:
-            ratings = ratings_given(settings, arguments.ratings)
+            ratings = ratings_given(settings, arguments.ratings, set(model.columns.to_pylist()))
         else:
             ratings = ratings_of_user(settings, arguments.user_id)
         if len(ratings.users) > 1:

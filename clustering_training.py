@@ -6,26 +6,33 @@ once; ``als_training.py`` chains into it with the ratings that it has already re
 
 from __future__ import annotations
 
-import argparse
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dists import KMeansResult, distinct_rows, kmeans, silhouette
+from dists import KMeansResult, assign, distinct_rows, kmeans, silhouette
+from recommender.checks import distance_checks, user_checks
+from recommender.elbow import CurvePoint, knee_of, parse_range, svg_of, table_of
 from recommender.errors import DataError
-from recommender.mongo import Document
+from recommender.evaluation import hold_out, ranking_quality
+from recommender.matching import matched_ids, users_moved
+from recommender.mongo import Document, MongoDatabase
+from recommender.published import load_model
 from recommender.ratings import Ratings, counts_of, decode_ids, rating_shift
 from recommender.reviews import read_ratings
 from recommender.runs import TrainingRun, training_run
-from recommender.scripts import EXIT_CODES, configure_logging, run_script
+from recommender.scoring import ClusterScores, best_places, leave_one_out_scores, standing_out
+from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import Settings, load_settings
 from recommender.store import (
     CENTROIDS_ID,
+    CHECKS_ID,
     CLUSTERS_ID,
     COLUMNS_ID,
     FALLBACK_ID,
@@ -33,6 +40,10 @@ from recommender.store import (
     publish_clusters,
 )
 from recommender.summary import summary_of
+from recommender.tastes import TasteClusters, taste_clusters
+
+_LIKED = 0.75
+_STANDING_OUT = 5
 
 log = logging.getLogger("clustering_training")
 
@@ -60,26 +71,39 @@ class UserMatrix:
     restaurants_left_out: int
 
 
-@dataclass(frozen=True)
-class ClusterScores:
-    """Scores of all restaurants for each cluster, and what they are made of.
+@dataclass(frozen=True, eq=False)
+class Clustering:
+    """The clusters as every reader of the published centroids sees them.
 
     Attributes
     ----------
-    scores
-        float64 (k, restaurants).
-    city
-        float64 (restaurants,), the same for all users as one cluster.
-    ratings
-        int64 (k,), ratings given by each cluster's users.
-    mean_rating
-        float64 (k,), their mean.
+    centroids
+        float64 (k, columns).
+    labels, distances
+        (users,) each: the cluster where a reader finds the user, and the distance; -1 and 1 for who
+        shares nothing with any.
+    closeness
+        float64 (users,), cosine on the taste map, or 1 - distance where ratings were clustered.
+    sizes
+        int64 (k,), users in each cluster, none 0.
+    space
+        What was clustered: ``tastes`` or ``ratings``.
+    landed
+        Share of the users whom a reader finds where the training put them.
+    inertia, iterations, converged
+        As ``dists.KMeansResult`` has them, in that space.
     """
 
-    scores: NDArray[np.float64]
-    city: NDArray[np.float64]
-    ratings: NDArray[np.int64]
-    mean_rating: NDArray[np.float64]
+    centroids: NDArray[np.float64]
+    labels: NDArray[np.int32]
+    distances: NDArray[np.float64]
+    closeness: NDArray[np.float64]
+    sizes: NDArray[np.int64]
+    space: str
+    landed: float
+    inertia: float
+    iterations: int
+    converged: bool
 
 
 def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
@@ -126,7 +150,8 @@ def _columns(ratings: Ratings, settings: Settings) -> NDArray[np.int64]:
     order = np.argsort(-counts, kind="stable")[: settings.clusters_max_restaurants]
     order = order[counts[order] >= settings.clusters_min_restaurant_ratings]
     ids = decode_ids(ratings.restaurants.take(order))
-    return order[: columns_that_fit(settings.clusters_k, ids)]
+    most_clusters = min(settings.clusters_k, len(ratings.users))
+    return order[: columns_that_fit(most_clusters, ids)]
 
 
 def _most_active(ratings: Ratings, settings: Settings) -> NDArray[np.int64]:
@@ -135,84 +160,218 @@ def _most_active(ratings: Ratings, settings: Settings) -> NDArray[np.int64]:
     return np.sort(order[counts[order] >= settings.clusters_min_user_ratings])
 
 
-def cluster(matrix: UserMatrix, settings: Settings) -> KMeansResult:
-    """Cluster the users; where fewer are distinct than ``CLUSTERS_K``, into so many clusters."""
-    distinct = len(distinct_rows(matrix.rows).counts)
-    if distinct < settings.clusters_k:
+def cluster(matrix: UserMatrix, settings: Settings) -> Clustering:
+    """Cluster the users in the space of ``CLUSTERS_SPACE``.
+
+    Fewer clusters than ``CLUSTERS_K`` come out where there are fewer users that differ, or where a
+    reader would find nobody in one. Where nobody has rated two restaurants there are no tastes to
+    tell apart, and the ratings themselves are clustered.
+    """
+    found = _by_tastes(matrix, settings) if settings.clusters_space == "tastes" else None
+    found = found or _by_ratings(matrix, settings)
+    if len(found.centroids) < settings.clusters_k:
         log.warning(
-            "CLUSTERS_K lowered from %d to %d, the number of users with different ratings",
+            "CLUSTERS_K lowered from %d to %d, the number of clusters that these users make",
             settings.clusters_k,
-            distinct,
+            len(found.centroids),
         )
-    return kmeans(
+    return found
+
+
+def _by_tastes(matrix: UserMatrix, settings: Settings) -> Clustering | None:
+    found = taste_clusters(
         matrix.rows,
-        min(settings.clusters_k, distinct),
+        settings.clusters_k,
+        directions=settings.clusters_directions,
+        shortest=settings.rating_min + rating_shift(settings.rating_min),
         seed=settings.seed,
         max_iter=settings.clusters_max_iter,
         tolerance=settings.clusters_tolerance,
         starts=settings.clusters_starts,
     )
+    if found is None or not found.centroids.any():
+        log.warning("no user has rated two restaurants that tell tastes apart: clustering ratings")
+        return None
+    return _as_read(matrix, found, found.labels, found.closeness, "tastes")
 
 
-def score(
-    ratings: Ratings, matrix: UserMatrix, labels: NDArray[np.int32], k: int, settings: Settings
-) -> ClusterScores:
-    """Score every restaurant for every cluster.
+def _by_ratings(matrix: UserMatrix, settings: Settings) -> Clustering:
+    distinct = len(distinct_rows(matrix.rows).counts)
+    try:
+        found = kmeans(
+            matrix.rows,
+            min(settings.clusters_k, distinct),
+            seed=settings.seed,
+            max_iter=settings.clusters_max_iter,
+            tolerance=settings.clusters_tolerance,
+            starts=settings.clusters_starts,
+        )
+    except ValueError as error:  # users so alike that their distances are rounding
+        raise DataError(f"the users cannot be told apart: {error}") from None
+    return _as_read(matrix, found, found.labels, 1 - found.distances, "ratings")
 
-    A score is the mean rating that the cluster's users gave the restaurant, an unrated one
-    counting as 0, so that what many of them rated highly leads. ``CLUSTERS_SHRINKAGE`` more users
-    of the city's average taste weigh in: a small cluster leans on the city, and a single
-    enthusiast carries no restaurant to the top.
 
-    Parameters
-    ----------
-    labels
-        (users,), the cluster of each of the matrix's users.
-    k
-        Number of clusters.
-    """
-    shift = rating_shift(settings.rating_min)
-    full = ratings.matrix(shift)[matrix.users]
-    ones = np.ones(len(labels))
-    members = csr_array((ones, (labels, np.arange(len(labels)))), shape=(k, len(labels)))
-    totals = (members @ full).toarray()
-    sizes = np.bincount(labels, minlength=k)[:, None]
-    city = totals.sum(axis=0) / len(labels)
-    counts = members @ np.diff(full.indptr)
-    extra = settings.clusters_shrinkage
-    return ClusterScores(
-        scores=(totals + extra * city) / (sizes + extra),
-        city=city,
-        ratings=counts.astype(np.int64),
-        mean_rating=totals.sum(axis=1) / counts - shift,
+def _as_read(
+    matrix: UserMatrix,
+    found: TasteClusters | KMeansResult,
+    trained: NDArray[np.int32],
+    closeness: NDArray[np.float64],
+    space: str,
+) -> Clustering:
+    """Find every user as a reader does, and leave out clusters in which that finds nobody."""
+    labels, nearest = assign(matrix.rows, found.centroids)
+    labels[nearest == 1] = -1
+    landed = float((labels == trained)[trained >= 0].mean())
+    filled, labels_filled = np.unique(labels[labels >= 0], return_inverse=True)
+    labels[labels >= 0] = labels_filled
+    return Clustering(
+        centroids=found.centroids[filled],
+        labels=labels,
+        distances=nearest,
+        closeness=closeness,
+        sizes=np.bincount(labels_filled),
+        space=space,
+        landed=landed,
+        inertia=found.inertia,
+        iterations=found.iterations,
+        converged=found.converged,
     )
 
 
+def with_previous_ids(
+    found: Clustering, ratings: Ratings, matrix: UserMatrix, db: MongoDatabase
+) -> tuple[Clustering, int | None]:
+    """Give the clusters ids under which most users stay where the published model has them.
+
+    Returns
+    -------
+    found
+        The same clusters in another order.
+    moved
+        How many users whom the published model places change their id; None without such a model.
+    """
+    try:
+        model = load_model(db)
+        previous, nearest = assign(model.vectors(ratings)[matrix.users], model.centroids)
+    except (DataError, ValueError) as error:
+        log.info("cluster ids start anew: %s", error)
+        return found, None
+    previous[nearest == 1] = -1
+    ids = matched_ids(found.labels, previous, len(found.centroids))
+    order = np.argsort(ids)
+    labels = np.where(found.labels >= 0, ids[found.labels], -1).astype(np.int32)
+    numbered = replace(
+        found, centroids=found.centroids[order], sizes=found.sizes[order], labels=labels
+    )
+    return numbered, users_moved(labels, previous)
+
+
+def score(
+    ratings: Ratings, matrix: UserMatrix, found: Clustering, settings: Settings
+) -> ClusterScores:
+    """Score every restaurant for every cluster; see ``recommender.scoring``."""
+    return leave_one_out_scores(
+        _all_ratings(ratings, matrix, settings),
+        found.centroids,
+        matrix.columns,
+        settings.clusters_shrinkage,
+    )
+
+
+def _all_ratings(ratings: Ratings, matrix: UserMatrix, settings: Settings) -> csr_array:
+    """Return the matrix's users by all restaurants, also those that are no columns."""
+    return csr_array(ratings.matrix(rating_shift(settings.rating_min))[matrix.users])
+
+
+def held_out_quality(ratings: Ratings, matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
+    """Judge the clusters by users whom they were not trained on, beside one list for everybody.
+
+    A tenth of the users is kept out, and a fifth of what each of them liked, three quarters up the
+    scale or higher, is hidden; the rest finds the cluster. The shape is that of the ledger's
+    ``metrics.clusters.held_out``.
+    """
+    everything = _all_ratings(ratings, matrix, settings)
+    low, high = settings.rating_min, settings.rating_max
+    liked = low + _LIKED * (high - low) + rating_shift(low)
+    held = hold_out(everything, liked, seed=settings.seed)
+    asked = held.seen.shape[0]
+    if not asked or not len(held.kept):
+        return {
+            "users": 0,
+            "ndcg": None,
+            "reason": "no user kept out has liked one restaurant of two",
+        }
+    part = replace(matrix, rows=csr_array(matrix.rows[held.kept]), users=matrix.users[held.kept])
+    found = cluster(part, settings)
+    scored = score(ratings, part, found, settings)
+    lists = _lists(scored, settings.clusters_top_n)
+    labels, nearest = assign(held.seen[:, matrix.columns], found.centroids)
+    labels[nearest == 1] = -1
+    shown = settings.als_top_n
+    quality = ranking_quality(lists[labels], held.seen, held.hidden, shown)
+    popular = ranking_quality(lists[np.full(asked, -1)], held.seen, held.hidden, shown)
+    return {"users": asked, "shown": shown, **asdict(quality), "popular": asdict(popular)}
+
+
+def _lists(scored: ClusterScores, n: int) -> NDArray[np.int64]:
+    """Return the clusters' lists and, as the last row, the city's: (k + 1, n), -1 at the end."""
+    lists = np.full((len(scored.scores) + 1, n), -1, dtype=np.int64)
+    for row, scores in zip(lists, [*scored.scores, scored.city], strict=True):
+        best = best_places(scores, n)
+        row[: len(best)] = best
+    return lists
+
+
 def cluster_documents(
-    found: KMeansResult, scored: ClusterScores, ratings: Ratings, run: TrainingRun
+    found: Clustering,
+    scored: ClusterScores,
+    ratings: Ratings,
+    matrix: UserMatrix,
+    run: TrainingRun,
 ) -> list[Document]:
     """Return the documents of ``Clusters``, one for each cluster."""
+    shift = rating_shift(run.settings.rating_min)
+    everything = _all_ratings(ratings, matrix, run.settings)
+    city_shares = _raters(everything) / everything.shape[0]
     documents = []
     for cluster_id, scores in enumerate(scored.scores):
-        members = found.distances[found.labels == cluster_id]
+        members = np.flatnonzero(found.labels == cluster_id)
+        rated = csr_array(everything[members])
+        shares = _raters(rated) / len(members)
+        apart = standing_out(_raters(rated), len(members), city_shares, _STANDING_OUT)
+        stands_out = zip(
+            decode_ids(ratings.restaurants.take(apart)),
+            shares[apart].tolist(),
+            city_shares[apart].tolist(),
+            strict=True,
+        )
         documents.append(
             {
                 "cluster_id": cluster_id,
                 "recommendations": _top(scores, ratings, run.settings.clusters_top_n),
                 "size": len(members),
-                "ratings": int(scored.ratings[cluster_id]),
-                "mean_rating": float(scored.mean_rating[cluster_id]),
-                "mean_distance": float(members.mean()),
+                "ratings": rated.nnz,
+                "mean_rating": float(rated.data.mean()) - shift,
+                "mean_distance": float(found.distances[members].mean()),
+                "tightness": float(np.nanmean(found.closeness[members])),
+                "stands_out": [
+                    {"gmap_id": gmap_id, "share": share, "city_share": city_share}
+                    for gmap_id, share, city_share in stands_out
+                ],
                 "run_id": run.run_id,
             }
         )
     return documents
 
 
+def _raters(rows: csr_array) -> NDArray[np.int64]:
+    """Return how many users have rated each restaurant."""
+    return np.bincount(rows.indices, minlength=rows.shape[1])
+
+
 def _top(scores: NDArray[np.float64], ratings: Ratings, n: int) -> list[Document]:
     """Return the restaurants of the ``n`` highest scores above 0, best first."""
-    best = np.argsort(-scores, kind="stable")[:n]
-    best = best[scores[best] > 0]
+    best = best_places(scores, n)
     ids = decode_ids(ratings.restaurants.take(best))
     return [
         {"gmap_id": gmap_id, "score": score}
@@ -221,7 +380,7 @@ def _top(scores: NDArray[np.float64], ratings: Ratings, n: int) -> list[Document
 
 
 def metadata_documents(
-    found: KMeansResult,
+    found: Clustering,
     matrix: UserMatrix,
     scored: ClusterScores,
     ratings: Ratings,
@@ -229,14 +388,18 @@ def metadata_documents(
 ) -> list[Document]:
     """Return the documents of ``Metadata``: all that a reader needs to place a user."""
     fallback = _top(scored.city, ratings, run.settings.clusters_top_n)
+    columns = decode_ids(ratings.restaurants.take(matrix.columns))
+    low, high = run.settings.rating_min, run.settings.rating_max
     return [
-        {
-            "_id": COLUMNS_ID,
-            "run_id": run.run_id,
-            "columns": decode_ids(ratings.restaurants.take(matrix.columns)),
-        },
+        {"_id": COLUMNS_ID, "run_id": run.run_id, "columns": columns},
         {"_id": CENTROIDS_ID, "run_id": run.run_id, "centroids": found.centroids.tolist()},
         {"_id": FALLBACK_ID, "run_id": run.run_id, "recommendations": fallback},
+        {
+            "_id": CHECKS_ID,
+            "run_id": run.run_id,
+            "distances": distance_checks(),
+            "users": user_checks(found.centroids, columns, (high, low), rating_shift(low)),
+        },
         {
             "_id": CLUSTERS_ID,
             "run_id": run.run_id,
@@ -248,15 +411,20 @@ def metadata_documents(
     ]
 
 
-def _figures(found: KMeansResult, matrix: UserMatrix) -> dict[str, Any]:
+def _figures(found: Clustering, matrix: UserMatrix) -> dict[str, Any]:
+    placed = found.labels >= 0
     return {
         "k": len(found.centroids),
+        "space": found.space,
         "users": len(matrix.users),
         "users_left_out": matrix.users_left_out,
+        "users_without_overlap": int((~placed).sum()),
+        "landed": found.landed,
         "columns": len(matrix.columns),
         "restaurants_left_out": matrix.restaurants_left_out,
         "inertia": found.inertia,
-        "mean_distance": found.inertia / len(matrix.users),
+        "mean_distance": float(found.distances.mean()),
+        "tightness": float(np.nanmean(found.closeness[placed])),
         "iterations": found.iterations,
         "converged": found.converged,
         "smallest": int(found.sizes.min()),
@@ -269,31 +437,77 @@ def train(run: TrainingRun, ratings: Ratings) -> None:
     settings = run.settings
     with run.phase("cluster"):
         matrix = user_matrix(ratings, settings)
-        found = cluster(matrix, settings)
+        found, moved = with_previous_ids(cluster(matrix, settings), ratings, matrix, run.db)
+        scored = score(ratings, matrix, found, settings)
     with run.phase("evaluate clusters"):
-        width = silhouette(matrix.rows, found.labels, seed=settings.seed)
-        run.record(**{"metrics.clusters": {**_figures(found, matrix), "silhouette": width}})
+        figures = {
+            **_figures(found, matrix),
+            "shrinkage": scored.shrinkage,
+            "users_moved": moved,
+        }
+        placed = found.labels >= 0
+        figures["silhouette"] = silhouette(
+            matrix.rows[placed], found.labels[placed], seed=settings.seed
+        )
+        if settings.clusters_evaluate:
+            figures["held_out"] = held_out_quality(ratings, matrix, settings)
+        run.record(**{"metrics.clusters": figures})
     with run.phase("publish clusters"):
-        scored = score(ratings, matrix, found.labels, len(found.centroids), settings)
         publish_clusters(
             run.db,
             run.run_id,
-            cluster_documents(found, scored, ratings, run),
+            cluster_documents(found, scored, ratings, matrix, run),
             metadata_documents(found, matrix, scored, ratings, run),
             before_publishing=run.may_publish,
         )
 
 
+def curve(matrix: UserMatrix, ks: Iterable[int], settings: Settings) -> list[CurvePoint]:
+    """Cluster into each number of clusters in turn, up to the most that the users make."""
+    points = []
+    for k in ks:
+        began = time.perf_counter()
+        found = cluster(matrix, settings.model_copy(update={"clusters_k": k}))
+        seconds = time.perf_counter() - began
+        placed = found.labels >= 0
+        width = silhouette(matrix.rows[placed], found.labels[placed], seed=settings.seed)
+        points.append(CurvePoint(len(found.centroids), found.inertia, width, seconds))
+        if len(found.centroids) < k:
+            break
+    return points
+
+
+def show_curve(ks: range, settings: Settings) -> None:
+    """Print what each number of clusters gives, and draw it to ``elbow.svg`` in ``WORK_DIR``.
+
+    Nothing is published and no lease is taken: it may run beside a training.
+    """
+    settings.make_folder(settings.work_dir)
+    ratings = read_ratings(settings)
+    matrix = user_matrix(ratings, settings.model_copy(update={"clusters_k": ks[-1]}))
+    points = curve(matrix, ks, settings)
+    knee = knee_of(points)
+    drawing = settings.work_dir / "elbow.svg"
+    drawing.write_text(svg_of(points, knee), encoding="utf-8")
+    print(table_of(points, knee))
+    print(f"drawn in {drawing}; {'no knee' if knee is None else f'CLUSTERS_K={knee} is its knee'}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Cluster the users of the reviews in MongoDB and publish the outcome."""
-    parser = argparse.ArgumentParser(
-        description="Group the users by K-Means and publish Clusters and Metadata.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = script_parser("Group the users by K-Means and publish Clusters and Metadata.")
+    parser.add_argument(
+        "--elbow",
+        type=parse_range,
+        metavar="FIRST:LAST:STEP",
+        help="only show what these numbers of clusters give, and publish nothing",
     )
-    parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)
+    if arguments.elbow:
+        show_curve(arguments.elbow, settings)
+        return 0
     with training_run(settings) as run:
         with run.phase("read"):
             ratings = read_ratings(settings)

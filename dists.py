@@ -30,7 +30,6 @@ float64. Memory is of the order of the non-zeros, the k centroids and one block 
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -40,8 +39,6 @@ from scipy import sparse
 from sklearn.metrics import silhouette_score
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import ArrayLike, NDArray
 
     Floats: TypeAlias = NDArray[np.float64]
@@ -473,6 +470,129 @@ def _settled(rows: Csr, weights: Floats, centroids: Floats, block_rows: int) -> 
         centroids[empty] = rows[costliest].toarray()
 
 
+def spherical_kmeans(
+    rows: Floats,
+    k: int,
+    *,
+    weights: Floats | None = None,
+    seed: int = 0,
+    max_iter: int = 100,
+    tolerance: float = 1e-4,
+    starts: int = 1,
+) -> KMeansResult:
+    """Find at most k clusters of unit vectors of any sign, of least summed distance (1).
+
+    Between unit vectors the larger norm is 1 and (1) is 1 - x.c, in [0, 2] where signs differ.
+    Among unit centroids the gain sum v_x x.c is largest for c along sum v_x x (Cauchy-Schwarz), so
+    each update is optimal and the inertia cannot rise: the spherical K-Means of Dhillon and Modha
+    (2001).
+
+    Parameters
+    ----------
+    rows
+        (n, d), dense, each of length 1.
+    k
+        Most clusters; there are fewer where fewer directions are further apart than rounding.
+    weights
+        (n,), how often each row counts, above 0; once by default. The inertia counts them.
+    seed, max_iter, tolerance, starts
+        As in `kmeans`.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not as described.
+    """
+    if min(k, max_iter, starts) < 1 or not tolerance >= 0:
+        raise ValueError(
+            f"{k=}, {max_iter=}, {starts=}, {tolerance=}: expected at least 1, 1, 1, 0"
+        )
+    if not len(rows) or not np.allclose(np.linalg.norm(rows, axis=1), 1):
+        raise ValueError("expected at least one row, and all of length 1; normalise them")
+    weights = np.ones(len(rows)) if weights is None else weights
+    runs = (
+        _spherical_lloyd(
+            rows, k, weights, np.random.default_rng([seed, start]), max_iter, tolerance
+        )
+        for start in range(starts)
+    )
+    return min(runs, key=lambda run: run.inertia)
+
+
+def _spherical_lloyd(
+    rows: Floats,
+    k: int,
+    weights: Floats,
+    rng: np.random.Generator,
+    max_iter: int,
+    tolerance: float,
+) -> KMeansResult:
+    best = _settled_directions(rows, weights, _spread_directions(rows, k, weights, rng))
+    history, converged = [best.inertia], False
+    while not converged and len(history) <= max_iter:
+        shape = (len(best.centroids), len(rows))
+        members = sparse.csr_array((weights, (best.labels, np.arange(len(rows)))), shape=shape)
+        pulls = np.asarray(members @ rows)
+        lengths = np.linalg.norm(pulls, axis=1, keepdims=True)
+        moved = np.divide(pulls, lengths, out=best.centroids.copy(), where=lengths > 0)
+        state = _settled_directions(rows, weights, moved)
+        history.append(state.inertia)
+        converged = best.inertia - state.inertia <= tolerance * best.inertia
+        best = min(best, state, key=lambda state: state.inertia)
+    return KMeansResult(
+        centroids=best.centroids,
+        labels=best.labels,
+        distances=best.distances,
+        sizes=np.bincount(best.labels, minlength=len(best.centroids)),
+        inertia=best.inertia,
+        history=tuple(history),
+        iterations=len(history) - 1,
+        converged=converged,
+    )
+
+
+def _spread_directions(rows: Floats, k: int, weights: Floats, rng: np.random.Generator) -> Floats:
+    """Choose at most k rows as `kmeans_plusplus` does; fewer where all others equal one of them."""
+    trials = 2 + int(np.log(k))
+    chosen = _draw(weights, 1, rng)
+    nearest = _gaps(rows, rows[chosen])[:, 0]
+    while len(chosen) < k:
+        chances = weights * np.where(nearest > RESOLUTION, nearest, 0) ** 2
+        if not chances.any():
+            break
+        drawn = _draw(chances, trials, rng)
+        after = np.minimum(nearest[:, None], _gaps(rows, rows[drawn]))
+        best = (weights @ after).argmin()
+        nearest = after[:, best].copy()
+        chosen = np.append(chosen, drawn[best])
+    return rows[chosen]
+
+
+def _settled_directions(rows: Floats, weights: Floats, centroids: Floats) -> _State:
+    """Assign the rows; centroids that got none move to the costliest rows, or go if none costs."""
+    labels, nearest = np.empty(len(rows), dtype=np.int32), np.empty(len(rows))
+    while True:
+        for start in range(0, len(rows), BLOCK_ROWS):
+            block = slice(start, start + BLOCK_ROWS)
+            gaps = _gaps(rows[block], centroids)
+            labels[block], nearest[block] = gaps.argmin(axis=1), gaps.min(axis=1)
+        empty = np.flatnonzero(np.bincount(labels, minlength=len(centroids)) == 0)
+        costs = np.where(nearest > RESOLUTION, weights * nearest, 0)
+        costliest = np.argsort(-costs, kind="stable")[: len(empty)]
+        costliest = costliest[costs[costliest] > 0]
+        if not len(costliest):
+            filled, renumbered = np.unique(labels, return_inverse=True)
+            inertia = float(weights @ nearest)
+            return _State(centroids[filled], renumbered.astype(np.int32), nearest, inertia)
+        centroids = centroids.copy()
+        centroids[empty[: len(costliest)]] = rows[costliest]
+
+
+def _gaps(rows: Floats, centroids: Floats) -> Floats:
+    """Distances (1) of unit vectors, (n, k)."""
+    return np.clip(1 - rows @ centroids.T, 0, 2)
+
+
 def silhouette(
     rows: Rows, labels: Labels, *, sample_size: int = 2000, seed: int = 0
 ) -> float | None:
@@ -504,41 +624,6 @@ def silhouette(
     between = _from_products((csr @ csr.T).toarray(), squared, squared)
     np.fill_diagonal(between, 0)  # of zero rows too
     return float(silhouette_score(between, labels, metric="precomputed"))
-
-
-class CurvePoint(NamedTuple):
-    """What `kmeans` reaches with one k, and how long it took."""
-
-    k: int
-    inertia: float
-    silhouette: float | None
-    seconds: float
-
-
-def inertia_curve(
-    rows: Rows,
-    ks: Iterable[int],
-    *,
-    seed: int = 0,
-    max_iter: int = 100,
-    tolerance: float = 1e-4,
-    starts: int = 1,
-    sample_size: int = 2000,
-) -> list[CurvePoint]:
-    """Fit `kmeans` for each k in turn, so that one can be chosen.
-
-    Every parameter is as in `kmeans` and `silhouette`, which takes the same sample for each k;
-    a k that `kmeans` refuses is refused with the same ValueError.
-    """
-    csr = _as_csr(rows)
-    points = []
-    for k in ks:
-        began = time.perf_counter()
-        fit = kmeans(csr, k, seed=seed, max_iter=max_iter, tolerance=tolerance, starts=starts)
-        seconds = time.perf_counter() - began
-        score = silhouette(csr, fit.labels, sample_size=sample_size, seed=seed)
-        points.append(CurvePoint(k, fit.inertia, score, seconds))
-    return points
 
 
 def _from_products(products: Floats, rows_squared: Floats, centroids_squared: Floats) -> Floats:

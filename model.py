@@ -5,7 +5,6 @@ Run it with ``python model.py`` or ``uvicorn model:app``.
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import hmac
 import logging
@@ -29,7 +28,7 @@ from recommender.mongo import Document, MongoDatabase, connect, database, mongo_
 from recommender.ports import check_port_is_free
 from recommender.problems import handle_errors, responses
 from recommender.schedule import Schedule
-from recommender.scripts import EXIT_CODES, Cancelled, configure_logging, run_script
+from recommender.scripts import Cancelled, configure_logging, run_script, script_parser
 from recommender.settings import Settings, load_settings
 
 _SECONDS_FOR_OPEN_REQUESTS = 1
@@ -217,11 +216,7 @@ app = create_app()
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal ends it."""
-    parser = argparse.ArgumentParser(
-        description="Serve the API and train every TRAIN_INTERVAL_HOURS.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser("Serve the API and train every TRAIN_INTERVAL_HOURS.")
     parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)

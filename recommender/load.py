@@ -35,7 +35,7 @@ from tqdm import tqdm
 from recommender.bulk import insert_batches, replacing
 from recommender.errors import DataError
 from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors, one_line
-from recommender.scripts import EXIT_CODES, configure_logging, run_script
+from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import Settings, load_settings
 
 Format: TypeAlias = Literal["csv", "jsonl"]
@@ -444,12 +444,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m recommender.load",
-        description=__doc__,
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser(__doc__ or "", "python -m recommender.load")
     parser.add_argument("file", metavar="FILE", help="the file to load; - for stdin")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="whose columns the file has")
     parser.add_argument(

@@ -39,6 +39,8 @@ class PublishedModel:
         float64 (k, columns).
     sizes
         Users that the training put in each cluster.
+    unplaced
+        Users of the training who share nothing with any cluster.
     rating_shift
         What a reader adds to each rating before it goes into a user's vector.
     clusters
@@ -51,6 +53,7 @@ class PublishedModel:
     columns: pa.StringArray
     centroids: NDArray[np.float64]
     sizes: list[int]
+    unplaced: int
     rating_shift: float
     clusters: list[Document]
     fallback: list[Document]
@@ -132,6 +135,7 @@ def _model(parts: list[Document], clusters: list[Document], fallback: Document) 
         columns=pa.array([_key(column) for column in columns["columns"]], pa.string()),
         centroids=matrix,
         sizes=[int(size) for size in figures["sizes"]],
+        unplaced=int(figures.get("users_without_overlap", 0)),
         rating_shift=float(figures.get("rating_shift", 0.0)),
         clusters=clusters,
         fallback=fallback.get("recommendations", []),

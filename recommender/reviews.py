@@ -8,7 +8,7 @@ Spark data source of :mod:`recommender.mongo_source` calls them in its executors
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,11 +18,11 @@ import pyarrow as pa
 from bson.errors import InvalidId
 from bson.int64 import Int64
 from bson.objectid import ObjectId
-from pymongo.collection import Collection
+from pymongo.collection import Collection as MongoCollection
 
 from recommender.errors import DataError
 from recommender.mongo import Document, connect, database, mongo_errors
-from recommender.ratings import BLOCK_SCHEMA, CODEC, Ratings, clean_block, gather
+from recommender.ratings import BLOCK_SCHEMA, CODEC, Ratings, clean_block, encode_id, gather
 from recommender.settings import Settings
 
 COLLECTION = "Reviews"
@@ -79,7 +79,7 @@ def _can_be_sent(document: Document) -> bool:
         return False
 
 
-def _has_id_index(reviews: Collection[Document]) -> bool:
+def _has_id_index(reviews: MongoCollection[Document]) -> bool:
     kind = next(iter(reviews.database.list_collections(filter={"name": reviews.name})), {})
     return kind.get("type") == "collection" and _ID_INDEX in reviews.index_information()
 
@@ -152,15 +152,28 @@ def ratings_of_user(settings: Settings, user: str) -> Ratings:
     return gather(pa.Table.from_batches(batches))
 
 
-def ratings_given(settings: Settings, given: Mapping[str, object]) -> Ratings:
+def ratings_given(
+    settings: Settings, given: Mapping[str, object], known: Collection[str]
+) -> Ratings:
     """Return the ratings, by restaurant id, of somebody who is in no collection.
+
+    Parameters
+    ----------
+    given
+        Ratings by the restaurants' ids as text.
+    known
+        Keys of the restaurants that there are: a text that is none of them, but is the number or
+        the ObjectId of one, stands for that one.
 
     Raises
     ------
     DataError
         If none is valid.
     """
-    rows = [{"user": "", "restaurant": key, "rating": value} for key, value in given.items()]
+    rows = []
+    for text, rating in given.items():
+        same = [i for i in (text, *_other_types(text)) if encode_id(i) in known]
+        rows.append({"user": "", "restaurant": (same or [text])[0], "rating": rating})
     block = _clean(rows, ("user", "restaurant", "rating", "time"), settings)
     return gather(pa.Table.from_batches([block]))
 
@@ -182,7 +195,8 @@ def _clean(
 def _other_types(text: str) -> list[object]:
     found: list[object] = []
     if _WHOLE_NUMBER.fullmatch(text) and abs(int(text)) < _INT64_END:
-        found.append(Int64(int(text)))
+        # 32 bits where they do, as most drivers write them; MongoDB compares both alike.
+        found += [int(text), Int64(int(text))]
     with suppress(InvalidId):
         found.append(ObjectId(text))
     return found

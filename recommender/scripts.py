@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
@@ -72,6 +73,16 @@ def redact(text: str, secrets: Sequence[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, "***")
     return text
+
+
+def script_parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
+    """Return a script's parser, whose help ends with the exit codes."""
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def configure_logging(settings: Settings) -> None:

@@ -135,14 +135,24 @@ class Settings(BaseSettings):
     )
 
     clusters_k: Count = Field(50, description="number of clusters")
+    clusters_space: Literal["tastes", "ratings"] = Field(
+        "tastes", description="what is clustered: tastes, found from who rates what, or raw ratings"
+    )
+    clusters_directions: Count = Field(48, description="directions of taste that are told apart")
+    clusters_evaluate: bool = Field(
+        True, description="judge each clustering by users kept out, which takes as long again"
+    )
     clusters_top_n: int = Field(40, ge=1, le=1000, description="restaurants kept for each cluster")
     clusters_max_iter: Count = Field(100, description="most K-Means iterations")
     clusters_tolerance: float = Field(
         1e-4, ge=0, description="K-Means stops when its inertia falls by less than this share"
     )
     clusters_starts: Count = Field(1, description="K-Means starts, the best of which is kept")
-    clusters_shrinkage: float = Field(
-        10.0, ge=0, description="how many of the city's users weigh in on a cluster's scores"
+    clusters_shrinkage: float | None = Field(
+        None,
+        ge=0,
+        description="how many of the city's ratings weigh in on a cluster's scores; unset: as many "
+        "as make the ratings most likely",
     )
     clusters_min_user_ratings: Count = Field(
         1, description="users with fewer ratings are left out of the clustering"

@@ -38,6 +38,7 @@ COLUMNS_ID = "train_columns"
 CENTROIDS_ID = "kmeans_centroids"
 CLUSTERS_ID = "kmeans_clusters"
 FALLBACK_ID = "fallback"
+CHECKS_ID = "reader_checks"
 
 MAX_DOCUMENT_BYTES = 16 * 2**20
 

@@ -50,8 +50,20 @@ def _clusters(run: Mapping[str, Any]) -> list[str]:
         return []
     sizes = f"{figures['smallest']:,} to {figures['largest']:,} users"
     return [
-        f"  clusters     {figures['k']}, each of {sizes}; mean distance "
-        f"{figures['mean_distance']:.3f} after {figures['iterations']} iterations"
+        f"  clusters     {figures['k']} of {figures['space']}, each of {sizes}; mean closeness "
+        f"{figures['tightness']:.3f} after {figures['iterations']} iterations",
+        *_held_out(figures.get("held_out")),
+    ]
+
+
+def _held_out(quality: Mapping[str, Any] | None) -> list[str]:
+    if not quality:
+        return []
+    if quality["ndcg"] is None:
+        return [f"  NDCG         none: {quality['reason']}"]
+    return [
+        f"  NDCG         {quality['ndcg']:.3f} of the clusters' lists for {quality['users']:,} "
+        f"users kept out, where one popular list for all has {quality['popular']['ndcg']:.3f}"
     ]
 
 

@@ -127,6 +127,24 @@ def test_a_model_of_another_city_is_an_error(model: ContractReader, db: MongoDat
         clus_counter.main([])
 
 
+def test_users_whom_the_training_could_not_place_either_are_no_other_city(
+    db: MongoDatabase,
+    db_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environment(db_settings).items():
+        monkeypatch.setenv(name, value)
+    loners = [{"user_id": i, "gmap_id": f"alone {i}", "rating": 3} for i in range(9)]
+    friends = [{"user_id": u, "gmap_id": r, "rating": 4} for u in ("x", "y") for r in ("a", "b")]
+    db["Reviews"].insert_many([*loners, *friends])
+    assert clustering_training.main([]) == 0
+    assert clus_counter.main([]) == 0
+    shown = capsys.readouterr().out
+    assert "9 users share no restaurant" in shown
+    assert shown.splitlines()[-1] == "the counts are those of the training"
+
+
 @pytest.mark.parametrize("script", ["clus_counter.py", "clus_test.py"])
 def test_without_a_model_the_scripts_end_with_65(script: str, db_settings: Settings) -> None:
     arguments = ["somebody"] if script == "clus_test.py" else []

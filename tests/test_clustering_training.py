@@ -9,13 +9,24 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 import clustering_training
-from clustering_training import cluster, score, user_matrix
+from clustering_training import (
+    UserMatrix,
+    cluster,
+    curve,
+    held_out_quality,
+    score,
+    user_matrix,
+    with_previous_ids,
+)
+from dists import distance, silhouette
 from recommender import store
 from recommender.city import populate, review_blocks
 from recommender.errors import DataError
+from recommender.lease import Lease
 from recommender.mongo import MongoDatabase
 from recommender.ratings import Ratings, decode_ids
 from recommender.settings import Settings, load_settings
+from recommender.tastes import TasteClusters
 from tests.support import TINY_CITY, ContractReader, ratings_of, run_script, write_tiny_city
 
 
@@ -96,16 +107,123 @@ def test_a_scale_from_zero_is_shifted() -> None:
     assert matrix.rows.toarray().tolist() == [[1, 3]]
 
 
-def test_k_above_the_distinct_users_is_lowered_and_said(
-    ratings: Ratings, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("space", "k"), [("ratings", 5), ("tastes", 1)])
+def test_k_above_the_users_that_differ_is_lowered_and_said(
+    ratings: Ratings, caplog: pytest.LogCaptureFixture, space: str, k: int
 ) -> None:
-    settings = settings_with(clusters_k=50)
+    settings = settings_with(clusters_k=50, clusters_space=space)
     found = cluster(user_matrix(ratings, settings), settings)
-    assert len(found.centroids) == 5
-    assert "CLUSTERS_K lowered from 50 to 5" in caplog.text
+    assert (len(found.centroids), found.space) == (k, space)
+    assert f"CLUSTERS_K lowered from 50 to {k}," in caplog.text
 
 
-def test_the_planted_tastes_of_active_users_are_found() -> None:
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [("u", "a", 3)],
+        [("u", "a", 3), ("v", "a", 3)],
+        [("u", "a", 3), ("v", "b", 3), ("w", "b", 1)],
+    ],
+)
+def test_without_two_ratings_of_anybody_the_ratings_are_clustered(
+    rows: list[tuple[str, str, float]], caplog: pytest.LogCaptureFixture
+) -> None:
+    ratings, settings = ratings_of(rows), settings_with()
+    matrix = user_matrix(ratings, settings)
+    found = cluster(matrix, settings)
+    assert found.space == "ratings"
+    assert found.distances == pytest.approx(0)
+    assert "clustering ratings" in caplog.text
+    scored = score(ratings, matrix, found, settings)
+    for scores in scored.scores:
+        assert (np.argsort(-scores) == np.argsort(-scored.city)).all()
+    assert held_out_quality(ratings, matrix, settings)["reason"]
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_equal_users_of_two_places_are_one_cluster(k: int) -> None:
+    ratings = ratings_of([(user, place, 4) for user in "uvw" for place in "ab"])
+    settings = settings_with(clusters_k=k)
+    found = cluster(user_matrix(ratings, settings), settings)
+    assert found.sizes.tolist() == [3]
+    assert found.closeness == pytest.approx(1)
+
+
+def tiny_ratings() -> Ratings:
+    return ratings_of(
+        [
+            (int(u), int(i), float(r))
+            for block in review_blocks(populate(TINY_CITY))
+            for u, i, r in zip(block.user, block.restaurant, block.rating, strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize("limits", [{}, {"clusters_max_restaurants": 20}])
+@pytest.mark.parametrize("scale", [{}, {"rating_min": -3}, {"rating_min": 0.5}])
+@pytest.mark.parametrize("space", ["tastes", "ratings"])
+def test_a_reader_finds_users_where_the_training_put_them(
+    limits: dict[str, int], scale: dict[str, float], space: str
+) -> None:
+    settings = settings_with(clusters_k=9, clusters_space=space, **limits, **scale)
+    matrix = user_matrix(tiny_ratings(), settings)
+    found = cluster(matrix, settings)
+    assert found.landed > 0.99
+    for row, label, far in zip(matrix.rows.toarray(), found.labels, found.distances, strict=True):
+        nearest = [distance(row, centroid) for centroid in found.centroids]
+        assert min(nearest) == pytest.approx(far)
+        assert label == (np.argmin(nearest) if min(nearest) < 1 else -1)
+    assert found.sizes.min() > 0
+    assert found.sizes.sum() == (found.labels >= 0).sum()
+
+
+def test_clusters_that_no_reader_finds_are_left_out() -> None:
+    settings = settings_with()
+    matrix = user_matrix(ratings_of([("u", "a", 2), ("v", "b", 2), ("w", "c", 2)]), settings)
+    centroids = np.array([[1.0, 0, 0], [0, 0, 0], [0, 1, 0]])
+    trained = TasteClusters(
+        centroids, np.array([0, 2, 1], np.int32), np.array([1, 1, np.nan]), 0.5, 1, True
+    )
+    found = clustering_training._as_read(
+        matrix, trained, trained.labels, trained.closeness, "tastes"
+    )
+    assert found.labels.tolist() == [0, 1, -1]
+    assert found.sizes.tolist() == [1, 1]
+    assert found.centroids.tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert found.landed == pytest.approx(2 / 3)
+
+
+def test_new_users_are_served_better_than_by_one_list_for_all() -> None:
+    settings = settings_with(clusters_k=4)
+    ratings = tiny_ratings()
+    quality = held_out_quality(ratings, user_matrix(ratings, settings), settings)
+    assert quality["users"] > 20
+    assert quality["shown"] == 13
+    assert quality["ndcg"] > quality["popular"]["ndcg"] > 0
+    assert quality["coverage"] > quality["popular"]["coverage"]
+    assert quality == held_out_quality(ratings, user_matrix(ratings, settings), settings)
+
+
+def test_users_kept_out_do_not_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_with(clusters_k=4)
+    ratings = tiny_ratings()
+    matrix = user_matrix(ratings, settings)
+    trained_on: list[UserMatrix] = []
+
+    def remember(part: UserMatrix, settings: Settings) -> clustering_training.Clustering:
+        trained_on.append(part)
+        return cluster(part, settings)
+
+    monkeypatch.setattr(clustering_training, "cluster", remember)
+    held_out_quality(ratings, matrix, settings)
+    (part,) = trained_on
+    assert len(part.users) == part.rows.shape[0] == len(matrix.users) - len(matrix.users) // 10
+    position = np.searchsorted(matrix.users, part.users)
+    assert (part.rows.toarray() == matrix.rows[position].toarray()).all()
+
+
+@pytest.mark.parametrize("space", ["tastes", "ratings"])
+def test_the_planted_tastes_of_active_users_are_found(space: str) -> None:
     population = populate(TINY_CITY)
     blocks = list(review_blocks(population))
     user = np.concatenate([block.user for block in blocks])
@@ -118,28 +236,20 @@ def test_the_planted_tastes_of_active_users_are_found() -> None:
         if u in set(active.tolist())
     ]
     ratings = ratings_of(rows)
-    settings = settings_with(clusters_k=TINY_CITY.tastes, clusters_starts=5)
+    settings = settings_with(clusters_k=TINY_CITY.tastes, clusters_starts=5, clusters_space=space)
     matrix = user_matrix(ratings, settings)
     found = cluster(matrix, settings)
     tastes = population.users.taste[[decode_ids(ratings.users)[u] for u in matrix.users]]
     assert adjusted_rand_score(tastes, found.labels) > 0.6
 
 
-def test_scores_are_means_with_unrated_as_zero_shrunk_towards_the_city() -> None:
-    ratings = ratings_of([("u1", "a", 5), ("u2", "a", 3), ("u2", "b", 4), ("u3", "b", 2)])
-    settings = settings_with(clusters_shrinkage=2)
+def test_scores_cover_restaurants_that_are_no_columns() -> None:
+    settings = settings_with(clusters_k=4, clusters_max_restaurants=20)
+    ratings = tiny_ratings()
     matrix = user_matrix(ratings, settings)
-    scored = score(ratings, matrix, np.array([0, 0, 1], dtype=np.int32), 2, settings)
-    city = {"a": (5 + 3) / 3, "b": (4 + 2) / 3}
-    assert scored.city == pytest.approx(list(city.values()))
-    assert scored.scores[0] == pytest.approx(
-        [(5 + 3 + 2 * city["a"]) / (2 + 2), (4 + 2 * city["b"]) / (2 + 2)]
-    )
-    assert scored.scores[1] == pytest.approx(
-        [(0 + 2 * city["a"]) / (1 + 2), (2 + 2 * city["b"]) / (1 + 2)]
-    )
-    assert scored.ratings.tolist() == [3, 1]
-    assert scored.mean_rating == pytest.approx([4, 2])
+    scored = score(ratings, matrix, cluster(matrix, settings), settings)
+    assert scored.scores.shape == (4, len(ratings.restaurants))
+    assert (scored.scores > 0).all()
 
 
 def test_by_hand_it_publishes_what_a_contract_reader_can_use(
@@ -152,7 +262,10 @@ def test_by_hand_it_publishes_what_a_contract_reader_can_use(
     assert done.returncode == 0, done.stderr
     run = db["TrainingRuns"].find_one() or {}
     assert run["state"] == "succeeded"
-    assert -1 <= run["metrics"]["clusters"]["silhouette"] <= 1
+    figures = run["metrics"]["clusters"]
+    assert -1 <= figures["silhouette"] <= 1
+    assert figures["landed"] > 0.95
+    assert 0 < figures["held_out"]["ndcg"] <= 1
     reader = ContractReader(db)
     assert reader.run_ids == {run["run_id"]}
     assert sorted(reader.clusters) == list(range(7))
@@ -162,7 +275,64 @@ def test_by_hand_it_publishes_what_a_contract_reader_can_use(
         assert len(scores) == 40
         assert scores == sorted(scores, reverse=True)
         assert document["size"] == reader.sizes[document["cluster_id"]]
+        assert 0 < document["tightness"] <= 1
+        assert 1 <= document["mean_rating"] <= 5
+        for entry in document["stands_out"]:
+            assert 2 * entry["city_share"] <= entry["share"] <= 1
+    assert any(document["stands_out"] for document in reader.clusters.values())
+    checks = db["Metadata"].find_one({"_id": "reader_checks"}) or {}
+    assert len(checks["users"]) > 3
+    for check in checks["users"][1:]:
+        rated = {entry["gmap_id"]: entry["rating"] for entry in check["ratings"]}
+        assert reader.cluster_of(rated) == check["cluster_id"]
     assert db["Metadata"].find_one({"_id": "of the backend"}) == foreign
+
+
+def test_ids_stay_put_from_one_training_to_the_next(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    write_tiny_city(db, db_settings)
+    settings = {"CLUSTERS_K": "7", "CLUSTERS_EVALUATE": "false"}
+    readers, moved = [], []
+    for seed in ("1", "1", "2"):
+        done = run_script("clustering_training.py", settings=db_settings, SEED=seed, **settings)
+        assert done.returncode == 0, done.stderr
+        readers.append(ContractReader(db))
+        (run,) = db["TrainingRuns"].find({"run_id": {"$in": list(readers[-1].run_ids)}})
+        moved.append(run["metrics"]["clusters"]["users_moved"])
+        assert "held_out" not in run["metrics"]["clusters"]
+    assert (readers[0].centroids == readers[1].centroids).all()
+    assert moved[:2] == [None, 0]
+    assert 0 < moved[2] < TINY_CITY.users * 0.7
+    rated: dict[str, dict[str, float]] = {}
+    for row in db["Reviews"].find():
+        rated.setdefault(row["user_id"], {})[row["gmap_id"]] = row["rating"]
+    changed = [
+        readers[1].cluster_of(user) != readers[2].cluster_of(user) for user in rated.values()
+    ]
+    assert sum(changed) == moved[2]
+    assert [readers[2].clusters[i]["size"] for i in range(7)] == readers[2].sizes
+
+
+@pytest.mark.parametrize("centroids", [None, "none", [[1.0]], [[0.0, float("nan")]]])
+def test_without_a_previous_model_of_its_shape_ids_start_anew(
+    db: MongoDatabase, centroids: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    if centroids:
+        db["Clusters"].insert_one({"cluster_id": 0})
+        db["Metadata"].insert_many(
+            [
+                {"_id": "train_columns", "columns": [1, 2]},
+                {"_id": "kmeans_centroids", "centroids": centroids},
+                {"_id": "kmeans_clusters", "sizes": [1]},
+            ]
+        )
+    ratings, settings = tiny_ratings(), settings_with(clusters_k=4)
+    matrix = user_matrix(ratings, settings)
+    found = cluster(matrix, settings)
+    assert with_previous_ids(found, ratings, matrix, db) == (found, None)
+    assert "cluster ids start anew" in caplog.text
 
 
 def test_an_unfit_database_ends_with_65_and_leaves_the_old_model(
@@ -174,6 +344,36 @@ def test_an_unfit_database_ends_with_65_and_leaves_the_old_model(
     assert done.returncode == 65
     assert "none of the 1 reviews is valid (1 rating_not_a_number)" in done.stderr
     assert db["Clusters"].count_documents({"run_id": "old"}) == 1
+
+
+def test_the_curve_is_that_of_the_clusterings_and_ends_where_k_does(ratings: Ratings) -> None:
+    settings = settings_with(clusters_space="ratings")
+    matrix = user_matrix(ratings, settings)
+    points = curve(matrix, [1, 3, 9, 10], settings)
+    assert [point.k for point in points] == [1, 3, 5]
+    for point in points:
+        found = cluster(matrix, settings_with(clusters_space="ratings", clusters_k=point.k))
+        assert point.inertia == found.inertia
+        assert point.silhouette == silhouette(matrix.rows, found.labels, seed=settings.seed)
+        assert point.seconds > 0
+
+
+def test_the_elbow_is_shown_beside_a_training_and_publishes_nothing(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    write_tiny_city(db, db_settings)
+    Lease(db, 60).acquire("another training")
+    done = run_script("clustering_training.py", "--elbow", "2:8:2", settings=db_settings)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:5]] == ["2", "4", "6", "8"]
+    assert (db_settings.work_dir / "elbow.svg").read_text().startswith("<svg")
+    names = db.list_collection_names()
+    assert not {"Clusters", "Metadata", "TrainingRuns"} & set(names)
+
+
+def test_an_elbow_of_another_form_is_a_usage_error(db_settings: Settings) -> None:
+    done = run_script("clustering_training.py", "--elbow", "9:1:1", settings=db_settings)
+    assert done.returncode == 2
 
 
 def test_the_module_does_not_need_spark() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+import pytest
+
 from recommender.summary import summary_of
 
 START = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -35,8 +37,10 @@ def run(**changes: Any) -> dict[str, Any]:
                 "k": 50,
                 "smallest": 12,
                 "largest": 9_876,
-                "mean_distance": 0.6543,
+                "space": "tastes",
+                "tightness": 0.6543,
                 "iterations": 17,
+                "held_out": {"ndcg": 0.10449, "users": 1_234, "popular": {"ndcg": 0.035}},
             },
         },
         **changes,
@@ -51,7 +55,10 @@ def test_it_tells_what_was_read_trained_and_how_long_it_took() -> None:
         "  ratings      1,229,244 of 4,567 restaurants by 98,765 users",
         "  RMSE         0.988 on 200,000 held-out ratings, where always guessing the mean has "
         "1.234; cold and left out: 1,111",
-        "  clusters     50, each of 12 to 9,876 users; mean distance 0.654 after 17 iterations",
+        "  clusters     50 of tastes, each of 12 to 9,876 users; mean closeness 0.654 after 17 "
+        "iterations",
+        "  NDCG         0.104 of the clusters' lists for 1,234 users kept out, where one popular "
+        "list for all has 0.035",
         "  seconds      read 1.0, train 70.1",
     ]
 
@@ -64,6 +71,20 @@ def test_no_rmse_gives_its_reason() -> None:
     error = {"rmse": None, "reason": "every held-out rating is cold"}
     told = summary_of(run(metrics={"als": error}))
     assert "  RMSE         none: every held-out rating is cold\n" in told
+
+
+@pytest.mark.parametrize(
+    ("held_out", "told"),
+    [
+        ({"held_out": {"ndcg": None, "reason": "nobody was asked"}}, "  NDCG         none: nobody"),
+        ({}, "17 iterations\n  seconds"),
+    ],
+)
+def test_clusters_that_were_not_judged_say_so_or_nothing(
+    held_out: dict[str, Any], told: str
+) -> None:
+    clusters = {k: v for k, v in run()["metrics"]["clusters"].items() if k != "held_out"}
+    assert told in summary_of(run(metrics={"clusters": {**clusters, **held_out}}))
 
 
 def test_what_was_not_done_is_not_told() -> None:

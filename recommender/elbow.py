@@ -1,0 +1,91 @@
+"""What each number of clusters would give: a curve, its knee, a table and a drawing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from kneed import KneeLocator
+
+_WIDTH, _HEIGHT, _MARGIN = 640, 400, 60
+
+
+class CurvePoint(NamedTuple):
+    """What a clustering into k clusters reaches, and how long it took."""
+
+    k: int
+    inertia: float
+    silhouette: float | None
+    seconds: float
+
+
+def parse_range(text: str) -> range:
+    """Read ``first:last:step``, the last included.
+
+    Raises
+    ------
+    ValueError
+        If the text is not of that form, or names no number of clusters.
+    """
+    first, last, step = (int(part) for part in text.split(":"))
+    if not (1 <= first <= last and step >= 1):
+        raise ValueError(f"{text!r}: expected 1 <= first <= last and a step of at least 1")
+    return range(first, last + 1, step)
+
+
+def knee_of(points: Sequence[CurvePoint]) -> int | None:
+    """Return the k after which the inertia falls off slowly (Satopaa et al., 2011).
+
+    Returns
+    -------
+    int or None
+        None where there are fewer than three points, or the curve has no knee.
+    """
+    if len(points) < 3 or points[0].inertia == points[-1].inertia:
+        return None
+    ks, inertias = [point.k for point in points], [point.inertia for point in points]
+    knee = KneeLocator(ks, inertias, curve="convex", direction="decreasing").knee
+    return None if knee is None else int(knee)
+
+
+def table_of(points: Sequence[CurvePoint], knee: int | None) -> str:
+    """Return the points as lines, the knee marked."""
+    lines = [f"{'k':>6} {'inertia':>14} {'silhouette':>11} {'seconds':>8}"]
+    for point in points:
+        width = "none" if point.silhouette is None else f"{point.silhouette:.4f}"
+        mark = "  <- knee" if point.k == knee else ""
+        lines.append(
+            f"{point.k:>6} {point.inertia:>14,.2f} {width:>11} {point.seconds:>8.1f}{mark}"
+        )
+    return "\n".join(lines)
+
+
+def svg_of(points: Sequence[CurvePoint], knee: int | None) -> str:
+    """Return the inertia over k as an SVG drawing, the knee marked."""
+    ks, inertias = [point.k for point in points], [point.inertia for point in points]
+    across, up = max(ks[-1] - ks[0], 1), max(inertias) or 1.0
+
+    def place(point: CurvePoint) -> tuple[float, float]:
+        x = _MARGIN + (_WIDTH - 2 * _MARGIN) * (point.k - ks[0]) / across
+        y = _HEIGHT - _MARGIN - (_HEIGHT - 2 * _MARGIN) * point.inertia / up
+        return round(x, 1), round(y, 1)
+
+    bottom, right = _HEIGHT - _MARGIN, _WIDTH - _MARGIN
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
+        f'<path d="M{_MARGIN} {_MARGIN} V{bottom} H{right}" fill="none" stroke="black"/>',
+        f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 15}" text-anchor="middle">clusters</text>',
+        f'<text x="{_MARGIN}" y="{_MARGIN - 15}">inertia, 0 to {up:,.2f}</text>',
+    ]
+    line = " ".join(f"{x},{y}" for x, y in map(place, points))
+    parts.append(f'<polyline points="{line}" fill="none" stroke="steelblue" stroke-width="2"/>')
+    for point in points:
+        x, y = place(point)
+        fill = "crimson" if point.k == knee else "steelblue"
+        parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="{fill}"/>')
+        parts.append(f'<text x="{x}" y="{bottom + 18}" text-anchor="middle">{point.k}</text>')
+        if point.k == knee:
+            parts.append(f'<text x="{x}" y="{y - 10}" fill="crimson">knee at {knee}</text>')
+    return "\n".join([*parts, "</svg>", ""])

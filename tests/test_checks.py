@@ -1,0 +1,46 @@
+"""The test vectors for readers, against a reader that knows the contract's text alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from recommender.checks import distance_checks, user_checks
+
+
+def plain_distance(x: list[float], c: list[float]) -> float:
+    larger = max(sum(v * v for v in x), sum(v * v for v in c))
+    return 1 - sum(a * b for a, b in zip(x, c, strict=True)) / larger if larger else 1.0
+
+
+def test_the_pairs_are_what_the_contract_says_and_of_every_kind() -> None:
+    checks = distance_checks()
+    for check in checks:
+        assert check["distance"] == pytest.approx(plain_distance(check["x"], check["c"]), abs=1e-15)
+    found = [check["distance"] for check in checks]
+    assert 0 in found
+    assert 1 in found
+    assert any(0 < far < 1 for far in found)
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_the_users_are_found_where_the_check_says(shift: float) -> None:
+    centroids = np.random.default_rng(0).dirichlet(np.full(20, 0.2), size=14)
+    ids = [f"r{i}" for i in range(20)]
+    checks = user_checks(centroids, ids, (5, 1), shift)
+    assert checks[0] == {"ratings": [], "cluster_id": None, "distance": 1.0}
+    assert len(checks) > 5
+    for check in checks[1:]:
+        rated = {entry["gmap_id"]: entry["rating"] + shift for entry in check["ratings"]}
+        x = [rated.get(i, 0.0) for i in ids]
+        far = [plain_distance(x, centroid.tolist()) for centroid in centroids]
+        assert check["cluster_id"] == far.index(min(far))
+        assert math.isclose(check["distance"], min(far))
+
+
+def test_what_is_not_clear_is_left_out() -> None:
+    assert len(user_checks(np.ones((2, 2)), ["a", "b"], (5,), 0)) == 1
+    assert len(user_checks(np.zeros((1, 1)), ["a"], (5,), 0)) == 1
+    assert user_checks(np.ones((1, 1)), ["a"], (5,), 0)[1]["cluster_id"] == 0
