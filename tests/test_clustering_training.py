@@ -93,8 +93,8 @@ def test_limits_that_leave_nothing_say_so(ratings: Ratings) -> None:
 def test_columns_beyond_the_document_limit_are_left_out(
     ratings: Ratings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = settings_with(clusters_k=1000)
-    monkeypatch.setattr(store, "MAX_DOCUMENT_BYTES", 60_000)
+    settings = settings_with(clusters_k=1000)  # but there are five users
+    monkeypatch.setattr(store, "MAX_DOCUMENT_BYTES", 4096 + 280)
     matrix = user_matrix(ratings, settings)
     assert matrix.columns.tolist() == [0, 1, 2]
     assert matrix.restaurants_left_out == 1
