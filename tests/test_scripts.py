@@ -202,6 +202,35 @@ def test_a_second_signal_does_not_cut_the_clean_up_short(first: str) -> None:
     assert (code, out) == (128 + signal.Signals[first], "cleaned up\n")
 
 
+def test_a_signal_that_was_dropped_on_the_way_is_raised_again() -> None:
+    process = start(
+        """
+        class Dropped:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGTERM)
+                threading.Event().wait(0.01)
+        Dropped()
+        threading.Event().wait(25)
+        """
+    )
+    assert ended(process)[0] == 143
+
+
+def test_a_long_clean_up_is_not_cut_short_by_the_second_try() -> None:
+    process = start(
+        """
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Event().wait(25)
+        finally:
+            threading.Event().wait(1.2)
+            print("cleaned up", flush=True)
+        """
+    )
+    code, out, _ = ended(process)
+    assert (code, out) == (143, "cleaned up\n")
+
+
 def test_a_reader_that_goes_away_is_no_failure_to_complain_of() -> None:
     process = start(
         """
