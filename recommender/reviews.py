@@ -139,17 +139,21 @@ def ratings_of_user(settings: Settings, user: str) -> Ratings:
     if not _can_be_sent(same):
         raise DataError(f"user {user!r} is no text that MongoDB could hold; check the id")
     batches = list(read(settings, IdRange(), {settings.reviews_user_field: same}))
-    with connect(settings) as client, mongo_errors("reading Users"):
-        users = database(client, settings)[USERS].with_options(codec_options=CODEC)
-        entry = None if batches else users.find_one({"user_id": same})
-    if entry:
-        found = entry.get("ratings")
-        kept = found if isinstance(found, list) else []
-        rows = [{"user_id": user} | rating for rating in kept if isinstance(rating, dict)]
-        batches = [_clean(rows, ("user_id", "gmap_id", "rating", "timestamp"), settings)]
+    batches = batches or [_ratings_in_users(settings, same)]
     if not sum(batch.num_rows for batch in batches):
         raise DataError(f"user {user!r} has no rating in Reviews or Users; check the id")
     return gather(pa.Table.from_batches(batches))
+
+
+def _ratings_in_users(settings: Settings, same: Document) -> pa.RecordBatch:
+    """Return the cleaned ratings that Users keeps of the user whose id matches, if any."""
+    with connect(settings) as client, mongo_errors("reading Users"):
+        users = database(client, settings)[USERS].with_options(codec_options=CODEC)
+        entry = users.find_one({"user_id": same}) or {}
+    found = entry.get("ratings")
+    kept = found if isinstance(found, list) else []
+    rows = [{"user_id": entry["user_id"]} | rated for rated in kept if isinstance(rated, dict)]
+    return _clean(rows, ("user_id", "gmap_id", "rating", "timestamp"), settings)
 
 
 def ratings_given(

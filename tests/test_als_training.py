@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +37,7 @@ from tests.support import (
     run_script,
     write_tiny_city,
 )
-from tests.waiting import until
+from tests.waiting import TRAINING_SECONDS, until
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +312,8 @@ def test_a_signal_cancels_cleans_up_and_says_so(
         text=True,
     )
     if moment == "it trains":
-        wait_for_phase(db, "train")
+        trains = {"phase": "train"}
+        until(lambda: db["TrainingRuns"].count_documents(trains), TRAINING_SECONDS)
     else:
         until(lambda: folder.is_dir() and descendants(process.pid, "java"))
     jvms = descendants(process.pid, "java")
@@ -358,10 +358,3 @@ def test_a_database_that_goes_away_from_spark_is_unavailable(
         errors_that_last(),
     ):
         als_training.read(spark, gone)
-
-
-def wait_for_phase(db: MongoDatabase, phase: str) -> None:
-    deadline = time.monotonic() + 120
-    while not db["TrainingRuns"].count_documents({"phase": phase}):
-        assert time.monotonic() < deadline, f"the training never came to {phase}"
-        time.sleep(0.05)

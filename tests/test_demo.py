@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,16 +23,9 @@ from recommender.embedded import EmbeddedMongo, find_mongod
 from recommender.errors import ConfigurationError, DatabaseUnavailableError
 from recommender.guard import Guarded
 from recommender.settings import Settings
+from tests.waiting import DEADLINE_SECONDS, until
 
-DEADLINE_SECONDS = 30
 SMALL_CITY = ["--users", "50", "--restaurants", "20", "--reviews", "200"]
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def is_gone(pid: int) -> bool:

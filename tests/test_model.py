@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
 
 import httpx2 as httpx
 import psutil
@@ -25,6 +24,7 @@ from recommender.ledger import Ledger
 from recommender.mongo import MongoDatabase
 from recommender.settings import Settings
 from tests.support import PROJECT, ContractReader, environment, write_tiny_city
+from tests.waiting import TRAINING_SECONDS, until
 
 PROBLEM = "application/problem+json"
 
@@ -211,7 +211,7 @@ def service(settings: Settings, **more: str) -> Iterator[tuple[subprocess.Popen[
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: answers(url))
+        until(lambda: answers(url), TRAINING_SECONDS)
         yield process, url
     finally:
         process.terminate()
@@ -225,13 +225,6 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
-
-
 def test_a_training_on_demand_runs_to_its_end_and_publishes(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
@@ -243,7 +236,10 @@ def test_a_training_on_demand_runs_to_its_end_and_publishes(
         assert started.json()["message"] == "Training started"
         second = httpx.post(f"{url}/train")
         assert (second.status_code, second.json()["run_id"]) == (409, run_id)
-        wait_for(lambda: httpx.get(f"{url}/runs/{run_id}").json()["state"] == "succeeded")
+        until(
+            lambda: httpx.get(f"{url}/runs/{run_id}").json()["state"] == "succeeded",
+            TRAINING_SECONDS,
+        )
         run = httpx.get(f"{url}/runs/{run_id}").json()
     assert (run["trigger"], run["exit_code"]) == ("api", 0)
     assert run["phases"][0]["name"] == "read"
@@ -255,7 +251,7 @@ def test_the_schedule_trains_by_itself(db: MongoDatabase, db_settings: Settings)
     write_tiny_city(db, db_settings)
     # An interval of two seconds; what falls due during the training is skipped and counted.
     with service(db_settings, TRAIN_INTERVAL_HOURS=str(2 / 3600)):
-        wait_for(lambda: db["TrainingRuns"].count_documents({"state": "succeeded"}))
+        until(lambda: db["TrainingRuns"].count_documents({"state": "succeeded"}), TRAINING_SECONDS)
         run = db["TrainingRuns"].find_one({"state": "succeeded"}) or {}
         assert run["trigger"] == "schedule"
         schedule = db["TrainingState"].find_one({"_id": "schedule"}) or {}
@@ -267,7 +263,7 @@ def test_stopping_the_service_stops_its_training(db: MongoDatabase, db_settings:
     write_tiny_city(db, db_settings)
     with service(db_settings) as (process, url):
         run_id = httpx.post(f"{url}/train").json()["run_id"]
-        wait_for(lambda: db["TrainingRuns"].count_documents({"phase": "train"}))
+        until(lambda: db["TrainingRuns"].count_documents({"phase": "train"}), TRAINING_SECONDS)
         family = psutil.Process(process.pid).children(recursive=True)
         assert any("java" in member.name() for member in family)
         process.terminate()
@@ -284,7 +280,7 @@ def test_a_service_that_is_killed_takes_its_training_with_it(
     write_tiny_city(db, db_settings)
     with service(db_settings) as (process, url):
         run_id = httpx.post(f"{url}/train").json()["run_id"]
-        wait_for(lambda: db["TrainingRuns"].count_documents({"phase": "train"}))
+        until(lambda: db["TrainingRuns"].count_documents({"phase": "train"}), TRAINING_SECONDS)
         family = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, signal.SIGKILL)
         psutil.wait_procs(family, timeout=20)

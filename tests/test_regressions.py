@@ -211,6 +211,9 @@ def test_an_index_of_the_backends_whose_name_is_that_of_ours_is_no_failure(
 ) -> None:
     db["Recommendations"].create_index([("user_id", -1)], name="user_id_1")
     publish(db)
+    keys = [index["key"] for index in db["Recommendations"].index_information().values()]
+    assert [("user_id", -1)] in keys
+    assert [("user_id", 1)] in keys
 
 
 def test_an_index_of_the_backends_with_a_collation_lives_on(db: MongoDatabase) -> None:

@@ -9,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 DEADLINE_SECONDS = 30
+TRAINING_SECONDS = 120
 
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T]) -> T:
+def until(condition: Callable[[], T], seconds: float = DEADLINE_SECONDS) -> T:
     """Poll until the condition is true and return what it gave."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
