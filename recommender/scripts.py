@@ -96,8 +96,9 @@ def _log_to_stderr(level: str, secrets: Sequence[str]) -> None:
     _hidden[:] = secrets
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter(secrets))
-    # py4j tells the root logger of every call that a signal cut short.
-    handler.addFilter(lambda record: record.levelno > logging.INFO or "py4j" not in record.pathname)
+    # py4j tells the root logger, with a traceback, of every call that a signal cut short; of a
+    # call that failed it raises an error too, which is logged where it is understood.
+    handler.addFilter(lambda record: "/py4j/" not in record.pathname)
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 

@@ -316,6 +316,16 @@ def test_libraries_are_quiet_even_when_we_are_not(library: str) -> None:
     assert logging.getLogger(f"{library}.part").isEnabledFor(logging.WARNING)
 
 
+def test_py4j_does_not_log_a_traceback_of_a_call_that_a_signal_cut_short(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    configure_logging(load_settings())
+    for module in ("/lib/py4j/java_gateway.py", "/lib/py4jersey/other.py"):
+        record = {"name": "root", "levelno": logging.ERROR, "pathname": module, "msg": module}
+        logging.root.handle(logging.makeLogRecord(record))
+    assert capfd.readouterr().err.splitlines()[0].endswith("/lib/py4jersey/other.py")
+
+
 @pytest.mark.parametrize(
     "script",
     ["als_training.py", "clustering_training.py", "clus_test.py", "clus_counter.py", "model.py"],
