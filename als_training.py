@@ -17,17 +17,25 @@ from pyspark.ml.recommendation import ALS, ALSModel
 from pyspark.sql import DataFrame, SparkSession
 
 import clustering_training
-from recommender.errors import PublishError
+from recommender.errors import ModelRejectedError
 from recommender.evaluation import RatingError, predict, rating_error
+from recommender.gate import (
+    add_force_option,
+    check_finite,
+    check_recommendations,
+    settings_as_asked,
+)
 from recommender.mongo_source import read_reviews
 from recommender.ratings import Ratings, counts_of, gather, rating_shift
 from recommender.recommend import COUNTS_SCHEMA, RecommendTask, factor_block
 from recommender.runs import TrainingRun, training_run
 from recommender.scripts import configure_logging, run_script, script_parser
-from recommender.settings import Settings, load_settings
+from recommender.settings import Settings
 from recommender.spark import spark_session
 from recommender.store import RECOMMENDATIONS, publish, staged
 from recommender.summary import summary_of
+
+_REMEDY = "raise ALS_REG_PARAM or lower ALS_RANK"
 
 
 def read(spark: SparkSession, settings: Settings) -> Ratings:
@@ -150,14 +158,16 @@ def recommend(
 
     Raises
     ------
-    PublishError
-        If a score is not finite, as after a fit that did not hold.
+    ModelRejectedError
+        If a factor or a score is not finite, as after a fit that did not hold.
     """
+    places = factor_matrix(model.itemFactors, len(ratings.restaurants), model.rank)
+    check_finite("the restaurants' factors", places, remedy=_REMEDY)
     task = RecommendTask(
         settings=run.settings,
         run_id=run.run_id,
         stage=stage,
-        restaurant_factors=factor_matrix(model.itemFactors, len(ratings.restaurants), model.rank),
+        restaurant_factors=places,
         rated=ratings.matrix(),
         users=ratings.users,
         restaurants=ratings.restaurants,
@@ -166,9 +176,9 @@ def recommend(
     counts = model.userFactors.mapInArrow(lambda batches: shared.value.run(batches), COUNTS_SCHEMA)
     totals = counts.groupBy().sum().toArrow().to_pylist()[0]
     if totals["sum(broken)"]:
-        raise PublishError(
+        raise ModelRejectedError(
             f"{totals['sum(broken)']:,} users have scores that are not finite; nothing was "
-            "published; raise ALS_REG_PARAM or lower ALS_RANK"
+            f"published; {_REMEDY}"
         )
     return int(totals["sum(users)"])
 
@@ -194,6 +204,7 @@ def train(run: TrainingRun) -> Ratings:
                 users = recommend(spark, model, ratings, run, stage.name)
             with run.phase("publish recommendations"):
                 stage.seal(users)
+                check_recommendations(run, stage.name)
                 run.may_publish()
                 publish(run.db, stage)
     return ratings
@@ -205,10 +216,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--no-clustering", action="store_true", help="publish Recommendations and end there"
     )
+    add_force_option(parser)
     # How the service hands the lease that it has taken over to its child.
     parser.add_argument("--adopt-run", metavar="RUN_ID", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    settings = load_settings()
+    settings = settings_as_asked(arguments)
     configure_logging(settings)
     with training_run(settings, adopted=arguments.adopt_run) as run:
         ratings = train(run)

@@ -21,6 +21,7 @@ from recommender.checks import distance_checks, user_checks
 from recommender.elbow import CurvePoint, knee_of, parse_range, svg_of, table_of
 from recommender.errors import DataError
 from recommender.evaluation import hold_out, ranking_quality
+from recommender.gate import add_force_option, check_clusters, check_finite, settings_as_asked
 from recommender.matching import matched_ids, users_moved
 from recommender.mongo import Document, MongoDatabase
 from recommender.published import load_model
@@ -29,7 +30,7 @@ from recommender.reviews import read_ratings
 from recommender.runs import TrainingRun, training_run
 from recommender.scoring import ClusterScores, best_places, leave_one_out_scores, standing_out
 from recommender.scripts import configure_logging, run_script, script_parser
-from recommender.settings import Settings, load_settings
+from recommender.settings import Settings
 from recommender.store import (
     CENTROIDS_ID,
     CHECKS_ID,
@@ -452,6 +453,9 @@ def train(run: TrainingRun, ratings: Ratings) -> None:
         if settings.clusters_evaluate:
             figures["held_out"] = held_out_quality(ratings, matrix, settings)
         run.record(**{"metrics.clusters": figures})
+        remedy = "find what in the ratings or the CLUSTERS_* settings makes them so"
+        check_finite("the clusters", found.centroids, scored.scores, scored.city, remedy=remedy)
+        check_clusters(run, int(found.sizes.sum()))
     with run.phase("publish clusters"):
         publish_clusters(
             run.db,
@@ -502,8 +506,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FIRST:LAST:STEP",
         help="only show what these numbers of clusters give, and publish nothing",
     )
+    add_force_option(parser)
     arguments = parser.parse_args(argv)
-    settings = load_settings()
+    settings = settings_as_asked(arguments)
     configure_logging(settings)
     if arguments.elbow:
         show_curve(arguments.elbow, settings)

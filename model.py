@@ -18,12 +18,12 @@ import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from recommender.child import Trainer
 from recommender.clock import TrainingClock
 from recommender.java import find_java
-from recommender.ledger import Ledger
+from recommender.ledger import STATES, Ledger
 from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors
 from recommender.ports import check_port_is_free
 from recommender.problems import handle_errors, responses
@@ -74,8 +74,9 @@ class Run(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     run_id: str
-    state: str
+    state: str = Field(description=f"one of {', '.join(STATES)}")
     trigger: str
+    forced: bool = Field(False, description="whether the gate was off: GATE, --force or ?force")
     phase: str | None = None
     exit_code: int | None = None
     error: str | None = None
@@ -143,7 +144,7 @@ def create_app() -> FastAPI:
     )
     handle_errors(app)
     keyed: dict[str, Any] = {"dependencies": [Depends(require_key)]}
-    app.post("/train", status_code=202, responses=responses(401, 409, 503), **keyed)(train)
+    app.post("/train", status_code=202, responses=responses(401, 409, 422, 503), **keyed)(train)
     app.get("/next-training")(next_training)
     app.get("/health/live")(live)
     app.get("/health/ready", responses=responses(503))(ready)
@@ -152,9 +153,13 @@ def create_app() -> FastAPI:
     return app
 
 
-def train(service: TheService) -> TrainingStarted:
+def train(
+    service: TheService,
+    force: Annotated[bool, Query(description="publish what the gate would reject")] = False,
+) -> TrainingStarted:
     """Start a training now; 409 names the one in progress."""
-    return TrainingStarted(message="Training started", run_id=service.trainer.start("api"))
+    run_id = service.trainer.start("api", force=force)
+    return TrainingStarted(message="Training started", run_id=run_id)
 
 
 def next_training(service: TheService) -> NextTraining:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pymongo.errors import PyMongoError
 
-from recommender.errors import LeaseLostError, RecommenderError
+from recommender.errors import LeaseLostError, ModelRejectedError, RecommenderError
 from recommender.guard import Guarded
 from recommender.lease import Lease
 from recommender.ledger import Ledger, State, Trigger, new_run_id
@@ -47,8 +47,15 @@ class Trainer:
         self._child: Guarded | None = None
         self._watcher: threading.Thread | None = None
 
-    def start(self, trigger: Trigger) -> str:
+    def start(self, trigger: Trigger, *, force: bool = False) -> str:
         """Start a training and return its run's id.
+
+        Parameters
+        ----------
+        trigger
+            What started it.
+        force
+            Publish what the gate would reject.
 
         Raises
         ------
@@ -67,8 +74,10 @@ class Trainer:
             self._settings.make_folder(log_file.parent)
             lease.acquire(run_id)
             try:
-                ledger.open(run_id, trigger, self._settings, log_file)
-                self._child = self._spawn(run_id, log_file)
+                settings = self._settings
+                settings = settings.model_copy(update={"gate": False}) if force else settings
+                ledger.open(run_id, trigger, settings, log_file)
+                self._child = self._spawn(run_id, log_file, ["--force"] if force else [])
             except BaseException as error:
                 ledger.close(run_id, "failed", 1, one_line(error))
                 lease.release()
@@ -89,8 +98,8 @@ class Trainer:
             child.stop()
             watcher.join()
 
-    def _spawn(self, run_id: str, log_file: Path) -> Guarded:
-        command: list[str | Path] = [sys.executable, self._script, "--adopt-run", run_id]
+    def _spawn(self, run_id: str, log_file: Path, options: list[str]) -> Guarded:
+        command: list[str | Path] = [sys.executable, self._script, "--adopt-run", run_id, *options]
         with log_file.open("wb") as output:
             grace = self._settings.stop_grace_seconds
             return Guarded(command, grace_seconds=grace, output=output)
@@ -118,4 +127,6 @@ def _outcome(code: int) -> tuple[State, str]:
         return "cancelled", "stopped by SIGTERM before it could say so"
     if code == _SIGKILL_CODE:
         return "crashed", "the training was killed"
+    if code == ModelRejectedError.exit_code:
+        return "rejected", "the gate rejected the model; the training's log says why"
     return "failed", f"the training ended with exit code {code} without a word; see its log"

@@ -36,6 +36,12 @@ class SparkError(RecommenderError):
     exit_code = 70
 
 
+class ModelRejectedError(RecommenderError):
+    """The gate found what was trained unfit to take the place of what is live."""
+
+    exit_code = 76
+
+
 class LeaseHeldError(RecommenderError):
     """Another training is in progress.
 

@@ -8,7 +8,7 @@ import platform
 import secrets
 import socket
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pymongo import DESCENDING
 
@@ -17,9 +17,10 @@ from recommender.settings import Settings
 
 COLLECTION = "TrainingRuns"
 
-State = Literal["queued", "running", "succeeded", "failed", "cancelled", "crashed"]
+State = Literal["queued", "running", "succeeded", "failed", "cancelled", "crashed", "rejected"]
 Trigger = Literal["api", "schedule", "script"]
 
+STATES: tuple[State, ...] = get_args(State)
 OPEN_STATES: tuple[State, ...] = ("queued", "running")
 
 _VERSIONED = ("pyspark", "pymongo", "numpy", "scipy", "scikit-learn", "pyarrow")
@@ -67,6 +68,7 @@ class Ledger:
                 "phases": [],
                 "metrics": {},
                 "settings": settings.public(),
+                "forced": not settings.gate,
                 "versions": _versions(),
                 "log": str(log_file) if log_file else None,
             }

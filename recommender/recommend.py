@@ -60,7 +60,7 @@ class RecommendTask:
         ------
         pyarrow.RecordBatch
             For each block, ``users``: how many were staged, and ``broken``: how many of them have
-            a score that is not finite.
+            a factor or a score that is not finite.
         """
         encoder = RecommendationEncoder(decode_ids(self.restaurants), self.run_id)
         # Spark runs a task on each core already; more threads in a task would only fight them.
@@ -73,8 +73,9 @@ class RecommendTask:
                 user_ids = decode_ids(self.users.take(batch["id"]))
                 with mongo_errors("staging recommendations"):
                     insert_once(collection, encoder.encode(user, user_ids, items, scores))
-                broken = ~np.isfinite(scores) & (items >= 0)
-                counts = {"users": [len(user)], "broken": [int(broken.any(axis=1).sum())]}
+                broken = (~np.isfinite(scores) & (items >= 0)).any(axis=1)
+                broken |= ~np.isfinite(factors).all(axis=1)
+                counts = {"users": [len(user)], "broken": [int(broken.sum())]}
                 yield pa.RecordBatch.from_pydict(counts)
 
 

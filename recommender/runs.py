@@ -13,7 +13,7 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
-from recommender.errors import LeaseLostError, RecommenderError
+from recommender.errors import LeaseLostError, ModelRejectedError, RecommenderError
 from recommender.lease import Lease
 from recommender.ledger import Ledger, State, new_run_id, now
 from recommender.mongo import (
@@ -196,6 +196,9 @@ def _closing(db: MongoDatabase, run_id: str, settings: Settings) -> Iterator[Non
         yield
     except (Cancelled, KeyboardInterrupt) as stop:
         close("cancelled", getattr(stop, "exit_code", 130), stop)
+        raise
+    except ModelRejectedError as error:
+        close("rejected", error.exit_code, error)
         raise
     except RecommenderError as error:
         close("failed", error.exit_code, error)

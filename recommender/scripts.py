@@ -26,6 +26,7 @@ exit codes:
   69   MongoDB is unavailable or refused
   70   Spark failed, or what was staged failed its checks; nothing was published
   75   another training is in progress, or took over
+  76   the gate rejected the model: what was published before stays
   78   configuration: a setting that cannot be, or Java is missing
   130  stopped by Ctrl-C
   143  stopped by SIGTERM

@@ -18,7 +18,7 @@ ENV_FILE = ".env"
 # Other programs own names that start with SPARK_, MONGO_ or LOG_; these prefixes are ours alone, so
 # an unknown name that starts with one of them is a slip of the pen.
 _RESEMBLANCE = 0.75
-_OWN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_")
+_OWN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")
 
 
 def _plain_field_name(name: str) -> str:
@@ -85,6 +85,15 @@ class Settings(BaseSettings):
     )
     lease_seconds: float = Field(
         60.0, ge=10, le=3600, description="a training that is silent for so long has lost its lease"
+    )
+    gate: bool = Field(
+        True, description="whether a model that is worse than the live one is rejected"
+    )
+    gate_min_users_share: float = Field(
+        0.5, ge=0, le=1, description="share of the live model's users that the next must serve"
+    )
+    gate_rmse_tolerance: float = Field(
+        0.1, ge=0, description="by what share the RMSE may exceed the live model's, beyond chance"
     )
     runs_kept: Count = Field(200, description="ended runs, with their logs, kept in the ledger")
     work_dir: Path = Field(

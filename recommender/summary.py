@@ -13,7 +13,7 @@ def summary_of(run: Mapping[str, Any] | None) -> str:
     """
     if run is None:
         return "Training succeeded; the ledger did not answer for its figures"
-    lines = [_headline(run), *_rows(run), *_als(run), *_clusters(run), _phases(run)]
+    lines = [_headline(run), *_rows(run), *_als(run), *_clusters(run), *_gate(run), _phases(run)]
     return "\n".join(lines)
 
 
@@ -64,6 +64,15 @@ def _held_out(quality: Mapping[str, Any] | None) -> list[str]:
     return [
         f"  NDCG         {quality['ndcg']:.3f} of the clusters' lists for {quality['users']:,} "
         f"users kept out, where one popular list for all has {quality['popular']['ndcg']:.3f}"
+    ]
+
+
+def _gate(run: Mapping[str, Any]) -> list[str]:
+    verdicts = run.get("gate", {}).values()
+    return [
+        f"  gate         off, so this was published: {reason}"
+        for verdict in verdicts
+        for reason in verdict["reasons"]
     ]
 
 

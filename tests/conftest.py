@@ -11,7 +11,7 @@ from recommender.embedded import EmbeddedMongo
 from recommender.mongo import MongoDatabase, connect, database
 from recommender.settings import Settings, load_settings
 
-_FOREIGN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_")
+_FOREIGN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from sklearn.metrics import roc_auc_score
 
 import als_training
-from recommender.errors import DatabaseUnavailableError, PublishError
+from recommender.errors import DatabaseUnavailableError, ModelRejectedError
 from recommender.lease import Lease
 from recommender.ledger import Ledger
 from recommender.mongo import Document, MongoDatabase
@@ -178,7 +178,7 @@ def test_scores_that_are_not_finite_are_not_published(
     model = als_training.fit(spark, city, db_settings)
     broken: Any = _WithBrokenItems(model, spark)
     with (
-        pytest.raises(PublishError, match="not finite"),
+        pytest.raises(ModelRejectedError, match="not finite"),
         training_run(db_settings) as run,
         staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
     ):
@@ -358,3 +358,47 @@ def test_a_database_that_goes_away_from_spark_is_unavailable(
         errors_that_last(),
     ):
         als_training.read(spark, gone)
+
+
+def test_a_model_worse_than_the_live_one_is_rejected_unless_forced(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    write_tiny_city(db, db_settings)
+    live = [{"user_id": f"u{i}", "run_id": "r0", "recommendations": [{}]} for i in range(700)]
+    db["Recommendations"].insert_many(live)
+    done = run_script("als_training.py", settings=db_settings)
+    run = Ledger(db).recent(1)[0]
+    assert done.returncode == 76, done.stderr
+    assert done.stderr.splitlines()[-1] == f"error: {run['error']}"
+    assert "300 users where 700" in run["error"]
+    assert run["state"] == "rejected"
+    assert db["Recommendations"].distinct("run_id") == ["r0"]
+    assert "Clusters" not in db.list_collection_names()
+    done = run_script("als_training.py", "--force", "--no-clustering", settings=db_settings)
+    assert done.returncode == 0, done.stderr
+    assert "gate         off, so this was published" in done.stdout
+    forced = Ledger(db).recent(1)[0]
+    assert (forced["state"], forced["forced"]) == ("succeeded", True)
+    assert db["Recommendations"].distinct("run_id") == [forced["run_id"]]
+
+
+def test_one_factor_that_is_not_finite_is_found(
+    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings
+) -> None:
+    model = als_training.fit(spark, city, db_settings)
+    broken: Any = _WithOneBrokenUser(model, spark)
+    with (
+        pytest.raises(ModelRejectedError, match="1 users have scores that are not finite"),
+        training_run(db_settings) as run,
+        staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
+    ):
+        als_training.recommend(spark, broken, city, run, stage.name)
+
+
+class _WithOneBrokenUser:
+    """A model one of whose users has a factor that is not a number."""
+
+    def __init__(self, model: Any, spark: SparkSession) -> None:
+        self.rank, self.itemFactors = model.rank, model.itemFactors
+        rows = [(0, [float("inf")] * model.rank), (1, [0.5] * model.rank)]
+        self.userFactors = spark.createDataFrame(rows, "id int, features array<float>")

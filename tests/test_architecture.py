@@ -41,6 +41,7 @@ FLOORS: list[set[str]] = [
         *("recommender.mongo_source", "recommender.published", "recommender.recommend"),
         *("recommender.runs", "recommender.spark"),
     },
+    {"recommender.gate"},
     {"clustering_training", "clus_test", "clus_counter"},
     {"als_training"},
     {"model"},

@@ -20,6 +20,7 @@ from recommender.errors import (
     DataError,
     LeaseHeldError,
     LeaseLostError,
+    ModelRejectedError,
     PublishError,
 )
 from recommender.lease import COLLECTION as STATE
@@ -37,6 +38,7 @@ QUICK_LEASE_SECONDS = 0.2
 ENDS: list[tuple[BaseException, str, int, str]] = [
     (DataError("no\nreview"), "failed", 65, "no review"),
     (PublishError("not that many"), "failed", 70, "not that many"),
+    (ModelRejectedError("no good"), "rejected", 76, "no good"),
     (DatabaseUnavailableError("gone"), "failed", 69, "gone"),
     (ValueError("a\nbug"), "failed", 1, "a bug"),
     (MemoryError(), "failed", 1, ""),

@@ -35,6 +35,7 @@ CODES = {
     "DatabaseUnavailableError": 69,
     "PublishError": 70,
     "SparkError": 70,
+    "ModelRejectedError": 76,
     "LeaseHeldError": 75,
     "LeaseLostError": 75,
     "ConfigurationError": 78,

@@ -47,6 +47,14 @@ def run(**changes: Any) -> dict[str, Any]:
     }
 
 
+def test_it_tells_what_the_gate_would_have_rejected() -> None:
+    passed = {"compared_with": "r0", "passed": True, "reasons": []}
+    forced = {**passed, "reasons": ["RMSE 2 where 1 was"]}
+    found = summary_of(run(gate={"recommendations": forced, "clusters": passed}))
+    assert "  gate         off, so this was published: RMSE 2 where 1 was\n" in found
+    assert found.count("gate") == 1
+
+
 def test_it_tells_what_was_read_trained_and_how_long_it_took() -> None:
     assert summary_of(run()).splitlines() == [
         "Training r1 succeeded in 83.2 s",

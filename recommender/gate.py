@@ -1,0 +1,180 @@
+"""The gate: whether what a training computed is good enough to take the place of what is live."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from recommender.errors import ModelRejectedError
+from recommender.ledger import Ledger
+from recommender.mongo import Document, mongo_errors
+from recommender.runs import TrainingRun
+from recommender.settings import Settings, load_settings
+from recommender.store import CLUSTERS_ID, METADATA, RECOMMENDATIONS
+
+# What decides which ratings there are, what is learnt from them, and who is clustered.
+_SAME_RMSE = ("als_objective", "rating_min", "rating_max", "reviews_rating_field")
+_SAME_CLUSTERED = (
+    *("clusters_min_user_ratings", "clusters_min_restaurant_ratings"),
+    *("clusters_max_users", "clusters_max_restaurants"),
+)
+_BY_A_TRAINING: Document = {"run_id": {"$type": "string"}}
+_WITH_A_LIST: Document = {"recommendations.0": {"$exists": True}}
+# Two RMSEs of the same model differ by less than so many standard errors, save one time in twenty.
+_STANDARD_ERRORS = 2
+
+log = logging.getLogger(__name__)
+
+
+def add_force_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--force``, which opens the gate for one run as ``GATE=off`` does for all."""
+    parser.add_argument(
+        "--force", action="store_true", help="publish what the gate would reject (GATE=off)"
+    )
+
+
+def settings_as_asked(arguments: argparse.Namespace) -> Settings:
+    """Read the settings, with the gate open where ``--force`` was given."""
+    return load_settings(gate=False) if arguments.force else load_settings()
+
+
+def check_finite(what: str, *arrays: Any, remedy: str) -> None:
+    """Let nothing pass that holds a number that is not finite; ``--force`` does not, either.
+
+    No reader can rank by such a score, or find a user's nearest centroid.
+
+    Parameters
+    ----------
+    what
+        What the arrays are, for the error.
+    remedy
+        What to do about it.
+
+    Raises
+    ------
+    ModelRejectedError
+        If there is one.
+    """
+    broken = sum(int((~np.isfinite(array)).sum()) for array in arrays)
+    if broken:
+        raise ModelRejectedError(
+            f"{broken:,} numbers of {what} are not finite; nothing was published, as no reader can "
+            f"rank by them; {remedy}"
+        )
+
+
+def check_recommendations(run: TrainingRun, stage: str) -> None:
+    """Compare the staged recommendations and their RMSE with the live ones.
+
+    Parameters
+    ----------
+    stage
+        Name of the collection that is to become ``Recommendations``.
+
+    Raises
+    ------
+    ModelRejectedError
+        If they are for too few users, or of too high an RMSE, and the gate is on.
+    """
+    with mongo_errors("comparing with the recommendations that are live"):
+        live = run.db[RECOMMENDATIONS].find_one(_BY_A_TRAINING, {"run_id": 1})
+        if live is None:
+            log.info("no training has published Recommendations yet: the gate has nothing to ask")
+            return
+        users = run.db[stage].count_documents(_WITH_A_LIST)
+        live_users = run.db[RECOMMENDATIONS].count_documents({**_BY_A_TRAINING, **_WITH_A_LIST})
+        ledger = Ledger(run.db)
+        ours, theirs = ledger.get(run.run_id) or {}, ledger.get(live["run_id"]) or {}
+    reasons = [
+        *_too_few("recommendations", users, live_users, run.settings),
+        *_too_far_off(ours, theirs, run.settings),
+    ]
+    _decide(run, "recommendations", live["run_id"], reasons)
+
+
+def check_clusters(run: TrainingRun, users: int) -> None:
+    """Compare the count of the users whom a cluster fits with that of the live clusters.
+
+    Where the settings that limit who is clustered have changed since, there is nothing to compare.
+
+    Raises
+    ------
+    ModelRejectedError
+        If they are too few, and the gate is on.
+    """
+    with mongo_errors("comparing with the clusters that are live"):
+        live = run.db[METADATA].find_one({"_id": CLUSTERS_ID}) or {}
+        theirs = Ledger(run.db).get(str(live.get("run_id"))) or {}
+    if not _same(run.settings.public(), theirs, _SAME_CLUSTERED):
+        log.info("the gate does not compare the clusters' users: no live run of the same limits")
+        return
+    reasons = _too_few("clusters", users, sum(live.get("sizes", [])), run.settings)
+    _decide(run, "clusters", str(live["run_id"]), reasons)
+
+
+def _too_few(what: str, users: int, live_users: int, settings: Settings) -> list[str]:
+    share = settings.gate_min_users_share
+    if users >= share * live_users:
+        return []
+    return [
+        f"{what} for {users:,} users where {live_users:,} have them now, fewer than the share of "
+        f"GATE_MIN_USERS_SHARE={share:g}"
+    ]
+
+
+def _too_far_off(ours: Document, theirs: Document, settings: Settings) -> list[str]:
+    """Return why the RMSE is too high, if it is, and log why it is not compared, if it is not."""
+    error, live_error = (_als_metrics(document) for document in (ours, theirs))
+    rmse, live_rmse = error.get("rmse"), live_error.get("rmse")
+    if not _same(settings.public(), theirs, _SAME_RMSE):
+        log.warning("the gate does not compare the RMSE: no live run of the same objective, scale")
+        return []
+    if rmse is None or live_rmse is None:
+        which = "this run" if rmse is None else f"the live run {theirs['run_id']}"
+        log.warning("the gate does not compare the RMSE: %s has none", which)
+        return []
+    tolerance = settings.gate_rmse_tolerance
+    limit = live_rmse * (1 + tolerance + _chance(error.get("rows"), live_error.get("rows")))
+    if rmse <= limit:
+        return []
+    return [
+        f"RMSE {rmse:.4g} where the live run {theirs['run_id']} has {live_rmse:.4g}, above "
+        f"{limit:.4g}, the most by GATE_RMSE_TOLERANCE={tolerance:g} and chance"
+    ]
+
+
+def _als_metrics(document: Document) -> Document:
+    found: Document = document.get("metrics", {}).get("als") or {}
+    return found
+
+
+def _same(settings: Document, live_run: Document, names: Sequence[str]) -> bool:
+    theirs = live_run.get("settings", {})
+    return all(name in theirs and theirs[name] == settings[name] for name in names)
+
+
+def _chance(*rows: int | None) -> float:
+    """Return by what share RMSEs on so many ratings differ for no reason but which ratings.
+
+    The standard error of an RMSE on n ratings is about RMSE / sqrt(2 n).
+    """
+    return _STANDARD_ERRORS * math.sqrt(sum(1 / (2 * n) for n in rows if n))
+
+
+def _decide(run: TrainingRun, what: str, live_run: str, reasons: list[str]) -> None:
+    """Write the verdict down, and raise it where the gate is on."""
+    passed = not reasons or not run.settings.gate
+    verdict = {"compared_with": live_run, "passed": passed, "reasons": reasons}
+    run.record(**{f"gate.{what}": verdict})
+    if passed and reasons:
+        log.warning("the gate is off, so this is published: %s", "; ".join(reasons))
+    elif reasons:
+        raise ModelRejectedError(
+            f"the model is not published: {'; '.join(reasons)}; if that is as it should be, train "
+            "with --force, by POST /train?force=true, or with the setting changed"
+        )

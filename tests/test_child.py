@@ -1,0 +1,69 @@
+"""The service's side of a training: what it starts, and what it writes down at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from recommender.child import Trainer
+from recommender.lease import holder
+from recommender.ledger import OPEN_STATES, Ledger
+from recommender.mongo import Document, MongoDatabase
+from recommender.settings import Settings
+from tests.waiting import until
+
+
+@contextmanager
+def trainer(settings: Settings, db: MongoDatabase, program: str) -> Iterator[Trainer]:
+    """Give a trainer whose child does what the program says."""
+    script = settings.work_dir / "child.py"
+    script.write_text(program)
+    found = Trainer(settings, db, script)
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+def ended(db: MongoDatabase, run_id: str) -> Document:
+    def look() -> Document | None:
+        run = Ledger(db).get(run_id)
+        return run if run and run["state"] not in OPEN_STATES else None
+
+    found = until(look)
+    assert found
+    until(lambda: holder(db) is None)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "told"),
+    [
+        (1, "failed", "ended with exit code 1 without a word"),
+        (76, "rejected", "the gate rejected the model"),
+        (143, "cancelled", "stopped by SIGTERM"),
+        (137, "crashed", "killed"),
+    ],
+)
+def test_what_the_child_could_not_write_down_is_written_by_its_code(
+    db: MongoDatabase, db_settings: Settings, code: int, state: str, told: str
+) -> None:
+    with trainer(db_settings, db, f"raise SystemExit({code})") as starts:
+        run = ended(db, starts.start("api"))
+    assert (run["state"], run["exit_code"]) == (state, code)
+    assert told in run["error"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_forced_training_is_told_so_and_written_down(
+    db: MongoDatabase, db_settings: Settings, force: bool
+) -> None:
+    with trainer(db_settings, db, "import sys; print(*sys.argv[1:])") as starts:
+        run = ended(db, starts.start("api", force=force))
+    options = Path(run["log"]).read_text().split()
+    assert options == ["--adopt-run", run["run_id"], *["--force"][: int(force)]]
+    assert run["forced"] is force
+    assert run["settings"]["gate"] is not force

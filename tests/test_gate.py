@@ -1,0 +1,230 @@
+"""The gate: what is worse than the live model is rejected with its figures, or forced and told."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recommender.errors import ModelRejectedError
+from recommender.gate import check_clusters, check_finite, check_recommendations
+from recommender.ledger import Ledger
+from recommender.mongo import Document, MongoDatabase
+from recommender.runs import TrainingRun, training_run
+from recommender.settings import Settings
+
+LIVE_RUN = "live-run"
+STAGE = "Recommendations.staged.x"
+MANY_ROWS = 10**9  # so many that nothing is left to chance
+BASE: Document = {"rmse": 1.0, "rows": MANY_ROWS}
+
+
+def lists(run_id: str | None, users: int, *, places: int = 1) -> list[Document]:
+    entries = [{"gmap_id": "g", "score": 1.0}] * places
+    written = {} if run_id is None else {"run_id": run_id}
+    return [{"user_id": f"u{i}", "recommendations": entries, **written} for i in range(users)]
+
+
+def publish_live(
+    db: MongoDatabase, settings: Settings, users: int = 100, als: Document | None = BASE
+) -> None:
+    """Make the database as a training has left it; ``als`` is what the ledger has of its RMSE."""
+    db["Recommendations"].insert_many(lists(LIVE_RUN, users))
+    db["Metadata"].insert_one({"_id": "kmeans_clusters", "run_id": LIVE_RUN, "sizes": [users]})
+    Ledger(db).open(LIVE_RUN, "api", settings, None)
+    Ledger(db).update(LIVE_RUN, {"metrics": {"als": als}})
+    Ledger(db).close(LIVE_RUN, "succeeded", 0, None)
+
+
+def ask(
+    settings: Settings, users: int = 100, als: Document | None = BASE, **more: Any
+) -> Document | None:
+    """Run the gate on so many staged users and this RMSE; return the run as the ledger has it."""
+    with training_run(settings.model_copy(update=more)) as run:
+        if users:
+            run.db[STAGE].insert_many(lists(run.run_id, users))
+        run.record(**{"metrics.als": als})
+        check_recommendations(run, STAGE)
+    return run.document
+
+
+def rejection(db: MongoDatabase, settings: Settings, **asked: Any) -> str:
+    """Return why the gate rejects, as the ledger has it."""
+    with pytest.raises(ModelRejectedError) as caught:
+        ask(settings, **asked)
+    run = Ledger(db).recent(1)[0]
+    assert (run["state"], run["exit_code"], run["error"]) == ("rejected", 76, str(caught.value))
+    assert run["gate"]["recommendations"]["passed"] is False
+    return str(run["error"])
+
+
+def test_the_first_training_passes(db: MongoDatabase, db_settings: Settings) -> None:
+    db["Recommendations"].insert_many(lists(None, 50))  # the backend's own
+    found = ask(db_settings, users=1, als={"rmse": 99.0, "rows": MANY_ROWS})
+    assert found
+    assert (found["state"], found["forced"]) == ("succeeded", False)
+
+
+def test_one_as_good_as_the_live_one_passes_and_that_is_written_down(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    publish_live(db, db_settings)
+    found = ask(db_settings)
+    assert found
+    expected = {"compared_with": LIVE_RUN, "passed": True, "reasons": []}
+    assert found["gate"] == {"recommendations": expected}
+
+
+@pytest.mark.parametrize(("users", "passes"), [(50, True), (49, False), (0, False)])
+def test_too_few_users_are_rejected(
+    db: MongoDatabase, db_settings: Settings, users: int, passes: bool
+) -> None:
+    publish_live(db, db_settings)
+    if passes:
+        assert ask(db_settings, users=users)
+        return
+    error = rejection(db, db_settings, users=users)
+    assert f"for {users} users where 100 have them now" in error
+    assert "GATE_MIN_USERS_SHARE=0.5" in error
+    assert "--force" in error
+
+
+def test_a_user_without_any_restaurant_is_not_served(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    publish_live(db, db_settings)
+    db[STAGE].insert_many([d | {"user_id": f"{n}"} for n, d in enumerate(lists("x", 90, places=0))])
+    assert "for 10 users" in rejection(db, db_settings, users=10)
+
+
+def test_users_whom_no_training_served_are_not_counted(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    publish_live(db, db_settings, users=10)
+    db["Recommendations"].insert_many(lists(None, 500))
+    assert ask(db_settings, users=10)
+
+
+@pytest.mark.parametrize(("rmse", "passes"), [(0.5, True), (1.09, True), (1.11, False)])
+def test_a_worse_rmse_is_rejected(
+    db: MongoDatabase, db_settings: Settings, rmse: float, passes: bool
+) -> None:
+    publish_live(db, db_settings)
+    als = {"rmse": rmse, "rows": MANY_ROWS}
+    if passes:
+        assert ask(db_settings, als=als)
+        return
+    error = rejection(db, db_settings, als=als)
+    assert f"RMSE 1.11 where the live run {LIVE_RUN} has 1, above 1.1" in error
+    assert "GATE_RMSE_TOLERANCE=0.1" in error
+
+
+@pytest.mark.parametrize(("rows", "passes"), [(4, True), (100, True), (400, False)])
+def test_what_chance_explains_is_no_reason(
+    db: MongoDatabase, db_settings: Settings, rows: int, passes: bool
+) -> None:
+    publish_live(db, db_settings, als={"rmse": 1.0, "rows": rows})
+    als = {"rmse": 1.25, "rows": rows}
+    if passes:
+        assert ask(db_settings, als=als)
+    else:
+        rejection(db, db_settings, als=als)
+
+
+@pytest.mark.parametrize(
+    ("live", "ours", "told"),
+    [
+        ({"rmse": None, "rows": 0}, BASE, f"the live run {LIVE_RUN} has none"),
+        (None, BASE, f"the live run {LIVE_RUN} has none"),
+        (BASE, {"rmse": None, "rows": 0}, "this run has none"),
+    ],
+)
+def test_an_rmse_that_is_not_there_is_not_compared_and_that_is_said(
+    db: MongoDatabase,
+    db_settings: Settings,
+    live: Document | None,
+    ours: Document,
+    told: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    publish_live(db, db_settings, als=live)
+    assert ask(db_settings, als=ours)
+    assert f"the gate does not compare the RMSE: {told}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change", [{"als_objective": "preference"}, {"rating_max": 10.0}, {"rating_min": 0.0}]
+)
+def test_runs_of_another_objective_or_scale_are_not_compared(
+    db: MongoDatabase, db_settings: Settings, change: Document, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_live(db, db_settings.model_copy(update=change))
+    assert ask(db_settings, als={"rmse": 9.0, "rows": MANY_ROWS})
+    assert "no live run of the same objective" in caplog.text
+
+
+def test_a_live_run_that_the_ledger_has_forgotten_is_compared_by_its_users(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    publish_live(db, db_settings)
+    db["TrainingRuns"].delete_many({})
+    assert "RMSE" not in rejection(db, db_settings, users=10, als={"rmse": 9.0, "rows": 9})
+
+
+def test_all_reasons_are_told_at_once(db: MongoDatabase, db_settings: Settings) -> None:
+    publish_live(db, db_settings)
+    error = rejection(db, db_settings, users=1, als={"rmse": 2.0, "rows": MANY_ROWS})
+    assert "GATE_MIN_USERS_SHARE" in error
+    assert "GATE_RMSE_TOLERANCE" in error
+
+
+@pytest.mark.parametrize(
+    "settings", [{"gate": False}, {"gate_min_users_share": 0.0, "gate_rmse_tolerance": 9.0}]
+)
+def test_an_open_or_a_wide_gate_lets_pass(
+    db: MongoDatabase, db_settings: Settings, settings: Document, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    publish_live(db, db_settings)
+    found = ask(db_settings, users=1, als={"rmse": 2.0, "rows": MANY_ROWS}, **settings)
+    forced = "gate" in settings
+    assert found
+    assert found["forced"] is forced
+    assert found["gate"]["recommendations"]["passed"] is True
+    assert len(found["gate"]["recommendations"]["reasons"]) == 2 * forced
+    assert ("the gate is off, so this is published" in caplog.text) is forced
+
+
+def cluster_run(settings: Settings, users: int) -> TrainingRun:
+    with training_run(settings) as run:
+        check_clusters(run, users)
+    return run
+
+
+def test_clusters_for_too_few_users_are_rejected(db: MongoDatabase, db_settings: Settings) -> None:
+    publish_live(db, db_settings)
+    with pytest.raises(ModelRejectedError, match="clusters for 49 users where 100 have them"):
+        cluster_run(db_settings, 49)
+    assert cluster_run(db_settings, 50).document
+    assert cluster_run(db_settings.model_copy(update={"gate": False}), 1).document
+
+
+def test_clusters_under_other_limits_are_not_compared(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    publish_live(db, db_settings)
+    assert cluster_run(db_settings.model_copy(update={"clusters_max_users": 3}), 3).document
+
+
+def test_the_first_clusters_pass(db: MongoDatabase, db_settings: Settings) -> None:
+    assert cluster_run(db_settings, 1).document
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_never_passes(bad: float) -> None:
+    fine, broken = np.ones(3), np.array([1.0, bad, bad])
+    check_finite("the clusters", fine, remedy="x")
+    with pytest.raises(ModelRejectedError, match=r"^2 numbers of the clusters are not .*; mend it"):
+        check_finite("the clusters", fine, broken, remedy="mend it")
