@@ -14,11 +14,14 @@ from recommender.guard import Guarded
 from recommender.lease import Lease
 from recommender.ledger import Ledger, State, Trigger, new_run_id
 from recommender.mongo import MongoDatabase, mongo_errors, one_line, reason_of
+from recommender.scripts import TimedOut
 from recommender.settings import Settings
 from recommender.store import sweep
 
 SCRIPT = Path(__file__).parent.parent / "als_training.py"
 
+# What a child that hangs has beyond its time limit and two graces: its start is slow.
+_LAST_RESORT_SECONDS = 30.0
 _SIGTERM_CODE = 143
 _SIGKILL_CODE = 137
 
@@ -104,11 +107,29 @@ class Trainer:
             grace = self._settings.stop_grace_seconds
             return Guarded(command, grace_seconds=grace, output=output)
 
+    def _wait(self, child: Guarded, overdue: threading.Event) -> int:
+        """Wait for the child's end; make one, and say so, where its own time limit does not."""
+
+        def end() -> None:
+            overdue.set()
+            child.stop()
+
+        seconds = self._settings.train_timeout_minutes * 60
+        seconds += 2 * self._settings.stop_grace_seconds + _LAST_RESORT_SECONDS
+        last_resort = threading.Timer(seconds, end)
+        last_resort.daemon = True
+        last_resort.start()
+        try:
+            return child.wait()
+        finally:
+            last_resort.cancel()
+
     def _watch(self, run_id: str, child: Guarded, lease: Lease) -> None:
         """Wait for the child's end, and write it down where the child could not do so itself."""
-        code = child.wait()
+        overdue = threading.Event()
+        code = self._wait(child, overdue)
         log.log(logging.ERROR if code else logging.INFO, "training %s ended: %d", run_id, code)
-        state, error = _outcome(code)
+        state, error = _outcome(code, overdue=overdue.is_set())
         try:
             if Ledger(self._db).close(run_id, state, code, error):
                 log.error("training %s: %s", run_id, error)
@@ -122,7 +143,10 @@ class Trainer:
             log.error("the end of %s could not be written down: %s", run_id, reason_of(failure))
 
 
-def _outcome(code: int) -> tuple[State, str]:
+def _outcome(code: int, *, overdue: bool) -> tuple[State, str]:
+    if overdue or code == TimedOut.exit_code:
+        how = "was killed, as it hung" if overdue else "could not clean up"
+        return "failed", f"the training took longer than TRAIN_TIMEOUT_MINUTES and {how}"
     if code == _SIGTERM_CODE:
         return "cancelled", "stopped by SIGTERM before it could say so"
     if code == _SIGKILL_CODE:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
-from recommender.errors import LeaseLostError, ModelRejectedError, RecommenderError
+from recommender.errors import LeaseLostError, ModelRejectedError
 from recommender.lease import Lease
 from recommender.ledger import Ledger, State, new_run_id, now
 from recommender.mongo import (
@@ -26,7 +26,7 @@ from recommender.mongo import (
     reason_of,
     secrets_of,
 )
-from recommender.scripts import Cancelled, redact
+from recommender.scripts import Cancelled, redact, time_limit
 from recommender.settings import Settings
 from recommender.store import sweep
 
@@ -151,8 +151,13 @@ def training_run(settings: Settings, adopted: str | None = None) -> Iterator[Tra
         If another training is in progress.
     DatabaseUnavailableError
         If MongoDB does not answer.
+    TimedOut
+        If it takes longer than ``TRAIN_TIMEOUT_MINUTES``.
     """
-    with connect(settings) as client:
+    with (
+        time_limit(settings.train_timeout_minutes, settings.stop_grace_seconds),
+        connect(settings) as client,
+    ):
         db = database(client, settings)
         lease = Lease(db, settings.lease_seconds)
         run_id = adopted or new_run_id()
@@ -200,11 +205,8 @@ def _closing(db: MongoDatabase, run_id: str, settings: Settings) -> Iterator[Non
     except ModelRejectedError as error:
         close("rejected", error.exit_code, error)
         raise
-    except RecommenderError as error:
-        close("failed", error.exit_code, error)
-        raise
     except BaseException as error:
-        close("failed", 1, error)
+        close("failed", getattr(error, "exit_code", 1), error)
         raise
     close("succeeded", 0, None)
     _quietly("old runs could not be pruned", lambda: _prune(db, settings))

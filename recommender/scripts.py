@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
+from functools import partial
 from typing import NoReturn
 
 from recommender.errors import RecommenderError
@@ -28,6 +28,7 @@ exit codes:
   75   another training is in progress, or took over
   76   the gate rejected the model: what was published before stays
   78   configuration: a setting that cannot be, or Java is missing
+  124  the training took longer than TRAIN_TIMEOUT_MINUTES
   130  stopped by Ctrl-C
   143  stopped by SIGTERM
 """
@@ -40,15 +41,34 @@ _hidden: list[str] = []
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-class Cancelled(BaseException):
-    """Raised in the main thread when a signal asks the script to stop.
+class Stopped(BaseException):
+    """Raised in the main thread to stop whatever it does.
 
     Not an :class:`Exception`, so that no handler of ordinary failures swallows it.
     """
 
+    exit_code: int
+
+
+class Cancelled(Stopped):
+    """A signal asks the script to stop."""
+
     def __init__(self, signum: int) -> None:
         self.exit_code = 128 + signum
         super().__init__(f"stopped by {signal.Signals(signum).name}")
+
+
+class TimedOut(Stopped):
+    """The training took longer than it may."""
+
+    exit_code = 124  # that of timeout(1)
+
+    def __init__(self, minutes: float) -> None:
+        super().__init__(
+            f"the training took longer than TRAIN_TIMEOUT_MINUTES={minutes:g}; nothing more was "
+            "published; its log and the ledger say what it was at; raise the setting if it only "
+            "needs longer"
+        )
 
 
 class RedactingFormatter(logging.Formatter):
@@ -106,47 +126,88 @@ def _log_to_stderr(level: str, secrets: Sequence[str]) -> None:
 def raise_on_signals() -> None:
     """Make SIGTERM and SIGINT raise :class:`Cancelled`, so that what was begun is cleaned up."""
     for signum in _STOP_SIGNALS:
-        signal.signal(signum, _raise_cancelled)
+        signal.signal(signum, lambda number, _frame: _stop(partial(Cancelled, number)))
+
+
+@contextmanager
+def time_limit(minutes: float, grace_seconds: float) -> Iterator[None]:
+    """Raise :class:`TimedOut` in a block that takes too long, whatever call it hangs in.
+
+    If it has not cleaned up after the grace, the process ends there and then, with the same code.
+    Only the main thread can be interrupted; elsewhere there is no limit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> NoReturn:
+        _stop(partial(TimedOut, minutes))
+
+    over = threading.Event()
+    watch = threading.Thread(
+        target=_watch_time, args=(minutes, grace_seconds, over), name="time limit", daemon=True
+    )
+    before = signal.signal(signal.SIGALRM, stop)
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join()
+        if signal.getsignal(signal.SIGALRM) is stop:  # else the clean-up has it
+            signal.signal(signal.SIGALRM, before)
+
+
+def _watch_time(minutes: float, grace_seconds: float, over: threading.Event) -> None:
+    if over.wait(minutes * 60):
+        return
+    # A signal to that very thread cuts short the system call that it is in.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+    if over.wait(grace_seconds):
+        return
+    _complain(f"{TimedOut(minutes)}; it did not clean up within {grace_seconds:g} s")
+    os._exit(TimedOut.exit_code)
 
 
 @contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Let the block finish before a signal that asks to stop is heeded.
+    """Let the block finish before a signal that asks to stop, or a time limit, is heeded.
 
-    For what must not be cut in two: a signal that came meanwhile raises :class:`Cancelled` after
-    it. Only the main thread hears signals; elsewhere there is nothing to defer.
+    For what must not be cut in two: what came meanwhile raises :class:`Stopped` after it. Only the
+    main thread hears signals; elsewhere there is nothing to defer.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    handlers = [signal.getsignal(signum) for signum in _STOP_SIGNALS]
-    for signum in _STOP_SIGNALS:
+    signals = (*_STOP_SIGNALS, signal.SIGALRM)
+    handlers = [signal.getsignal(signum) for signum in signals]
+    for signum in signals:
         signal.signal(signum, lambda number, _frame: came.append(number))
     try:
         yield
     finally:
-        for signum, handler in zip(_STOP_SIGNALS, handlers, strict=True):
+        for signum, handler in zip(signals, handlers, strict=True):
             signal.signal(signum, handler)
     if came:
         signal.raise_signal(came[0])
 
 
-def _raise_cancelled(signum: int, _frame: FrameType | None) -> NoReturn:
+def _stop(reason: Callable[[], Stopped]) -> NoReturn:
     _ignore_signals()  # a second one must not cut the clean-up short
-    signal.signal(signal.SIGALRM, lambda *_: _raise_if_lost(signum))
+    signal.signal(signal.SIGALRM, lambda *_: _raise_if_lost(reason))
     signal.setitimer(signal.ITIMER_REAL, _SECOND_TRY_SECONDS, _SECOND_TRY_SECONDS)
-    raise Cancelled(signum)
+    raise reason()
 
 
-def _raise_if_lost(signum: int) -> None:
+def _raise_if_lost(reason: Callable[[], Stopped]) -> None:
     """Raise again what was raised where Python drops exceptions, such as in a finaliser."""
     error = sys.exception()
     while error is not None:
-        if isinstance(error, Cancelled):
+        if isinstance(error, Stopped):
             return  # it is on its way up, and this is the clean-up
         error = error.__context__
-    raise Cancelled(signum)
+    raise reason()
 
 
 def _ignore_signals() -> None:
@@ -174,7 +235,7 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
     except RecommenderError as error:
         _complain(str(error))
         return error.exit_code
-    except Cancelled as stop:
+    except Stopped as stop:
         _complain(str(stop))
         return stop.exit_code
     except KeyboardInterrupt:

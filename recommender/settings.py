@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     train_interval_hours: float = Field(
         3.0, ge=1 / 3600, le=8760, description="hours from one scheduled training to the next"
     )
+    train_timeout_minutes: float = Field(
+        170.0, gt=0, le=525_600, description="a training that takes longer is ended, minutes"
+    )
     stop_grace_seconds: float = Field(
         7.0, ge=0, le=600, description="how long a stopped training may clean up, seconds"
     )

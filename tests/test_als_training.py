@@ -402,3 +402,41 @@ class _WithOneBrokenUser:
         self.rank, self.itemFactors = model.rank, model.itemFactors
         rows = [(0, [float("inf")] * model.rank), (1, [0.5] * model.rank)]
         self.userFactors = spark.createDataFrame(rows, "id int, features array<float>")
+
+
+HANGS_IN_THE_JVM = """
+import sys
+from recommender.runs import training_run
+from recommender.scripts import run_script
+from recommender.settings import load_settings
+from recommender.spark import spark_session
+
+def main(argv):
+    settings = load_settings()
+    with training_run(settings), spark_session(settings, "hangs") as spark:
+        print("hangs", flush=True)
+        spark._jvm.java.lang.Thread.sleep(600_000)
+
+raise SystemExit(run_script(main))
+"""
+
+
+def test_a_training_that_hangs_in_the_jvm_is_ended_by_its_limit(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    limits = {"TRAIN_TIMEOUT_MINUTES": "0.15", "STOP_GRACE_SECONDS": "60"}
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS_IN_THE_JVM],
+        env={**environment(db_settings, **limits), "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 124, done.stderr
+    assert "took longer than TRAIN_TIMEOUT_MINUTES=0.15" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    run = Ledger(db).recent(1)[0]
+    assert (run["state"], run["exit_code"]) == ("failed", 124)
+    assert list(db_settings.work_dir.iterdir()) == []
+    Lease(db, 60).acquire("next")  # it was given back

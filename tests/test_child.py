@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from recommender import child
 from recommender.child import Trainer
 from recommender.lease import holder
 from recommender.ledger import OPEN_STATES, Ledger
@@ -46,6 +47,7 @@ def ended(db: MongoDatabase, run_id: str) -> Document:
         (76, "rejected", "the gate rejected the model"),
         (143, "cancelled", "stopped by SIGTERM"),
         (137, "crashed", "killed"),
+        (124, "failed", "could not clean up"),
     ],
 )
 def test_what_the_child_could_not_write_down_is_written_by_its_code(
@@ -67,3 +69,22 @@ def test_a_forced_training_is_told_so_and_written_down(
     assert options == ["--adopt-run", run["run_id"], *["--force"][: int(force)]]
     assert run["forced"] is force
     assert run["settings"]["gate"] is not force
+
+
+HANGS_FOR_GOOD = """
+import signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+while True:
+    signal.pause()
+"""
+
+
+def test_a_child_that_hangs_beyond_its_own_limit_is_killed(
+    db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "_LAST_RESORT_SECONDS", 0.3)
+    quick = {"train_timeout_minutes": 0.001, "stop_grace_seconds": 0.1}
+    with trainer(db_settings.model_copy(update=quick), db, HANGS_FOR_GOOD) as starts:
+        run = ended(db, starts.start("schedule"))
+    assert run["state"] == "failed"
+    assert run["error"].startswith("the training took longer than TRAIN_TIMEOUT_MINUTES and was")

@@ -15,7 +15,7 @@ from recommender.mongo import Document, MongoDatabase
 from recommender.runs import TrainingRun, training_run
 from recommender.settings import Settings
 
-LIVE_RUN = "live-run"
+LIVE_RUN = "1999-live"
 STAGE = "Recommendations.staged.x"
 MANY_ROWS = 10**9  # so many that nothing is left to chance
 BASE: Document = {"rmse": 1.0, "rows": MANY_ROWS}

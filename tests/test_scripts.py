@@ -58,7 +58,7 @@ def signals_and_logging_stay_as_they_are() -> Iterator[None]:
 def start(body: str, **environment: str) -> subprocess.Popen[str]:
     """Start a script whose main does what is in ``body``."""
     program = (
-        "import os, signal, sys, threading\n"
+        "import os, signal, socket, sys, threading\n"
         f"sys.path.insert(0, {str(PROJECT)!r})\n"
         "from recommender.scripts import run_script\n"
         f"def main(argv):\n{textwrap.indent(textwrap.dedent(body), '    ')}\n"
@@ -104,7 +104,7 @@ def test_every_class_of_errors_has_its_code_and_the_help_tells_it() -> None:
     }
     assert found == CODES
     told = {int(line.split()[0]) for line in EXIT_CODES.splitlines()[1:]}
-    assert told == {*CODES.values(), 0, 2, 130, 143}
+    assert told == {*CODES.values(), 0, 2, 124, 130, 143}
 
 
 @pytest.mark.parametrize(("name", "code"), CODES.items())
@@ -230,6 +230,96 @@ def test_a_long_clean_up_is_not_cut_short_by_the_second_try() -> None:
     )
     code, out, _ = ended(process)
     assert (code, out) == (143, "cleaned up\n")
+
+
+HANGS = {
+    "in Python": "threading.Event().wait(25)",
+    "in a system call": "here, there = socket.socketpair(); here.recv(1)",
+    "in a handler of ordinary failures": """
+    try:
+        threading.Event().wait(25)
+    except Exception:
+        return 0
+    """,
+}
+
+
+@pytest.mark.parametrize("hang", HANGS)
+def test_a_training_that_hangs_is_stopped_and_cleans_up(hang: str) -> None:
+    process = start(
+        f"""
+        from recommender.scripts import time_limit
+        try:
+            with time_limit(0.005, 20):
+                {textwrap.indent(textwrap.dedent(HANGS[hang]), " " * 16).strip()}
+        finally:
+            print("cleaned up", flush=True)
+        """
+    )
+    code, out, err = ended(process)
+    assert (code, out) == (124, "cleaned up\n")
+    assert err.startswith("error: the training took longer than TRAIN_TIMEOUT_MINUTES=0.005;")
+    assert err.count("\n") == 1
+
+
+def test_a_clean_up_that_hangs_ends_after_the_grace() -> None:
+    process = start(
+        """
+        from recommender.scripts import time_limit
+        with time_limit(0.005, 0.3):
+            try:
+                threading.Event().wait(25)
+            finally:
+                print("cleaning up", flush=True)
+                threading.Event().wait(25)
+        """
+    )
+    code, out, err = ended(process)
+    assert (code, out) == (124, "cleaning up\n")
+    assert "it did not clean up within 0.3 s" in err
+
+
+def test_a_time_limit_waits_for_what_must_not_be_cut_in_two() -> None:
+    process = start(
+        """
+        from recommender.scripts import signals_deferred, time_limit
+        with time_limit(0.005, 20):
+            with signals_deferred():
+                threading.Event().wait(1)
+                print("whole", flush=True)
+            print("not reached", flush=True)
+        """
+    )
+    assert ended(process)[:2] == (124, "whole\n")
+
+
+def test_in_time_there_is_no_limit_left_behind() -> None:
+    process = start(
+        """
+        from recommender.scripts import time_limit
+        before = signal.getsignal(signal.SIGALRM)
+        with time_limit(0.005, 0.1):
+            pass
+        assert signal.getsignal(signal.SIGALRM) is before
+        threading.Event().wait(0.6)
+        """
+    )
+    assert ended(process) == (0, "", "")
+
+
+def test_a_signal_before_the_limit_is_what_the_run_ended_by() -> None:
+    process = start(
+        """
+        from recommender.scripts import time_limit
+        with time_limit(0.01, 20):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                threading.Event().wait(0.9)
+                print("cleaned up", flush=True)
+        """
+    )
+    assert ended(process)[:2] == (143, "cleaned up\n")
 
 
 def test_a_reader_that_goes_away_is_no_failure_to_complain_of() -> None:
