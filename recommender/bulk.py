@@ -17,7 +17,16 @@ from pymongo.results import InsertManyResult
 
 from recommender.mongo import Document, MongoDatabase
 
+# How texts compare where nothing else is said: by their bytes.
+SIMPLE = {"locale": "simple"}
+
 _STAGED = ".staged."
+# A capped collection would lose documents; a view has none of its own.
+_KEPT_OPTIONS = {
+    *("collation", "clusteredIndex", "expireAfterSeconds", "changeStreamPreAndPostImages"),
+    "storageEngine",
+}
+_VALIDATOR = ("validator", "validationLevel", "validationAction")
 _ABANDONED_AFTER = timedelta(days=1)
 
 
@@ -50,15 +59,17 @@ def insert_batches(collection: Collection[Document], batches: Iterable[list[Docu
 def replacing(database: MongoDatabase, name: str) -> Iterator[Collection[Document]]:
     """Yield an empty collection that replaces ``name`` when the block ends without an error.
 
-    Readers see what was there until the end, and go on seeing it after an error. The indexes of
-    what was there are made on what replaces it. Where two replace the same, the last one stays.
+    Readers see what was there until the end, and go on seeing it after an error. What replaces it
+    has its indexes and options. Where two replace the same, the last one stays.
     """
     stage = database[f"{name}{_STAGED}{ObjectId()}"]
+    live = database[name]
     try:
         _drop_left_behind(database, f"{name}{_STAGED}")
-        database.create_collection(stage.name)
+        create_like(live, stage)
         yield stage
-        copy_indexes(database[name], stage)
+        copy_indexes(live, stage)
+        copy_validator(live, stage)
         stage.rename(name, dropTarget=True)
     finally:
         stage.drop()
@@ -86,11 +97,42 @@ def copy_indexes(source: Collection[Document], target: Collection[Document]) -> 
         if any(_order(index) == _order(other) for other in have):
             continue
         options = {option: index[option] for option in index if option not in {"v", "ns", "key"}}
+        options.setdefault("collation", SIMPLE)  # the collection may have another
         if index["name"] in names:
             options["name"] = f"{index['name']}_kept"
         models.append(IndexModel(list(index["key"].items()), **options))
     if models:
         target.create_indexes(models)
+
+
+def create_like(source: Collection[Document], target: Collection[Document]) -> None:
+    """Create ``target`` with the options of ``source``, such as its collation, if it has any.
+
+    Its validator comes later, by :func:`copy_validator`.
+    """
+    options = {key: value for key, value in _options(source).items() if key in _KEPT_OPTIONS}
+    target.database.command({"create": target.name, **options})
+
+
+def copy_validator(source: Collection[Document], target: Collection[Document]) -> None:
+    """Make what is written to ``target`` from now on pass the validator of ``source``."""
+    options = {key: value for key, value in _options(source).items() if key in _VALIDATOR}
+    if options:
+        target.database.command({"collMod": target.name, **options})
+
+
+def count_misfits(source: Collection[Document], staged: Collection[Document]) -> int:
+    """Return how many documents of ``staged`` the validator of ``source`` would refuse."""
+    options = _options(source)
+    if not options.get("validator") or options.get("validationAction") == "warn":
+        return 0
+    return staged.count_documents({"$nor": [options["validator"]]})
+
+
+def _options(collection: Collection[Document]) -> Document:
+    found = collection.database.list_collections(filter={"name": collection.name})
+    options: Document = next(iter(found), {}).get("options", {})
+    return options
 
 
 def _order(index: Mapping[str, Any]) -> tuple[Any, Any]:

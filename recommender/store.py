@@ -2,6 +2,7 @@
 
 Everything is written to a collection beside its target, indexed, counted, and renamed over the
 target: a reader sees all of the old or all of the new. What is left without a rename is dropped.
+Clusters and Metadata, which belong together, are replaced in a transaction where MongoDB has them.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from pymongo import ASCENDING
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from recommender.bulk import copy_indexes
+from recommender.bulk import SIMPLE, copy_indexes, copy_validator, count_misfits, create_like
 from recommender.errors import PublishError
 from recommender.lease import COLLECTION as STATE
 from recommender.mongo import Document, MongoDatabase, mongo_errors
 from recommender.scripts import signals_deferred
+from recommender.together import Replacement, replace_together
 
 RECOMMENDATIONS = "Recommendations"
 CLUSTERS = "Clusters"
@@ -44,6 +46,7 @@ MAX_DOCUMENT_BYTES = 16 * 2**20
 
 _SWITCH_ID = "switch"
 _STAGED = ".staged."
+_PREVIOUS = ".previous"
 _INSERT_ROWS = 10_000
 _DUPLICATE_KEY = 11000
 _WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
@@ -85,6 +88,11 @@ class Stage:
         self._unique = unique
         self._keep_others = keep_others
 
+    @property
+    def replacement(self) -> Replacement:
+        """What a transaction needs to know of this stage."""
+        return Replacement(self.name, self.target, self._unique, self._keep_others)
+
     def insert(self, documents: Iterable[Document | RawBSONDocument]) -> None:
         """Add documents, as :func:`insert_once` does."""
         insert_once(self._db[self.name], documents)
@@ -100,26 +108,35 @@ class Stage:
         Raises
         ------
         PublishError
-            If another number of documents is there.
+            If another number of documents is there, or the target's validator would refuse one.
         """
         with mongo_errors(f"checking what is to become {self.target}"):
             collection = self._db[self.name]
             if self._unique != "_id":
-                collection.create_index([(self._unique, ASCENDING)], unique=True)
+                keys = [(self._unique, ASCENDING)]
+                collection.create_index(keys, unique=True, collation=SIMPLE)
             copy_indexes(self._db[self.target], collection)
             found = collection.count_documents({})
+            misfits = count_misfits(self._db[self.target], collection)
             if found != expected or not found:
                 raise PublishError(
                     f"{found:,} documents are staged for {self.target} where {expected:,} were "
                     "computed; nothing was published"
                 )
+            if misfits:
+                raise PublishError(
+                    f"{misfits:,} of {found:,} documents staged for {self.target} do not fit the "
+                    "validator that it has; nothing was published; change the validator (collMod)"
+                )
 
     def carry_over(self) -> None:
-        """Add what others wrote to the target, where that is to be kept."""
+        """Add what others wrote to the target, where that is to be kept, and its validator."""
         if self._keep_others:
             # Byte by byte, whatever is in them: dates and texts that Python cannot hold, too.
             others = self._db[self.target].with_options(codec_options=_RAW)
             self.insert(others.find(_WRITTEN_BY_OTHERS))
+        # Not before: what others wrote before there was a validator stays as well.
+        copy_validator(self._db[self.target], self._db[self.name])
 
 
 def insert_once(
@@ -147,43 +164,83 @@ def staged(
     """Give an empty :class:`Stage`; what the block neither publishes nor began to is dropped."""
     stage = Stage(db, target, run_id, unique, keep_others=keep_others)
     try:
+        with mongo_errors(f"staging {target}"):
+            create_like(db[target], db[stage.name])
         yield stage
     finally:
         with mongo_errors(f"dropping what was staged for {target}"):
             if not _is_switching(db, stage.name):
                 db.drop_collection(stage.name)
+                db.drop_collection(stage.name + _PREVIOUS)
 
 
 def publish(db: MongoDatabase, *stages: Stage) -> None:
     """Put sealed stages in their targets' places, one right after the other.
 
     What is to be switched is written down first: if this process or its connection dies on the way,
-    :func:`finish_switch` does the rest.
+    :func:`finish_switch` does the rest. All but the last target are copied beside, so that they can
+    be put back if the server refuses a later one.
     """
     targets = " and ".join(stage.target for stage in stages)
     with mongo_errors(f"publishing {targets}"), signals_deferred():
         for stage in stages:
             stage.carry_over()
         switch = [{"stage": stage.name, "target": stage.target} for stage in stages]
+        for pair in switch[:-1]:
+            _copy_beside(db[pair["target"]], db[pair["stage"] + _PREVIOUS])
         db[STATE].replace_one({"_id": _SWITCH_ID}, {"stages": switch}, upsert=True)
         finish_switch(db)
+
+
+def _copy_beside(live: Collection[Document], previous: Collection[Document]) -> None:
+    create_like(live, previous)
+    live.aggregate([{"$merge": {"into": previous.name}}])
+    copy_indexes(live, previous)
+    copy_validator(live, previous)
 
 
 def finish_switch(db: MongoDatabase) -> None:
     """Do what is left of a switch that was begun; only for who holds the lease.
 
-    A switch that the server refuses, as over a view, is given up.
+    A switch that the server refuses, as over a view, is undone.
     """
-    switch = db[STATE].find_one({"_id": _SWITCH_ID}) or {"stages": []}
+    switch = db[STATE].find_one({"_id": _SWITCH_ID})
+    if switch is None:
+        return
+    if switch.get("refused"):
+        _undo_switch(db, switch["stages"])
+        return
     try:
-        for pair in switch["stages"]:
-            if db.list_collection_names(filter={"name": pair["stage"]}):
-                db[pair["stage"]].rename(pair["target"], dropTarget=True)
-                log.info("published %s", pair["target"])
+        _rename_stages(db, switch["stages"])
     except OperationFailure:
-        db[STATE].delete_one({"_id": _SWITCH_ID})
+        db[STATE].update_one({"_id": _SWITCH_ID}, {"$set": {"refused": True}})
+        _undo_switch(db, switch["stages"])
         raise
     db[STATE].delete_one({"_id": _SWITCH_ID})
+
+
+def _rename_stages(db: MongoDatabase, pairs: Sequence[Document]) -> None:
+    for pair in pairs:
+        if _exists(db, pair["stage"]):
+            db[pair["stage"]].rename(pair["target"], dropTarget=True)
+            log.info("published %s", pair["target"])
+
+
+def _undo_switch(db: MongoDatabase, pairs: Sequence[Document]) -> None:
+    """Put back what was switched before the server refused to go on, and forget the switch."""
+    for pair in pairs:
+        previous = pair["stage"] + _PREVIOUS
+        if not _exists(db, pair["stage"]) and _exists(db, previous):
+            log.warning("MongoDB refused the rest of a switch: %s is put back", pair["target"])
+            try:
+                db[previous].rename(pair["target"], dropTarget=True)
+            except OperationFailure as error:  # the next training publishes both
+                log.error("%s cannot be put back: %s", pair["target"], error.details)
+    db[STATE].delete_one({"_id": _SWITCH_ID})
+
+
+def _exists(db: MongoDatabase, name: str) -> bool:
+    return bool(db.list_collection_names(filter={"name": name}))
 
 
 def _is_switching(db: MongoDatabase, stage: str) -> bool:
@@ -291,7 +348,9 @@ def publish_clusters(
     *,
     before_publishing: Callable[[], None],
 ) -> None:
-    """Publish the clusters and the model that readers find them with, one right after the other.
+    """Publish the clusters and the model that readers find them with.
+
+    In one transaction where MongoDB has them, else one right after the other.
 
     Parameters
     ----------
@@ -312,4 +371,13 @@ def publish_clusters(
         new_clusters.seal(len(clusters))
         new_metadata.seal(len(metadata))
         before_publishing()
-        publish(db, new_metadata, new_clusters)
+        _publish_together(db, new_metadata, new_clusters)
+
+
+def _publish_together(db: MongoDatabase, *stages: Stage) -> None:
+    targets = " and ".join(stage.target for stage in stages)
+    replacements = [stage.replacement for stage in stages]
+    with mongo_errors(f"publishing {targets}"), signals_deferred():
+        done = replace_together(db, replacements)
+    if not done:
+        publish(db, *stages)

@@ -32,6 +32,7 @@ FLOORS: list[set[str]] = [
         *("recommender.bulk", "recommender.embedded", "recommender.lease", "recommender.ledger"),
         "recommender.scripts",
     },
+    {"recommender.together"},
     {
         *("recommender.city", "recommender.java", "recommender.problems", "recommender.reviews"),
         *("recommender.schedule", "recommender.store"),

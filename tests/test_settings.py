@@ -224,7 +224,7 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -
         ("REVIEWS_USER_FILED", "REVIEWS_USER_FIELD"),
         ("TRAIN_INTERVAL_HOUR", "TRAIN_INTERVAL_HOURS"),
         ("LEASE_SECOND", "LEASE_SECONDS"),
-        ("GATE_RMSE", "GATE_RMSE_TOLERANCE"),
+        ("GATE_MIN_USER_SHARE", "GATE_MIN_USERS_SHARE"),
         ("als_ranks", "ALS_RANK"),
     ],
 )

@@ -6,8 +6,10 @@ import contextlib
 import datetime
 import re
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import bson
@@ -17,13 +19,13 @@ from bson import Decimal128, Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, WriteError
 
 from recommender.embedded import EmbeddedMongo
 from recommender.errors import DatabaseUnavailableError, PublishError
 from recommender.lease import COLLECTION as STATE
 from recommender.mongo import Document, MongoDatabase, connect, database
-from recommender.settings import Settings, load_settings
+from recommender.settings import load_settings
 from recommender.store import (
     CENTROIDS_ID,
     CLUSTERS,
@@ -44,6 +46,28 @@ from recommender.store import (
 )
 
 TRAINED_USERS = 500
+
+
+@pytest.fixture(scope="module")
+def replica_set_uri() -> Iterator[str]:
+    with EmbeddedMongo(replica_set=True) as mongo:
+        yield mongo.uri
+
+
+@pytest.fixture
+def replica_set(replica_set_uri: str, clean_environment: Path) -> Iterator[MongoDatabase]:
+    """A database of a replica set of one, which has transactions."""
+    found = load_settings(mongo_uri=replica_set_uri, mongo_db=f"test-{uuid.uuid4().hex}")
+    with connect(found) as client:
+        yield database(client, found)
+        client.drop_database(found.mongo_db)
+
+
+@pytest.fixture(params=["db", "replica_set"])
+def either(request: pytest.FixtureRequest) -> MongoDatabase:
+    """A database of a single mongod, and one of a replica set."""
+    found: MongoDatabase = request.getfixturevalue(request.param)
+    return found
 
 
 def recommendations(run_id: str, count: int = TRAINED_USERS) -> list[Document]:
@@ -107,6 +131,32 @@ def watched(db: MongoDatabase, name: str) -> Iterator[list[tuple[int, set[str]]]
             reader.result()
 
 
+@contextlib.contextmanager
+def watched_together(db: MongoDatabase) -> Iterator[list[set[str]]]:
+    """Read both of a pair in one snapshot all the time; give the runs that each reading saw."""
+    seen: list[set[str]] = []
+    stop, started = threading.Event(), threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            with db.client.start_session(snapshot=True) as session:
+                found = [
+                    *db[METADATA].find({}, {"run_id": 1}, session=session),
+                    *db[CLUSTERS].find({}, {"run_id": 1}, session=session),
+                ]
+            seen.append({document["run_id"] for document in found})
+            started.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        assert started.wait(30)
+        try:
+            yield seen
+        finally:
+            stop.set()
+            reader.result()
+
+
 def fail(stage: Stage, error: BaseException, *, sealed: bool) -> None:
     stage.insert(recommendations("r2", 3))
     if sealed:
@@ -120,19 +170,11 @@ class TestStage:
         assert db[RECOMMENDATIONS].count_documents({"run_id": "r1"}) == TRAINED_USERS
         assert list(everything(db)) == [RECOMMENDATIONS]
 
-    @pytest.mark.parametrize("replica_set", [False, True])
-    def test_a_reader_sees_all_of_one_run_at_any_moment(
-        self, db: MongoDatabase, db_settings: Settings, replica_set: bool
-    ) -> None:
-        with contextlib.ExitStack() as stack:
-            if replica_set:
-                mongo = stack.enter_context(EmbeddedMongo(replica_set=True))
-                client = stack.enter_context(connect(load_settings(mongo_uri=mongo.uri)))
-                db = database(client, db_settings)
-            train(db, "r0")
-            with watched(db, RECOMMENDATIONS) as seen:
-                for number in range(1, 8):
-                    train(db, f"r{number}")
+    def test_a_reader_sees_all_of_one_run_at_any_moment(self, either: MongoDatabase) -> None:
+        train(either, "r0")
+        with watched(either, RECOMMENDATIONS) as seen:
+            for number in range(1, 8):
+                train(either, f"r{number}")
         assert {(count, len(runs)) for count, runs in seen} == {(TRAINED_USERS, 1)}
         assert len({run for _, runs in seen for run in runs}) > 1
 
@@ -245,6 +287,36 @@ class TestStage:
             row["a"] = number
         train(db, "r2", again)
         assert live.index_information() == {**before, "user_id_1": {**UNIQUE}}
+
+    def test_collation_and_validator_that_others_set_live_on(self, either: MongoDatabase) -> None:
+        validator = {"user_id": {"$type": "string"}}
+        either.create_collection(RECOMMENDATIONS, collation={"locale": "en", "strength": 2})
+        live = either[RECOMMENDATIONS]
+        live.insert_many([{"user_id": 7}, {"user_id": "U1"}])  # before there was a validator
+        live.create_index("a", collation={"locale": "simple"})
+        live.create_index("b")
+        either.command("collMod", RECOMMENDATIONS, validator=validator, validationLevel="moderate")
+        before, indexes = live.options(), live.index_information()
+        for run_id in ("r1", "r2"):
+            train(either, run_id, recommendations(run_id, 2))
+            assert live.options() == before
+            after = live.index_information()
+            assert after.pop("user_id_1") == UNIQUE
+            assert after == indexes
+            found = [str(document["user_id"]) for document in live.find()]
+            assert sorted(found) == ["7", "U1", "u0", "u1"]
+        with pytest.raises(WriteError, match="failed validation"):
+            live.insert_one({"user_id": 8})
+
+    def test_what_the_validator_would_refuse_is_not_published(self, db: MongoDatabase) -> None:
+        train(db, "r1", recommendations("r1", 3))
+        before = everything(db)
+        db.command("collMod", RECOMMENDATIONS, validator={"user_id": {"$ne": "u1"}})
+        with pytest.raises(PublishError, match=r"1 of 3 documents .* do not fit the validator"):
+            train(db, "r2", recommendations("r2", 3))
+        assert everything(db) == before
+        db.command("collMod", RECOMMENDATIONS, validationAction="warn")
+        train(db, "r2", recommendations("r2", 3))
 
     def test_an_index_on_the_user_that_others_made_becomes_unique(self, db: MongoDatabase) -> None:
         db[RECOMMENDATIONS].create_index("user_id", name="theirs")
@@ -427,7 +499,7 @@ class TestColumnsThatFit:
     def test_none_fits_where_there_are_too_many_clusters(self) -> None:
         assert columns_that_fit(1_000_000, ["a", "b"]) == 0
 
-    def test_the_largest_model_that_fits_can_be_published(self, db: MongoDatabase) -> None:
+    def test_the_largest_model_that_fits_can_be_published(self, either: MongoDatabase) -> None:
         k, columns = 50, [f"0x{i:016x}:0x{i:016x}" for i in range(30_000)]
         kept = columns_that_fit(k, columns)
         centroids = [[0.5] * kept] * k
@@ -435,8 +507,11 @@ class TestColumnsThatFit:
             {"_id": COLUMNS_ID, "run_id": "r1", "columns": columns[:kept]},
             {"_id": CENTROIDS_ID, "run_id": "r1", "centroids": centroids},
         ]
-        publish_clusters(db, "r1", clusters("r1"), documents, before_publishing=lambda: None)
-        assert db[METADATA].count_documents({}) == 2
+        for _ in range(2):
+            publish_clusters(
+                either, "r1", clusters("r1"), documents, before_publishing=lambda: None
+            )
+        assert either[METADATA].count_documents({}) == 2
 
 
 def margin(k: int) -> int:
@@ -457,73 +532,160 @@ def columns_size(columns: list[Any]) -> int:
 
 
 class TestPublishClusters:
-    def test_both_are_published(self, db: MongoDatabase) -> None:
-        publish_pair(db, "r1")
-        publish_pair(db, "r2", k=2)
-        assert sorted(everything(db)) == [CLUSTERS, METADATA]
-        assert [d["cluster_id"] for d in db[CLUSTERS].find().sort("cluster_id")] == [0, 1]
-        assert {d["run_id"] for name in (CLUSTERS, METADATA) for d in db[name].find()} == {"r2"}
+    def test_both_are_published(self, either: MongoDatabase) -> None:
+        publish_pair(either, "r1")
+        publish_pair(either, "r2", k=2)
+        assert sorted(everything(either)) == [CLUSTERS, METADATA]
+        assert [d["cluster_id"] for d in either[CLUSTERS].find().sort("cluster_id")] == [0, 1]
+        assert {d["run_id"] for name in (CLUSTERS, METADATA) for d in either[name].find()} == {"r2"}
 
-    def test_readers_of_either_see_all_of_one_run_at_any_moment(self, db: MongoDatabase) -> None:
-        publish_pair(db, "r0")
-        with watched(db, CLUSTERS) as seen_clusters, watched(db, METADATA) as seen_metadata:
+    def test_readers_of_either_see_all_of_one_run_at_any_moment(
+        self, either: MongoDatabase
+    ) -> None:
+        publish_pair(either, "r0")
+        with watched(either, CLUSTERS) as seen_clusters, watched(either, METADATA) as seen_metadata:
             for number in range(1, 8):
-                publish_pair(db, f"r{number}")
+                publish_pair(either, f"r{number}")
         for seen in (seen_clusters, seen_metadata):
             assert {(count, len(runs)) for count, runs in seen} == {(3, 1)}
 
-    def test_cluster_ids_are_unique(self, db: MongoDatabase) -> None:
-        publish_pair(db, "r1")
+    def test_cluster_ids_are_unique(self, either: MongoDatabase) -> None:
+        publish_pair(either, "r1")
         with pytest.raises(DuplicateKeyError):
-            db[CLUSTERS].insert_one({"cluster_id": 0})
+            either[CLUSTERS].insert_one({"cluster_id": 0})
 
     def test_more_documents_of_others_stay_in_metadata_and_not_in_clusters(
-        self, db: MongoDatabase
+        self, either: MongoDatabase
     ) -> None:
-        db[METADATA].insert_many([{"_id": "theirs", "a": 1}, {"_id": COLUMNS_ID, "a": 1}])
-        db[CLUSTERS].insert_one({"cluster_id": 99})
-        publish_pair(db, "r1")
-        assert db[METADATA].find_one({"_id": "theirs"}) == {"_id": "theirs", "a": 1}
-        assert db[METADATA].find_one({"_id": COLUMNS_ID}) == {"_id": COLUMNS_ID, "run_id": "r1"}
-        assert db[CLUSTERS].count_documents({}) == 3
+        either[METADATA].insert_many([{"_id": "theirs", "a": 1}, {"_id": COLUMNS_ID, "a": 1}])
+        either[CLUSTERS].insert_one({"cluster_id": 99})
+        publish_pair(either, "r1")
+        assert either[METADATA].find_one({"_id": "theirs"}) == {"_id": "theirs", "a": 1}
+        assert either[METADATA].find_one({"_id": COLUMNS_ID}) == {"_id": COLUMNS_ID, "run_id": "r1"}
+        assert either[CLUSTERS].count_documents({}) == 3
 
     def test_what_is_asked_before_publishing_is_asked_when_both_are_ready(
-        self, db: MongoDatabase
+        self, either: MongoDatabase
     ) -> None:
-        publish_pair(db, "r1")
-        before = everything(db)
+        publish_pair(either, "r1")
+        before = everything(either)
 
         def refuse() -> None:
-            stages = sorted(set(everything(db)) - set(before))
+            stages = sorted(set(everything(either)) - set(before))
             assert [name.split(".")[0] for name in stages] == [CLUSTERS, METADATA]
-            assert [db[name].count_documents({}) for name in stages] == [3, 3]
+            assert [either[name].count_documents({}) for name in stages] == [3, 3]
             raise PublishError("not now")
 
         with pytest.raises(PublishError, match="not now"):
-            publish_pair(db, "r2", before=refuse)
-        assert everything(db) == before
+            publish_pair(either, "r2", before=refuse)
+        assert everything(either) == before
 
     @pytest.mark.parametrize("target", [CLUSTERS, METADATA])
     def test_a_view_as_target_is_a_clear_error_and_nothing_is_lost(
-        self, db: MongoDatabase, target: str
+        self, either: MongoDatabase, target: str
     ) -> None:
-        publish_pair(db, "r1")
-        db[target].rename("Source")
-        db.create_collection(target, viewOn="Source", pipeline=[])
-        before = everything(db)
+        publish_pair(either, "r1")
+        either[target].rename("Source")
+        either.create_collection(target, viewOn="Source", pipeline=[])
+        before = everything(either)
         asked: list[bool] = []
         with pytest.raises(DatabaseUnavailableError, match=f"{re.escape(target)} is a view"):
-            publish_pair(db, "r2", before=lambda: asked.append(True))
-        assert everything(db) == before
+            publish_pair(either, "r2", before=lambda: asked.append(True))
+        assert everything(either) == before
         assert asked == []
 
-    def test_two_clusters_of_one_id_are_not_published(self, db: MongoDatabase) -> None:
-        publish_pair(db, "r1")
-        before = everything(db)
+    def test_two_clusters_of_one_id_are_not_published(self, either: MongoDatabase) -> None:
+        publish_pair(either, "r1")
+        before = everything(either)
         twice = [*clusters("r2"), *clusters("r2", 1)]
         with pytest.raises(DatabaseUnavailableError, match="duplicate key"):
-            publish_clusters(db, "r2", twice, metadata("r2"), before_publishing=lambda: None)
-        assert everything(db) == before
+            publish_clusters(either, "r2", twice, metadata("r2"), before_publishing=lambda: None)
+        assert everything(either) == before
+
+    def test_foreign_documents_and_old_clusters_go_the_same_way_again_and_again(
+        self, either: MongoDatabase
+    ) -> None:
+        for number, k in enumerate((3, 5, 2)):
+            publish_pair(either, f"r{number}", k=k)
+            either[METADATA].insert_one({"_id": f"theirs {number}"})
+            assert [d["cluster_id"] for d in either[CLUSTERS].find().sort("cluster_id")] == list(
+                range(k)
+            )
+            assert either[METADATA].count_documents({}) == 4 + number
+        assert either[METADATA].distinct("run_id") == ["r2"]
+        assert set(everything(either)) == {CLUSTERS, METADATA}
+
+    def test_a_refused_second_part_leaves_both_as_they_were(self, either: MongoDatabase) -> None:
+        either[METADATA].insert_one({"_id": "theirs", "a": 1})
+        publish_pair(either, "r1")
+        either[METADATA].create_index("a", name="theirs")
+        before, indexes = everything(either), either[METADATA].index_information()
+
+        def turn_against_it() -> None:
+            either[CLUSTERS].rename("Source")
+            either.create_collection(CLUSTERS, viewOn="Source", pipeline=[])
+
+        with pytest.raises(DatabaseUnavailableError, match="refused publishing Metadata and Clu"):
+            publish_pair(either, "r2", before=turn_against_it)
+        assert everything(either)[METADATA] == before[METADATA]
+        assert everything(either)[CLUSTERS] == before[CLUSTERS]
+        assert either[METADATA].index_information() == indexes
+        sweep(either)
+        assert everything(either)[METADATA] == before[METADATA]
+        assert set(everything(either)) == {CLUSTERS, METADATA, "Source"}
+
+    def test_a_refused_second_part_of_the_first_publication_leaves_nothing(
+        self, either: MongoDatabase
+    ) -> None:
+        def turn_against_it() -> None:
+            either.create_collection(CLUSTERS, viewOn="Source", pipeline=[])
+
+        with pytest.raises(DatabaseUnavailableError, match="refused publishing"):
+            publish_pair(either, "r1", before=turn_against_it)
+        assert everything(either) == {}
+
+    def test_a_transaction_that_is_refused_halfway_changes_nothing(
+        self, replica_set: MongoDatabase
+    ) -> None:
+        publish_pair(replica_set, "r1")
+        before = everything(replica_set)
+
+        def turn_against_it() -> None:
+            validator = {"run_id": {"$ne": "r2"}}
+            replica_set.command("collMod", CLUSTERS, validator=validator)
+
+        with pytest.raises(DatabaseUnavailableError, match="failed validation"):
+            publish_pair(replica_set, "r2", before=turn_against_it)
+        assert everything(replica_set) == before
+
+    def test_in_a_transaction_both_change_at_one_moment(self, replica_set: MongoDatabase) -> None:
+        publish_pair(replica_set, "r0")
+        with watched_together(replica_set) as seen:
+            for number in range(1, 30):
+                publish_pair(replica_set, f"r{number}")
+        assert {len(runs) for runs in seen} == {1}
+        assert len({run for runs in seen for run in runs}) > 1
+
+    def test_in_a_transaction_documents_stay_in_their_places(
+        self, replica_set: MongoDatabase
+    ) -> None:
+        publish_pair(replica_set, "r1")
+        ids = replica_set[CLUSTERS].distinct("_id")
+        reading = replica_set[METADATA].find({}, {"run_id": 1}, batch_size=2)
+        first = [next(reading)["_id"], next(reading)["_id"]]
+        publish_pair(replica_set, "r2")
+        assert sorted([*first, *(d["_id"] for d in reading)]) == sorted(
+            [COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID]
+        )
+        assert replica_set[CLUSTERS].distinct("_id") == ids
+
+    def test_clusters_that_share_an_id_are_mended_by_renaming(
+        self, replica_set: MongoDatabase
+    ) -> None:
+        replica_set[CLUSTERS].insert_many([{"cluster_id": 0, "run_id": "r0"} for _ in range(2)])
+        publish_pair(replica_set, "r1")
+        assert replica_set[CLUSTERS].count_documents({}) == 3
+        assert replica_set[CLUSTERS].index_information()["cluster_id_1"]["unique"]
 
 
 class TestSwitch:

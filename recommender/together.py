@@ -1,0 +1,127 @@
+"""Replaces what several collections hold in one transaction, where the server has them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
+from pymongo import ReplaceOne
+from pymongo.client_session import ClientSession
+from pymongo.errors import OperationFailure
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from recommender.bulk import copy_indexes
+from recommender.mongo import Document, MongoDatabase
+
+WRITTEN_BY_A_TRAINING: Document = {"run_id": {"$exists": True}}
+
+_MONGODB_4_2 = 8  # its wire version: before it, a transaction holds 16 MB at most
+# IllegalOperation, CommandNotSupported, NotImplemented, OperationNotSupportedInTransaction.
+_NO_TRANSACTIONS = {20, 115, 238, 263}
+
+_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+
+Staged = Mapping[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What is to replace what a collection holds.
+
+    Attributes
+    ----------
+    stage, target
+        Names of the collection that holds it, and of the one that readers read.
+    unique
+        Field that no two documents share: by it, new documents take old ones' places.
+    keep_others
+        Whether documents that no training wrote stay, where none takes their place.
+    """
+
+    stage: str
+    target: str
+    unique: str
+    keep_others: bool
+
+
+def replace_together(db: MongoDatabase, replacements: Sequence[Replacement]) -> bool:
+    """Replace all or nothing; return False, and change nothing, where that cannot be done.
+
+    Documents are replaced in their places, so that a reading that the transaction overtakes between
+    two batches finds none missing and none twice.
+
+    Raises
+    ------
+    pymongo.errors.PyMongoError
+        If MongoDB refuses a document, or stops answering.
+    """
+    if not has_transactions(db) or not all(_is_ready(db, one) for one in replacements):
+        return False
+    # Read before, as what was just staged may be too new for a transaction's snapshot.
+    staged = [list(db[one.stage].with_options(_RAW).find()) for one in replacements]
+
+    def replace(session: ClientSession) -> None:
+        for one, documents in zip(replacements, staged, strict=True):
+            _replace(db, one, documents, session)
+
+    try:
+        with db.client.start_session() as session:
+            session.with_transaction(replace, ReadConcern("snapshot"), WriteConcern("majority"))
+    except OperationFailure as error:
+        if error.code not in _NO_TRANSACTIONS:
+            raise
+        log.warning("this MongoDB has no transactions after all: %s", error.details)
+        return False
+    log.info("published %s in one transaction", " and ".join(one.target for one in replacements))
+    return True
+
+
+def has_transactions(db: MongoDatabase) -> bool:
+    """Say whether this is a replica set or a sharded cluster of MongoDB 4.2 or later."""
+    hello = db.client.admin.command("hello")
+    cluster = "setName" in hello or hello.get("msg") == "isdbgrid"
+    sessions = hello.get("logicalSessionTimeoutMinutes") is not None
+    return cluster and sessions and hello["maxWireVersion"] >= _MONGODB_4_2
+
+
+def _is_ready(db: MongoDatabase, one: Replacement) -> bool:
+    """Give the target the stage's indexes; say whether it is such that documents can be replaced.
+
+    A transaction can neither make an index nor be sure to find one document where several share
+    what should be unique. Renaming the stage over such a target mends it.
+    """
+    try:
+        copy_indexes(db[one.stage], db[one.target])
+    except OperationFailure as error:
+        log.warning("%s cannot be replaced in a transaction: %s", one.target, error.details)
+        return False
+    keys = [("_id", 1)]
+    indexes = db[one.target].index_information().values()
+    uniques = [index["key"] for index in indexes if index.get("unique")]
+    return [(one.unique, 1)] in [keys, *uniques]
+
+
+def _replace(
+    db: MongoDatabase, one: Replacement, documents: Sequence[Staged], session: ClientSession
+) -> None:
+    live = db[one.target]
+    values = [document[one.unique] for document in documents]
+    live.bulk_write(list(_writes(one, documents)), session=session)
+    gone: Document = {one.unique: {"$nin": values}}
+    live.delete_many(
+        {**gone, **(WRITTEN_BY_A_TRAINING if one.keep_others else {})}, session=session
+    )
+
+
+def _writes(one: Replacement, documents: Sequence[Staged]) -> Iterator[ReplaceOne[Any]]:
+    for document in documents:
+        # The document that is replaced keeps its _id.
+        body = {key: value for key, value in document.items() if key != "_id"}
+        yield ReplaceOne({one.unique: document[one.unique]}, body, upsert=True)
