@@ -53,6 +53,13 @@ class TrainingStarted(BaseModel):
     run_id: str
 
 
+class SkippedSlot(BaseModel):
+    """A slot in which no training was started."""
+
+    at: datetime.datetime
+    run_id: str | None = Field(description="the training that was in progress")
+
+
 class NextTraining(BaseModel):
     """When the next scheduled training is due."""
 
@@ -60,6 +67,8 @@ class NextTraining(BaseModel):
     seconds_left: float
     next_training_at: datetime.datetime
     interval_hours: float
+    skipped: int = Field(description="slots so far in which another training was in progress")
+    last_skipped: SkippedSlot | None = Field(description="the latest of them")
 
 
 class Health(BaseModel):
@@ -165,11 +174,14 @@ def train(
 def next_training(service: TheService) -> NextTraining:
     """Say how long it is to the next scheduled training."""
     left = service.clock.seconds_left()
+    skipped = service.clock.latest.last_skipped
     return NextTraining(
         time_left=f"Time left for next training: {in_words(left)}.",
         seconds_left=round(left, 3),
         next_training_at=datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=left),
         interval_hours=service.settings.train_interval_hours,
+        skipped=service.clock.latest.skipped,
+        last_skipped=SkippedSlot(**skipped) if skipped else None,
     )
 
 

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
+import apscheduler.schedulers.base
 import pytest
 
 from recommender import clock as clock_module
@@ -18,7 +20,7 @@ from recommender.embedded import EmbeddedMongo
 from recommender.errors import DatabaseUnavailableError, LeaseHeldError
 from recommender.lease import COLLECTION
 from recommender.mongo import Document, MongoDatabase, connect, database
-from recommender.schedule import SCHEDULE_ID, Schedule
+from recommender.schedule import SCHEDULE_ID, Schedule, steady_seconds
 from recommender.settings import load_settings
 from tests.waiting import DEADLINE_SECONDS, until
 
@@ -131,7 +133,9 @@ def test_a_training_in_progress_is_a_counted_skip(
     make_due(db)
     with running(db, Trainings(LeaseHeldError({"run_id": "run-7"})).start, HOUR) as clock:
         until(lambda: clock.seconds_left() > 0)
-    assert slot(db)["skipped"] == 1
+    assert slot(db)["skipped"] == clock.latest.skipped == 1
+    assert clock.latest.last_skipped
+    assert clock.latest.last_skipped["run_id"] == "run-7"
     assert "scheduled training skipped: training run-7 is in progress" in caplog.text
 
 
@@ -156,8 +160,8 @@ def test_the_time_left_runs_by_the_steady_clock(
             patch.setattr(time, "time", lambda: 0.0)
             assert HOUR - 60 < clock.seconds_left() <= left
         with monkeypatch.context() as patch:
-            now = time.monotonic()
-            patch.setattr(clock_module, "time", Steady(steady))
+            now = steady_seconds()
+            patch.setattr(clock_module, "steady_seconds", lambda: steady[0])
             steady[0] = now + 100
             assert clock.seconds_left() == pytest.approx(left - 100, abs=30)
             steady[0] = now + 200
@@ -166,14 +170,73 @@ def test_the_time_left_runs_by_the_steady_clock(
             assert clock.seconds_left() == 0
 
 
-class Steady:
-    """A steady clock that stands where it is put."""
+class WallClock(datetime.datetime):
+    """APScheduler's wall clock, which can be set."""
 
-    def __init__(self, now: list[float]) -> None:
-        self._now = now
+    ahead = 0.0
 
-    def monotonic(self) -> float:
-        return self._now[0]
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> Self:
+        found = datetime.datetime.now(tz) + datetime.timedelta(seconds=cls.ahead)
+        return cls.fromtimestamp(found.timestamp(), tz)
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> type[WallClock]:
+    real = time.time
+    monkeypatch.setattr(WallClock, "ahead", 0.0)
+    monkeypatch.setattr(apscheduler.schedulers.base, "datetime", WallClock)
+    monkeypatch.setattr(
+        clock_module, "_wall_ahead", lambda: real() + WallClock.ahead - steady_seconds()
+    )
+    return WallClock
+
+
+YEARS = 10 * 365 * 24 * HOUR
+
+
+@pytest.mark.parametrize("jump", [YEARS, -2 * HOUR])
+def test_a_wall_clock_that_is_set_does_not_delay_a_slot(
+    db: MongoDatabase, wall: type[WallClock], jump: float
+) -> None:
+    trainings = Trainings()
+    with running(db, trainings.start, OFTEN):
+        until(lambda: trainings.count >= 1)
+        wall.ahead = jump
+        count = trainings.count
+        until(lambda: trainings.count >= count + 3)
+        wall.ahead = 0.0
+        count = trainings.count
+        until(lambda: trainings.count >= count + 3)
+
+
+@pytest.mark.parametrize("jump", [YEARS, -2 * HOUR])
+def test_a_wall_clock_that_is_set_fires_nothing(
+    db: MongoDatabase,
+    wall: type[WallClock],
+    jump: float,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(clock_module, "_MOST_SECONDS", 0.1)
+    trainings = Trainings()
+    with running(db, trainings.start, HOUR) as clock:
+        wall.ahead = jump
+        until(lambda: "the clock was set by" in caplog.text)
+        asked = slot(db)["asked_at"]
+        until(lambda: slot(db)["asked_at"] > asked)
+        assert HOUR - 60 < clock.seconds_left() <= HOUR
+    assert trainings.count == 0
+
+
+def test_a_slot_that_was_moved_is_noticed_before_long(
+    db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock_module, "_MOST_SECONDS", 0.1)
+    trainings = Trainings()
+    with running(db, trainings.start, HOUR):
+        make_due(db)
+        until(lambda: trainings.count == 1)
 
 
 def test_before_mongodb_has_answered_the_time_left_is_an_interval(db: MongoDatabase) -> None:

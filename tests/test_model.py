@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
 import httpx2 as httpx
 import psutil
@@ -19,6 +20,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 import model
+from recommender.child import Trainer
 from recommender.lease import Lease
 from recommender.ledger import Ledger
 from recommender.mongo import MongoDatabase
@@ -56,6 +58,46 @@ def test_the_first_training_is_an_interval_away_in_words_and_numbers(client: Tes
     at = datetime.fromisoformat(body["next_training_at"])
     assert at.utcoffset() is not None
     assert at.timestamp() - time.time() == pytest.approx(body["seconds_left"], abs=5)
+
+
+def test_a_skipped_slot_is_told_with_the_training_that_was_in_its_way(
+    set_environment: Callable[..., None], db: MongoDatabase
+) -> None:
+    set_environment()
+    with TestClient(model.create_app()) as client:
+        body = client.get("/next-training").json()
+        assert (body["skipped"], body["last_skipped"]) == (0, None)
+    Lease(db, 60).acquire("by-hand")
+    db["TrainingState"].update_one(
+        {"_id": "schedule"}, [{"$set": {"next_at": {"$subtract": ["$$NOW", 1]}}}]
+    )
+    with TestClient(model.create_app()) as client:
+        body = until(lambda: told_of_a_skip(client))
+    assert body["skipped"] == 1
+    assert body["last_skipped"]["run_id"] == "by-hand"
+    at = datetime.fromisoformat(body["last_skipped"]["at"])
+    assert at.timestamp() == pytest.approx(time.time(), abs=60)
+
+
+def told_of_a_skip(client: TestClient) -> dict[str, Any]:
+    body: dict[str, Any] = client.get("/next-training").json()
+    return body if body["skipped"] else {}
+
+
+@pytest.mark.parametrize("force", ["true", "false", None])
+def test_a_training_can_be_forced(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, force: str | None
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def start(_trainer: Trainer, trigger: str, *, force: bool) -> str:
+        asked.append((trigger, force))
+        return "run-1"
+
+    monkeypatch.setattr(Trainer, "start", start)
+    assert client.post("/train", params={"force": force} if force else {}).status_code == 202
+    assert asked == [("api", force == "true")]
+    assert client.post("/train", params={"force": "maybe"}).status_code == 422
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import time
 
 import pytest
 
@@ -72,9 +74,9 @@ def test_a_longer_interval_leaves_the_next_slot_where_it_is(
 
 
 def test_what_is_not_due_cannot_be_claimed(db: MongoDatabase, hourly: Schedule) -> None:
-    before = slot(db)
+    before = slot(db)["next_at"]
     assert not hourly.claim()
-    assert slot(db) == before
+    assert slot(db)["next_at"] == before
 
 
 def test_a_clock_that_was_not_started_has_no_slot(db: MongoDatabase) -> None:
@@ -112,11 +114,77 @@ def test_a_slot_that_has_passed_unclaimed_is_told_as_such(
 
 
 def test_skips_are_counted(db: MongoDatabase, hourly: Schedule) -> None:
-    hourly.count_skip()
-    hourly.count_skip()
-    assert slot(db)["skipped"] == 2
-    hourly.seconds_left()
-    assert slot(db)["skipped"] == 2
+    assert hourly.look().last_skipped is None
+    hourly.count_skip({"run_id": "run-1"})
+    hourly.count_skip({"run_id": "$run-2", "host": "h", "token": 7})
+    found = hourly.look()
+    assert found.skipped == 2
+    assert found.last_skipped
+    assert found.last_skipped == {
+        "run_id": "$run-2",
+        "host": "h",
+        "at": found.last_skipped["at"],
+    }
+    assert abs(found.last_skipped["at"] - slot(db)["asked_at"]) < datetime.timedelta(seconds=60)
+    assert Schedule(db, HOUR).look().skipped == 2
+
+
+YEARS = 10 * 365 * 24 * HOUR
+
+
+def set_server_clock(db: MongoDatabase, seconds: float, *schedules: Schedule) -> None:
+    """Set it forward: what was told by the old clock is so much earlier by the new one."""
+    earlier = datetime.timedelta(seconds=seconds)
+    db[COLLECTION].update_one(
+        {"_id": SCHEDULE_ID}, {"$set": {"next_at": slot(db)["next_at"] - earlier}}
+    )
+    for schedule in schedules:
+        seen = schedule._seen
+        assert seen
+        schedule._seen = dataclasses.replace(
+            seen, next_at=seen.next_at - earlier, asked_at=seen.asked_at - earlier
+        )
+
+
+@pytest.mark.parametrize("jump", [YEARS, 2 * HOUR, 60, -60, -2 * HOUR, -YEARS])
+def test_a_jump_of_the_servers_clock_leaves_the_slot_as_far_away_as_it_was(
+    db: MongoDatabase, hourly: Schedule, jump: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    let_pass(db, 0.25)
+    left = hourly.seconds_left()
+    set_server_clock(db, jump, hourly)
+    assert not hourly.claim()
+    assert hourly.seconds_left() == pytest.approx(left, abs=10)
+    assert f"MongoDB's clock was set by {jump:+.0f} s" in caplog.text
+    let_pass(db, 0.75)
+    assert hourly.claim()
+    assert not hourly.claim()
+
+
+def test_several_processes_move_the_slot_once(db: MongoDatabase) -> None:
+    schedules = [Schedule(db, HOUR) for _ in range(3)]
+    left = [schedule.seconds_left() for schedule in schedules]
+    set_server_clock(db, 0.5 * HOUR, *schedules)
+    for schedule in schedules:
+        assert schedule.seconds_left() == pytest.approx(left[0], abs=10)
+
+
+class Steady:
+    """A steady clock of which so much can be taken as gone by."""
+
+    gone = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.gone
+
+
+def test_a_slow_answer_is_no_jump(db: MongoDatabase, caplog: pytest.LogCaptureFixture) -> None:
+    steady = Steady()
+    schedule = Schedule(db, HOUR, steady)
+    schedule.look()
+    steady.gone += 10
+    assert HOUR - 5 < schedule.seconds_left() <= HOUR
+    assert "was set" not in caplog.text
 
 
 def test_the_lease_beside_it_is_not_touched(db: MongoDatabase, hourly: Schedule) -> None:
@@ -125,6 +193,6 @@ def test_the_lease_beside_it_is_not_touched(db: MongoDatabase, hourly: Schedule)
     let_pass(db, 2)
     hourly.claim()
     hourly.seconds_left()
-    hourly.count_skip()
+    hourly.count_skip({"run_id": "run-1"})
     assert before
     assert holder(db) == before
