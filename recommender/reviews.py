@@ -17,6 +17,8 @@ import bson
 import pyarrow as pa
 from bson.errors import InvalidId
 from bson.int64 import Int64
+from bson.max_key import MaxKey
+from bson.min_key import MinKey
 from bson.objectid import ObjectId
 from pymongo.collection import Collection as MongoCollection
 
@@ -66,9 +68,14 @@ def plan(settings: Settings, ranges: int) -> list[IdRange]:
         ids = list(reviews.with_options(codec_options=CODEC).aggregate(pipeline))
     cuts = [ids[len(ids) * i // ranges] for i in range(1, ranges)] if ids else []
     distinct = [cut for cut, before in zip(cuts, [None, *cuts], strict=False) if cut != before]
-    distinct = [cut for cut in distinct if _can_be_sent(cut)]
+    distinct = [cut for cut in distinct if _can_be_a_bound(cut)]
     ends = [None, *distinct, None]
     return [IdRange(lower, upper) for lower, upper in pairwise(ends)]
+
+
+def _can_be_a_bound(cut: Document) -> bool:
+    """Say whether ids lie on either side of a cut, and it can be written."""
+    return not isinstance(cut["_id"], MinKey | MaxKey) and _can_be_sent(cut)
 
 
 def _can_be_sent(document: Document) -> bool:
@@ -97,7 +104,8 @@ def read(
     projection = {"_id": 0} | dict.fromkeys(settings.review_fields, 1)
     with connect(settings) as client, mongo_errors("reading Reviews"):
         reviews = database(client, settings)[COLLECTION].with_options(codec_options=CODEC)
-        cursor = reviews.find(matching or {}, projection, batch_size=settings.read_batch_rows)
+        rows_wanted = matching or {}
+        cursor = reviews.find(rows_wanted, projection, batch_size=settings.read_batch_rows)
         # Unlike $gte and $lt, index bounds compare ids of all BSON types.
         if id_range.lower or id_range.upper:
             cursor.hint(_ID_INDEX)
@@ -107,6 +115,11 @@ def read(
             cursor.max(list(id_range.upper.items()))
         while rows := cursor.to_list(settings.read_batch_rows):
             yield _clean(rows, settings.review_fields, settings)
+        # An index bound that is not given is MaxKey, excluded.
+        if id_range.lower and not id_range.upper:
+            last: Document = {"$and": [rows_wanted, {"_id": MaxKey()}]}
+            if rows := reviews.find(last, projection).to_list():
+                yield _clean(rows, settings.review_fields, settings)
 
 
 def read_ratings(settings: Settings) -> Ratings:

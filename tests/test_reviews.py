@@ -10,7 +10,7 @@ from typing import Any
 import bson
 import pyarrow as pa
 import pytest
-from bson import Binary, Decimal128, Int64, MinKey, ObjectId, Regex, Timestamp
+from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 from pydantic import SecretStr
@@ -54,6 +54,7 @@ def mixed_ids() -> list[Any]:
         True,
         False,
         MinKey(),
+        MaxKey(),
         Timestamp(5, 6),
         float("nan"),
         float("inf"),
@@ -92,6 +93,16 @@ class TestPlan:
             row["user_id"] for row in rows
         )
         assert all(0 < len(part) < len(rows) / 2 for part in parts)
+
+    def test_the_least_and_the_greatest_id_are_no_cuts(
+        self, db: MongoDatabase, db_settings: Settings
+    ) -> None:
+        ids = [MinKey(), 1, MaxKey()]
+        db["Reviews"].insert_many([{**REVIEW, "_id": _id, "user_id": f"{_id}"} for _id in ids])
+        ranges = plan(small_batches(db_settings, 1), 3)
+        assert ranges == [IdRange(None, {"_id": 1}), IdRange({"_id": 1}, None)]
+        found = [users_read(db_settings, id_range) for id_range in ranges]
+        assert found == [["MinKey()"], ["1", "MaxKey()"]]
 
     def test_no_more_ranges_than_asked_for(self, db: MongoDatabase, db_settings: Settings) -> None:
         db["Reviews"].insert_many([dict(REVIEW) for _ in range(100)])
