@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dists import KMeansResult, assign, distinct_rows, kmeans, silhouette
+from dists import KMeansResult, Search, assign, distinct_rows, kmeans, silhouette
 from recommender.checks import distance_checks, user_checks
 from recommender.elbow import CurvePoint, knee_of, parse_range, svg_of, table_of
 from recommender.errors import DataError
@@ -184,10 +184,7 @@ def _by_tastes(matrix: UserMatrix, settings: Settings) -> Clustering | None:
         settings.clusters_k,
         directions=settings.clusters_directions,
         shortest=settings.rating_min + rating_shift(settings.rating_min),
-        seed=settings.seed,
-        max_iter=settings.clusters_max_iter,
-        tolerance=settings.clusters_tolerance,
-        starts=settings.clusters_starts,
+        search=_search(settings),
     )
     if found is None or not found.centroids.any():
         log.warning("no user has rated two restaurants that tell tastes apart: clustering ratings")
@@ -201,14 +198,20 @@ def _by_ratings(matrix: UserMatrix, settings: Settings) -> Clustering:
         found = kmeans(
             matrix.rows,
             min(settings.clusters_k, distinct),
-            seed=settings.seed,
-            max_iter=settings.clusters_max_iter,
-            tolerance=settings.clusters_tolerance,
-            starts=settings.clusters_starts,
+            **asdict(_search(settings)),
         )
     except ValueError as error:  # users so alike that their distances are rounding
         raise DataError(f"the users cannot be told apart: {error}") from None
     return _as_read(matrix, found, found.labels, 1 - found.distances, "ratings")
+
+
+def _search(settings: Settings) -> Search:
+    return Search(
+        seed=settings.seed,
+        max_iter=settings.clusters_max_iter,
+        tolerance=settings.clusters_tolerance,
+        starts=settings.clusters_starts,
+    )
 
 
 def _as_read(
