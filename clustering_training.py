@@ -56,6 +56,9 @@ class UserMatrix:
     ----------
     rows
         (users, columns), shifted ratings, 0 where unrated; no row is empty.
+    everything
+        (users, restaurants), the same users' ratings of all restaurants, also those that are no
+        columns.
     columns
         int64 (columns,), the restaurants that the columns stand for, the most rated first.
     users
@@ -65,10 +68,20 @@ class UserMatrix:
     """
 
     rows: csr_array
+    everything: csr_array
     columns: NDArray[np.int64]
     users: NDArray[np.int64]
     users_left_out: int
     restaurants_left_out: int
+
+    def part(self, chosen: NDArray[np.int64]) -> UserMatrix:
+        """Return the chosen rows as a matrix."""
+        return replace(
+            self,
+            rows=csr_array(self.rows[chosen]),
+            everything=csr_array(self.everything[chosen]),
+            users=self.users[chosen],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,21 +134,23 @@ def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
     """
     columns = _columns(ratings, settings)
     users = _most_active(ratings, settings)
-    rows = ratings.matrix(rating_shift(settings.rating_min))[users][:, columns]
-    filled = np.diff(rows.indptr) > 0
-    if not filled.any():
+    everything = ratings.matrix(rating_shift(settings.rating_min))[users]
+    rows = everything[:, columns]
+    filled = np.flatnonzero(np.diff(rows.indptr))
+    if not len(filled):
         raise DataError(
             f"no user is left to cluster: of {len(ratings.users):,} users and "
             f"{len(ratings.restaurants):,} restaurants, the CLUSTERS_MIN_* and CLUSTERS_MAX_* "
             f"settings leave {len(users):,} and {len(columns):,}, with no rating in common"
         )
     matrix = UserMatrix(
-        rows=csr_array(rows[filled]),
+        rows=rows,
+        everything=everything,
         columns=columns,
-        users=users[filled],
-        users_left_out=len(ratings.users) - int(filled.sum()),
+        users=users,
+        users_left_out=len(ratings.users) - len(filled),
         restaurants_left_out=len(ratings.restaurants) - len(columns),
-    )
+    ).part(filled)
     if matrix.users_left_out or matrix.restaurants_left_out:
         log.warning(
             "%d users and %d restaurants take no part in the clustering, by the limits in force",
@@ -269,34 +284,23 @@ def with_previous_ids(
     return numbered, users_moved(labels, previous)
 
 
-def score(
-    ratings: Ratings, matrix: UserMatrix, found: Clustering, settings: Settings
-) -> ClusterScores:
+def score(matrix: UserMatrix, found: Clustering, settings: Settings) -> ClusterScores:
     """Score every restaurant for every cluster; see ``recommender.scoring``."""
     return leave_one_out_scores(
-        _all_ratings(ratings, matrix, settings),
-        found.centroids,
-        matrix.columns,
-        settings.clusters_shrinkage,
+        matrix.everything, found.centroids, matrix.columns, settings.clusters_shrinkage
     )
 
 
-def _all_ratings(ratings: Ratings, matrix: UserMatrix, settings: Settings) -> csr_array:
-    """Return the matrix's users by all restaurants, also those that are no columns."""
-    return csr_array(ratings.matrix(rating_shift(settings.rating_min))[matrix.users])
-
-
-def held_out_quality(ratings: Ratings, matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
+def held_out_quality(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
     """Judge the clusters by users whom they were not trained on, beside one list for everybody.
 
     A tenth of the users is kept out, and a fifth of what each of them liked, three quarters up the
     scale or higher, is hidden; the rest finds the cluster. The shape is that of the ledger's
     ``metrics.clusters.held_out``.
     """
-    everything = _all_ratings(ratings, matrix, settings)
     low, high = settings.rating_min, settings.rating_max
     liked = low + _LIKED * (high - low) + rating_shift(low)
-    held = hold_out(everything, liked, seed=settings.seed)
+    held = hold_out(matrix.everything, liked, seed=settings.seed)
     asked = held.seen.shape[0]
     if not asked or not len(held.kept):
         return {
@@ -304,9 +308,9 @@ def held_out_quality(ratings: Ratings, matrix: UserMatrix, settings: Settings) -
             "ndcg": None,
             "reason": "no user kept out has liked one restaurant of two",
         }
-    part = replace(matrix, rows=csr_array(matrix.rows[held.kept]), users=matrix.users[held.kept])
+    part = matrix.part(held.kept)
     found = cluster(part, settings)
-    scored = score(ratings, part, found, settings)
+    scored = score(part, found, settings)
     lists = _lists(scored, settings.clusters_top_n)
     labels, nearest = assign(held.seen[:, matrix.columns], found.centroids)
     labels[nearest == 1] = -1
@@ -334,12 +338,11 @@ def cluster_documents(
 ) -> list[Document]:
     """Return the documents of ``Clusters``, one for each cluster."""
     shift = rating_shift(run.settings.rating_min)
-    everything = _all_ratings(ratings, matrix, run.settings)
-    city_shares = _raters(everything) / everything.shape[0]
+    city_shares = _raters(matrix.everything) / len(matrix.users)
     documents = []
     for cluster_id, scores in enumerate(scored.scores):
         members = np.flatnonzero(found.labels == cluster_id)
-        rated = csr_array(everything[members])
+        rated = csr_array(matrix.everything[members])
         shares = _raters(rated) / len(members)
         apart = standing_out(_raters(rated), len(members), city_shares, _STANDING_OUT)
         stands_out = zip(
@@ -441,7 +444,7 @@ def train(run: TrainingRun, ratings: Ratings) -> None:
     with run.phase("cluster"):
         matrix = user_matrix(ratings, settings)
         found, moved = with_previous_ids(cluster(matrix, settings), ratings, matrix, run.db)
-        scored = score(ratings, matrix, found, settings)
+        scored = score(matrix, found, settings)
     with run.phase("evaluate clusters"):
         figures = {
             **_figures(found, matrix),
@@ -453,7 +456,7 @@ def train(run: TrainingRun, ratings: Ratings) -> None:
             matrix.rows[placed], found.labels[placed], seed=settings.seed
         )
         if settings.clusters_evaluate:
-            figures["held_out"] = held_out_quality(ratings, matrix, settings)
+            figures["held_out"] = held_out_quality(matrix, settings)
         run.record(**{"metrics.clusters": figures})
     with run.phase("publish clusters"):
         publish_clusters(

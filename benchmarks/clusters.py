@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 rating_min=given.rating_min,
                 rating_max=given.rating_max,
             )
-            found.append(held_out_quality(ratings, user_matrix(ratings, settings), settings))
+            found.append(held_out_quality(user_matrix(ratings, settings), settings))
         seconds = (time.perf_counter() - began) / given.splits
         _print(space, found, seconds)
     _print("popular", [{**one["popular"], "users": one["users"]} for one in found], 0)

@@ -134,10 +134,10 @@ def test_without_two_ratings_of_anybody_the_ratings_are_clustered(
     assert found.space == "ratings"
     assert found.distances == pytest.approx(0)
     assert "clustering ratings" in caplog.text
-    scored = score(ratings, matrix, found, settings)
+    scored = score(matrix, found, settings)
     for scores in scored.scores:
         assert (np.argsort(-scores) == np.argsort(-scored.city)).all()
-    assert held_out_quality(ratings, matrix, settings)["reason"]
+    assert held_out_quality(matrix, settings)["reason"]
 
 
 @pytest.mark.parametrize("k", [1, 2])
@@ -196,12 +196,12 @@ def test_clusters_that_no_reader_finds_are_left_out() -> None:
 def test_new_users_are_served_better_than_by_one_list_for_all() -> None:
     settings = settings_with(clusters_k=4)
     ratings = tiny_ratings()
-    quality = held_out_quality(ratings, user_matrix(ratings, settings), settings)
+    quality = held_out_quality(user_matrix(ratings, settings), settings)
     assert quality["users"] > 20
     assert quality["shown"] == 13
     assert quality["ndcg"] > quality["popular"]["ndcg"] > 0
     assert quality["coverage"] > quality["popular"]["coverage"]
-    assert quality == held_out_quality(ratings, user_matrix(ratings, settings), settings)
+    assert quality == held_out_quality(user_matrix(ratings, settings), settings)
 
 
 def test_users_kept_out_do_not_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +215,7 @@ def test_users_kept_out_do_not_take_part(monkeypatch: pytest.MonkeyPatch) -> Non
         return cluster(part, settings)
 
     monkeypatch.setattr(clustering_training, "cluster", remember)
-    held_out_quality(ratings, matrix, settings)
+    held_out_quality(matrix, settings)
     (part,) = trained_on
     assert len(part.users) == part.rows.shape[0] == len(matrix.users) - len(matrix.users) // 10
     position = np.searchsorted(matrix.users, part.users)
@@ -247,7 +247,7 @@ def test_scores_cover_restaurants_that_are_no_columns() -> None:
     settings = settings_with(clusters_k=4, clusters_max_restaurants=20)
     ratings = tiny_ratings()
     matrix = user_matrix(ratings, settings)
-    scored = score(ratings, matrix, cluster(matrix, settings), settings)
+    scored = score(matrix, cluster(matrix, settings), settings)
     assert scored.scores.shape == (4, len(ratings.restaurants))
     assert (scored.scores > 0).all()
 
