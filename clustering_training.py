@@ -25,6 +25,7 @@ from recommender.matching import matched_ids, users_moved
 from recommender.mongo import Document, MongoDatabase
 from recommender.published import load_model
 from recommender.ratings import Ratings, counts_of, decode_ids, rating_shift
+from recommender.reseeding import reseeded
 from recommender.reviews import read_ratings
 from recommender.runs import TrainingRun, training_run
 from recommender.scoring import ClusterScores, best_places, leave_one_out_scores, standing_out
@@ -178,9 +179,9 @@ def _most_active(ratings: Ratings, settings: Settings) -> NDArray[np.int64]:
 def cluster(matrix: UserMatrix, settings: Settings) -> Clustering:
     """Cluster the users in the space of ``CLUSTERS_SPACE``.
 
-    Fewer clusters than ``CLUSTERS_K`` come out where there are fewer users that differ, or where a
-    reader would find nobody in one. Where nobody has rated two restaurants there are no tastes to
-    tell apart, and the ratings themselves are clustered.
+    Fewer clusters than ``CLUSTERS_K`` come out where fewer users differ. The ratings themselves are
+    clustered where nobody has rated two restaurants, so that there are no tastes to tell apart, and
+    where enough users differ only in how high they rate the same restaurants.
     """
     found = _by_tastes(matrix, settings) if settings.clusters_space == "tastes" else None
     found = found or _by_ratings(matrix, settings)
@@ -194,17 +195,37 @@ def cluster(matrix: UserMatrix, settings: Settings) -> Clustering:
 
 
 def _by_tastes(matrix: UserMatrix, settings: Settings) -> Clustering | None:
-    found = taste_clusters(
+    trained = taste_clusters(
         matrix.rows,
         settings.clusters_k,
         directions=settings.clusters_directions,
         shortest=settings.rating_min + rating_shift(settings.rating_min),
         search=_search(settings),
     )
-    if found is None or not found.centroids.any():
+    if trained is None or not trained.centroids.any():
         log.warning("no user has rated two restaurants that tell tastes apart: clustering ratings")
         return None
-    return _as_read(matrix, found, found.labels, found.closeness, "tastes")
+    found = _as_read(matrix, trained, trained.labels, trained.closeness, "tastes")
+    lacking = settings.clusters_k - len(found.centroids)
+    return _with_splits(matrix, trained, found, settings) if lacking else found
+
+
+def _with_splits(
+    matrix: UserMatrix, trained: TasteClusters, found: Clustering, settings: Settings
+) -> Clustering | None:
+    """Split clusters until there are as many as users can make; None where that fails."""
+    wanted = min(settings.clusters_k, len(distinct_rows(matrix.rows).counts))
+    if len(found.centroids) == wanted:
+        return found
+    log.info("a reader finds %d clusters of %d: splitting large ones", len(found.centroids), wanted)
+    split = reseeded(matrix.rows, trained, wanted)
+    found = _as_read(matrix, split, split.labels, split.closeness, "tastes")
+    if len(found.centroids) == wanted:
+        return found
+    log.warning(
+        "tastes tell %d users of %d apart: clustering ratings", len(found.centroids), wanted
+    )
+    return None
 
 
 def _by_ratings(matrix: UserMatrix, settings: Settings) -> Clustering:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
@@ -24,7 +25,7 @@ from recommender.city import populate, review_blocks
 from recommender.errors import DataError
 from recommender.lease import Lease
 from recommender.mongo import MongoDatabase
-from recommender.ratings import Ratings, decode_ids
+from recommender.ratings import BLOCK_SCHEMA, Ratings, clean_block, decode_ids, gather
 from recommender.settings import Settings, load_settings
 from recommender.tastes import TasteClusters
 from tests.support import TINY_CITY, ContractReader, ratings_of, run_script, write_tiny_city
@@ -107,14 +108,70 @@ def test_a_scale_from_zero_is_shifted() -> None:
     assert matrix.rows.toarray().tolist() == [[1, 3]]
 
 
-@pytest.mark.parametrize(("space", "k"), [("ratings", 5), ("tastes", 1)])
+@pytest.mark.parametrize("space", ["ratings", "tastes"])
 def test_k_above_the_users_that_differ_is_lowered_and_said(
-    ratings: Ratings, caplog: pytest.LogCaptureFixture, space: str, k: int
+    ratings: Ratings, caplog: pytest.LogCaptureFixture, space: str
 ) -> None:
     settings = settings_with(clusters_k=50, clusters_space=space)
     found = cluster(user_matrix(ratings, settings), settings)
-    assert (len(found.centroids), found.space) == (k, space)
-    assert f"CLUSTERS_K lowered from 50 to {k}," in caplog.text
+    assert (len(found.centroids), found.space) == (5, space)
+    assert "CLUSTERS_K lowered from 50 to 5," in caplog.text
+
+
+def some_users(places: list[tuple[Any, ...]], rating: Any) -> list[tuple[Any, Any, float]]:
+    """Rows of users who have rated these places, each as ``rating`` says of user and place."""
+    return [(u, p, float(rating(u, p))) for u, rated in enumerate(places) for p in rated]
+
+
+DRAWN = [
+    tuple(np.random.default_rng(u).choice(15, 1 + u % 4, replace=False).tolist()) for u in range(40)
+]
+DEGENERATE = {
+    "one user of one place": some_users([(0,)], lambda u, p: 3),
+    "one user": some_users([(0, 1, 2)], lambda u, p: 3),
+    "all users equal": some_users([(0, 1)] * 9, lambda u, p: 4),
+    "users who differ in magnitude only": some_users([(0, 1)] * 9, lambda u, p: 1 + u % 5),
+    "one rating each": some_users([(u % 6,) for u in range(40)], lambda u, p: 1 + u % 5),
+    "one place": some_users([(0,)] * 40, lambda u, p: 1 + u % 5),
+    "all ratings equal": some_users(DRAWN, lambda u, p: 5),
+    "a user who rated everything": some_users([tuple(range(15)), *DRAWN], lambda u, p: 1 + p % 5),
+    "users within users": some_users([tuple(range(n)) for n in range(1, 9)], lambda u, p: 5),
+    "two groups": some_users([(0, 1), (2, 3)] * 9, lambda u, p: 2),
+}
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+@pytest.mark.parametrize("space", ["tastes", "ratings"])
+def test_there_are_as_many_clusters_as_asked_for_unless_fewer_users_differ(
+    name: str, space: str
+) -> None:
+    ratings = ratings_of(DEGENERATE[name])
+    for k in (1, 2, 7, 30):
+        settings = settings_with(clusters_k=k, clusters_space=space)
+        matrix = user_matrix(ratings, settings)
+        found = cluster(matrix, settings)
+        differ = len(np.unique(matrix.rows.toarray(), axis=0))
+        assert len(found.centroids) == len(found.sizes) == min(k, differ)
+        assert found.sizes.min() > 0
+        assert found.landed == 1
+        assert found.closeness[found.labels >= 0] == pytest.approx(0.5, abs=0.5 + 1e-9)
+        assert np.isfinite(score(matrix, found, settings).scores).all()
+        held_out_quality(matrix, settings)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 2), (1, 10), (-1, 1)])
+def test_scales_of_other_sources_are_clustered(low: int, high: int) -> None:
+    rows = some_users(DRAWN, lambda u, p: low + (u + p) % (high - low + 1))
+    users, places, values = zip(*rows, strict=True)
+    block = clean_block(users, places, values, [None] * len(rows), rating_min=low, rating_max=high)
+    ratings = gather(pa.Table.from_batches([block], schema=BLOCK_SCHEMA))
+    settings = settings_with(rating_min=low, rating_max=high, clusters_k=6)
+    matrix = user_matrix(ratings, settings)
+    assert len(ratings) == len(rows)
+    assert matrix.rows.data.min() > 0
+    found = cluster(matrix, settings)
+    assert len(found.centroids) == 6
+    assert found.landed == 1
 
 
 @pytest.mark.parametrize(
