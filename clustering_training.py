@@ -20,7 +20,7 @@ from dists import KMeansResult, Search, assign, distinct_rows, kmeans, silhouett
 from recommender.checks import distance_checks, user_checks
 from recommender.elbow import CurvePoint, knee_of, parse_range, svg_of, table_of
 from recommender.errors import DataError
-from recommender.evaluation import hold_out, ranking_quality
+from recommender.evaluation import HeldOut, hold_out, ranking_quality, rating_error
 from recommender.matching import matched_ids, users_moved
 from recommender.mongo import Document, MongoDatabase
 from recommender.published import load_model
@@ -28,7 +28,13 @@ from recommender.ratings import Ratings, counts_of, decode_ids, rating_shift
 from recommender.reseeding import reseeded
 from recommender.reviews import read_ratings
 from recommender.runs import TrainingRun, training_run
-from recommender.scoring import ClusterScores, best_places, leave_one_out_scores, standing_out
+from recommender.scoring import (
+    ClusterScores,
+    best_places,
+    leave_one_out_scores,
+    rating_means,
+    standing_out,
+)
 from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import Settings, load_settings
 from recommender.store import (
@@ -317,28 +323,59 @@ def held_out_quality(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
 
     A tenth of the users is kept out, and a fifth of what each of them liked, three quarters up the
     scale or higher, is hidden; the rest finds the cluster. The shape is that of the ledger's
-    ``metrics.clusters.held_out``.
+    ``metrics.clusters.held_out``. Its ``ratings`` are about the same users, but of a fifth of all
+    their ratings: an error on ratings that were picked for being high would flatter who guesses
+    high.
     """
     low, high = settings.rating_min, settings.rating_max
     liked = low + _LIKED * (high - low) + rating_shift(low)
     held = hold_out(matrix.everything, liked, seed=settings.seed)
+    rated = hold_out(matrix.everything, -np.inf, seed=settings.seed)
+    part = matrix.part(held.kept)
+    found = cluster(part, settings) if rated.hidden.nnz else None
+    return {
+        **_list_quality(held, part, found, settings),
+        "ratings": _rating_quality(rated, part, found),
+    }
+
+
+def _list_quality(
+    held: HeldOut, part: UserMatrix, found: Clustering | None, settings: Settings
+) -> dict[str, Any]:
     asked = held.seen.shape[0]
-    if not asked or not len(held.kept):
+    if not asked or not found:
         return {
             "users": 0,
             "ndcg": None,
             "reason": "no user kept out has liked one restaurant of two",
         }
-    part = matrix.part(held.kept)
-    found = cluster(part, settings)
     scored = score(part, found, settings)
     lists = _lists(scored, settings.clusters_top_n)
-    labels, nearest = assign(held.seen[:, matrix.columns], found.centroids)
-    labels[nearest == 1] = -1
+    labels = _read_labels(held.seen, part, found)
     shown = settings.als_top_n
     quality = ranking_quality(lists[labels], held.seen, held.hidden, shown)
     popular = ranking_quality(lists[np.full(asked, -1)], held.seen, held.hidden, shown)
     return {"users": asked, "shown": shown, **asdict(quality), "popular": asdict(popular)}
+
+
+def _rating_quality(rated: HeldOut, part: UserMatrix, found: Clustering | None) -> dict[str, Any]:
+    """Compare hidden ratings with what members of the user's cluster gave, and the whole city."""
+    actual, place = rated.hidden.data, rated.hidden.indices
+    if not found:
+        return {**asdict(rating_error(actual, actual, 0.0)), "city_rmse": None}
+    means = rating_means(part.everything, found.labels, len(found.centroids))
+    labels = np.repeat(_read_labels(rated.seen, part, found), np.diff(rated.hidden.indptr))
+    mean = float(part.everything.data.mean())
+    error = rating_error(means[labels, place], actual, mean)
+    city = rating_error(means[-1, place], actual, mean)
+    return {**asdict(error), "city_rmse": city.rmse}
+
+
+def _read_labels(seen: csr_array, part: UserMatrix, found: Clustering) -> NDArray[np.int32]:
+    """Find the users' clusters as a reader does; -1 where none shares anything."""
+    labels, nearest = assign(seen[:, part.columns], found.centroids)
+    labels[nearest == 1] = -1
+    return labels
 
 
 def _lists(scored: ClusterScores, n: int) -> NDArray[np.int64]:

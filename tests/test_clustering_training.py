@@ -23,9 +23,11 @@ from dists import distance, silhouette
 from recommender import store
 from recommender.city import populate, review_blocks
 from recommender.errors import DataError
+from recommender.evaluation import hold_out
 from recommender.lease import Lease
 from recommender.mongo import MongoDatabase
 from recommender.ratings import BLOCK_SCHEMA, Ratings, clean_block, decode_ids, gather
+from recommender.scoring import rating_means
 from recommender.settings import Settings, load_settings
 from recommender.tastes import TasteClusters
 from tests.support import TINY_CITY, ContractReader, ratings_of, run_script, write_tiny_city
@@ -261,6 +263,45 @@ def test_new_users_are_served_better_than_by_one_list_for_all() -> None:
     assert quality == held_out_quality(user_matrix(ratings, settings), settings)
 
 
+def test_the_error_of_the_clusters_ratings_is_on_ratings_of_any_value() -> None:
+    settings = settings_with(clusters_k=4)
+    matrix = user_matrix(tiny_ratings(), settings)
+    quality = held_out_quality(matrix, settings)["ratings"]
+    held = hold_out(matrix.everything, 0, seed=settings.seed)
+    part = matrix.part(held.kept)
+    found = cluster(part, settings)
+    means = rating_means(part.everything, found.labels, 4)
+    errors, guesses = [], []
+    for seen, hidden in zip(held.seen.toarray(), held.hidden.toarray(), strict=True):
+        far = [distance(seen[matrix.columns], centroid) for centroid in found.centroids]
+        label = int(np.argmin(far)) if min(far) < 1 else -1
+        errors += [hidden[i] - means[label, i] for i in np.flatnonzero(hidden)]
+        guesses += [hidden[i] - part.everything.data.mean() for i in np.flatnonzero(hidden)]
+    assert held.hidden.data.min() < 4
+    assert (quality["rows"], quality["cold"]) == (len(errors), 0)
+    assert quality["rmse"] == pytest.approx(np.sqrt(np.mean(np.square(errors))))
+    assert quality["baseline_rmse"] == pytest.approx(np.sqrt(np.mean(np.square(guesses))))
+    assert max(quality["rmse"], quality["city_rmse"]) < quality["baseline_rmse"]
+    assert quality["rmse"] != quality["city_rmse"]
+
+
+def test_without_a_second_rating_there_is_no_error_but_a_reason() -> None:
+    settings = settings_with()
+    matrix = user_matrix(ratings_of(DEGENERATE["one rating each"]), settings)
+    quality = held_out_quality(matrix, settings)
+    assert quality["ndcg"] is None
+    assert quality["ratings"]["rmse"] is quality["ratings"]["city_rmse"] is None
+    assert quality["ratings"]["reason"] == "no rating was held out"
+
+
+def test_users_who_liked_nothing_are_foretold_all_the_same() -> None:
+    settings = settings_with(clusters_k=3)
+    ratings = ratings_of(some_users(DRAWN, lambda u, p: 1 + p % 2))
+    quality = held_out_quality(user_matrix(ratings, settings), settings)
+    assert (quality["users"], quality["ndcg"]) == (0, None)
+    assert quality["ratings"]["rmse"] < quality["ratings"]["baseline_rmse"]
+
+
 def test_users_kept_out_do_not_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_with(clusters_k=4)
     ratings = tiny_ratings()
@@ -323,6 +364,7 @@ def test_by_hand_it_publishes_what_a_contract_reader_can_use(
     assert -1 <= figures["silhouette"] <= 1
     assert figures["landed"] > 0.95
     assert 0 < figures["held_out"]["ndcg"] <= 1
+    assert 0 < figures["held_out"]["ratings"]["rmse"] < 4
     reader = ContractReader(db)
     assert reader.run_ids == {run["run_id"]}
     assert sorted(reader.clusters) == list(range(7))
