@@ -32,6 +32,7 @@ from recommender.scoring import (
     ClusterScores,
     best_places,
     leave_one_out_scores,
+    lists_of,
     rating_means,
     standing_out,
 )
@@ -110,7 +111,7 @@ class Clustering:
         What was clustered: ``tastes`` or ``ratings``.
     landed
         Share of the users whom a reader finds where the training put them.
-    inertia, iterations, converged
+    inertia, history, iterations, converged
         As ``dists.KMeansResult`` has them, in that space.
     """
 
@@ -122,8 +123,15 @@ class Clustering:
     space: str
     landed: float
     inertia: float
+    history: tuple[float, ...]
     iterations: int
     converged: bool
+
+    def place(self, rows: csr_array) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Find users by their ratings as a reader does: ``labels`` and ``distances`` of rows."""
+        labels, nearest = assign(rows, self.centroids)
+        labels[nearest == 1] = -1
+        return labels, nearest
 
 
 def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
@@ -278,6 +286,7 @@ def _as_read(
         space=space,
         landed=landed,
         inertia=found.inertia,
+        history=found.history,
         iterations=found.iterations,
         converged=found.converged,
     )
@@ -318,6 +327,12 @@ def score(matrix: UserMatrix, found: Clustering, settings: Settings) -> ClusterS
     )
 
 
+def liked_from(settings: Settings) -> float:
+    """Return the least rating that is liked, shifted as the matrix has them."""
+    low, high = settings.rating_min, settings.rating_max
+    return low + _LIKED * (high - low) + rating_shift(low)
+
+
 def held_out_quality(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
     """Judge the clusters by users whom they were not trained on, beside one list for everybody.
 
@@ -327,9 +342,7 @@ def held_out_quality(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
     their ratings: an error on ratings that were picked for being high would flatter who guesses
     high.
     """
-    low, high = settings.rating_min, settings.rating_max
-    liked = low + _LIKED * (high - low) + rating_shift(low)
-    held = hold_out(matrix.everything, liked, seed=settings.seed)
+    held = hold_out(matrix.everything, liked_from(settings), seed=settings.seed)
     rated = hold_out(matrix.everything, -np.inf, seed=settings.seed)
     part = matrix.part(held.kept)
     found = cluster(part, settings) if rated.hidden.nnz else None
@@ -350,8 +363,8 @@ def _list_quality(
             "reason": "no user kept out has liked one restaurant of two",
         }
     scored = score(part, found, settings)
-    lists = _lists(scored, settings.clusters_top_n)
-    labels = _read_labels(held.seen, part, found)
+    lists = lists_of(scored.scores, scored.city, settings.clusters_top_n)
+    labels, _ = found.place(held.seen[:, part.columns])
     shown = settings.als_top_n
     quality = ranking_quality(lists[labels], held.seen, held.hidden, shown)
     popular = ranking_quality(lists[np.full(asked, -1)], held.seen, held.hidden, shown)
@@ -364,27 +377,12 @@ def _rating_quality(rated: HeldOut, part: UserMatrix, found: Clustering | None) 
     if not found:
         return {**asdict(rating_error(actual, actual, 0.0)), "city_rmse": None}
     means = rating_means(part.everything, found.labels, len(found.centroids))
-    labels = np.repeat(_read_labels(rated.seen, part, found), np.diff(rated.hidden.indptr))
+    users, _ = found.place(rated.seen[:, part.columns])
+    labels = np.repeat(users, np.diff(rated.hidden.indptr))
     mean = float(part.everything.data.mean())
     error = rating_error(means[labels, place], actual, mean)
     city = rating_error(means[-1, place], actual, mean)
     return {**asdict(error), "city_rmse": city.rmse}
-
-
-def _read_labels(seen: csr_array, part: UserMatrix, found: Clustering) -> NDArray[np.int32]:
-    """Find the users' clusters as a reader does; -1 where none shares anything."""
-    labels, nearest = assign(seen[:, part.columns], found.centroids)
-    labels[nearest == 1] = -1
-    return labels
-
-
-def _lists(scored: ClusterScores, n: int) -> NDArray[np.int64]:
-    """Return the clusters' lists and, as the last row, the city's: (k + 1, n), -1 at the end."""
-    lists = np.full((len(scored.scores) + 1, n), -1, dtype=np.int64)
-    for row, scores in zip(lists, [*scored.scores, scored.city], strict=True):
-        best = best_places(scores, n)
-        row[: len(best)] = best
-    return lists
 
 
 def cluster_documents(

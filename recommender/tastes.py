@@ -42,7 +42,7 @@ class TasteClusters:
         int32 (n,), each user's cluster on the map; -1 for a user whose places are not on it.
     closeness
         float64 (n,), cosine of user and centroid on the map; NaN for a user who is not on it.
-    inertia, iterations, converged
+    inertia, history, iterations, converged
         As ``dists.KMeansResult`` has them, on the map.
     """
 
@@ -50,6 +50,7 @@ class TasteClusters:
     labels: NDArray[np.int32]
     closeness: NDArray[np.float64]
     inertia: float
+    history: tuple[float, ...]
     iterations: int
     converged: bool
 
@@ -208,6 +209,7 @@ def _clusters_on(
         labels=labels[distinct.inverse],
         closeness=closeness[distinct.inverse],
         inertia=found.inertia,
+        history=found.history,
         iterations=found.iterations,
         converged=found.converged,
     )

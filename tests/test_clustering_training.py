@@ -241,7 +241,7 @@ def test_clusters_that_no_reader_finds_are_left_out() -> None:
     matrix = user_matrix(ratings_of([("u", "a", 2), ("v", "b", 2), ("w", "c", 2)]), settings)
     centroids = np.array([[1.0, 0, 0], [0, 0, 0], [0, 1, 0]])
     trained = TasteClusters(
-        centroids, np.array([0, 2, 1], np.int32), np.array([1, 1, np.nan]), 0.5, 1, True
+        centroids, np.array([0, 2, 1], np.int32), np.array([1, 1, np.nan]), 0.5, (), 0, True
     )
     found = clustering_training._as_read(
         matrix, trained, trained.labels, trained.closeness, "tastes"

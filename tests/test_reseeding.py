@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dists import assign, distinct_rows
@@ -17,9 +18,9 @@ def users(seed: int, n: int = 200, places: int = 25) -> csr_array:
     return csr_array(rows[rows.any(axis=1)] * 1.0)
 
 
-def found_by(rows: csr_array, centroids: np.ndarray) -> np.ndarray:
+def found_by(rows: csr_array, centroids: NDArray[np.float64]) -> NDArray[np.int32]:
     labels, far = assign(rows, centroids)
-    return np.where(far < 1, labels, -1)
+    return np.where(far < 1, labels, np.int32(-1))
 
 
 def short_centroids(seed: int, k: int, places: int = 25) -> TasteClusters:
@@ -29,13 +30,13 @@ def short_centroids(seed: int, k: int, places: int = 25) -> TasteClusters:
     centroids /= np.linalg.norm(centroids, axis=1).max() * (1 + 1e-9)
     centroids[-1] = 0
     nobody = np.empty(0)
-    return TasteClusters(centroids, nobody.astype(np.int32), nobody, 1.0, 1, True)
+    return TasteClusters(centroids, nobody.astype(np.int32), nobody, 1.0, (), 0, True)
 
 
 def trained(seed: int, rows: csr_array, k: int) -> TasteClusters:
     found = short_centroids(seed, k)
-    labels = found_by(rows, found.centroids).astype(np.int32)
-    return TasteClusters(found.centroids, labels, np.full(len(labels), np.nan), 1.0, 1, True)
+    labels = found_by(rows, found.centroids)
+    return TasteClusters(found.centroids, labels, np.full(len(labels), np.nan), 1.0, (), 0, True)
 
 
 @pytest.mark.parametrize("k", [3, 4, 12, 60])
@@ -88,6 +89,8 @@ def test_the_order_of_users_is_immaterial() -> None:
 
 def test_users_of_one_direction_stay_together() -> None:
     rows = csr_array(np.outer(np.arange(1, 9), [3.0, 4, 0]))
-    before = TasteClusters(np.array([[0.1, 0.1, 0]]), np.zeros(8, np.int32), np.ones(8), 1, 1, True)
+    before = TasteClusters(
+        np.array([[0.1, 0.1, 0]]), np.zeros(8, np.int32), np.ones(8), 1, (), 0, True
+    )
     assert len(distinct_rows(rows).counts) == 8
     assert reseeded(rows, before, 3).centroids.tolist() == before.centroids.tolist()
