@@ -16,19 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dists import KMeansResult, assign, distinct_rows, kmeans, silhouette
+from dists import KMeansResult, Search, assign, distinct_rows, kmeans, silhouette
 from recommender.checks import distance_checks, user_checks
 from recommender.elbow import CurvePoint, knee_of, parse_range, svg_of, table_of
 from recommender.errors import DataError
-from recommender.evaluation import hold_out, ranking_quality
+from recommender.evaluation import HeldOut, hold_out, ranking_quality, rating_error
 from recommender.gate import add_force_option, check_clusters, check_finite, settings_as_asked
 from recommender.matching import matched_ids, users_moved
 from recommender.mongo import Document, MongoDatabase
 from recommender.published import load_model
 from recommender.ratings import Ratings, counts_of, decode_ids, rating_shift
+from recommender.reseeding import reseeded
 from recommender.reviews import read_ratings
 from recommender.runs import TrainingRun, training_run
-from recommender.scoring import ClusterScores, best_places, leave_one_out_scores, standing_out
+from recommender.scoring import (
+    ClusterScores,
+    best_places,
+    leave_one_out_scores,
+    lists_of,
+    rating_means,
+    standing_out,
+)
 from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import Settings
 from recommender.store import (
@@ -57,6 +65,9 @@ class UserMatrix:
     ----------
     rows
         (users, columns), shifted ratings, 0 where unrated; no row is empty.
+    everything
+        (users, restaurants), the same users' ratings of all restaurants, also those that are no
+        columns.
     columns
         int64 (columns,), the restaurants that the columns stand for, the most rated first.
     users
@@ -66,10 +77,20 @@ class UserMatrix:
     """
 
     rows: csr_array
+    everything: csr_array
     columns: NDArray[np.int64]
     users: NDArray[np.int64]
     users_left_out: int
     restaurants_left_out: int
+
+    def part(self, chosen: NDArray[np.int64]) -> UserMatrix:
+        """Return the chosen rows as a matrix."""
+        return replace(
+            self,
+            rows=csr_array(self.rows[chosen]),
+            everything=csr_array(self.everything[chosen]),
+            users=self.users[chosen],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +112,7 @@ class Clustering:
         What was clustered: ``tastes`` or ``ratings``.
     landed
         Share of the users whom a reader finds where the training put them.
-    inertia, iterations, converged
+    inertia, history, iterations, converged
         As ``dists.KMeansResult`` has them, in that space.
     """
 
@@ -103,8 +124,15 @@ class Clustering:
     space: str
     landed: float
     inertia: float
+    history: tuple[float, ...]
     iterations: int
     converged: bool
+
+    def place(self, rows: csr_array) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Find users by their ratings as a reader does: ``labels`` and ``distances`` of rows."""
+        labels, nearest = assign(rows, self.centroids)
+        labels[nearest == 1] = -1
+        return labels, nearest
 
 
 def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
@@ -122,21 +150,23 @@ def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
     """
     columns = _columns(ratings, settings)
     users = _most_active(ratings, settings)
-    rows = ratings.matrix(rating_shift(settings.rating_min))[users][:, columns]
-    filled = np.diff(rows.indptr) > 0
-    if not filled.any():
+    everything = ratings.matrix(rating_shift(settings.rating_min))[users]
+    rows = everything[:, columns]
+    filled = np.flatnonzero(np.diff(rows.indptr))
+    if not len(filled):
         raise DataError(
             f"no user is left to cluster: of {len(ratings.users):,} users and "
             f"{len(ratings.restaurants):,} restaurants, the CLUSTERS_MIN_* and CLUSTERS_MAX_* "
             f"settings leave {len(users):,} and {len(columns):,}, with no rating in common"
         )
     matrix = UserMatrix(
-        rows=csr_array(rows[filled]),
+        rows=rows,
+        everything=everything,
         columns=columns,
-        users=users[filled],
-        users_left_out=len(ratings.users) - int(filled.sum()),
+        users=users,
+        users_left_out=len(ratings.users) - len(filled),
         restaurants_left_out=len(ratings.restaurants) - len(columns),
-    )
+    ).part(filled)
     if matrix.users_left_out or matrix.restaurants_left_out:
         log.warning(
             "%d users and %d restaurants take no part in the clustering, by the limits in force",
@@ -164,9 +194,9 @@ def _most_active(ratings: Ratings, settings: Settings) -> NDArray[np.int64]:
 def cluster(matrix: UserMatrix, settings: Settings) -> Clustering:
     """Cluster the users in the space of ``CLUSTERS_SPACE``.
 
-    Fewer clusters than ``CLUSTERS_K`` come out where there are fewer users that differ, or where a
-    reader would find nobody in one. Where nobody has rated two restaurants there are no tastes to
-    tell apart, and the ratings themselves are clustered.
+    Fewer clusters than ``CLUSTERS_K`` come out where fewer users differ. The ratings themselves are
+    clustered where nobody has rated two restaurants, so that there are no tastes to tell apart, and
+    where enough users differ only in how high they rate the same restaurants.
     """
     found = _by_tastes(matrix, settings) if settings.clusters_space == "tastes" else None
     found = found or _by_ratings(matrix, settings)
@@ -180,20 +210,37 @@ def cluster(matrix: UserMatrix, settings: Settings) -> Clustering:
 
 
 def _by_tastes(matrix: UserMatrix, settings: Settings) -> Clustering | None:
-    found = taste_clusters(
+    trained = taste_clusters(
         matrix.rows,
         settings.clusters_k,
         directions=settings.clusters_directions,
         shortest=settings.rating_min + rating_shift(settings.rating_min),
-        seed=settings.seed,
-        max_iter=settings.clusters_max_iter,
-        tolerance=settings.clusters_tolerance,
-        starts=settings.clusters_starts,
+        search=_search(settings),
     )
-    if found is None or not found.centroids.any():
+    if trained is None or not trained.centroids.any():
         log.warning("no user has rated two restaurants that tell tastes apart: clustering ratings")
         return None
-    return _as_read(matrix, found, found.labels, found.closeness, "tastes")
+    found = _as_read(matrix, trained, trained.labels, trained.closeness, "tastes")
+    lacking = settings.clusters_k - len(found.centroids)
+    return _with_splits(matrix, trained, found, settings) if lacking else found
+
+
+def _with_splits(
+    matrix: UserMatrix, trained: TasteClusters, found: Clustering, settings: Settings
+) -> Clustering | None:
+    """Split clusters until there are as many as users can make; None where that fails."""
+    wanted = min(settings.clusters_k, len(distinct_rows(matrix.rows).counts))
+    if len(found.centroids) == wanted:
+        return found
+    log.info("a reader finds %d clusters of %d: splitting large ones", len(found.centroids), wanted)
+    split = reseeded(matrix.rows, trained, wanted)
+    found = _as_read(matrix, split, split.labels, split.closeness, "tastes")
+    if len(found.centroids) == wanted:
+        return found
+    log.warning(
+        "tastes tell %d users of %d apart: clustering ratings", len(found.centroids), wanted
+    )
+    return None
 
 
 def _by_ratings(matrix: UserMatrix, settings: Settings) -> Clustering:
@@ -202,14 +249,20 @@ def _by_ratings(matrix: UserMatrix, settings: Settings) -> Clustering:
         found = kmeans(
             matrix.rows,
             min(settings.clusters_k, distinct),
-            seed=settings.seed,
-            max_iter=settings.clusters_max_iter,
-            tolerance=settings.clusters_tolerance,
-            starts=settings.clusters_starts,
+            **asdict(_search(settings)),
         )
     except ValueError as error:  # users so alike that their distances are rounding
         raise DataError(f"the users cannot be told apart: {error}") from None
     return _as_read(matrix, found, found.labels, 1 - found.distances, "ratings")
+
+
+def _search(settings: Settings) -> Search:
+    return Search(
+        seed=settings.seed,
+        max_iter=settings.clusters_max_iter,
+        tolerance=settings.clusters_tolerance,
+        starts=settings.clusters_starts,
+    )
 
 
 def _as_read(
@@ -234,6 +287,7 @@ def _as_read(
         space=space,
         landed=landed,
         inertia=found.inertia,
+        history=found.history,
         iterations=found.iterations,
         converged=found.converged,
     )
@@ -267,60 +321,69 @@ def with_previous_ids(
     return numbered, users_moved(labels, previous)
 
 
-def score(
-    ratings: Ratings, matrix: UserMatrix, found: Clustering, settings: Settings
-) -> ClusterScores:
+def score(matrix: UserMatrix, found: Clustering, settings: Settings) -> ClusterScores:
     """Score every restaurant for every cluster; see ``recommender.scoring``."""
     return leave_one_out_scores(
-        _all_ratings(ratings, matrix, settings),
-        found.centroids,
-        matrix.columns,
-        settings.clusters_shrinkage,
+        matrix.everything, found.centroids, matrix.columns, settings.clusters_shrinkage
     )
 
 
-def _all_ratings(ratings: Ratings, matrix: UserMatrix, settings: Settings) -> csr_array:
-    """Return the matrix's users by all restaurants, also those that are no columns."""
-    return csr_array(ratings.matrix(rating_shift(settings.rating_min))[matrix.users])
+def liked_from(settings: Settings) -> float:
+    """Return the least rating that is liked, shifted as the matrix has them."""
+    low, high = settings.rating_min, settings.rating_max
+    return low + _LIKED * (high - low) + rating_shift(low)
 
 
-def held_out_quality(ratings: Ratings, matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
+def held_out_quality(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
     """Judge the clusters by users whom they were not trained on, beside one list for everybody.
 
     A tenth of the users is kept out, and a fifth of what each of them liked, three quarters up the
     scale or higher, is hidden; the rest finds the cluster. The shape is that of the ledger's
-    ``metrics.clusters.held_out``.
+    ``metrics.clusters.held_out``. Its ``ratings`` are about the same users, but of a fifth of all
+    their ratings: an error on ratings that were picked for being high would flatter who guesses
+    high.
     """
-    everything = _all_ratings(ratings, matrix, settings)
-    low, high = settings.rating_min, settings.rating_max
-    liked = low + _LIKED * (high - low) + rating_shift(low)
-    held = hold_out(everything, liked, seed=settings.seed)
+    held = hold_out(matrix.everything, liked_from(settings), seed=settings.seed)
+    rated = hold_out(matrix.everything, -np.inf, seed=settings.seed)
+    part = matrix.part(held.kept)
+    found = cluster(part, settings) if rated.hidden.nnz else None
+    return {
+        **_list_quality(held, part, found, settings),
+        "ratings": _rating_quality(rated, part, found),
+    }
+
+
+def _list_quality(
+    held: HeldOut, part: UserMatrix, found: Clustering | None, settings: Settings
+) -> dict[str, Any]:
     asked = held.seen.shape[0]
-    if not asked or not len(held.kept):
+    if not asked or not found:
         return {
             "users": 0,
             "ndcg": None,
             "reason": "no user kept out has liked one restaurant of two",
         }
-    part = replace(matrix, rows=csr_array(matrix.rows[held.kept]), users=matrix.users[held.kept])
-    found = cluster(part, settings)
-    scored = score(ratings, part, found, settings)
-    lists = _lists(scored, settings.clusters_top_n)
-    labels, nearest = assign(held.seen[:, matrix.columns], found.centroids)
-    labels[nearest == 1] = -1
+    scored = score(part, found, settings)
+    lists = lists_of(scored.scores, scored.city, settings.clusters_top_n)
+    labels, _ = found.place(held.seen[:, part.columns])
     shown = settings.als_top_n
     quality = ranking_quality(lists[labels], held.seen, held.hidden, shown)
     popular = ranking_quality(lists[np.full(asked, -1)], held.seen, held.hidden, shown)
     return {"users": asked, "shown": shown, **asdict(quality), "popular": asdict(popular)}
 
 
-def _lists(scored: ClusterScores, n: int) -> NDArray[np.int64]:
-    """Return the clusters' lists and, as the last row, the city's: (k + 1, n), -1 at the end."""
-    lists = np.full((len(scored.scores) + 1, n), -1, dtype=np.int64)
-    for row, scores in zip(lists, [*scored.scores, scored.city], strict=True):
-        best = best_places(scores, n)
-        row[: len(best)] = best
-    return lists
+def _rating_quality(rated: HeldOut, part: UserMatrix, found: Clustering | None) -> dict[str, Any]:
+    """Compare hidden ratings with what members of the user's cluster gave, and the whole city."""
+    actual, place = rated.hidden.data, rated.hidden.indices
+    if not found:
+        return {**asdict(rating_error(actual, actual, 0.0)), "city_rmse": None}
+    means = rating_means(part.everything, found.labels, len(found.centroids))
+    users, _ = found.place(rated.seen[:, part.columns])
+    labels = np.repeat(users, np.diff(rated.hidden.indptr))
+    mean = float(part.everything.data.mean())
+    error = rating_error(means[labels, place], actual, mean)
+    city = rating_error(means[-1, place], actual, mean)
+    return {**asdict(error), "city_rmse": city.rmse}
 
 
 def cluster_documents(
@@ -332,12 +395,11 @@ def cluster_documents(
 ) -> list[Document]:
     """Return the documents of ``Clusters``, one for each cluster."""
     shift = rating_shift(run.settings.rating_min)
-    everything = _all_ratings(ratings, matrix, run.settings)
-    city_shares = _raters(everything) / everything.shape[0]
+    city_shares = _raters(matrix.everything) / len(matrix.users)
     documents = []
     for cluster_id, scores in enumerate(scored.scores):
         members = np.flatnonzero(found.labels == cluster_id)
-        rated = csr_array(everything[members])
+        rated = csr_array(matrix.everything[members])
         shares = _raters(rated) / len(members)
         apart = standing_out(_raters(rated), len(members), city_shares, _STANDING_OUT)
         stands_out = zip(
@@ -439,7 +501,7 @@ def train(run: TrainingRun, ratings: Ratings) -> None:
     with run.phase("cluster"):
         matrix = user_matrix(ratings, settings)
         found, moved = with_previous_ids(cluster(matrix, settings), ratings, matrix, run.db)
-        scored = score(ratings, matrix, found, settings)
+        scored = score(matrix, found, settings)
     with run.phase("evaluate clusters"):
         figures = {
             **_figures(found, matrix),
@@ -451,7 +513,7 @@ def train(run: TrainingRun, ratings: Ratings) -> None:
             matrix.rows[placed], found.labels[placed], seed=settings.seed
         )
         if settings.clusters_evaluate:
-            figures["held_out"] = held_out_quality(ratings, matrix, settings)
+            figures["held_out"] = held_out_quality(matrix, settings)
         run.record(**{"metrics.clusters": figures})
         remedy = "find what in the ratings or the CLUSTERS_* settings makes them so"
         check_finite("the clusters", found.centroids, scored.scores, scored.city, remedy=remedy)

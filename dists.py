@@ -30,9 +30,10 @@ float64. Memory is of the order of the non-zeros, the k centroids and one block 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     Floats: TypeAlias = NDArray[np.float64]
+    Indices: TypeAlias = NDArray[np.intp]
     Labels: TypeAlias = NDArray[np.integer[Any]]
     Csr: TypeAlias = sparse.csr_array[np.float64, tuple[int, int]]
     Rows: TypeAlias = sparse.csr_array[Any, tuple[int, int]] | sparse.csr_matrix[Any] | NDArray[Any]
@@ -213,7 +215,7 @@ class DistinctRows:
 
     rows: Csr
     counts: Floats
-    inverse: NDArray[np.intp]
+    inverse: Indices
 
 
 def distinct_rows(rows: Rows) -> DistinctRows:
@@ -232,7 +234,7 @@ def distinct_rows(rows: Rows) -> DistinctRows:
     lengths = np.diff(csr.indptr)
     by_length = np.argsort(lengths, kind="stable")
     inverse = np.empty(len(lengths), dtype=np.intp)
-    firsts: list[NDArray[np.intp]] = []
+    firsts: list[Indices] = []
     found = 0
     for group in np.split(by_length, np.flatnonzero(np.diff(lengths[by_length])) + 1):
         keys = _keys(csr, group, int(lengths[group[0]]))
@@ -244,7 +246,7 @@ def distinct_rows(rows: Rows) -> DistinctRows:
     return DistinctRows(csr[np.concatenate(firsts)], counts, inverse)
 
 
-def _keys(rows: Csr, group: NDArray[np.intp], length: int) -> NDArray[Any]:
+def _keys(rows: Csr, group: Indices, length: int) -> NDArray[Any]:
     """Write each row as bytes: column, value, column, ..., big-endian, which sorts as numbers."""
     if length == 0:
         return np.zeros(len(group))
@@ -288,31 +290,8 @@ def kmeans_plusplus(
         raise ValueError(f"weights hold {weights.min():g}: expected values above 0; leave rows out")
     distinct, exponent = _prepared(rows, k)
     totals = np.bincount(distinct.inverse, weights=weights).astype(np.float64)
-    return np.ldexp(_kmeans_plusplus(distinct.rows, k, totals, rng), exponent)
-
-
-def _kmeans_plusplus(rows: Csr, k: int, weights: Floats, rng: np.random.Generator) -> Floats:
-    trials = 2 + int(np.log(k))
-    chosen = _draw(weights, 1, rng)
-    nearest = distances(rows, rows[chosen].toarray())[:, 0]
-    while len(chosen) < k:
-        nearest[nearest <= RESOLUTION] = 0
-        chances = weights * nearest**2
-        if not chances.any():
-            chances = weights.copy()
-        chances[chosen] = 0
-        drawn = _draw(chances, trials, rng)
-        after = np.minimum(nearest[:, None], distances(rows, rows[drawn].toarray()))
-        best = (weights @ after).argmin()
-        nearest = after[:, best].copy()
-        chosen = np.append(chosen, drawn[best])
-    return rows[chosen].toarray()
-
-
-def _draw(chances: Floats, size: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Draw positions in proportion to their chances, never one whose chance is 0."""
-    sums = chances.cumsum()
-    return np.asarray(np.searchsorted(sums, rng.random(size) * sums[-1], side="right"))
+    space = _RatingSpace(distinct.rows, totals, BLOCK_ROWS)
+    return np.ldexp(space.points(space.seeds(k, rng)), exponent)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -340,11 +319,45 @@ class KMeansResult:
     centroids: Floats
     labels: NDArray[np.int32]
     distances: Floats
-    sizes: NDArray[np.intp]
+    sizes: Indices
     inertia: float
     history: tuple[float, ...]
     iterations: int
     converged: bool
+
+
+@dataclass(frozen=True)
+class Search:
+    """How long Lloyd's iterations search, and from where.
+
+    Attributes
+    ----------
+    seed
+        Of all that is drawn.
+    max_iter
+        Most updates of the centroids in one start.
+    tolerance
+        An update that lowers the inertia by no more than this share of it is the last.
+    starts
+        Seedings to iterate from; the clustering of least inertia is kept.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+    """
+
+    seed: int = 0
+    max_iter: int = 100
+    tolerance: float = 1e-4
+    starts: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.max_iter, self.starts) < 1 or not self.tolerance >= 0:
+            raise ValueError(
+                f"max_iter={self.max_iter}, starts={self.starts}, tolerance={self.tolerance}: "
+                "expected at least 1, 1, 0"
+            )
 
 
 def kmeans(
@@ -368,34 +381,124 @@ def kmeans(
         (n, m), sparse or dense, finite and non-negative, none zero.
     k
         Number of clusters, at most that of distinct rows.
-    seed
-        Of all that is drawn.
-    max_iter
-        Most updates of the centroids in one start.
-    tolerance
-        An update that lowers the inertia by no more than this share of it is the last.
-    starts
-        Seedings to iterate from; the clustering of least inertia is kept.
-    block_rows
-        As in `assign`.
+    seed, max_iter, tolerance, starts, block_rows
+        As in `Search` and `assign`.
 
     Raises
     ------
     ValueError
-        If an argument is not as described; or if rows are so alike that their distances are
-        rounding, and k clusters cannot be told apart.
+        If an argument is not as described; or if rows are so alike that k clusters are rounding.
     """
-    if min(max_iter, starts, block_rows) < 1 or not tolerance >= 0:
-        raise ValueError(
-            f"{max_iter=}, {starts=}, {block_rows=}, {tolerance=}: expected at least 1, 1, 1, 0"
-        )
+    search = Search(seed, max_iter, tolerance, starts)
     distinct, exponent = _prepared(rows, k)
-    runs = (
-        _lloyd(distinct, k, np.random.default_rng([seed, start]), max_iter, tolerance, block_rows)
-        for start in range(starts)
+    found = best_clusters(_RatingSpace(distinct.rows, distinct.counts, block_rows), k, search)
+    if len(found.centroids) < k:
+        raise ValueError(
+            f"k={k}: {k - len(found.centroids)} clusters stay empty, because rows are within "
+            f"{RESOLUTION:g} of each other; lower k or round the values"
+        )
+    labels = found.labels[distinct.inverse]
+    return replace(
+        found,
+        centroids=np.ldexp(found.centroids, exponent),
+        labels=labels,
+        distances=found.distances[distinct.inverse],
+        sizes=np.bincount(labels, minlength=k),
     )
-    best = min(runs, key=lambda run: run.inertia)
-    return replace(best, centroids=np.ldexp(best.centroids, exponent))
+
+
+@dataclass(frozen=True, eq=False)
+class Space(ABC):
+    """Rows to be clustered, and what Lloyd's iterations ask of the space that they lie in.
+
+    Attributes
+    ----------
+    rows
+        (n, m), distinct.
+    weights
+        (n,), how often each row counts, above 0.
+    strays_wait
+        Whether rows at distance 1 from all centroids pull at none until the others have settled.
+    """
+
+    rows: Any
+    weights: Floats
+    strays_wait: ClassVar[bool] = False
+
+    @abstractmethod
+    def points(self, chosen: Indices) -> Floats:
+        """Return the chosen rows, (t, m), dense."""
+
+    @abstractmethod
+    def gaps(self, centroids: Floats) -> Floats:
+        """Return the distance of every row to every one of a few centroids, (n, t)."""
+
+    @abstractmethod
+    def nearest(self, centroids: Floats) -> tuple[NDArray[np.int32], Floats]:
+        """Return each row's nearest centroid and the distance to it, (n,) each, as `assign`."""
+
+    @abstractmethod
+    def moved(self, labels: Labels, centroids: Floats, weights: Floats) -> Floats:
+        """Return the best centroids for these members, (k, m), as `update`."""
+
+    def seeds(self, k: int, rng: np.random.Generator) -> Indices:
+        """Choose at most k rows as `kmeans_plusplus` does; fewer where the rest is rounding."""
+        trials = 2 + int(np.log(k))
+        chosen: Indices = _draw(self.weights, 1, rng)
+        nearest = self.gaps(self.points(chosen))[:, 0]
+        while len(chosen) < k:
+            nearest[nearest <= RESOLUTION] = 0
+            chances = self.weights * nearest**2
+            if not chances.any():
+                break
+            drawn = _draw(chances, trials, rng)
+            after = np.minimum(nearest[:, None], self.gaps(self.points(drawn)))
+            best = (self.weights @ after).argmin()
+            nearest = after[:, best].copy()
+            chosen = np.append(chosen, drawn[best])
+        return chosen
+
+
+def _draw(chances: Floats, size: int, rng: np.random.Generator) -> Indices:
+    """Draw positions in proportion to their chances, never one whose chance is 0."""
+    sums = chances.cumsum()
+    return np.asarray(np.searchsorted(sums, rng.random(size) * sums[-1], side="right"))
+
+
+@dataclass(frozen=True, eq=False)
+class _RatingSpace(Space):
+    """Sparse rows under the distance (1).
+
+    Strays, which share nothing with any centroid, all have label 0. On sparse rows they are so
+    many after the seeding that they would drag centroid 0 off and leave one giant cluster in a
+    poor optimum; so they wait. The inertia falls all the same, because a stray's distance cannot
+    rise above 1.
+    """
+
+    block_rows: int
+    strays_wait = True
+
+    def __post_init__(self) -> None:
+        if self.block_rows < 1:
+            raise ValueError(f"block_rows={self.block_rows}: expected at least 1")
+
+    def points(self, chosen: Indices) -> Floats:
+        return np.asarray(self.rows[chosen].toarray())
+
+    def gaps(self, centroids: Floats) -> Floats:
+        return distances(self.rows, centroids)
+
+    def nearest(self, centroids: Floats) -> tuple[NDArray[np.int32], Floats]:
+        return assign(self.rows, centroids, block_rows=self.block_rows)
+
+    def moved(self, labels: Labels, centroids: Floats, weights: Floats) -> Floats:
+        return update(self.rows, labels, centroids, weights=weights)
+
+    def seeds(self, k: int, rng: np.random.Generator) -> Indices:
+        """Choose k rows; where the rest is rounding, any of it."""
+        chosen = super().seeds(k, rng)
+        rest = np.setdiff1d(np.arange(len(self.weights)), chosen)
+        return np.append(chosen, rng.permutation(rest)[: k - len(chosen)])
 
 
 class _State(NamedTuple):
@@ -405,139 +508,29 @@ class _State(NamedTuple):
     inertia: float
 
 
-def _lloyd(
-    distinct: DistinctRows,
-    k: int,
-    rng: np.random.Generator,
-    max_iter: int,
-    tolerance: float,
-    block_rows: int,
-) -> KMeansResult:
-    """Seed, then update and assign in turn until that gains little.
-
-    Strays, which share nothing with any centroid, all have label 0. On sparse rows they are so
-    many after the seeding that they would drag centroid 0 off and leave one giant cluster in a
-    poor optimum; so they pull only once the others have settled. The inertia falls all the same,
-    because a stray's distance cannot rise above 1.
-    """
-    rows, weights = distinct.rows, distinct.counts
-    best = _settled(rows, weights, _kmeans_plusplus(rows, k, weights, rng), block_rows)
-    history = [best.inertia]
-    strays_wait, converged = True, False
-    while not converged and len(history) <= max_iter:
-        strays = best.distances == 1
-        strays_wait = strays_wait and bool(strays.any())
-        pulls = np.where(strays, 0, weights) if strays_wait else weights
-        moved = update(rows, best.labels, best.centroids, weights=pulls)
-        state = _settled(rows, weights, moved, block_rows)
-        history.append(state.inertia)
-        settled = best.inertia - state.inertia <= tolerance * best.inertia
-        converged = settled and not strays_wait
-        strays_wait = strays_wait and not settled
-        best = min(best, state, key=lambda state: state.inertia)
-    labels = best.labels[distinct.inverse]
-    return KMeansResult(
-        centroids=best.centroids,
-        labels=labels,
-        distances=best.distances[distinct.inverse],
-        sizes=np.bincount(labels, minlength=k),
-        inertia=best.inertia,
-        history=tuple(history),
-        iterations=len(history) - 1,
-        converged=converged,
-    )
-
-
-def _settled(rows: Csr, weights: Floats, centroids: Floats, block_rows: int) -> _State:
-    """Assign the rows, moving centroids that got none to the rows that cost most, until all have.
-
-    That does not raise the inertia: a centroid without rows costs nothing where it leaves, and
-    the row that it moves to costs nothing any more.
-    """
-    while True:
-        labels, nearest = assign(rows, centroids, block_rows=block_rows)
-        empty = np.flatnonzero(np.bincount(labels, minlength=len(centroids)) == 0)
-        if not len(empty):
-            return _State(centroids, labels, nearest, float(weights @ nearest))
-        costs = np.where(nearest > RESOLUTION, weights * nearest, 0)
-        costliest = np.argsort(-costs, kind="stable")[: len(empty)]
-        if costs[costliest[-1]] == 0:
-            raise ValueError(
-                f"k={len(centroids)}: {len(empty)} clusters stay empty, because rows are within "
-                f"{RESOLUTION:g} of each other; lower k or round the values"
-            )
-        centroids = centroids.copy()
-        centroids[empty] = rows[costliest].toarray()
-
-
-def spherical_kmeans(
-    rows: Floats,
-    k: int,
-    *,
-    weights: Floats | None = None,
-    seed: int = 0,
-    max_iter: int = 100,
-    tolerance: float = 1e-4,
-    starts: int = 1,
-) -> KMeansResult:
-    """Find at most k clusters of unit vectors of any sign, of least summed distance (1).
-
-    Between unit vectors the larger norm is 1 and (1) is 1 - x.c, in [0, 2] where signs differ.
-    Among unit centroids the gain sum v_x x.c is largest for c along sum v_x x (Cauchy-Schwarz), so
-    each update is optimal and the inertia cannot rise: the spherical K-Means of Dhillon and Modha
-    (2001).
-
-    Parameters
-    ----------
-    rows
-        (n, d), dense, each of length 1.
-    k
-        Most clusters; there are fewer where fewer directions are further apart than rounding.
-    weights
-        (n,), how often each row counts, above 0; once by default. The inertia counts them.
-    seed, max_iter, tolerance, starts
-        As in `kmeans`.
-
-    Raises
-    ------
-    ValueError
-        If an argument is not as described.
-    """
-    if min(k, max_iter, starts) < 1 or not tolerance >= 0:
-        raise ValueError(
-            f"{k=}, {max_iter=}, {starts=}, {tolerance=}: expected at least 1, 1, 1, 0"
-        )
-    if not len(rows) or not np.allclose(np.linalg.norm(rows, axis=1), 1):
-        raise ValueError("expected at least one row, and all of length 1; normalise them")
-    weights = np.ones(len(rows)) if weights is None else weights
+def best_clusters(space: Space, k: int, search: Search) -> KMeansResult:
+    """Find at most k clusters of a space, each start with random numbers of its own."""
     runs = (
-        _spherical_lloyd(
-            rows, k, weights, np.random.default_rng([seed, start]), max_iter, tolerance
-        )
-        for start in range(starts)
+        _lloyd(space, space.seeds(k, rng), search)
+        for rng in (np.random.default_rng([search.seed, start]) for start in range(search.starts))
     )
     return min(runs, key=lambda run: run.inertia)
 
 
-def _spherical_lloyd(
-    rows: Floats,
-    k: int,
-    weights: Floats,
-    rng: np.random.Generator,
-    max_iter: int,
-    tolerance: float,
-) -> KMeansResult:
-    best = _settled_directions(rows, weights, _spread_directions(rows, k, weights, rng))
-    history, converged = [best.inertia], False
-    while not converged and len(history) <= max_iter:
-        shape = (len(best.centroids), len(rows))
-        members = sparse.csr_array((weights, (best.labels, np.arange(len(rows)))), shape=shape)
-        pulls = np.asarray(members @ rows)
-        lengths = np.linalg.norm(pulls, axis=1, keepdims=True)
-        moved = np.divide(pulls, lengths, out=best.centroids.copy(), where=lengths > 0)
-        state = _settled_directions(rows, weights, moved)
+def _lloyd(space: Space, seeds: Indices, search: Search) -> KMeansResult:
+    """Update and assign in turn until that gains little."""
+    best = _settled(space, space.points(seeds))
+    history = [best.inertia]
+    strays_wait, converged = space.strays_wait, False
+    while not converged and len(history) <= search.max_iter:
+        strays = best.distances == 1
+        strays_wait = strays_wait and bool(strays.any())
+        pulls = np.where(strays, 0, space.weights) if strays_wait else space.weights
+        state = _settled(space, space.moved(best.labels, best.centroids, pulls))
         history.append(state.inertia)
-        converged = best.inertia - state.inertia <= tolerance * best.inertia
+        settled = best.inertia - state.inertia <= search.tolerance * best.inertia
+        converged = settled and not strays_wait
+        strays_wait = strays_wait and not settled
         best = min(best, state, key=lambda state: state.inertia)
     return KMeansResult(
         centroids=best.centroids,
@@ -551,46 +544,32 @@ def _spherical_lloyd(
     )
 
 
-def _spread_directions(rows: Floats, k: int, weights: Floats, rng: np.random.Generator) -> Floats:
-    """Choose at most k rows as `kmeans_plusplus` does; fewer where all others equal one of them."""
-    trials = 2 + int(np.log(k))
-    chosen = _draw(weights, 1, rng)
-    nearest = _gaps(rows, rows[chosen])[:, 0]
-    while len(chosen) < k:
-        chances = weights * np.where(nearest > RESOLUTION, nearest, 0) ** 2
-        if not chances.any():
-            break
-        drawn = _draw(chances, trials, rng)
-        after = np.minimum(nearest[:, None], _gaps(rows, rows[drawn]))
-        best = (weights @ after).argmin()
-        nearest = after[:, best].copy()
-        chosen = np.append(chosen, drawn[best])
-    return rows[chosen]
+def _settled(space: Space, centroids: Floats) -> _State:
+    """Assign the rows; centroids that got none move to the costliest rows, or go if none costs.
 
-
-def _settled_directions(rows: Floats, weights: Floats, centroids: Floats) -> _State:
-    """Assign the rows; centroids that got none move to the costliest rows, or go if none costs."""
-    labels, nearest = np.empty(len(rows), dtype=np.int32), np.empty(len(rows))
+    That does not raise the inertia: a centroid without rows costs nothing where it leaves, and
+    the row that it moves to costs nothing any more.
+    """
     while True:
-        for start in range(0, len(rows), BLOCK_ROWS):
-            block = slice(start, start + BLOCK_ROWS)
-            gaps = _gaps(rows[block], centroids)
-            labels[block], nearest[block] = gaps.argmin(axis=1), gaps.min(axis=1)
-        empty = np.flatnonzero(np.bincount(labels, minlength=len(centroids)) == 0)
-        costs = np.where(nearest > RESOLUTION, weights * nearest, 0)
-        costliest = np.argsort(-costs, kind="stable")[: len(empty)]
-        costliest = costliest[costs[costliest] > 0]
+        labels, nearest = space.nearest(centroids)
+        filled = np.bincount(labels, minlength=len(centroids)) > 0
+        empty = np.flatnonzero(~filled)
+        costliest = _costliest(space.weights, nearest, len(empty))
         if not len(costliest):
-            filled, renumbered = np.unique(labels, return_inverse=True)
-            inertia = float(weights @ nearest)
-            return _State(centroids[filled], renumbered.astype(np.int32), nearest, inertia)
+            renumbered = (np.cumsum(filled) - 1).astype(np.int32)
+            inertia = float(space.weights @ nearest)
+            return _State(centroids[filled], renumbered[labels], nearest, inertia)
         centroids = centroids.copy()
-        centroids[empty[: len(costliest)]] = rows[costliest]
+        centroids[empty[: len(costliest)]] = space.points(costliest)
 
 
-def _gaps(rows: Floats, centroids: Floats) -> Floats:
-    """Distances (1) of unit vectors, (n, k)."""
-    return np.clip(1 - rows @ centroids.T, 0, 2)
+def _costliest(weights: Floats, nearest: Floats, n: int) -> Indices:
+    """Return at most n rows, those that add most to the inertia, first; none that is rounding."""
+    if not n:
+        return np.empty(0, dtype=np.intp)
+    costs = np.where(nearest > RESOLUTION, weights * nearest, 0)
+    costliest = np.argsort(-costs, kind="stable")[:n]
+    return costliest[costs[costliest] > 0]
 
 
 def silhouette(

@@ -29,12 +29,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias, cast
 
+import pyarrow as pa
 from bson import Int64
 from tqdm import tqdm
 
 from recommender.bulk import insert_batches, replacing
 from recommender.errors import DataError
 from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors, one_line
+from recommender.ratings import BLOCK_SCHEMA, Ratings, clean_block, gather
 from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import Settings, load_settings
 
@@ -162,6 +164,28 @@ def load(
             log.warning("up to %d reviews were added before the failure and stay", report.loaded)
         raise
     return report
+
+
+def read_file(
+    name: str, settings: Settings, columns: Columns = GOOGLE_IF_NOTHING_IS_SAID
+) -> Ratings:
+    """Return a file's ratings as a training finds them once the file is loaded.
+
+    Raises
+    ------
+    DataError
+        As `load`.
+    """
+    report = Report()
+    with _opened(name) as raw:
+        rows = _rows(raw, name, columns, None, report)
+        found = list(_documents(rows, settings, report))
+    if not found:
+        raise DataError(_nothing_valid(name, report))
+    values = [[document.get(field) for document in found] for field in settings.review_fields]
+    low, high = settings.rating_min, settings.rating_max
+    block = clean_block(*values, rating_min=low, rating_max=high)
+    return gather(pa.Table.from_batches([block], schema=BLOCK_SCHEMA))
 
 
 def _rows(

@@ -97,11 +97,6 @@ class CleaningReport:
     rejected: dict[str, int] = field(default_factory=dict)
     merged: int = 0
 
-    @property
-    def rows_rejected(self) -> int:
-        """Count of all rows left out."""
-        return sum(self.rejected.values())
-
 
 @dataclass(frozen=True)
 class Ratings:

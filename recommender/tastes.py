@@ -9,14 +9,18 @@ which raw ratings are compared with by the distance of ``dists``. Arrays in, arr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 
-from dists import distinct_rows, spherical_kmeans
+from dists import DistinctRows, Search, distinct_rows
+from recommender.spherical import spherical_kmeans
+
+_Operator: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 _USER_POWER = 0.5
 _PLACE_POWER = 0.25
@@ -38,7 +42,7 @@ class TasteClusters:
         int32 (n,), each user's cluster on the map; -1 for a user whose places are not on it.
     closeness
         float64 (n,), cosine of user and centroid on the map; NaN for a user who is not on it.
-    inertia, iterations, converged
+    inertia, history, iterations, converged
         As ``dists.KMeansResult`` has them, on the map.
     """
 
@@ -46,6 +50,7 @@ class TasteClusters:
     labels: NDArray[np.int32]
     closeness: NDArray[np.float64]
     inertia: float
+    history: tuple[float, ...]
     iterations: int
     converged: bool
 
@@ -80,24 +85,10 @@ def taste_map(
     float64 (m, directions) or None
         A column that nobody has visited besides another is 0. None where nobody has two.
     """
-    degrees = np.diff(rows.indptr)
-    many = np.flatnonzero(degrees >= 2)
-    if not len(many):
+    if (np.diff(rows.indptr) < 2).all():
         return None
-    visits = csr_array(rows[many])
-    each = np.sqrt(weights[many] * (degrees[many] - 1.0) ** -_USER_POWER)
-    visits.data = np.repeat(each, degrees[many])
-    turned = csr_array(visits.T)
-    own = np.asarray(turned.power(2).sum(axis=1)).ravel()
-    degree = turned @ (visits @ np.ones(rows.shape[1])) - own
-    scale = np.zeros(len(degree))
-    scale[degree > 0] = degree[degree > 0] ** -_PLACE_POWER
-
-    def scaled_graph(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-        spread = scale[:, None] * vectors
-        return np.asarray(scale[:, None] * (turned @ (visits @ spread) - own[:, None] * spread))
-
-    values, vectors = _leading(scaled_graph, len(degree), directions, seed)
+    scale, scaled_graph = _graph(rows, weights)
+    values, vectors = _leading(scaled_graph, len(scale), directions, seed)
     if not values.max() > 0:
         return None
     shares = np.maximum(values, 0) / values.max()
@@ -107,8 +98,28 @@ def taste_map(
     return places
 
 
+def _graph(rows: csr_array, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], _Operator]:
+    """Return D^-1/4 of `taste_map`, 0 where D is, and what multiplies by D^-1/4 A D^-1/4."""
+    degrees = np.diff(rows.indptr)
+    many = np.flatnonzero(degrees >= 2)
+    visits = csr_array(rows[many])
+    each = np.sqrt(weights[many] * (degrees[many] - 1.0) ** -_USER_POWER)
+    visits.data = np.repeat(each, degrees[many])
+    turned = csr_array(visits.T)
+    own = np.asarray(turned.power(2).sum(axis=1)).ravel()
+    degree = turned @ (visits @ np.ones(visits.shape[1])) - own
+    scale = np.zeros(len(degree))
+    scale[degree > 0] = degree[degree > 0] ** -_PLACE_POWER
+
+    def times(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+        spread = scale[:, None] * vectors
+        return np.asarray(scale[:, None] * (turned @ (visits @ spread) - own[:, None] * spread))
+
+    return scale, times
+
+
 def _leading(
-    times: Any, size: int, directions: int, seed: int
+    times: _Operator, size: int, directions: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the largest eigenvalues and their vectors of the symmetric operator ``times``."""
     directions = min(directions, size)
@@ -153,15 +164,7 @@ def published_centroids(
 
 
 def taste_clusters(
-    rows: csr_array,
-    k: int,
-    *,
-    directions: int,
-    shortest: float,
-    seed: int,
-    max_iter: int,
-    tolerance: float,
-    starts: int,
+    rows: csr_array, k: int, *, directions: int, shortest: float, search: Search
 ) -> TasteClusters | None:
     """Cluster users on the map of their own tastes.
 
@@ -171,8 +174,10 @@ def taste_clusters(
         (n, m), ratings, positive, 0 where unrated; no row is empty.
     k
         Most clusters.
-    directions, shortest, seed, max_iter, tolerance, starts
-        As in `taste_map`, `published_centroids` and ``dists.kmeans``.
+    directions, shortest
+        As in `taste_map` and `published_centroids`.
+    search
+        How to search; its seed is the map's, too.
 
     Returns
     -------
@@ -182,21 +187,19 @@ def taste_clusters(
     lengths = np.sqrt(np.asarray(rows.power(2).sum(axis=1)).ravel())
     distinct = distinct_rows(csr_array(diags_array(1 / lengths) @ rows))
     places = taste_map(
-        csr_array(distinct.rows), weights=distinct.counts, directions=directions, seed=seed
+        csr_array(distinct.rows), weights=distinct.counts, directions=directions, seed=search.seed
     )
-    if places is None:
-        return None
+    return None if places is None else _clusters_on(places, distinct, k, shortest, search)
+
+
+def _clusters_on(
+    places: NDArray[np.float64], distinct: DistinctRows, k: int, shortest: float, search: Search
+) -> TasteClusters:
     points = np.asarray(distinct.rows @ places)
     lengths = np.linalg.norm(points, axis=1)
     on_map = np.flatnonzero(lengths > _NOISE * lengths.max())
     found = spherical_kmeans(
-        points[on_map] / lengths[on_map, None],
-        k,
-        weights=distinct.counts[on_map],
-        seed=seed,
-        max_iter=max_iter,
-        tolerance=tolerance,
-        starts=starts,
+        points[on_map] / lengths[on_map, None], k, weights=distinct.counts[on_map], search=search
     )
     labels = np.full(len(points), -1, dtype=np.int32)
     closeness = np.full(len(points), np.nan)
@@ -206,6 +209,7 @@ def taste_clusters(
         labels=labels[distinct.inverse],
         closeness=closeness[distinct.inverse],
         inertia=found.inertia,
+        history=found.history,
         iterations=found.iterations,
         converged=found.converged,
     )

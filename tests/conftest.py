@@ -14,6 +14,16 @@ from recommender.settings import Settings, load_settings
 _FOREIGN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--ratings",
+        action="append",
+        default=[],
+        metavar="FILE[:USER,RESTAURANT,RATING]",
+        help="test the descent of K-Means on real ratings, too: CSV or JSON lines, and its columns",
+    )
+
+
 @pytest.fixture(scope="session")
 def mongo_uri() -> Iterator[str]:
     """A real mongod for this test process."""

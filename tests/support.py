@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from recommender.city import City, write_city
+from recommender.load import RATING, RESTAURANT, USER, Columns, read_file
 from recommender.mongo import MongoDatabase
 from recommender.ratings import BLOCK_SCHEMA, Ratings, clean_block, gather
-from recommender.settings import Settings
+from recommender.settings import Settings, load_settings
 
 PROJECT = Path(__file__).parent.parent
 TINY_CITY = City(users=300, restaurants=60, reviews=2_000, seed=3, tastes=4)
@@ -62,6 +64,15 @@ def ratings_of(rows: list[tuple[Any, Any, float]]) -> Ratings:
     times = [None] * len(rows)
     block = clean_block(users, restaurants, values, times, rating_min=0, rating_max=5)
     return gather(pa.Table.from_batches([block], schema=BLOCK_SCHEMA))
+
+
+def real_rows(text: str) -> csr_array:
+    """Read what the option ``--ratings`` names: users by restaurants, on any scale above -1."""
+    name, _, columns = text.partition(":")
+    names = columns.split(",") if columns else (USER, RESTAURANT, RATING)
+    found = Columns(dict(zip((USER, RESTAURANT, RATING), names, strict=True)))
+    ratings = read_file(name, load_settings(rating_min=0, rating_max=100), found)
+    return ratings.matrix(1.0)
 
 
 class ContractReader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
@@ -22,9 +23,11 @@ from dists import distance, silhouette
 from recommender import store
 from recommender.city import populate, review_blocks
 from recommender.errors import DataError
+from recommender.evaluation import hold_out
 from recommender.lease import Lease
 from recommender.mongo import MongoDatabase
-from recommender.ratings import Ratings, decode_ids
+from recommender.ratings import BLOCK_SCHEMA, Ratings, clean_block, decode_ids, gather
+from recommender.scoring import rating_means
 from recommender.settings import Settings, load_settings
 from recommender.tastes import TasteClusters
 from tests.support import TINY_CITY, ContractReader, ratings_of, run_script, write_tiny_city
@@ -107,14 +110,70 @@ def test_a_scale_from_zero_is_shifted() -> None:
     assert matrix.rows.toarray().tolist() == [[1, 3]]
 
 
-@pytest.mark.parametrize(("space", "k"), [("ratings", 5), ("tastes", 1)])
+@pytest.mark.parametrize("space", ["ratings", "tastes"])
 def test_k_above_the_users_that_differ_is_lowered_and_said(
-    ratings: Ratings, caplog: pytest.LogCaptureFixture, space: str, k: int
+    ratings: Ratings, caplog: pytest.LogCaptureFixture, space: str
 ) -> None:
     settings = settings_with(clusters_k=50, clusters_space=space)
     found = cluster(user_matrix(ratings, settings), settings)
-    assert (len(found.centroids), found.space) == (k, space)
-    assert f"CLUSTERS_K lowered from 50 to {k}," in caplog.text
+    assert (len(found.centroids), found.space) == (5, space)
+    assert "CLUSTERS_K lowered from 50 to 5," in caplog.text
+
+
+def some_users(places: list[tuple[Any, ...]], rating: Any) -> list[tuple[Any, Any, float]]:
+    """Rows of users who have rated these places, each as ``rating`` says of user and place."""
+    return [(u, p, float(rating(u, p))) for u, rated in enumerate(places) for p in rated]
+
+
+DRAWN = [
+    tuple(np.random.default_rng(u).choice(15, 1 + u % 4, replace=False).tolist()) for u in range(40)
+]
+DEGENERATE = {
+    "one user of one place": some_users([(0,)], lambda u, p: 3),
+    "one user": some_users([(0, 1, 2)], lambda u, p: 3),
+    "all users equal": some_users([(0, 1)] * 9, lambda u, p: 4),
+    "users who differ in magnitude only": some_users([(0, 1)] * 9, lambda u, p: 1 + u % 5),
+    "one rating each": some_users([(u % 6,) for u in range(40)], lambda u, p: 1 + u % 5),
+    "one place": some_users([(0,)] * 40, lambda u, p: 1 + u % 5),
+    "all ratings equal": some_users(DRAWN, lambda u, p: 5),
+    "a user who rated everything": some_users([tuple(range(15)), *DRAWN], lambda u, p: 1 + p % 5),
+    "users within users": some_users([tuple(range(n)) for n in range(1, 9)], lambda u, p: 5),
+    "two groups": some_users([(0, 1), (2, 3)] * 9, lambda u, p: 2),
+}
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+@pytest.mark.parametrize("space", ["tastes", "ratings"])
+def test_there_are_as_many_clusters_as_asked_for_unless_fewer_users_differ(
+    name: str, space: str
+) -> None:
+    ratings = ratings_of(DEGENERATE[name])
+    for k in (1, 2, 7, 30):
+        settings = settings_with(clusters_k=k, clusters_space=space)
+        matrix = user_matrix(ratings, settings)
+        found = cluster(matrix, settings)
+        differ = len(np.unique(matrix.rows.toarray(), axis=0))
+        assert len(found.centroids) == len(found.sizes) == min(k, differ)
+        assert found.sizes.min() > 0
+        assert found.landed == 1
+        assert found.closeness[found.labels >= 0] == pytest.approx(0.5, abs=0.5 + 1e-9)
+        assert np.isfinite(score(matrix, found, settings).scores).all()
+        held_out_quality(matrix, settings)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 2), (1, 10), (-1, 1)])
+def test_scales_of_other_sources_are_clustered(low: int, high: int) -> None:
+    rows = some_users(DRAWN, lambda u, p: low + (u + p) % (high - low + 1))
+    users, places, values = zip(*rows, strict=True)
+    block = clean_block(users, places, values, [None] * len(rows), rating_min=low, rating_max=high)
+    ratings = gather(pa.Table.from_batches([block], schema=BLOCK_SCHEMA))
+    settings = settings_with(rating_min=low, rating_max=high, clusters_k=6)
+    matrix = user_matrix(ratings, settings)
+    assert len(ratings) == len(rows)
+    assert matrix.rows.data.min() > 0
+    found = cluster(matrix, settings)
+    assert len(found.centroids) == 6
+    assert found.landed == 1
 
 
 @pytest.mark.parametrize(
@@ -134,10 +193,10 @@ def test_without_two_ratings_of_anybody_the_ratings_are_clustered(
     assert found.space == "ratings"
     assert found.distances == pytest.approx(0)
     assert "clustering ratings" in caplog.text
-    scored = score(ratings, matrix, found, settings)
+    scored = score(matrix, found, settings)
     for scores in scored.scores:
         assert (np.argsort(-scores) == np.argsort(-scored.city)).all()
-    assert held_out_quality(ratings, matrix, settings)["reason"]
+    assert held_out_quality(matrix, settings)["reason"]
 
 
 @pytest.mark.parametrize("k", [1, 2])
@@ -182,7 +241,7 @@ def test_clusters_that_no_reader_finds_are_left_out() -> None:
     matrix = user_matrix(ratings_of([("u", "a", 2), ("v", "b", 2), ("w", "c", 2)]), settings)
     centroids = np.array([[1.0, 0, 0], [0, 0, 0], [0, 1, 0]])
     trained = TasteClusters(
-        centroids, np.array([0, 2, 1], np.int32), np.array([1, 1, np.nan]), 0.5, 1, True
+        centroids, np.array([0, 2, 1], np.int32), np.array([1, 1, np.nan]), 0.5, (), 0, True
     )
     found = clustering_training._as_read(
         matrix, trained, trained.labels, trained.closeness, "tastes"
@@ -196,12 +255,51 @@ def test_clusters_that_no_reader_finds_are_left_out() -> None:
 def test_new_users_are_served_better_than_by_one_list_for_all() -> None:
     settings = settings_with(clusters_k=4)
     ratings = tiny_ratings()
-    quality = held_out_quality(ratings, user_matrix(ratings, settings), settings)
+    quality = held_out_quality(user_matrix(ratings, settings), settings)
     assert quality["users"] > 20
     assert quality["shown"] == 13
     assert quality["ndcg"] > quality["popular"]["ndcg"] > 0
     assert quality["coverage"] > quality["popular"]["coverage"]
-    assert quality == held_out_quality(ratings, user_matrix(ratings, settings), settings)
+    assert quality == held_out_quality(user_matrix(ratings, settings), settings)
+
+
+def test_the_error_of_the_clusters_ratings_is_on_ratings_of_any_value() -> None:
+    settings = settings_with(clusters_k=4)
+    matrix = user_matrix(tiny_ratings(), settings)
+    quality = held_out_quality(matrix, settings)["ratings"]
+    held = hold_out(matrix.everything, 0, seed=settings.seed)
+    part = matrix.part(held.kept)
+    found = cluster(part, settings)
+    means = rating_means(part.everything, found.labels, 4)
+    errors, guesses = [], []
+    for seen, hidden in zip(held.seen.toarray(), held.hidden.toarray(), strict=True):
+        far = [distance(seen[matrix.columns], centroid) for centroid in found.centroids]
+        label = int(np.argmin(far)) if min(far) < 1 else -1
+        errors += [hidden[i] - means[label, i] for i in np.flatnonzero(hidden)]
+        guesses += [hidden[i] - part.everything.data.mean() for i in np.flatnonzero(hidden)]
+    assert held.hidden.data.min() < 4
+    assert (quality["rows"], quality["cold"]) == (len(errors), 0)
+    assert quality["rmse"] == pytest.approx(np.sqrt(np.mean(np.square(errors))))
+    assert quality["baseline_rmse"] == pytest.approx(np.sqrt(np.mean(np.square(guesses))))
+    assert max(quality["rmse"], quality["city_rmse"]) < quality["baseline_rmse"]
+    assert quality["rmse"] != quality["city_rmse"]
+
+
+def test_without_a_second_rating_there_is_no_error_but_a_reason() -> None:
+    settings = settings_with()
+    matrix = user_matrix(ratings_of(DEGENERATE["one rating each"]), settings)
+    quality = held_out_quality(matrix, settings)
+    assert quality["ndcg"] is None
+    assert quality["ratings"]["rmse"] is quality["ratings"]["city_rmse"] is None
+    assert quality["ratings"]["reason"] == "no rating was held out"
+
+
+def test_users_who_liked_nothing_are_foretold_all_the_same() -> None:
+    settings = settings_with(clusters_k=3)
+    ratings = ratings_of(some_users(DRAWN, lambda u, p: 1 + p % 2))
+    quality = held_out_quality(user_matrix(ratings, settings), settings)
+    assert (quality["users"], quality["ndcg"]) == (0, None)
+    assert quality["ratings"]["rmse"] < quality["ratings"]["baseline_rmse"]
 
 
 def test_users_kept_out_do_not_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +313,7 @@ def test_users_kept_out_do_not_take_part(monkeypatch: pytest.MonkeyPatch) -> Non
         return cluster(part, settings)
 
     monkeypatch.setattr(clustering_training, "cluster", remember)
-    held_out_quality(ratings, matrix, settings)
+    held_out_quality(matrix, settings)
     (part,) = trained_on
     assert len(part.users) == part.rows.shape[0] == len(matrix.users) - len(matrix.users) // 10
     position = np.searchsorted(matrix.users, part.users)
@@ -247,7 +345,7 @@ def test_scores_cover_restaurants_that_are_no_columns() -> None:
     settings = settings_with(clusters_k=4, clusters_max_restaurants=20)
     ratings = tiny_ratings()
     matrix = user_matrix(ratings, settings)
-    scored = score(ratings, matrix, cluster(matrix, settings), settings)
+    scored = score(matrix, cluster(matrix, settings), settings)
     assert scored.scores.shape == (4, len(ratings.restaurants))
     assert (scored.scores > 0).all()
 
@@ -266,6 +364,7 @@ def test_by_hand_it_publishes_what_a_contract_reader_can_use(
     assert -1 <= figures["silhouette"] <= 1
     assert figures["landed"] > 0.95
     assert 0 < figures["held_out"]["ndcg"] <= 1
+    assert 0 < figures["held_out"]["ratings"]["rmse"] < 4
     reader = ContractReader(db)
     assert reader.run_ids == {run["run_id"]}
     assert sorted(reader.clusters) == list(range(7))

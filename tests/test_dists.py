@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy import sparse
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 import dists
+from tests.support import real_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,16 @@ if TYPE_CHECKING:
 
 reproducible = settings(derandomize=True, deadline=None, max_examples=60)
 seeds = st.integers(0, 2**32 - 1)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give the tests of the descent generated rows, and those of every file that is named."""
+    if "make" in metafunc.fixturenames:
+        makes: dict[str, Any] = {"sparse": sparse_ratings, "planted": lambda seed: planted(seed)[0]}
+        for text in metafunc.config.getoption("ratings"):
+            rows = real_rows(text)
+            makes[Path(text).name] = lambda _, rows=rows: rows
+        metafunc.parametrize("make", makes.values(), ids=makes)
 
 
 # Oracles
@@ -407,14 +419,14 @@ def test_kmeans_keeps_its_promises(rows: Floats, data: st.DataObject, seed: int)
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("make", [sparse_ratings, lambda seed: planted(seed)[0]])
-def test_inertia_never_rises(make: Callable[[int], Floats], seed: int) -> None:
+def test_inertia_never_rises(make: Callable[[int], Any], seed: int) -> None:
     rows = make(seed)
     for k in (2, 7, 30):
-        fit = dists.kmeans(rows, k, seed=seed, tolerance=0)
+        fit = dists.kmeans(rows, k, seed=seed, tolerance=0, max_iter=1000)
         assert fit.iterations > 1
-        assert max(np.diff(fit.history)) <= 1e-9
+        assert max(np.diff(fit.history)) <= 1e-11 * fit.history[0]
         assert fit.converged
+        assert (fit.sizes > 0).all()
 
 
 @reproducible
@@ -506,7 +518,8 @@ def test_empty_clusters_move_to_rows_that_cost_most() -> None:
     rows = sparse.csr_array(sparse_ratings(0))
     centroids = np.repeat(rows[:1].toarray(), 5, axis=0)
     before = dists.assign(rows, centroids)[1].sum()
-    state = dists._settled(rows, np.ones(rows.shape[0]), centroids, 100)
+    space = dists._RatingSpace(rows, np.ones(rows.shape[0]), 100)
+    state = dists._settled(space, centroids)
     assert len(set(state.labels)) == 5
     assert state.inertia < before - 4
     assert_array_equal(centroids[1:], centroids[:-1])
@@ -514,8 +527,10 @@ def test_empty_clusters_move_to_rows_that_cost_most() -> None:
 
 def test_rows_within_rounding_of_a_centroid_start_no_cluster() -> None:
     rows = sparse.csr_array(np.array([[1.0, 0], [1, 1e-7]]))
-    with pytest.raises(ValueError, match="k=2: 1 clusters stay empty"):
-        dists._settled(rows, np.ones(2), np.array([[1.0, 0], [1, 0]]), 100)
+    space = dists._RatingSpace(rows, np.ones(2), 100)
+    state = dists._settled(space, np.array([[1.0, 0], [1, 0]]))
+    assert_array_equal(state.centroids, [[1, 0]])
+    assert_array_equal(state.labels, [0, 0])
 
 
 @pytest.mark.parametrize("magnitude", [2.0**-1000, 2.0**-500, 2.0**-7, 2.0**500, 2.0**1000])
@@ -579,7 +594,7 @@ def test_what_cannot_be_clustered_is_refused(rows: Floats, k: int, message: str)
     "options", [{"max_iter": 0}, {"starts": 0}, {"block_rows": 0}, {"tolerance": math.nan}]
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="expected at least 1, 1, 1, 0"):
+    with pytest.raises(ValueError, match="expected at least 1"):
         dists.kmeans(np.eye(3), 2, **options)
 
 
@@ -614,70 +629,3 @@ def test_silhouette_of_a_sample_is_seeded_and_near() -> None:
 
 def test_silhouette_of_one_cluster_is_undefined() -> None:
     assert dists.silhouette(np.eye(3), np.zeros(3, dtype=int)) is None
-
-
-def directions(n: int, d: int, seed: int) -> NDArray[np.float64]:
-    points = np.random.default_rng(seed).normal(size=(n, d)) + 0.5
-    return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_spherical_inertia_never_rises_and_the_labels_are_of_the_centroids(seed: int) -> None:
-    rows = directions(400, 6, seed)
-    weights = np.random.default_rng(seed).integers(1, 9, 400).astype(float)
-    found = dists.spherical_kmeans(rows, 12, weights=weights, seed=seed, tolerance=0)
-    assert np.diff(found.history).max() <= 1e-9
-    assert found.converged
-    gaps = 1 - rows @ found.centroids.T
-    assert (gaps.argmin(axis=1) == found.labels).all()
-    assert found.distances == pytest.approx(gaps.min(axis=1))
-    assert found.inertia == pytest.approx(weights @ gaps.min(axis=1)) == found.history[-1]
-    assert np.linalg.norm(found.centroids, axis=1) == pytest.approx(1)
-    assert found.sizes.tolist() == np.bincount(found.labels).tolist()
-    assert found.sizes.min() > 0
-
-
-def test_spherical_centroids_are_the_best_of_their_members() -> None:
-    rows, rng = directions(50, 4, 0), np.random.default_rng(1)
-    found = dists.spherical_kmeans(rows, 3, tolerance=0)
-    for cluster, centroid in enumerate(found.centroids):
-        members = rows[found.labels == cluster]
-        best = (1 - members @ centroid).sum()
-        for near in centroid + 0.05 * rng.normal(size=(50, 4)):
-            assert (1 - members @ (near / np.linalg.norm(near))).sum() >= best
-
-
-def test_spherical_weights_are_repetitions_and_more_starts_are_no_worse() -> None:
-    rows = directions(30, 3, 2)
-    counts = np.arange(1, 31)
-    one = dists.spherical_kmeans(rows, 4, weights=counts.astype(float), starts=8, tolerance=0)
-    repeated = dists.spherical_kmeans(np.repeat(rows, counts, axis=0), 4, starts=8, tolerance=0)
-    assert one.inertia == pytest.approx(repeated.inertia, rel=0.02)
-    single = dists.spherical_kmeans(rows, 4, weights=counts.astype(float), tolerance=0)
-    assert one.inertia <= single.inertia
-
-
-@pytest.mark.parametrize("k", [3, 4, 9])
-def test_spherical_clusters_are_as_many_as_directions(k: int) -> None:
-    rows = np.repeat(np.eye(3), 4, axis=0)
-    found = dists.spherical_kmeans(rows, k)
-    assert len(found.centroids) == 3
-    assert found.sizes.tolist() == [4, 4, 4]
-    assert found.inertia == 0
-
-
-def test_spherical_clusters_that_died_are_filled_or_left_out() -> None:
-    rows = np.eye(3)[[0, 0, 1, 2]]
-    state = dists._settled_directions(rows, np.ones(4), np.eye(3)[[0, 0, 0]])
-    assert sorted(state.labels.tolist()) == [0, 0, 1, 2]
-    state = dists._settled_directions(rows[:2], np.ones(2), np.eye(3)[[1, 0]])
-    assert state.centroids.tolist() == [[1, 0, 0]]
-    assert state.labels.tolist() == [0, 0]
-
-
-@pytest.mark.parametrize(
-    ("rows", "k"), [(np.eye(2), 0), (np.ones((2, 2)), 1), (np.zeros((1, 2)), 1), (np.eye(2)[:0], 1)]
-)
-def test_spherical_kmeans_refuses_what_it_cannot_cluster(rows: NDArray[np.float64], k: int) -> None:
-    with pytest.raises(ValueError, match="expected at least"):
-        dists.spherical_kmeans(rows, k)

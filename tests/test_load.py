@@ -17,8 +17,9 @@ from bson import Int64, ObjectId
 
 from recommender.demo import PROJECT
 from recommender.errors import DatabaseUnavailableError, DataError
-from recommender.load import GOOGLE_IF_NOTHING_IS_SAID, load, main
+from recommender.load import GOOGLE_IF_NOTHING_IS_SAID, Columns, load, main, read_file
 from recommender.mongo import MongoDatabase
+from recommender.reviews import read_ratings
 from recommender.settings import Settings
 
 GOOGLE_CSV = "user_id,gmap_id,rating,time\n1,0xa:0x1,5,1609909927056\n2,0xa:0x2,3.5,\n"
@@ -459,3 +460,26 @@ def test_as_a_command_from_stdin(db: MongoDatabase, db_settings: Settings, tmp_p
 
 def test_nothing_said_means_google() -> None:
     assert GOOGLE_IF_NOTHING_IS_SAID.names["gmap_id"] == "gmap_id"
+
+
+def test_a_file_is_read_as_a_training_finds_it(
+    run: Run, db_settings: Settings, tmp_path: Path
+) -> None:
+    run(GOOGLE_CSV + "2,0xa:0x2,9,\n2,0xa:0x3,,\n")
+    found, trained = read_file(str(tmp_path / "file.csv"), db_settings), read_ratings(db_settings)
+    assert found.users.equals(trained.users)
+    assert found.restaurants.equals(trained.restaurants)
+    assert found.rating.tolist() == trained.rating.tolist() == [5, 3.5]
+    assert found.report == trained.report
+
+
+def test_a_file_with_other_columns_or_nothing_in_it_is_read_too(
+    db_settings: Settings, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text("who,where,stars,mood\nu,a,4,glad\n")
+    columns = Columns({"user_id": "who", "gmap_id": "where", "rating": "stars"})
+    assert read_file(str(path), db_settings, columns).rating.tolist() == [4]
+    path.write_text("who,where,stars\nu,a,\n")
+    with pytest.raises(DataError, match="no valid review among 1 lines: rating missing"):
+        read_file(str(path), db_settings, columns)

@@ -15,6 +15,7 @@ from recommender.scoring import (
     city_weight,
     clusters_without,
     leave_one_out_scores,
+    rating_means,
     standing_out,
 )
 
@@ -122,3 +123,72 @@ def test_what_sets_a_cluster_apart_is_rated_twice_as_often_as_in_the_city() -> N
     # Expected of 50 members: 25, 1, 0.05, 3, 10, 1.5.
     assert standing_out(counts, 50, city, 5).tolist() == [1, 3, 5]
     assert standing_out(counts, 50, city, 1).tolist() == [1]
+
+
+def slow_means(rows: csr_array, labels: list[int], k: int) -> NDArray[np.float64]:
+    """The definition, rating by rating, the weights from a grid."""
+    rated = [
+        (u, i, r) for u, row in enumerate(rows.toarray().tolist()) for i, r in enumerate(row) if r
+    ]
+    mean = np.mean([r for _, _, r in rated])
+    grid = np.exp(np.linspace(-14, 14, 400))
+
+    def average(others: list[float], prior: float, w: float) -> float:
+        return float((sum(others) + w * prior) / (len(others) + w))
+
+    def of_place(i: int, without: int | None = None) -> list[float]:
+        return [r for v, j, r in rated if j == i and v != without]
+
+    def of_cluster(c: int, i: int, without: int | None = None) -> list[float]:
+        return [r for v, j, r in rated if (labels[v], j) == (c, i) and v != without]
+
+    def errors(w: float, priors: list[float], others: list[list[float]], on: list[float]) -> float:
+        found = zip(others, priors, on, strict=True)
+        return sum((r - average(rest, prior, w)) ** 2 for rest, prior, r in found)
+
+    rest = [of_place(i, u) for u, i, _ in rated]
+    on = [r for _, _, r in rated]
+    v = min(grid, key=lambda w: errors(w, [mean] * len(on), rest, on))
+    within = [(u, i, r, others) for (u, i, r), others in zip(rated, rest, strict=True)]
+    within = [entry for entry in within if labels[entry[0]] >= 0]
+    priors = [average(others, mean, v) for _, _, _, others in within]
+    rest = [of_cluster(labels[u], i, u) for u, i, _, _ in within]
+    on = [r for _, _, r, _ in within]
+    w = min(grid, key=lambda w: errors(w, priors, rest, on))
+    city = [average(of_place(i), mean, v) for i in range(rows.shape[1])]
+    means = [
+        [average(of_cluster(c, i), city[i], w) for i in range(rows.shape[1])] for c in range(k)
+    ]
+    return np.array([*means, city])
+
+
+def opinionated(seed: int) -> tuple[csr_array, NDArray[np.int32]]:
+    """Two clusters that like different places, and some users without one."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(-1, 2, 60).astype(np.int32)
+    liked = np.where(labels[:, None] == np.arange(10) % 2, 4.5, 1.5)
+    ratings = np.clip(np.round(liked + 0.7 * rng.normal(size=(60, 10))), 1, 5)
+    return csr_array(ratings * (rng.random((60, 10)) < 0.3)), labels
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_mean_ratings_lean_as_much_as_foretells_them_best(seed: int) -> None:
+    rows, labels = opinionated(seed)
+    found = rating_means(rows, labels, 2)
+    assert found == pytest.approx(slow_means(rows, labels.tolist(), 2), abs=0.01)
+    assert found[0, 0] > 3.5 > 2.5 > found[0, 1]
+
+
+def test_where_clusters_agree_they_rate_as_the_city() -> None:
+    rng = np.random.default_rng(0)
+    quality = rng.uniform(1, 5, 12)
+    rows = csr_array((quality + 0.5 * rng.normal(size=(400, 12))) * (rng.random((400, 12)) < 0.4))
+    found = rating_means(rows, rng.integers(0, 4, 400).astype(np.int32), 4)
+    assert found[-1] == pytest.approx(quality, abs=0.15)
+    assert np.abs(found[:-1] - found[-1]).max() < 0.1
+
+
+def test_a_place_that_nobody_rated_has_no_mean_and_one_rating_is_every_cluster_s() -> None:
+    found = rating_means(csr_array(np.array([[0, 4.0]])), np.array([-1], np.int32), 2)
+    assert np.isnan(found[:, 0]).all()
+    assert found[:, 1] == pytest.approx(4)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dists import assign
+from dists import Search, assign
 from recommender.city import populate, review_blocks
 from recommender.tastes import TasteClusters, published_centroids, taste_clusters, taste_map
 from tests.support import TINY_CITY
@@ -27,9 +25,8 @@ def city() -> csr_array:
     return csr_array(rows[np.diff(rows.indptr) > 0])
 
 
-def clustered(rows: csr_array, k: int = 5, **changes: Any) -> TasteClusters:
-    options = {"directions": 12, "shortest": 1.0, "seed": 0, "max_iter": 100, "tolerance": 1e-4}
-    found = taste_clusters(rows, k, **{**options, "starts": 1, **changes})
+def clustered(rows: csr_array, k: int = 5, *, directions: int = 12, seed: int = 0) -> TasteClusters:
+    found = taste_clusters(rows, k, directions=directions, shortest=1.0, search=Search(seed))
     assert found
     return found
 
@@ -89,10 +86,7 @@ def test_a_weight_stands_for_so_many_users_and_values_do_not_matter() -> None:
 def test_nobody_with_two_places_is_no_map() -> None:
     rows = csr_array(np.eye(3))
     assert taste_map(rows, weights=np.ones(3), directions=2, seed=0) is None
-    assert (
-        taste_clusters(rows, 2, directions=2, shortest=1, seed=0, max_iter=9, tolerance=0, starts=1)
-        is None
-    )
+    assert taste_clusters(rows, 2, directions=2, shortest=1, search=Search()) is None
 
 
 def test_no_published_centroid_is_negative_or_longer_than_the_shortest_user() -> None:

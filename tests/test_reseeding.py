@@ -1,0 +1,96 @@
+"""Splits of clusters, judged by the distance that a reader computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from dists import assign, distinct_rows
+from recommender.reseeding import reseeded
+from recommender.tastes import TasteClusters
+
+
+def users(seed: int, n: int = 200, places: int = 25) -> csr_array:
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(1, 6, (n, places)) * (rng.random((n, places)) < 0.12)
+    return csr_array(rows[rows.any(axis=1)] * 1.0)
+
+
+def found_by(rows: csr_array, centroids: NDArray[np.float64]) -> NDArray[np.int32]:
+    labels, far = assign(rows, centroids)
+    return np.where(far < 1, labels, np.int32(-1))
+
+
+def short_centroids(seed: int, k: int, places: int = 25) -> TasteClusters:
+    """Clusters whose centroids are no longer than a user, of which the last finds nobody."""
+    rng = np.random.default_rng(seed)
+    centroids = rng.random((k, places)) * (rng.random((k, places)) < 0.6)
+    centroids /= np.linalg.norm(centroids, axis=1).max() * (1 + 1e-9)
+    centroids[-1] = 0
+    nobody = np.empty(0)
+    return TasteClusters(centroids, nobody.astype(np.int32), nobody, 1.0, (), 0, True)
+
+
+def trained(seed: int, rows: csr_array, k: int) -> TasteClusters:
+    found = short_centroids(seed, k)
+    labels = found_by(rows, found.centroids)
+    return TasteClusters(found.centroids, labels, np.full(len(labels), np.nan), 1.0, (), 0, True)
+
+
+@pytest.mark.parametrize("k", [3, 4, 12, 60])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_reader_finds_somebody_in_every_cluster(seed: int, k: int) -> None:
+    rows = users(seed)
+    before = trained(seed, rows, 3)
+    after = reseeded(rows, before, k)
+    labels = found_by(rows, after.centroids)
+    assert len(after.centroids) == k
+    assert (np.bincount(labels[labels >= 0], minlength=k) > 0).all()
+    assert (after.labels == labels).all()
+    assert np.linalg.norm(after.centroids, axis=1).max() <= 1
+    moved = ~np.isnan(after.closeness)
+    assert (after.centroids[:2] == before.centroids[:2]).all()
+    assert (before.labels == after.labels)[~moved].all()
+    dense, units = rows.toarray(), after.centroids[labels]
+    cosines = (dense * units).sum(axis=1) / np.linalg.norm(dense, axis=1)
+    cosines /= np.linalg.norm(units, axis=1)
+    assert after.closeness[moved] == pytest.approx(cosines[moved])
+
+
+def test_the_largest_cluster_is_halved() -> None:
+    rows = users(0)
+    before = trained(0, rows, 3)
+    after = reseeded(rows, before, 3)
+    sizes = [np.bincount(found.labels + 1, minlength=4) for found in (before, after)]
+    largest = sizes[0].max()
+    assert sizes[0][3] == 0
+    assert 0.25 * largest < sizes[1][3] < 0.75 * largest
+
+
+def test_where_nobody_lacks_nothing_changes() -> None:
+    rows = users(1)
+    before = trained(1, rows, 3)
+    after = reseeded(rows, before, 2)
+    assert (after.centroids == before.centroids).all()
+    assert (after.labels == before.labels).all()
+
+
+def test_the_order_of_users_is_immaterial() -> None:
+    rows = users(2)
+    order = np.random.default_rng(0).permutation(rows.shape[0])
+    shuffled = csr_array(rows[order])
+    one = reseeded(rows, trained(2, rows, 3), 9)
+    other = reseeded(shuffled, trained(2, shuffled, 3), 9)
+    assert (one.centroids == other.centroids).all()
+    assert (one.labels[order] == other.labels).all()
+
+
+def test_users_of_one_direction_stay_together() -> None:
+    rows = csr_array(np.outer(np.arange(1, 9), [3.0, 4, 0]))
+    before = TasteClusters(
+        np.array([[0.1, 0.1, 0]]), np.zeros(8, np.int32), np.ones(8), 1, (), 0, True
+    )
+    assert len(distinct_rows(rows).counts) == 8
+    assert reseeded(rows, before, 3).centroids.tolist() == before.centroids.tolist()
