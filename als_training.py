@@ -194,8 +194,7 @@ def train(run: TrainingRun) -> Ratings:
                 users = recommend(spark, model, ratings, run, stage.name)
             with run.phase("publish recommendations"):
                 stage.seal(users)
-                run.may_publish()
-                publish(run.db, stage)
+                publish(run.db, stage, before_switching=run.may_publish)
     return ratings
 
 

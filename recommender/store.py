@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -22,12 +23,12 @@ from bson.raw_bson import RawBSONDocument
 from numpy.typing import NDArray
 from pymongo import ASCENDING
 from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError, OperationFailure
+from pymongo.errors import AutoReconnect, BulkWriteError, OperationFailure, WriteConcernError
 
 from recommender.bulk import copy_indexes
 from recommender.errors import PublishError
 from recommender.lease import COLLECTION as STATE
-from recommender.mongo import Document, MongoDatabase, mongo_errors
+from recommender.mongo import Document, MongoDatabase, mongo_errors, reason_of
 from recommender.scripts import signals_deferred
 
 RECOMMENDATIONS = "Recommendations"
@@ -46,6 +47,9 @@ _SWITCH_ID = "switch"
 _STAGED = ".staged."
 _INSERT_ROWS = 10_000
 _DUPLICATE_KEY = 11000
+_NO_SUCH_COLLECTION = 26
+_SWITCH_SECONDS = 30.0
+_RETRY_SECONDS = 0.2
 _WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
 
 _ARRAY_BYTES = 16  # a nested array's own length, end, type and position
@@ -154,19 +158,45 @@ def staged(
                 db.drop_collection(stage.name)
 
 
-def publish(db: MongoDatabase, *stages: Stage) -> None:
+def publish(
+    db: MongoDatabase, *stages: Stage, before_switching: Callable[[], None] = lambda: None
+) -> None:
     """Put sealed stages in their targets' places, one right after the other.
 
     What is to be switched is written down first: if this process or its connection dies on the way,
     :func:`finish_switch` does the rest.
+
+    Parameters
+    ----------
+    before_switching
+        Called when nothing but the switch is left to do; an exception leaves what was published
+        before.
     """
     targets = " and ".join(stage.target for stage in stages)
     with mongo_errors(f"publishing {targets}"), signals_deferred():
         for stage in stages:
             stage.carry_over()
+        # Whoever took the lease over has dropped the stages; what was carried over since, alone,
+        # would pass for one.
+        before_switching()
         switch = [{"stage": stage.name, "target": stage.target} for stage in stages]
         db[STATE].replace_one({"_id": _SWITCH_ID}, {"stages": switch}, upsert=True)
-        finish_switch(db)
+        _finish_whatever_it_takes(db)
+
+
+def _finish_whatever_it_takes(db: MongoDatabase) -> None:
+    """Finish the switch, also over a connection that is lost for as long as a server restarts."""
+    deadline = time.monotonic() + _SWITCH_SECONDS
+    while True:
+        try:
+            finish_switch(db)
+        except AutoReconnect as error:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("cut off in the switch, trying again: %s", reason_of(error))
+            time.sleep(_RETRY_SECONDS)
+        else:
+            return
 
 
 def finish_switch(db: MongoDatabase) -> None:
@@ -174,16 +204,31 @@ def finish_switch(db: MongoDatabase) -> None:
 
     A switch that the server refuses, as over a view, is given up.
     """
-    switch = db[STATE].find_one({"_id": _SWITCH_ID}) or {"stages": []}
+    switch = db[STATE].find_one({"_id": _SWITCH_ID})
+    if switch is None:
+        return
     try:
         for pair in switch["stages"]:
-            if db.list_collection_names(filter={"name": pair["stage"]}):
-                db[pair["stage"]].rename(pair["target"], dropTarget=True)
-                log.info("published %s", pair["target"])
+            _rename(db, pair["stage"], pair["target"])
     except OperationFailure:
-        db[STATE].delete_one({"_id": _SWITCH_ID})
+        db[STATE].delete_one(switch)
         raise
-    db[STATE].delete_one({"_id": _SWITCH_ID})
+    db[STATE].delete_one(switch)  # this one, not what another has begun since
+
+
+def _rename(db: MongoDatabase, stage: str, target: str) -> None:
+    """Put a stage in its target's place, unless that is done already."""
+    if not db.list_collection_names(filter={"name": stage}):
+        return
+    try:
+        db[stage].rename(target, dropTarget=True)
+    except WriteConcernError as error:
+        log.warning("%s is published here, not yet on all members: %s", target, reason_of(error))
+    except OperationFailure as error:
+        if error.code != _NO_SUCH_COLLECTION:
+            raise
+        return  # whoever took the lease over did it meanwhile
+    log.info("published %s", target)
 
 
 def _is_switching(db: MongoDatabase, stage: str) -> bool:
@@ -311,5 +356,4 @@ def publish_clusters(
             new_metadata.insert(metadata)
         new_clusters.seal(len(clusters))
         new_metadata.seal(len(metadata))
-        before_publishing()
-        publish(db, new_metadata, new_clusters)
+        publish(db, new_metadata, new_clusters, before_switching=before_publishing)
