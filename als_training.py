@@ -205,8 +205,7 @@ def train(run: TrainingRun) -> Ratings:
             with run.phase("publish recommendations"):
                 stage.seal(users)
                 check_recommendations(run, stage.name)
-                run.may_publish()
-                publish(run.db, stage)
+                publish(run.db, stage, before_switching=run.may_publish)
     return ratings
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -23,12 +24,12 @@ from bson.raw_bson import RawBSONDocument
 from numpy.typing import NDArray
 from pymongo import ASCENDING
 from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError, OperationFailure
+from pymongo.errors import AutoReconnect, BulkWriteError, OperationFailure, WriteConcernError
 
 from recommender.bulk import SIMPLE, copy_indexes, copy_validator, count_misfits, create_like
 from recommender.errors import PublishError
 from recommender.lease import COLLECTION as STATE
-from recommender.mongo import Document, MongoDatabase, mongo_errors
+from recommender.mongo import Document, MongoDatabase, mongo_errors, reason_of
 from recommender.scripts import signals_deferred
 from recommender.together import Replacement, replace_together
 
@@ -49,6 +50,9 @@ _STAGED = ".staged."
 _PREVIOUS = ".previous"
 _INSERT_ROWS = 10_000
 _DUPLICATE_KEY = 11000
+_NO_SUCH_COLLECTION = 26
+_SWITCH_SECONDS = 30.0
+_RETRY_SECONDS = 0.2
 _WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
 
 _ARRAY_BYTES = 16  # a nested array's own length, end, type and position
@@ -174,12 +178,20 @@ def staged(
                 db.drop_collection(stage.name + _PREVIOUS)
 
 
-def publish(db: MongoDatabase, *stages: Stage) -> None:
+def publish(
+    db: MongoDatabase, *stages: Stage, before_switching: Callable[[], None] = lambda: None
+) -> None:
     """Put sealed stages in their targets' places, one right after the other.
 
     What is to be switched is written down first: if this process or its connection dies on the way,
     :func:`finish_switch` does the rest. All but the last target are copied beside, so that they can
     be put back if the server refuses a later one.
+
+    Parameters
+    ----------
+    before_switching
+        Called when nothing but the switch is left to do; an exception leaves what was published
+        before.
     """
     targets = " and ".join(stage.target for stage in stages)
     with mongo_errors(f"publishing {targets}"), signals_deferred():
@@ -188,8 +200,26 @@ def publish(db: MongoDatabase, *stages: Stage) -> None:
         switch = [{"stage": stage.name, "target": stage.target} for stage in stages]
         for pair in switch[:-1]:
             _copy_beside(db[pair["target"]], db[pair["stage"] + _PREVIOUS])
+        # Whoever took the lease over has dropped the stages; what was carried over since, alone,
+        # would pass for one.
+        before_switching()
         db[STATE].replace_one({"_id": _SWITCH_ID}, {"stages": switch}, upsert=True)
-        finish_switch(db)
+        _finish_whatever_it_takes(db)
+
+
+def _finish_whatever_it_takes(db: MongoDatabase) -> None:
+    """Finish the switch, also over a connection that is lost for as long as a server restarts."""
+    deadline = time.monotonic() + _SWITCH_SECONDS
+    while True:
+        try:
+            finish_switch(db)
+        except AutoReconnect as error:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("cut off in the switch, trying again: %s", reason_of(error))
+            time.sleep(_RETRY_SECONDS)
+        else:
+            return
 
 
 def _copy_beside(live: Collection[Document], previous: Collection[Document]) -> None:
@@ -208,27 +238,37 @@ def finish_switch(db: MongoDatabase) -> None:
     if switch is None:
         return
     if switch.get("refused"):
-        _undo_switch(db, switch["stages"])
+        _undo_switch(db, switch)
         return
     try:
-        _rename_stages(db, switch["stages"])
+        for pair in switch["stages"]:
+            _rename(db, pair["stage"], pair["target"])
     except OperationFailure:
-        db[STATE].update_one({"_id": _SWITCH_ID}, {"$set": {"refused": True}})
-        _undo_switch(db, switch["stages"])
+        refused = switch | {"refused": True}
+        db[STATE].replace_one(switch, refused)
+        _undo_switch(db, refused)
         raise
-    db[STATE].delete_one({"_id": _SWITCH_ID})
+    db[STATE].delete_one(switch)  # this one, not what another has begun since
 
 
-def _rename_stages(db: MongoDatabase, pairs: Sequence[Document]) -> None:
-    for pair in pairs:
-        if _exists(db, pair["stage"]):
-            db[pair["stage"]].rename(pair["target"], dropTarget=True)
-            log.info("published %s", pair["target"])
+def _rename(db: MongoDatabase, stage: str, target: str) -> None:
+    """Put a stage in its target's place, unless that is done already."""
+    if not _exists(db, stage):
+        return
+    try:
+        db[stage].rename(target, dropTarget=True)
+    except WriteConcernError as error:
+        log.warning("%s is published here, not yet on all members: %s", target, reason_of(error))
+    except OperationFailure as error:
+        if error.code != _NO_SUCH_COLLECTION:
+            raise
+        return  # whoever took the lease over did it meanwhile
+    log.info("published %s", target)
 
 
-def _undo_switch(db: MongoDatabase, pairs: Sequence[Document]) -> None:
+def _undo_switch(db: MongoDatabase, switch: Document) -> None:
     """Put back what was switched before the server refused to go on, and forget the switch."""
-    for pair in pairs:
+    for pair in switch["stages"]:
         previous = pair["stage"] + _PREVIOUS
         if not _exists(db, pair["stage"]) and _exists(db, previous):
             log.warning("MongoDB refused the rest of a switch: %s is put back", pair["target"])
@@ -236,7 +276,7 @@ def _undo_switch(db: MongoDatabase, pairs: Sequence[Document]) -> None:
                 db[previous].rename(pair["target"], dropTarget=True)
             except OperationFailure as error:  # the next training publishes both
                 log.error("%s cannot be put back: %s", pair["target"], error.details)
-    db[STATE].delete_one({"_id": _SWITCH_ID})
+    db[STATE].delete_one(switch)
 
 
 def _exists(db: MongoDatabase, name: str) -> bool:
@@ -370,14 +410,16 @@ def publish_clusters(
             new_metadata.insert(metadata)
         new_clusters.seal(len(clusters))
         new_metadata.seal(len(metadata))
-        before_publishing()
-        _publish_together(db, new_metadata, new_clusters)
+        _publish_together(db, new_metadata, new_clusters, before_switching=before_publishing)
 
 
-def _publish_together(db: MongoDatabase, *stages: Stage) -> None:
+def _publish_together(
+    db: MongoDatabase, *stages: Stage, before_switching: Callable[[], None]
+) -> None:
     targets = " and ".join(stage.target for stage in stages)
     replacements = [stage.replacement for stage in stages]
     with mongo_errors(f"publishing {targets}"), signals_deferred():
+        before_switching()
         done = replace_together(db, replacements)
     if not done:
-        publish(db, *stages)
+        publish(db, *stages, before_switching=before_switching)

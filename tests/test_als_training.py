@@ -112,6 +112,17 @@ def test_als_finds_a_checkerboard(spark: SparkSession, db_settings: Settings) ->
     assert error.baseline_rmse == pytest.approx(2.0, abs=0.1)
 
 
+def test_ratings_that_are_all_equal_are_predicted_as_such(
+    spark: SparkSession, db_settings: Settings
+) -> None:
+    ratings = ratings_of([(f"u{i}", f"r{j}", 3) for i in range(30) for j in range(20) if i % 7 - j])
+    train, held_out = als_training.split(ratings, 0.2, seed=0)
+    model = als_training.fit(spark, train, db_settings)
+    error = als_training.evaluate(model, train, held_out, db_settings)
+    assert error.rmse == pytest.approx(0, abs=0.3)
+    assert error.baseline_rmse == 0
+
+
 def test_a_held_out_part_of_strangers_has_no_rmse(
     spark: SparkSession, db_settings: Settings
 ) -> None:

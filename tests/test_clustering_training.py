@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -216,6 +217,18 @@ def tiny_ratings() -> Ratings:
             for u, i, r in zip(block.user, block.restaurant, block.rating, strict=True)
         ]
     )
+
+
+@pytest.mark.parametrize("space", ["tastes", "ratings"])
+def test_ratings_that_are_all_equal_still_tell_who_goes_where(space: str) -> None:
+    varied = tiny_ratings()
+    ratings = replace(varied, rating=np.full_like(varied.rating, 4))
+    settings = settings_with(clusters_space=space, clusters_k=8)
+    matrix = user_matrix(ratings, settings)
+    found = cluster(matrix, settings)
+    assert len(found.sizes) > 1
+    assert found.sizes.sum() == (found.labels >= 0).sum()
+    assert np.isfinite(score(ratings, matrix, found, settings).scores).all()
 
 
 @pytest.mark.parametrize("limits", [{}, {"clusters_max_restaurants": 20}])

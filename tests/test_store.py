@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, WriteError
 
 from recommender.embedded import EmbeddedMongo
-from recommender.errors import DatabaseUnavailableError, PublishError
+from recommender.errors import DatabaseUnavailableError, LeaseLostError, PublishError
 from recommender.lease import COLLECTION as STATE
 from recommender.mongo import Document, MongoDatabase, connect, database
 from recommender.settings import load_settings
@@ -329,6 +329,23 @@ class TestStage:
         before = everything(db)
         with pytest.raises(DatabaseUnavailableError, match="Recommendations is a view"):
             train(db, "r1")
+        assert everything(db) == before
+
+    def test_what_was_carried_over_alone_is_not_published(self, db: MongoDatabase) -> None:
+        """A training that sleeps in its last step finds its stage swept when it goes on."""
+        db[RECOMMENDATIONS].insert_one({"user_id": "guest"})
+        before = everything(db)
+
+        def taken_over() -> None:
+            assert db[stage.name].count_documents({"run_id": {"$exists": False}}) == 1
+            raise LeaseLostError("taken over")
+
+        with staged(db, RECOMMENDATIONS, "r1", "user_id", keep_others=True) as stage:
+            stage.insert(recommendations("r1", 1))
+            stage.seal(1)
+            sweep(db)
+            with pytest.raises(LeaseLostError):
+                publish(db, stage, before_switching=taken_over)
         assert everything(db) == before
 
     def test_what_dead_runs_left_is_swept_and_nothing_else(self, db: MongoDatabase) -> None:

@@ -1,0 +1,102 @@
+"""The API under requests made from its own description, kind and unkind: nothing fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import CheckFunction, ignored_auth
+
+import model
+from recommender.lease import Lease
+from recommender.ledger import Ledger
+from recommender.mongo import connect, database
+from recommender.ports import free_port
+from recommender.settings import load_settings
+from tests.support import PROJECT, environment
+from tests.waiting import TRAINING_SECONDS, until
+
+KEY = "a-key"
+Request = schemathesis.Case[Any]
+REQUESTS = 40
+
+description = schemathesis.openapi.from_dict(
+    model.create_app().openapi(),
+    config=schemathesis.Config.from_dict({"seed": 1}),
+)
+seeded = settings(
+    derandomize=True,
+    max_examples=REQUESTS,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@contextmanager
+def busy_service(mongo_uri: str, folder: Path, **more: str) -> Iterator[str]:
+    """Run the service on a database whose lease is taken, so that no training starts."""
+    own = load_settings(mongo_uri=mongo_uri, mongo_db=f"test-{uuid.uuid4().hex}", work_dir=folder)
+    port = free_port()
+    with connect(own) as client:
+        db = database(client, own)
+        for run_id in ("a", "b"):
+            Ledger(db).open(run_id, "api", own, None)
+        Lease(db, 3600).acquire("b")
+        process = subprocess.Popen(
+            [sys.executable, str(PROJECT / "model.py")],
+            env=environment(own, PORT=str(port), **more),
+            cwd=folder,
+            stderr=subprocess.DEVNULL,
+        )
+        url = f"http://127.0.0.1:{port}"
+        try:
+            until(lambda: answers(url), TRAINING_SECONDS)
+            yield url
+            assert db["TrainingRuns"].count_documents({}) == 2
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+            client.drop_database(db.name)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/live").is_success
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def open_to_all(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with busy_service(mongo_uri, tmp_path_factory.mktemp("open")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def with_a_key(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with busy_service(mongo_uri, tmp_path_factory.mktemp("keyed"), API_KEY=KEY) as url:
+        yield url
+
+
+@description.parametrize()
+@seeded
+def test_without_a_key_every_answer_is_as_described(case: Request, open_to_all: str) -> None:
+    # Where no key is set, all are let in, though the description says how a key is given.
+    unasked: list[CheckFunction] = [ignored_auth]
+    case.call_and_validate(base_url=open_to_all, excluded_checks=unasked)
+
+
+@description.parametrize()
+@seeded
+def test_with_a_key_every_answer_is_as_described(case: Request, with_a_key: str) -> None:
+    case.call_and_validate(base_url=with_a_key, headers={"X-API-Key": KEY})

@@ -1,0 +1,126 @@
+"""A whole training on the worst reviews there can be, which change while they are read."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import bson
+from bson.int64 import Int64
+from bson.objectid import ObjectId
+from bson.raw_bson import RawBSONDocument
+
+from recommender.ledger import Ledger
+from recommender.mongo import Document, MongoDatabase
+from recommender.settings import Settings
+from tests.support import ContractReader, run_script, write_tiny_city
+
+# Each is a user's id and a restaurant's; all that a training makes of them is a value.
+ODD_IDS: list[Any] = [
+    "$where",
+    "$set",
+    "a.b.0",
+    "../../etc/passwd",
+    "two\nlines\r\n2026-01-01 00:00:00,000 INFO recommender: forged",
+    "N\0UL",
+    "",
+    " ",
+    "7",
+    7,
+    Int64(2**40),
+    ObjectId("0123456789ab0123456789ab"),
+    "é" * 512,
+    "\U0001f363",
+]
+NESTED: Document = {"$gt": 0}
+for _ in range(60):
+    NESTED = {"rating": NESTED}
+BAD_ROWS: list[tuple[str, Document]] = [
+    ("user_missing", {"user_id": None}),
+    ("restaurant_missing", {"gmap_id": None}),
+    ("rating_missing", {"rating": None}),
+    ("id_too_long", {"user_id": "u" * 2**20}),
+    ("id_too_long", {"gmap_id": "g" * 2**20}),
+    ("id_unusable", {"gmap_id": {"$ne": 1}}),
+    ("rating_not_a_number", {"rating": NESTED}),
+    ("rating_not_a_number", {"rating": "five"}),
+    ("rating_not_finite", {"rating": math.nan}),
+    ("rating_not_finite", {"rating": math.inf}),
+    ("rating_out_of_range", {"rating": 1e300}),
+    ("rating_out_of_range", {"rating": -0.0}),
+]
+GOOD: Document = {"user_id": "u", "gmap_id": "g", "rating": 4, "time": 1_700_000_000_000}
+
+
+def lone_surrogate() -> RawBSONDocument:
+    """Return a review whose user's id is half of a character, as careless programs write it."""
+    row = bson.encode({"_id": ObjectId(), **GOOD, "user_id": "AAA"})
+    return RawBSONDocument(row.replace(b"AAA", b"\xed\xa0\x80"))
+
+
+def write_odd_reviews(db: MongoDatabase) -> None:
+    """Have every odd user rate every odd restaurant but one, and add what is no review."""
+    db["Reviews"].insert_many(
+        {"user_id": user, "gmap_id": restaurant, "rating": 1 + (row + column) % 5}
+        for row, user in enumerate(ODD_IDS)
+        for column, restaurant in enumerate(ODD_IDS)
+        if row != column
+    )
+    db["Reviews"].insert_many([{**GOOD, **bad} for _, bad in BAD_ROWS])
+    db["Reviews"].insert_one(lone_surrogate())
+
+
+@contextmanager
+def changing(db: MongoDatabase) -> Iterator[None]:
+    """Add, change and remove reviews for as long as the block takes."""
+    stopped = threading.Event()
+
+    def change() -> None:
+        number = 0
+        while not stopped.wait(0.001):
+            number += 1
+            new = {**GOOD, "user_id": f"new {number % 50}", "gmap_id": f"place {number}"}
+            db["Reviews"].insert_one(new)
+            db["Reviews"].update_one({"user_id": "new 1"}, {"$set": {"rating": 1 + number % 5}})
+            if number % 3 == 0:
+                db["Reviews"].delete_one({"user_id": f"new {number % 50}"})
+
+    writer = threading.Thread(target=change)
+    writer.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        writer.join()
+
+
+def test_odd_ids_are_only_values_and_one_snapshot_serves_both_models(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    write_tiny_city(db, db_settings)
+    write_odd_reviews(db)
+    with changing(db):
+        done = run_script("als_training.py", settings=db_settings)
+    assert done.returncode == 0, done.stderr
+    assert not any(line.startswith("2026-01-01 00:00") for line in done.stderr.splitlines())
+    run = Ledger(db).recent(1)[0]
+    expected = Counter(reason for reason, _ in BAD_ROWS) | Counter({"id_unusable": 2})
+    assert run["rows_rejected"] == dict(expected)
+    users = {kind_and_value(d["user_id"]): d for d in db["Recommendations"].find()}
+    assert {kind_and_value(odd) for odd in ODD_IDS} <= set(users)
+    assert len(users) == run["users"]
+    reader = ContractReader(db)
+    assert {kind_and_value(odd) for odd in ODD_IDS} <= set(map(kind_and_value, reader.columns))
+    figures = db["Metadata"].find_one({"_id": "kmeans_clusters"}) or {}
+    assert figures["users"] + figures["users_left_out"] == run["users"]
+    assert sum(reader.sizes) + figures["users_without_overlap"] == figures["users"]
+    assert len(reader.columns) + figures["restaurants_left_out"] == run["restaurants"]
+
+
+def kind_and_value(value: Any) -> tuple[str, Any]:
+    """Return an id so that 7 and "7" stay two, as they are in the database."""
+    return type(value).__name__, value
