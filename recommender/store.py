@@ -31,7 +31,7 @@ from recommender.errors import PublishError
 from recommender.lease import COLLECTION as STATE
 from recommender.mongo import Document, MongoDatabase, mongo_errors, reason_of
 from recommender.scripts import signals_deferred
-from recommender.together import Replacement, replace_together
+from recommender.together import Replacement, has_transactions, replace_together
 
 RECOMMENDATIONS = "Recommendations"
 CLUSTERS = "Clusters"
@@ -399,7 +399,8 @@ def publish_clusters(
     metadata
         The documents of ``Metadata``, by their fixed ``_id``.
     before_publishing
-        Called when both are staged and checked; an exception leaves what was published before.
+        Called when both are staged and checked, right before each try to switch; an exception
+        leaves what was published before.
     """
     with (
         staged(db, CLUSTERS, run_id, "cluster_id") as new_clusters,
@@ -419,7 +420,8 @@ def _publish_together(
     targets = " and ".join(stage.target for stage in stages)
     replacements = [stage.replacement for stage in stages]
     with mongo_errors(f"publishing {targets}"), signals_deferred():
-        before_switching()
-        done = replace_together(db, replacements)
-    if not done:
-        publish(db, *stages, before_switching=before_switching)
+        if has_transactions(db):
+            before_switching()
+            if replace_together(db, replacements):
+                return
+    publish(db, *stages, before_switching=before_switching)

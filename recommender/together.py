@@ -54,6 +54,8 @@ class Replacement:
 def replace_together(db: MongoDatabase, replacements: Sequence[Replacement]) -> bool:
     """Replace all or nothing; return False, and change nothing, where that cannot be done.
 
+    Only for servers that have transactions, see :func:`has_transactions`.
+
     Documents are replaced in their places, so that a reading that the transaction overtakes between
     two batches finds none missing and none twice.
 
@@ -62,7 +64,7 @@ def replace_together(db: MongoDatabase, replacements: Sequence[Replacement]) -> 
     pymongo.errors.PyMongoError
         If MongoDB refuses a document, or stops answering.
     """
-    if not has_transactions(db) or not all(_is_ready(db, one) for one in replacements):
+    if not all(_is_ready(db, one) for one in replacements):
         return False
     # Read before, as what was just staged may be too new for a transaction's snapshot.
     staged = [list(db[one.stage].with_options(_RAW).find()) for one in replacements]

@@ -588,7 +588,8 @@ class TestPublishClusters:
         before = everything(either)
 
         def refuse() -> None:
-            stages = sorted(set(everything(either)) - set(before))
+            beside = set(everything(either)) - set(before)
+            stages = sorted(name for name in beside if not name.endswith(".previous"))
             assert [name.split(".")[0] for name in stages] == [CLUSTERS, METADATA]
             assert [either[name].count_documents({}) for name in stages] == [3, 3]
             raise PublishError("not now")
@@ -639,8 +640,9 @@ class TestPublishClusters:
         before, indexes = everything(either), either[METADATA].index_information()
 
         def turn_against_it() -> None:
-            either[CLUSTERS].rename("Source")
-            either.create_collection(CLUSTERS, viewOn="Source", pipeline=[])
+            if "Source" not in everything(either):
+                either[CLUSTERS].rename("Source")
+                either.create_collection(CLUSTERS, viewOn="Source", pipeline=[])
 
         with pytest.raises(DatabaseUnavailableError, match="refused publishing Metadata and Clu"):
             publish_pair(either, "r2", before=turn_against_it)
@@ -655,7 +657,8 @@ class TestPublishClusters:
         self, either: MongoDatabase
     ) -> None:
         def turn_against_it() -> None:
-            either.create_collection(CLUSTERS, viewOn="Source", pipeline=[])
+            if CLUSTERS not in either.list_collection_names():
+                either.create_collection(CLUSTERS, viewOn="Source", pipeline=[])
 
         with pytest.raises(DatabaseUnavailableError, match="refused publishing"):
             publish_pair(either, "r1", before=turn_against_it)
