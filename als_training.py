@@ -7,27 +7,31 @@ into the clustering. Run it by hand for a retrain at once; the service runs the 
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.ml.recommendation import ALS, ALSModel
+from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame, SparkSession
 
 import clustering_training
+from recommender.baseline import fit_baseline, no_baseline
 from recommender.errors import ModelRejectedError
-from recommender.evaluation import RatingError, predict, rating_error
+from recommender.evaluation import held_out_rows
+from recommender.foldin import Preferences, preferences_of
 from recommender.gate import (
     add_force_option,
     check_finite,
     check_recommendations,
     settings_as_asked,
 )
+from recommender.judging import judge_lists, judge_ratings
+from recommender.models import Model, RatingModel, visits_of
 from recommender.mongo_source import read_reviews
-from recommender.ratings import Ratings, counts_of, gather, rating_shift
-from recommender.recommend import COUNTS_SCHEMA, RecommendTask, factor_block
+from recommender.ratings import Ratings, counts_of, gather
+from recommender.recommend import COUNTS_SCHEMA, RecommendTask
 from recommender.runs import TrainingRun, training_run
 from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import Settings
@@ -35,7 +39,12 @@ from recommender.spark import spark_session
 from recommender.store import RECOMMENDATIONS, publish, staged
 from recommender.summary import summary_of
 
+_SEVERAL = 2
+# A few, so that no core waits long for the last.
+_PARTS_A_CORE = 4
 _REMEDY = "raise ALS_REG_PARAM or lower ALS_RANK"
+
+log = logging.getLogger("als_training")
 
 
 def read(spark: SparkSession, settings: Settings) -> Ratings:
@@ -48,42 +57,84 @@ def read(spark: SparkSession, settings: Settings) -> Ratings:
     return gather(read_reviews(spark, settings, ranges).toArrow())
 
 
-def split(ratings: Ratings, fraction: float, seed: int) -> tuple[Ratings, Ratings]:
-    """Divide the ratings at random into a training part and a held-out one.
+def split(ratings: Ratings, settings: Settings) -> tuple[Ratings, Ratings]:
+    """Divide the ratings of each user into a training part and a held-out one.
 
-    Parameters
-    ----------
-    fraction
-        Share of the ratings that is held out, rounded down to whole ratings.
-    seed
-        The same seed and ratings give the same parts.
+    At random or, by ``ALS_TEST_SPLIT=time``, the latest are held out; who has rated once stays in
+    training. The same seed and ratings give the same parts.
     """
-    held_out = np.zeros(len(ratings), dtype=bool)
-    count = int(len(ratings) * fraction)
-    held_out[np.random.default_rng(seed).permutation(len(ratings))[:count]] = True
+    time = ratings.time if settings.als_test_split == "time" else None
+    fraction, seed = settings.als_test_fraction, settings.seed
+    held_out = held_out_rows(ratings.user, fraction, seed=seed, time=time)
     return ratings.rows(~held_out), ratings.rows(held_out)
 
 
-def fit(
-    spark: SparkSession, ratings: Ratings, settings: Settings, *, preference: bool = False
-) -> ALSModel:
-    """Fit ALS with the settings' parameters.
+def fit(spark: SparkSession, ratings: Ratings, settings: Settings) -> Model:
+    """Fit what the settings ask for: ratings, and preferences unless ``ALS_OBJECTIVE=rating``."""
+    rating = fit_rating(spark, ratings, settings)
+    if settings.als_objective == "rating":
+        return Model(rating, preferences=None)
+    return Model(rating, fit_preferences(spark, ratings, settings))
 
-    Parameters
-    ----------
-    preference
-        Fit who would go where, a rating saying how sure that is (Hu, Koren and Volinsky, 2008),
-        instead of the ratings themselves.
+
+def fit_rating(spark: SparkSession, ratings: Ratings, settings: Settings) -> RatingModel:
+    """Fit how much a user would like a restaurant.
+
+    A regularised baseline is taken out first, and ALS explains the rest; if the foretold rating is
+    what ranks, ALS is fitted to the ratings as they are.
     """
-    # To a preference, 0 means never been there.
-    shift = rating_shift(settings.rating_min) if preference else 0.0
+    shape = len(ratings.users), len(ratings.restaurants)
+    if settings.als_objective == "rating":
+        baseline, bounds = no_baseline(shape), (-np.inf, np.inf)
+    else:
+        bounds = settings.rating_min, settings.rating_max
+        baseline = fit_baseline(
+            ratings.user,
+            ratings.restaurant,
+            ratings.rating,
+            shape,
+            user_weight=settings.als_user_weight,
+            restaurant_weight=settings.als_restaurant_weight,
+        )
+    table = _table(ratings, ratings.rating - baseline.predict(ratings.user, ratings.restaurant))
+    als = _als(spark, settings).setRank(settings.als_rank).setRegParam(settings.als_reg_param)
+    model = als.fit(_frame(spark, table, als))
+    return RatingModel(
+        baseline,
+        factor_matrix(model.userFactors, shape[0], model.rank),
+        factor_matrix(model.itemFactors, shape[1], model.rank),
+        bounds,
+    )
+
+
+def fit_preferences(spark: SparkSession, ratings: Ratings, settings: Settings) -> Preferences:
+    """Fit who would go where, a rating saying how sure that is.
+
+    Only restaurants are fitted, by the users who have rated two or more: one rating says nothing
+    of what goes together, and of who has given it there are so many that it drowns what does. Any
+    user's factors follow from those of the restaurants.
+    """
+    visits = visits_of(ratings, settings)
+    alpha = settings.als_alpha / float(visits.data.mean())
+    reg_param = settings.als_preference_reg_param
+    factors = np.full((len(ratings.restaurants), settings.als_preference_rank), np.nan, np.float32)
+    rows = np.repeat(np.diff(visits.indptr), np.diff(visits.indptr)) >= _SEVERAL
+    if rows.any():
+        als = _als(spark, settings).setRank(settings.als_preference_rank).setRegParam(reg_param)
+        als = als.setImplicitPrefs(True).setAlpha(alpha)
+        table = _table(ratings, visits.data).filter(pa.array(rows))
+        model = als.fit(_frame(spark, table, als))
+        factors = factor_matrix(model.itemFactors, len(ratings.restaurants), model.rank)
+    else:
+        log.warning("nobody has rated two restaurants: the most popular ones are recommended")
+    popularity = np.bincount(ratings.restaurant, minlength=len(ratings.restaurants))
+    return preferences_of(factors, popularity, alpha=alpha, reg_param=reg_param)
+
+
+def _als(spark: SparkSession, settings: Settings) -> ALS:
     blocks = settings.als_blocks or max(2, spark.sparkContext.defaultParallelism)
-    als = ALS(
-        rank=settings.als_rank,
+    return ALS(
         maxIter=settings.als_max_iter,
-        regParam=settings.als_reg_param,
-        implicitPrefs=preference,
-        alpha=settings.als_alpha,
         coldStartStrategy=settings.als_cold_start_strategy,
         checkpointInterval=settings.als_checkpoint_interval,
         numUserBlocks=blocks,
@@ -93,14 +144,15 @@ def fit(
         itemCol="restaurant",
         ratingCol="rating",
     )
-    table = pa.table(
-        {
-            "user": ratings.user,
-            "restaurant": ratings.restaurant,
-            "rating": (ratings.rating + shift).astype(np.float32),
-        }
-    )
-    return als.fit(spark.createDataFrame(table).coalesce(blocks))
+
+
+def _table(ratings: Ratings, values: NDArray[np.float64]) -> pa.Table:
+    columns = [ratings.user, ratings.restaurant, values.astype(np.float32)]
+    return pa.table(columns, names=["user", "restaurant", "rating"])
+
+
+def _frame(spark: SparkSession, table: pa.Table, als: ALS) -> DataFrame:
+    return spark.createDataFrame(table).coalesce(als.getNumUserBlocks())
 
 
 def factor_matrix(factors: DataFrame, count: int, rank: int) -> NDArray[np.float32]:
@@ -119,28 +171,22 @@ def factor_matrix(factors: DataFrame, count: int, rank: int) -> NDArray[np.float
     -------
     float32 (count, rank)
         NaN in the rows of those that the model did not see.
+
+    Raises
+    ------
+    ModelRejectedError
+        If a factor is not finite, as after a fit that did not hold.
     """
     matrix = np.full((count, rank), np.nan, dtype=np.float32)
     for batch in factors.toArrow().to_batches():
-        number, block = factor_block(batch)
-        matrix[number] = block
+        flat = batch["features"].flatten().to_numpy(zero_copy_only=False)
+        check_finite("ALS's factors", flat, remedy=_REMEDY)
+        matrix[batch["id"].to_numpy()] = flat.reshape(batch.num_rows, rank)
     return matrix
 
 
-def evaluate(model: ALSModel, train: Ratings, held_out: Ratings, settings: Settings) -> RatingError:
-    """Return how far the predictions of a model fitted to ``train`` are from what was held out."""
-    users = factor_matrix(model.userFactors, len(train.users), model.rank)
-    restaurants = factor_matrix(model.itemFactors, len(train.restaurants), model.rank)
-    return rating_error(
-        predict(users, restaurants, held_out.user, held_out.restaurant),
-        held_out.rating,
-        float(train.rating.mean()),
-        drop_cold=settings.als_cold_start_strategy == "drop",
-    )
-
-
 def recommend(
-    spark: SparkSession, model: ALSModel, ratings: Ratings, run: TrainingRun, stage: str
+    spark: SparkSession, model: Model, ratings: Ratings, run: TrainingRun, stage: str
 ) -> int:
     """Stage every user's top restaurants that the user has not rated.
 
@@ -159,21 +205,21 @@ def recommend(
     Raises
     ------
     ModelRejectedError
-        If a factor or a score is not finite, as after a fit that did not hold.
+        If a score is not finite, as after a fit that did not hold.
     """
-    places = factor_matrix(model.itemFactors, len(ratings.restaurants), model.rank)
-    check_finite("the restaurants' factors", places, remedy=_REMEDY)
     task = RecommendTask(
         settings=run.settings,
         run_id=run.run_id,
         stage=stage,
-        restaurant_factors=places,
-        rated=ratings.matrix(),
+        model=model,
+        visits=visits_of(ratings, run.settings),
         users=ratings.users,
         restaurants=ratings.restaurants,
     )
     shared = spark.sparkContext.broadcast(task)
-    counts = model.userFactors.mapInArrow(lambda batches: shared.value.run(batches), COUNTS_SCHEMA)
+    parts = _PARTS_A_CORE * spark.sparkContext.defaultParallelism
+    users = spark.range(0, len(ratings.users), numPartitions=parts)
+    counts = users.mapInArrow(lambda batches: shared.value.run(batches), COUNTS_SCHEMA)
     totals = counts.groupBy().sum().toArrow().to_pylist()[0]
     if totals["sum(broken)"]:
         raise ModelRejectedError(
@@ -191,14 +237,14 @@ def train(run: TrainingRun) -> Ratings:
             ratings = read(spark, settings)
             run.record(**counts_of(ratings))
         with run.phase("train"):
-            part, held_out = split(ratings, settings.als_test_fraction, settings.seed)
+            part, held_out = split(ratings, settings)
             model = fit(spark, part, settings)
         with run.phase("evaluate"):
-            error = evaluate(model, part, held_out, settings)
-            run.record(**{"metrics.als": asdict(error)})
+            share, rating_figures = judge_ratings(model.rating, part, held_out, settings)
+            run.record(**{"metrics.als": rating_figures})
+            run.record(**{"metrics.lists": judge_lists(model, part, held_out, settings)})
         with run.phase("refit"):
-            preference = settings.als_objective == "preference"
-            model = fit(spark, ratings, settings, preference=preference)
+            model = fit(spark, ratings, settings).believing(share)
         with staged(run.db, RECOMMENDATIONS, run.run_id, "user_id", keep_others=True) as stage:
             with run.phase("recommend"):
                 users = recommend(spark, model, ratings, run, stage.name)

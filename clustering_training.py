@@ -51,7 +51,6 @@ from recommender.store import (
 from recommender.summary import summary_of
 from recommender.tastes import TasteClusters, taste_clusters
 
-_LIKED = 0.75
 _STANDING_OUT = 5
 
 log = logging.getLogger("clustering_training")
@@ -330,8 +329,7 @@ def score(matrix: UserMatrix, found: Clustering, settings: Settings) -> ClusterS
 
 def liked_from(settings: Settings) -> float:
     """Return the least rating that is liked, shifted as the matrix has them."""
-    low, high = settings.rating_min, settings.rating_max
-    return low + _LIKED * (high - low) + rating_shift(low)
+    return settings.liked + rating_shift(settings.rating_min)
 
 
 def held_out_quality(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:

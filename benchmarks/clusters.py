@@ -104,7 +104,7 @@ def spaces(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
         errors = [one["ratings"] for one in found]
         yield (
             f"{_lists_line(space, found)} {_mean(errors, 'rmse'):7.4f} "
-            f"{_mean(errors, 'city_rmse'):7.4f} {_mean(errors, 'baseline_rmse'):7.4f} "
+            f"{_mean(errors, 'city_rmse'):7.4f} {_mean(errors, 'mean_rmse'):7.4f} "
             f"{_mean(found, 'users'):7.0f} {seconds:8.1f}"
         )
     yield _lists_line("popular", [one["popular"] for one in found])

@@ -8,19 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-_BLOCK_ROWS = 262_144
-
 
 @dataclass(frozen=True)
 class RatingError:
-    """How far predictions are from held-out ratings.
+    """How far predictions are from held-out ratings, on the ratings' scale.
 
     Attributes
     ----------
     rmse, mae
-        Root mean squared and mean absolute error, on the ratings' scale; None if there is none.
-    baseline_rmse
-        RMSE of predicting the training ratings' mean for the same ratings: what must be beaten.
+        Root mean squared and mean absolute error; None, as the others, if there is none.
+    mean_rmse, mean_mae
+        Those of always guessing the training ratings' mean, for the same ratings.
+    baseline_rmse, baseline_mae
+        Those of the users' and restaurants' offsets alone; None where none were fitted.
     rows
         Held-out ratings that were predicted.
     cold
@@ -31,44 +31,91 @@ class RatingError:
 
     rmse: float | None
     mae: float | None
+    mean_rmse: float | None
+    mean_mae: float | None
     baseline_rmse: float | None
+    baseline_mae: float | None
     rows: int
     cold: int
     reason: str | None = None
 
 
-def predict(
-    user_factors: NDArray[np.float32],
-    item_factors: NDArray[np.float32],
+def held_out_rows(
     user: NDArray[np.int32],
-    item: NDArray[np.int32],
-) -> NDArray[np.float64]:
-    """Return the predicted rating of each pair: the inner product of their factors.
+    fraction: float,
+    *,
+    seed: int,
+    time: NDArray[np.float64] | None = None,
+) -> NDArray[np.bool_]:
+    """Choose which ratings of each user are held out.
 
     Parameters
     ----------
-    user_factors, item_factors
-        (users, rank) and (items, rank); NaN in the rows of those that training did not see.
-    user, item
-        (n,), positions in them.
+    user
+        (n,), whose each rating is.
+    fraction
+        Share of each user's ratings, rounded down, but at least one of who has two or more; who
+        has one keeps it.
+    seed
+        Of the choice.
+    time
+        (n,): hold out the latest; those without a time, NaN, last, and equal ones by the seed.
+    """
+    chance = np.random.default_rng(seed).random(len(user))
+    age = np.zeros(len(user)) if time is None else -np.where(np.isnan(time), -np.inf, time)
+    order = np.lexsort((chance, age, user))
+    totals = np.bincount(user)
+    quota = np.where(totals >= 2, np.maximum(1, (totals * fraction).astype(np.int64)), 0)
+    starts = np.cumsum(totals) - totals
+    chosen = np.zeros(len(user), dtype=bool)
+    chosen[order] = np.arange(len(user)) - starts[user[order]] < quota[user[order]]
+    return chosen
+
+
+def cross_fitted(
+    explained: NDArray[np.float64], actual: NDArray[np.float64], *, seed: int
+) -> tuple[float, NDArray[np.float64]]:
+    """Weigh an explanation by how well it holds on data that it was not fitted to.
+
+    The weight w of least (actual - w explained)^2, less its standard error and within [0, 1], is
+    found on each random half and used on the other, so that no value has a say in its own
+    prediction.
+
+    Parameters
+    ----------
+    explained, actual
+        (n,) each; NaN in ``explained`` is left out.
 
     Returns
     -------
-    float64 (n,)
-        NaN for a pair that holds an unseen user or item.
+    weight
+        That of both halves together; 0 without data.
+    predicted
+        float64 (n,), the weighed explanation.
     """
-    predicted = np.empty(len(user), dtype=np.float64)
-    for start in range(0, len(user), _BLOCK_ROWS):
-        rows = slice(start, start + _BLOCK_ROWS)
-        left = user_factors[user[rows]].astype(np.float64)
-        predicted[rows] = np.einsum("ij,ij->i", left, item_factors[item[rows]])
-    return predicted
+    half = np.random.default_rng(seed).random(len(actual)) < 0.5
+    predicted = np.empty(len(actual))
+    for of in (half, ~half):
+        predicted[of] = _weight(explained[~of], actual[~of]) * explained[of]
+    return _weight(explained, actual), predicted
+
+
+def _weight(explained: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
+    known = ~np.isnan(explained)
+    x, y = explained[known], actual[known]
+    squared = float(x @ x)
+    if not squared:
+        return 0.0
+    weight = float(x @ y) / squared
+    standard_error = float(np.std(y - weight * x) / np.sqrt(squared))
+    return min(max(weight - standard_error, 0.0), 1.0)
 
 
 def rating_error(
     predicted: NDArray[np.float64],
     actual: NDArray[np.float64],
-    training_mean: float,
+    mean: float,
+    baseline: NDArray[np.float64] | None = None,
     *,
     drop_cold: bool = True,
 ) -> RatingError:
@@ -80,8 +127,10 @@ def rating_error(
         (n,), NaN where training did not see the user or the restaurant.
     actual
         (n,), the held-out ratings.
-    training_mean
+    mean
         Mean of the ratings that were trained on.
+    baseline
+        (n,), what the offsets alone predict.
     drop_cold
         Leave the unseen out; else a single one leaves no figure.
     """
@@ -89,15 +138,26 @@ def rating_error(
     rows, cold = int(known.sum()), int((~known).sum())
     reason = _why_no_figure(rows, cold, drop_cold=drop_cold)
     if reason:
-        return RatingError(None, None, None, rows, cold, reason)
-    error = predicted[known] - actual[known]
+        return RatingError(None, None, None, None, None, None, rows, cold, reason)
+    truth = actual[known]
     return RatingError(
-        rmse=float(np.sqrt(np.mean(error**2))),
-        mae=float(np.mean(np.abs(error))),
-        baseline_rmse=float(np.sqrt(np.mean((training_mean - actual[known]) ** 2))),
+        rmse=_rmse(predicted[known] - truth),
+        mae=_mae(predicted[known] - truth),
+        mean_rmse=_rmse(mean - truth),
+        mean_mae=_mae(mean - truth),
+        baseline_rmse=None if baseline is None else _rmse(baseline[known] - truth),
+        baseline_mae=None if baseline is None else _mae(baseline[known] - truth),
         rows=rows,
         cold=cold,
     )
+
+
+def _rmse(error: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean(error**2)))
+
+
+def _mae(error: NDArray[np.float64]) -> float:
+    return float(np.mean(np.abs(error)))
 
 
 def _why_no_figure(rows: int, cold: int, *, drop_cold: bool) -> str | None:
@@ -137,15 +197,24 @@ class RankingQuality:
     ----------
     ndcg
         Normalised discounted cumulative gain (Jarvelin and Kekalainen, 2002), gains 0 or 1.
+    recall
+        Share of what is hidden, or of a whole list where more is hidden, that is in the list.
     hit_rate
         Share of the users with at least one hidden place in the list.
+    map
+        Mean average precision: of a hidden place, the share of hidden ones down to it.
     coverage
         Share of all places that are shown to anybody.
+    popularity
+        How many of these users, as a share, have seen a place that is shown, on average.
     """
 
     ndcg: float
+    recall: float
     hit_rate: float
+    map: float
     coverage: float
+    popularity: float
 
 
 def hold_out(
@@ -210,13 +279,18 @@ def ranking_quality(
     rank = np.cumsum(shown, axis=1) - 1
     shown &= rank < n
     hits = shown & _holds(hidden, lists)
+    most = np.minimum(np.diff(hidden.indptr), n)
     discounts = 1 / np.log2(np.arange(2, n + 2))
     gain = np.where(hits, discounts[np.clip(rank, 0, n - 1)], 0).sum(axis=1)
-    best = np.cumsum(discounts)[np.minimum(np.diff(hidden.indptr), n) - 1]
+    precision = np.where(hits, np.cumsum(hits, axis=1) / np.maximum(rank + 1, 1), 0).sum(axis=1)
+    visits = np.bincount(seen.indices, minlength=seen.shape[1]) / seen.shape[0]
     return RankingQuality(
-        ndcg=float((gain / best).mean()),
+        ndcg=float((gain / np.cumsum(discounts)[most - 1]).mean()),
+        recall=float((hits.sum(axis=1) / most).mean()),
         hit_rate=float(hits.any(axis=1).mean()),
+        map=float((precision / most).mean()),
         coverage=len(np.unique(lists[shown])) / seen.shape[1],
+        popularity=float(visits[lists[shown]].mean()) if shown.any() else 0.0,
     )
 
 

@@ -18,6 +18,7 @@ ENV_FILE = ".env"
 # Other programs own names that start with SPARK_, MONGO_ or LOG_; these prefixes are ours alone, so
 # an unknown name that starts with one of them is a slip of the pen.
 _RESEMBLANCE = 0.75
+_LIKED = 0.75
 _OWN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")
 
 
@@ -122,22 +123,47 @@ class Settings(BaseSettings):
         None, description="where ALS checkpoints; on a cluster, a folder that its machines share"
     )
 
-    als_rank: Count = Field(10, description="number of latent factors")
+    als_objective: Literal["preference", "rating"] = Field(
+        "preference",
+        description="what ranks a user's restaurants: the `preference` that implicit-feedback ALS "
+        "finds, or the `rating` predicted by ALS on the ratings alone",
+    )
     als_max_iter: Count = Field(10, description="ALS iterations")
-    als_reg_param: float = Field(0.1, ge=0, description="ALS regularisation")
-    als_objective: Literal["rating", "preference"] = Field(
-        "rating",
-        description="what ranks a user's restaurants: the predicted `rating`, or the `preference` "
-        "that implicit-feedback ALS finds",
+    als_rank: Count = Field(10, description="number of latent factors of the rating")
+    als_reg_param: float = Field(0.1, ge=0, description="ALS regularisation of the rating")
+    als_user_weight: float = Field(
+        3.0, gt=0, description="how many ratings of the mean weigh in on how high a user rates"
+    )
+    als_restaurant_weight: float = Field(
+        10.0, gt=0, description="the same for how high a restaurant is rated"
+    )
+    als_preference_rank: Count = Field(64, description="number of latent factors of the preference")
+    als_preference_reg_param: float = Field(
+        4.0, gt=0, description="ALS regularisation of the preference"
     )
     als_alpha: float = Field(
-        1.0, ge=0, description="how much more a preference counts for each point of a rating"
+        20.0,
+        ge=0,
+        description="how much more a restaurant rated with the mean counts than one unrated",
+    )
+    als_half_life_days: float | None = Field(
+        None,
+        gt=0,
+        description="a rating so many days older says half as much of a preference; unset: as much",
     )
     als_cold_start_strategy: Literal["drop", "nan"] = Field(
         "drop",
         description="held-out ratings of unknown users or restaurants: left out, or RMSE is null",
     )
-    als_test_fraction: Fraction = Field(0.2, description="share of the ratings held out for RMSE")
+    als_test_fraction: Fraction = Field(
+        0.2, description="share of each user's ratings held out to judge the model by"
+    )
+    als_test_split: Literal["random", "time"] = Field(
+        "random", description="which are held out: `random` ones, or by `time` the latest"
+    )
+    als_evaluate_users: Count = Field(
+        20_000, description="users whose lists are judged, at most, chosen at random"
+    )
     als_top_n: int = Field(13, ge=1, le=1000, description="restaurants recommended to each user")
     als_blocks: Count | None = Field(
         None, description="blocks that ALS divides users and restaurants into; unset: one a core"
@@ -199,6 +225,11 @@ class Settings(BaseSettings):
             self.reviews_rating_field,
             self.reviews_time_field,
         )
+
+    @property
+    def liked(self) -> float:
+        """The least rating of a restaurant that is liked: three quarters up the scale."""
+        return self.rating_min + _LIKED * (self.rating_max - self.rating_min)
 
     @property
     def log_dir(self) -> Path:

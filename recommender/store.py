@@ -7,7 +7,6 @@ Clusters and Metadata, which belong together, are replaced in a transaction wher
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import struct
 import time
@@ -19,9 +18,7 @@ from typing import Any
 import bson
 import numpy as np
 from bson.codec_options import CodecOptions
-from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
-from numpy.typing import NDArray
 from pymongo import ASCENDING
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, BulkWriteError, OperationFailure, WriteConcernError
@@ -296,65 +293,6 @@ def sweep(db: MongoDatabase) -> None:
             if name.startswith(prefix):
                 log.warning("dropping %s, left by a training that did not end", name)
                 db.drop_collection(name)
-
-
-class RecommendationEncoder:
-    """Encodes blocks of recommendations straight to BSON, one document a user.
-
-    ``{_id, user_id, run_id, recommendations: [{gmap_id, score}, ...]}``. Each restaurant's part of
-    an entry is encoded once, not once for each of its entries; a million dicts are never built.
-
-    Parameters
-    ----------
-    restaurant_ids
-        The ids, in the order of the model's integers.
-    run_id
-        The training that writes.
-    """
-
-    def __init__(self, restaurant_ids: Sequence[Any], run_id: str) -> None:
-        empty = [bson.encode({"gmap_id": i, "score": 0.0}) for i in restaurant_ids]
-        self._heads = [entry[: -len(_SCORE_TAIL)] for entry in empty]
-        self._run_id = run_id
-        # Eight bytes of the run and four of the user: a retried task makes the same _id again.
-        self._id_prefix = hashlib.blake2b(run_id.encode(), digest_size=8).digest()
-
-    def encode(
-        self,
-        user: NDArray[np.int32],
-        user_ids: Sequence[Any],
-        items: NDArray[np.int32],
-        scores: NDArray[np.float32],
-    ) -> Iterator[RawBSONDocument]:
-        """Yield the documents of a block of users.
-
-        Parameters
-        ----------
-        user
-            (n,), the model's integers of the users.
-        user_ids
-            Their ids.
-        items, scores
-            (n, m), as :func:`recommender.topn.top_n` returns them.
-        """
-        lengths = (items >= 0).sum(axis=1).tolist()
-        numbers = scores.astype("<f8")
-        for row, (code, user_id, length) in enumerate(
-            zip(user.tolist(), user_ids, lengths, strict=True)
-        ):
-            array = self._array(items[row, :length].tolist(), numbers[row].tobytes())
-            object_id = ObjectId(self._id_prefix + code.to_bytes(4, "big"))
-            head = bson.encode({"_id": object_id, "user_id": user_id, "run_id": self._run_id})
-            body = head[4:-1] + b"\x04recommendations\0" + array + b"\0"
-            yield RawBSONDocument(_INT32.pack(len(body) + 4) + body)
-
-    def _array(self, items: list[int], numbers: bytes) -> bytes:
-        parts: list[bytes] = []
-        for place, item in enumerate(items):
-            score = numbers[8 * place : 8 * place + 8]
-            parts += (b"\x03%d\0" % place, self._heads[item], score, b"\0")
-        body = b"".join(parts) + b"\0"
-        return _INT32.pack(len(body) + 4) + body
 
 
 def columns_that_fit(k: int, column_ids: Sequence[Any]) -> int:

@@ -13,7 +13,15 @@ def summary_of(run: Mapping[str, Any] | None) -> str:
     """
     if run is None:
         return "Training succeeded; the ledger did not answer for its figures"
-    lines = [_headline(run), *_rows(run), *_als(run), *_clusters(run), *_gate(run), _phases(run)]
+    lines = [
+        _headline(run),
+        *_rows(run),
+        *_als(run),
+        *_lists(run),
+        *_clusters(run),
+        *_gate(run),
+        _phases(run),
+    ]
     return "\n".join(lines)
 
 
@@ -38,9 +46,25 @@ def _als(run: Mapping[str, Any]) -> list[str]:
         return []
     if error["rmse"] is None:
         return [f"  RMSE         none: {error['reason']}"]
+    offsets = error["baseline_rmse"]
+    beside = "" if offsets is None else f", the users' and restaurants' offsets {offsets:.3f}"
     return [
         f"  RMSE         {error['rmse']:.3f} on {error['rows']:,} held-out ratings, where always "
-        f"guessing the mean has {error['baseline_rmse']:.3f}; cold and left out: {error['cold']:,}"
+        f"guessing the mean has {error['mean_rmse']:.3f}{beside}; cold and left out: "
+        f"{error['cold']:,}"
+    ]
+
+
+def _lists(run: Mapping[str, Any]) -> list[str]:
+    quality = run["metrics"].get("lists")
+    if not quality:
+        return []
+    if quality["ndcg"] is None:
+        return [f"  NDCG         none: {quality['reason']}"]
+    return [
+        f"  NDCG         {quality['ndcg']:.3f} of the lists of {quality['users']:,} users, where "
+        f"the popular list has {quality['popular']['ndcg']:.3f} and chance "
+        f"{quality['random']['ndcg']:.3f}"
     ]
 
 

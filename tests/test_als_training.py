@@ -7,19 +7,25 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
+from pyspark.ml.recommendation import ALS
 from pyspark.sql import SparkSession
 from sklearn.metrics import roc_auc_score
 
 import als_training
 from recommender.errors import DatabaseUnavailableError, ModelRejectedError
+from recommender.judging import judge_lists, judge_ratings
 from recommender.lease import Lease
 from recommender.ledger import Ledger
+from recommender.models import Model, visits_of
 from recommender.mongo import Document, MongoDatabase
 from recommender.mongo_source import read_reviews
 from recommender.ratings import Ratings, decode_ids
@@ -85,42 +91,60 @@ def test_a_password_is_in_no_plan_of_spark(spark: SparkSession, db_settings: Set
     assert uri.removeprefix("mongodb://").rstrip("/") not in plan
 
 
-def test_the_split_is_seeded_and_loses_nothing() -> None:
+def test_the_split_is_seeded_and_loses_nothing(db_settings: Settings) -> None:
     ratings = ratings_of([(f"u{i}", f"r{j}", 3) for i in range(20) for j in range(i % 5 + 1)])
-    train, held_out = als_training.split(ratings, 0.2, seed=1)
-    again, _ = als_training.split(ratings, 0.2, seed=1)
-    other, _ = als_training.split(ratings, 0.2, seed=2)
+    train, held_out = als_training.split(ratings, db_settings)
+    again, _ = als_training.split(ratings, db_settings)
+    other, _ = als_training.split(ratings, db_settings.model_copy(update={"seed": 2}))
     pairs = [set(zip(part.user, part.restaurant, strict=True)) for part in (train, held_out)]
-    assert len(held_out) == len(ratings) // 5
+    assert np.bincount(held_out.user).tolist() == [0, 1, 1, 1, 1] * 4
     assert pairs[0] | pairs[1] == set(zip(ratings.user, ratings.restaurant, strict=True))
     assert not pairs[0] & pairs[1]
-    assert np.array_equal(train.user, again.user)
-    assert not np.array_equal(train.user, other.user)
+    assert np.array_equal(train.restaurant, again.restaurant)
+    assert not np.array_equal(train.restaurant, other.restaurant)
 
 
-def test_als_finds_a_checkerboard(spark: SparkSession, db_settings: Settings) -> None:
-    """Users rate what is of their colour 5 and the rest 1; a fifth is held out."""
-    ratings = ratings_of(
+def test_the_split_by_time_holds_the_latest_out(db_settings: Settings) -> None:
+    ratings = ratings_of([("u", f"r{j}", 3) for j in range(10)])
+    ratings = replace(ratings, time=np.array([5.0, 9, 1, 0, 7, 2, 3, 8, 4, 6]))
+    by_time = db_settings.model_copy(update={"als_test_split": "time"})
+    assert als_training.split(ratings, by_time)[1].time.tolist() == [9, 8]
+
+
+def by_rating(settings: Settings) -> Settings:
+    return settings.model_copy(update={"als_objective": "rating"})
+
+
+def checkerboard() -> Ratings:
+    """Users rate what is of their colour 5 and the rest 1."""
+    return ratings_of(
         [(f"u{i}", f"r{j}", 5.0 if (i + j) % 2 else 1.0) for i in range(30) for j in range(20)]
     )
-    train, held_out = als_training.split(ratings, 0.2, seed=0)
-    model = als_training.fit(spark, train, db_settings)
-    error = als_training.evaluate(model, train, held_out, db_settings)
-    assert error.rows == 120
-    assert error.rmse is not None
-    assert error.rmse < 0.3
-    assert error.baseline_rmse == pytest.approx(2.0, abs=0.1)
 
 
-def test_ratings_that_are_all_equal_are_predicted_as_such(
+@pytest.mark.parametrize("objective", ["rating", "preference"])
+def test_als_finds_a_checkerboard(
+    spark: SparkSession, db_settings: Settings, objective: str
+) -> None:
+    settings = db_settings.model_copy(update={"als_objective": objective})
+    train, held_out = als_training.split(checkerboard(), settings)
+    model = als_training.fit_rating(spark, train, settings)
+    share, error = judge_ratings(model, train, held_out, settings)
+    assert error["rows"] == 120
+    assert error["rmse"] < 0.3
+    assert error["mean_rmse"] == pytest.approx(2.0, abs=0.1)
+    assert share > 0.9
+
+
+def test_all_ratings_equal_are_foretold_without_als(
     spark: SparkSession, db_settings: Settings
 ) -> None:
-    ratings = ratings_of([(f"u{i}", f"r{j}", 3) for i in range(30) for j in range(20) if i % 7 - j])
-    train, held_out = als_training.split(ratings, 0.2, seed=0)
+    ratings = ratings_of([(f"u{i}", f"r{j}", 4.0) for i in range(9) for j in range(i % 4 + 1)])
+    train, held_out = als_training.split(ratings, db_settings)
     model = als_training.fit(spark, train, db_settings)
-    error = als_training.evaluate(model, train, held_out, db_settings)
-    assert error.rmse == pytest.approx(0, abs=0.3)
-    assert error.baseline_rmse == 0
+    share, error = judge_ratings(model.rating, train, held_out, db_settings)
+    assert (share, error["rmse"]) == (0, pytest.approx(0))
+    assert judge_lists(model, train, held_out, db_settings)["ndcg"] > 0
 
 
 def test_a_held_out_part_of_strangers_has_no_rmse(
@@ -128,11 +152,10 @@ def test_a_held_out_part_of_strangers_has_no_rmse(
 ) -> None:
     ratings = ratings_of([("u1", "r1", 4), ("u2", "r2", 3), ("u3", "r3", 5)])
     train, held_out = ratings.rows(ratings.user < 2), ratings.rows(ratings.user == 2)
-    error = als_training.evaluate(
-        als_training.fit(spark, train, db_settings), train, held_out, db_settings
-    )
-    assert (error.rmse, error.cold) == (None, 1)
-    assert error.reason is not None
+    model = als_training.fit_rating(spark, train, db_settings)
+    _, error = judge_ratings(model, train, held_out, db_settings)
+    assert (error["rmse"], error["cold"]) == (None, 1)
+    assert error["reason"] is not None
 
 
 def test_a_preference_is_for_where_one_goes_not_for_what_one_rates_highly(
@@ -141,28 +164,70 @@ def test_a_preference_is_for_where_one_goes_not_for_what_one_rates_highly(
     """Users go to places of their colour, and rate them with 1 to 5 as it comes."""
     visits = [(i, j) for i in range(30) for j in range(20) if (i + j) % 2 and (i + 3 * j) % 5]
     ratings = ratings_of([(f"u{i:02}", f"r{j:02}", 1 + (i + j) % 5) for i, j in visits])
-    model = als_training.fit(spark, ratings, db_settings, preference=True)
-    users = als_training.factor_matrix(model.userFactors, 30, model.rank)
-    restaurants = als_training.factor_matrix(model.itemFactors, 20, model.rank)
+    model = als_training.fit(spark, ratings, db_settings)
     own_colour = np.add.outer(np.arange(30), np.arange(20)) % 2 == 1
-    scores = users @ restaurants.T
+    scores = scores_of(model, ratings, db_settings)
     assert roc_auc_score(own_colour.ravel(), scores.ravel()) > 0.95
+
+
+def scores_of(model: Model, ratings: Ratings, settings: Settings) -> NDArray[np.float64]:
+    """Return what ranks, (users, restaurants)."""
+    users = np.arange(len(ratings.users), dtype=np.int32)
+    factors = model.user_factors(users, visits_of(ratings, settings)).astype(np.float64)
+    return np.asarray(factors @ model.restaurant_factors.T.astype(np.float64))
+
+
+def test_users_who_are_folded_in_get_what_spark_gives_them(
+    spark: SparkSession, city: Ratings, db_settings: Settings
+) -> None:
+    several = city.rows(np.bincount(city.user)[city.user] >= 2)
+    visits = visits_of(city, db_settings)
+    preferences = als_training.fit_preferences(spark, city, db_settings)
+    als = ALS(
+        rank=db_settings.als_preference_rank,
+        regParam=db_settings.als_preference_reg_param,
+        alpha=db_settings.als_alpha / visits.data.mean(),
+        implicitPrefs=True,
+        seed=db_settings.seed,
+        userCol="user",
+        itemCol="restaurant",
+        numUserBlocks=2,
+        numItemBlocks=2,
+    )
+    columns = [several.user, several.restaurant, several.rating.astype(np.float32)]
+    table = pa.table(columns, names=["user", "restaurant", "rating"])
+    theirs = als.fit(spark.createDataFrame(table).coalesce(2))
+    users = als_training.factor_matrix(theirs.userFactors, len(city.users), theirs.rank)
+    places = als_training.factor_matrix(theirs.itemFactors, len(city.restaurants), theirs.rank)
+    expected = users @ np.nan_to_num(places).T
+    known = np.unique(several.user)
+    ours = preferences.user_factors(visits)[known, :-1] @ preferences.factors.T
+    assert ours == pytest.approx(expected[known], abs=2e-4)
+
+
+def test_where_nobody_has_rated_two_the_popular_ones_are_recommended(
+    spark: SparkSession, db_settings: Settings
+) -> None:
+    ratings = ratings_of([(f"u{i}", f"r{i % 7 * (i % 2)}", 4) for i in range(50)])
+    model = als_training.fit(spark, ratings, db_settings)
+    popularity = np.bincount(ratings.restaurant)
+    assert (scores_of(model, ratings, db_settings).argmax(axis=1) == popularity.argmax()).all()
 
 
 def test_long_lineages_do_not_kill_the_jvm(spark: SparkSession, db_settings: Settings) -> None:
     ratings = ratings_of([(f"u{i}", f"r{i % 7}", i % 5 + 1) for i in range(50)])
     many = db_settings.model_copy(update={"als_max_iter": 40})
     model = als_training.fit(spark, ratings, many)
-    assert np.isfinite(als_training.factor_matrix(model.userFactors, 50, model.rank)).all()
+    assert np.isfinite(model.rating.user_factors).all()
 
 
+@pytest.mark.parametrize("objective", ["rating", "preference"])
 def test_every_user_gets_the_best_of_what_the_user_has_not_rated(
-    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings
+    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings, objective: str
 ) -> None:
-    model = als_training.fit(spark, city, db_settings)
-    users = als_training.factor_matrix(model.userFactors, len(city.users), model.rank)
-    restaurants = als_training.factor_matrix(model.itemFactors, len(city.restaurants), model.rank)
-    scores = users.astype(np.float64) @ restaurants.T.astype(np.float64)
+    settings = db_settings.model_copy(update={"als_objective": objective})
+    model = als_training.fit(spark, city, settings)
+    scores = scores_of(model, city, settings)
     scores[city.user, city.restaurant] = -np.inf
     with (
         training_run(db_settings) as run,
@@ -181,30 +246,40 @@ def test_every_user_gets_the_best_of_what_the_user_has_not_rated(
         own = [scores[user, ids.index(e["gmap_id"])] for e in entries]
         assert own == pytest.approx(expected, rel=1e-4)
         assert documents[user_id]["run_id"] == run.run_id
+        items = np.array([ids.index(e["gmap_id"]) for e in entries], dtype=np.int32)
+        foretold = [e.get("rating") for e in entries]
+        pairs = np.full(len(items), user, dtype=np.int32), items
+        beside = model.rating.predict(*pairs) if model.preferences else [None] * len(items)
+        assert foretold == pytest.approx(beside)
 
 
-def test_scores_that_are_not_finite_are_not_published(
-    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings
+@pytest.mark.parametrize("objective", ["rating", "preference"])
+def test_one_factor_that_is_not_finite_is_found(
+    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings, objective: str
 ) -> None:
-    model = als_training.fit(spark, city, db_settings)
-    broken: Any = _WithBrokenItems(model, spark)
+    model = als_training.fit(
+        spark, city, db_settings.model_copy(update={"als_objective": objective})
+    )
+    if model.preferences is None:
+        model.rating.user_factors[7] = np.inf
+        told = "1 users have scores that are not finite"
+    else:
+        model.preferences.factors[0] = np.nan
+        told = "users have scores that are not finite"
     with (
-        pytest.raises(ModelRejectedError, match="not finite"),
+        pytest.raises(ModelRejectedError, match=told),
         training_run(db_settings) as run,
         staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
     ):
-        als_training.recommend(spark, broken, city, run, stage.name)
+        als_training.recommend(spark, model, city, run, stage.name)
     assert db[RECOMMENDATIONS].count_documents({}) == 0
 
 
-class _WithBrokenItems:
-    """A model one of whose restaurants has a factor that is not a number."""
-
-    def __init__(self, model: Any, spark: SparkSession) -> None:
-        self.rank, self.userFactors = model.rank, model.userFactors
-        self.itemFactors = spark.createDataFrame(
-            [(0, [float("nan")] * model.rank)], "id int, features array<float>"
-        )
+def test_a_fit_that_did_not_hold_is_not_used(spark: SparkSession) -> None:
+    rows = [(0, [1.0, 2.0]), (3, [0.5, float("inf")])]
+    factors = spark.createDataFrame(rows, "id int, features array<float>")
+    with pytest.raises(ModelRejectedError, match="ALS's factors are not finite"):
+        als_training.factor_matrix(factors, 4, 2)
 
 
 def test_the_script_trains_publishes_and_chains_into_the_clustering(
@@ -391,28 +466,6 @@ def test_a_model_worse_than_the_live_one_is_rejected_unless_forced(
     forced = Ledger(db).recent(1)[0]
     assert (forced["state"], forced["forced"]) == ("succeeded", True)
     assert db["Recommendations"].distinct("run_id") == [forced["run_id"]]
-
-
-def test_one_factor_that_is_not_finite_is_found(
-    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings
-) -> None:
-    model = als_training.fit(spark, city, db_settings)
-    broken: Any = _WithOneBrokenUser(model, spark)
-    with (
-        pytest.raises(ModelRejectedError, match="1 users have scores that are not finite"),
-        training_run(db_settings) as run,
-        staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
-    ):
-        als_training.recommend(spark, broken, city, run, stage.name)
-
-
-class _WithOneBrokenUser:
-    """A model one of whose users has a factor that is not a number."""
-
-    def __init__(self, model: Any, spark: SparkSession) -> None:
-        self.rank, self.itemFactors = model.rank, model.itemFactors
-        rows = [(0, [float("inf")] * model.rank), (1, [0.5] * model.rank)]
-        self.userFactors = spark.createDataFrame(rows, "id int, features array<float>")
 
 
 HANGS_IN_THE_JVM = """

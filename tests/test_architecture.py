@@ -20,6 +20,7 @@ PROJECT = Path(__file__).parent.parent
 FLOORS: list[set[str]] = [
     {
         *("dists", "recommender.elbow", "recommender.errors", "recommender.evaluation"),
+        *("recommender.baseline", "recommender.encoding", "recommender.foldin"),
         *("recommender.matching", "recommender.scoring", "recommender.summary"),
         "recommender.topn",
     },
@@ -27,9 +28,15 @@ FLOORS: list[set[str]] = [
         *("recommender", "recommender.guard", "recommender.ports", "recommender.ratings"),
         *("recommender.settings", "recommender.checks", "recommender.spherical"),
     },
-    {"recommender.mongo", "recommender.tastes"},
+    {"recommender.models", "recommender.mongo", "recommender.tastes"},
     {
-        *("recommender.bulk", "recommender.embedded", "recommender.lease", "recommender.ledger"),
+        *(
+            "recommender.bulk",
+            "recommender.judging",
+            "recommender.embedded",
+            "recommender.lease",
+            "recommender.ledger",
+        ),
         *("recommender.reseeding", "recommender.scripts"),
     },
     {"recommender.together"},

@@ -7,32 +7,83 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.metrics import mean_absolute_error, ndcg_score, root_mean_squared_error
 
-from recommender.evaluation import hold_out, predict, ranking_quality, rating_error
+from recommender.evaluation import (
+    cross_fitted,
+    held_out_rows,
+    hold_out,
+    ranking_quality,
+    rating_error,
+)
 
 
-def test_a_prediction_is_the_inner_product_of_the_pair() -> None:
+def test_a_fifth_of_each_users_ratings_is_held_out_and_at_least_one_of_two() -> None:
+    counts = np.array([1, 2, 4, 5, 9, 10, 15, 0, 30])
+    user = np.repeat(np.arange(9), counts).astype(np.int32)
+    held = held_out_rows(user, 0.2, seed=1)
+    assert np.bincount(user[held], minlength=9).tolist() == [0, 1, 1, 1, 1, 2, 3, 0, 6]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_which_ratings_are_held_out_is_the_seeds(seed: int) -> None:
+    user = np.repeat(np.arange(40), 10).astype(np.int32)
+    held = held_out_rows(user, 0.2, seed=seed)
+    assert (held == held_out_rows(user, 0.2, seed=seed)).all()
+    assert (held != held_out_rows(user, 0.2, seed=seed + 1)).any()
+    places = np.flatnonzero(held) % 10
+    assert len(set(places)) == 10
+
+
+def test_the_latest_are_held_out_and_those_of_unknown_time_last() -> None:
+    user = np.repeat(np.arange(50), 5).astype(np.int32)
+    time = np.tile([3.0, np.nan, 9.0, -7.0, 8.0], 50)
+    held = held_out_rows(user, 0.4, seed=0, time=time)
+    assert held.reshape(50, 5).tolist() == [[False, False, True, False, True]] * 50
+    same = held_out_rows(user, 0.4, seed=0, time=np.full(250, np.nan))
+    assert set(np.flatnonzero(same) % 5) == set(range(5))
+
+
+def test_an_explanation_is_believed_as_far_as_it_holds_elsewhere() -> None:
     rng = np.random.default_rng(0)
-    users, items = rng.random((5, 3), dtype=np.float32), rng.random((4, 3), dtype=np.float32)
-    user, item = rng.integers(0, 5, 20, np.int32), rng.integers(0, 4, 20, np.int32)
-    assert predict(users, items, user, item) == pytest.approx((users @ items.T)[user, item])
+    explained = rng.standard_normal(20_000)
+    actual = 0.6 * explained + rng.standard_normal(20_000)
+    weight, predicted = cross_fitted(explained, actual, seed=1)
+    assert weight == pytest.approx(0.6, abs=0.03)
+    halves = set((predicted / explained).round(9))
+    assert len(halves) == 2
+    assert max(abs(half - 0.6) for half in halves) < 0.05
 
 
-def test_an_unseen_user_or_item_has_no_prediction() -> None:
-    users = np.array([[1.0], [np.nan]], dtype=np.float32)
-    items = np.array([[2.0], [np.nan]], dtype=np.float32)
-    pairs = np.array([[0, 0], [0, 1], [1, 0]], dtype=np.int32)
-    predicted = predict(users, items, pairs[:, 0], pairs[:, 1])
-    assert np.isnan(predicted).tolist() == [False, True, True]
+def test_noise_is_not_believed_and_no_more_than_all_of_it_is() -> None:
+    rng = np.random.default_rng(0)
+    noise, actual = rng.standard_normal(300), rng.standard_normal(300)
+    assert cross_fitted(-actual, actual, seed=1)[0] == 0
+    assert cross_fitted(0.5 * actual, actual, seed=1)[0] == 1
+    weight, predicted = cross_fitted(noise * 1e-3, actual, seed=1)
+    assert np.mean((actual - predicted) ** 2) < 1.02 * np.mean(actual**2)
+    assert cross_fitted(np.zeros(3), np.ones(3), seed=0)[0] == 0
+    assert weight <= 1
+
+
+def test_no_value_has_a_say_in_its_own_prediction() -> None:
+    rng = np.random.default_rng(2)
+    explained, actual = rng.standard_normal(50), rng.standard_normal(50) + 1
+    before = cross_fitted(explained, actual, seed=3)[1]
+    actual[7] += 100
+    assert cross_fitted(explained, actual, seed=3)[1][7] == before[7]
 
 
 def test_the_errors_are_scikit_learns_on_what_is_known() -> None:
     rng = np.random.default_rng(1)
     actual, predicted = rng.uniform(1, 5, 100), rng.uniform(1, 5, 100)
     with_cold = np.concatenate([predicted, [np.nan] * 7])
-    error = rating_error(with_cold, np.concatenate([actual, [3.0] * 7]), training_mean=4.0)
+    offsets = rng.uniform(1, 5, 107)
+    error = rating_error(with_cold, np.concatenate([actual, [3.0] * 7]), 4.0, offsets)
     assert error.rmse == pytest.approx(root_mean_squared_error(actual, predicted))
     assert error.mae == pytest.approx(mean_absolute_error(actual, predicted))
-    assert error.baseline_rmse == pytest.approx(root_mean_squared_error(actual, [4.0] * 100))
+    assert error.mean_rmse == pytest.approx(root_mean_squared_error(actual, [4.0] * 100))
+    assert error.mean_mae == pytest.approx(mean_absolute_error(actual, [4.0] * 100))
+    assert error.baseline_rmse == pytest.approx(root_mean_squared_error(actual, offsets[:100]))
+    assert error.baseline_mae == pytest.approx(mean_absolute_error(actual, offsets[:100]))
     assert (error.rows, error.cold, error.reason) == (100, 7, None)
 
 
@@ -48,8 +99,8 @@ def test_without_a_figure_there_is_a_reason(
     predicted: list[float], drop_cold: bool, reason: str
 ) -> None:
     actual = np.full(len(predicted), 4.0)
-    error = rating_error(np.array(predicted), actual, training_mean=4.0, drop_cold=drop_cold)
-    assert (error.rmse, error.mae, error.baseline_rmse) == (None, None, None)
+    error = rating_error(np.array(predicted), actual, 4.0, drop_cold=drop_cold)
+    assert (error.rmse, error.mae, error.mean_rmse) == (None, None, None)
     assert error.reason is not None
     assert error.reason.startswith(reason)
 
@@ -105,7 +156,7 @@ def test_the_worth_of_lists_is_scikit_learns(n: int) -> None:
     lists = np.array([rng.permutation(30)[:20] for _ in range(users)])
     lists[::3, 15:] = -1
     quality = ranking_quality(lists, held.seen, held.hidden, n)
-    ndcg, hits, shown = [], [], set()
+    ndcg, hits, shown, recall, precision, visits = [], [], set(), [], [], []
     for row, seen, hidden in zip(lists, held.seen.toarray(), held.hidden.toarray(), strict=True):
         kept = [place for place in row if place >= 0 and not seen[place]][:n]
         scores = np.zeros(30 + n)
@@ -114,10 +165,19 @@ def test_the_worth_of_lists_is_scikit_learns(n: int) -> None:
         scores[30:] = np.linspace(0.5, 0.4, n)
         worth = np.concatenate([hidden > 0, np.zeros(n)])
         ndcg.append(ndcg_score([worth], [scores], k=n, ignore_ties=True))
-        hits.append(bool((hidden[kept] > 0).any()))
+        relevant = [bool(hidden[place] > 0) for place in kept]
+        most = min(n, int((hidden > 0).sum()))
+        hits.append(any(relevant))
+        recall.append(sum(relevant) / most)
+        down_to = [sum(relevant[: i + 1]) / (i + 1) for i in range(len(kept)) if relevant[i]]
+        precision.append(sum(down_to) / most)
+        visits += [(held.seen.toarray()[:, place] > 0).mean() for place in kept]
         shown |= set(kept)
     assert quality.ndcg == pytest.approx(np.mean(ndcg))
     assert quality.hit_rate == pytest.approx(np.mean(hits))
+    assert quality.recall == pytest.approx(np.mean(recall))
+    assert quality.map == pytest.approx(np.mean(precision))
+    assert quality.popularity == pytest.approx(np.mean(visits))
     assert quality.coverage == pytest.approx(len(shown) / 30)
 
 

@@ -155,7 +155,7 @@ def test_an_rmse_that_is_not_there_is_not_compared_and_that_is_said(
 
 
 @pytest.mark.parametrize(
-    "change", [{"als_objective": "preference"}, {"rating_max": 10.0}, {"rating_min": 0.0}]
+    "change", [{"als_objective": "rating"}, {"rating_max": 10.0}, {"rating_min": 0.0}]
 )
 def test_runs_of_another_objective_or_scale_are_not_compared(
     db: MongoDatabase, db_settings: Settings, change: Document, caplog: pytest.LogCaptureFixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import re
 import threading
 import uuid
@@ -13,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import bson
-import numpy as np
 import pytest
-from bson import Decimal128, Int64, ObjectId
+from bson import Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, WriteError
 
 from recommender.embedded import EmbeddedMongo
@@ -34,7 +30,6 @@ from recommender.store import (
     MAX_DOCUMENT_BYTES,
     METADATA,
     RECOMMENDATIONS,
-    RecommendationEncoder,
     Stage,
     columns_that_fit,
     finish_switch,
@@ -387,95 +382,6 @@ class TestInsertOnce:
         rows: list[Document] = [{"_id": 2, "a": "no number"}, {"_id": 3, "a": 3}]
         with pytest.raises(BulkWriteError):
             insert_once(db["x"], [{"_id": 1, "a": 1}, *rows] if duplicate_too else rows)
-
-
-ids = (
-    st.text(max_size=30)
-    | st.integers(-(2**63), 2**63 - 1)
-    | st.builds(Int64, st.integers(-(2**63), 2**63 - 1))
-    | st.floats(allow_nan=False)
-    | st.binary(max_size=12)
-    | st.builds(ObjectId, st.binary(min_size=12, max_size=12))
-    | st.builds(Decimal128, st.decimals(allow_nan=False, places=3, min_value=-9, max_value=9))
-    | st.datetimes(timezones=st.just(datetime.UTC)).map(lambda d: d.replace(microsecond=0))
-)
-
-
-@st.composite
-def blocks(draw: st.DrawFn) -> tuple[list[Any], list[Any], list[list[tuple[int, float]]]]:
-    """Draw ids of restaurants, ids of users, and each user's (restaurant, score) entries."""
-    restaurants = draw(st.lists(ids, min_size=1, max_size=5))
-    entry = st.tuples(
-        st.integers(0, len(restaurants) - 1), st.floats(width=32, allow_subnormal=False)
-    )
-    users = draw(st.lists(ids, max_size=4))
-    entries = st.lists(entry, max_size=12)
-    return restaurants, users, draw(st.lists(entries, min_size=len(users), max_size=len(users)))
-
-
-class TestRecommendationEncoder:
-    @given(blocks(), st.integers(0, 2**31 - 10), st.integers(0, 2))
-    @settings(derandomize=True, deadline=None, max_examples=150)
-    def test_the_bytes_are_those_of_the_document(
-        self,
-        block: tuple[list[Any], list[Any], list[list[tuple[int, float]]]],
-        first: int,
-        padding: int,
-    ) -> None:
-        restaurants, users, entries = block
-        width = max((len(row) for row in entries), default=0) + padding
-        items = np.full((len(users), width), -1, dtype=np.int32)
-        scores = np.full((len(users), width), -np.inf, dtype=np.float32)
-        for row, found in enumerate(entries):
-            for place, (item, score) in enumerate(found):
-                items[row, place], scores[row, place] = item, score
-        numbers = np.arange(first, first + len(users), dtype=np.int32)
-        encoder = RecommendationEncoder(restaurants, "run-ü")
-        encoded = list(encoder.encode(numbers, users, items, scores))
-        assert len(encoded) == len(users)
-        for document, user_id, found in zip(encoded, users, entries, strict=True):
-            expected = {
-                "_id": bson.decode(document.raw)["_id"],
-                "user_id": user_id,
-                "run_id": "run-ü",
-                "recommendations": [
-                    {"gmap_id": restaurants[item], "score": score} for item, score in found
-                ],
-            }
-            assert document.raw == bson.encode(expected)
-
-    def test_an_id_is_the_same_again_for_the_same_run_and_user_only(self) -> None:
-        def object_ids(run_id: str, users: list[int]) -> list[Any]:
-            items = np.empty((len(users), 0), dtype=np.int32)
-            encoder = RecommendationEncoder(["g"], run_id)
-            documents = encoder.encode(
-                np.array(users, dtype=np.int32), users, items, items.astype(np.float32)
-            )
-            return [bson.decode(document.raw)["_id"] for document in documents]
-
-        users = [0, 1, 255, 256, 65_536, 2**31 - 1]
-        first = object_ids("r1", users)
-        assert all(isinstance(i, ObjectId) for i in first)
-        assert first == object_ids("r1", users)
-        assert first == [object_ids("r1", [user])[0] for user in users]
-        assert len({*first, *object_ids("r2", users)}) == 2 * len(users)
-
-    def test_a_block_that_is_staged_twice_is_there_once(self, db: MongoDatabase) -> None:
-        encoder = RecommendationEncoder(["a", "b"], "r1")
-        user = np.arange(3, dtype=np.int32)
-        items = np.array([[0, 1], [1, -1], [-1, -1]], dtype=np.int32)
-        scores = np.array([[2, 1], [0.5, 0], [0, 0]], dtype=np.float32)
-        with staged(db, RECOMMENDATIONS, "r1", "user_id") as stage:
-            for _ in range(2):
-                stage.insert(encoder.encode(user, ["x", 7, "z"], items, scores))
-            stage.seal(3)
-            publish(db, stage)
-        found = {d["user_id"]: d["recommendations"] for d in db[RECOMMENDATIONS].find()}
-        assert found == {
-            "x": [{"gmap_id": "a", "score": 2.0}, {"gmap_id": "b", "score": 1.0}],
-            7: [{"gmap_id": "b", "score": 0.5}],
-            "z": [],
-        }
 
 
 LONG_ID = "0123456789" * 102

@@ -28,10 +28,17 @@ def run(**changes: Any) -> dict[str, Any]:
         "metrics": {
             "als": {
                 "rmse": 0.98765,
-                "baseline_rmse": 1.2345,
+                "mean_rmse": 1.2345,
+                "baseline_rmse": 1.0567,
                 "rows": 200_000,
                 "cold": 1_111,
                 "reason": None,
+            },
+            "lists": {
+                "ndcg": 0.12345,
+                "users": 20_000,
+                "popular": {"ndcg": 0.0321},
+                "random": {"ndcg": 0.0056},
             },
             "clusters": {
                 "k": 50,
@@ -62,7 +69,9 @@ def test_it_tells_what_was_read_trained_and_how_long_it_took() -> None:
         "repeated and merged: 4,321",
         "  ratings      1,229,244 of 4,567 restaurants by 98,765 users",
         "  RMSE         0.988 on 200,000 held-out ratings, where always guessing the mean has "
-        "1.234; cold and left out: 1,111",
+        "1.234, the users' and restaurants' offsets 1.057; cold and left out: 1,111",
+        "  NDCG         0.123 of the lists of 20,000 users, where the popular list has 0.032 and "
+        "chance 0.006",
         "  clusters     50 of tastes, each of 12 to 9,876 users; mean closeness 0.654 after 17 "
         "iterations",
         "  NDCG         0.104 of the clusters' lists for 1,234 users kept out, where one popular "
@@ -103,8 +112,16 @@ def test_what_was_not_done_is_not_told() -> None:
 
 
 def test_an_error_of_zero_is_told_as_such() -> None:
-    error = {"rmse": 0.0, "baseline_rmse": 0.0, "rows": 1, "cold": 0, "reason": None}
-    assert "RMSE         0.000 on 1 held-out" in summary_of(run(metrics={"als": error}))
+    none: dict[str, Any] = {"baseline_rmse": None, "reason": None}
+    error = {"rmse": 0.0, "mean_rmse": 0.0, "rows": 1, "cold": 0, **none}
+    told = summary_of(run(metrics={"als": error}))
+    assert "RMSE         0.000 on 1 held-out ratings, where always" in told
+    assert "the mean has 0.000; cold" in told
+
+
+def test_lists_that_were_not_judged_say_why() -> None:
+    lists = {"ndcg": None, "reason": "nobody liked anything"}
+    assert "  NDCG         none: nobody liked" in summary_of(run(metrics={"lists": lists}))
 
 
 def test_a_ledger_that_did_not_answer_is_no_failure() -> None:

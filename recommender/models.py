@@ -1,0 +1,107 @@
+"""What a training finds, as plain arrays: how a user rates, and where a user would go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from recommender.baseline import Baseline
+from recommender.foldin import Preferences
+from recommender.ratings import Ratings, rating_shift
+from recommender.settings import Settings
+
+_DAY_MS = 86_400_000.0
+
+
+@dataclass(frozen=True, eq=False)
+class RatingModel:
+    """Foretells ratings: b_ui + w p_u.q_i.
+
+    Attributes
+    ----------
+    baseline
+        The b_ui, which ALS was not shown; 0 where it was fitted to the ratings as they are.
+    user_factors, restaurant_factors
+        float32 (users, rank) and (restaurants, rank), the p_u and q_i; NaN in the rows of those
+        that the fit did not see.
+    bounds
+        Least and highest rating that is foretold.
+    share
+        The w: how much of what ALS says of the rest is to be believed, from 0 to 1.
+    """
+
+    baseline: Baseline
+    user_factors: NDArray[np.float32]
+    restaurant_factors: NDArray[np.float32]
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+    share: float = 1.0
+
+    def rest(self, user: NDArray[np.int32], restaurant: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Return p_u.q_i of each pair, NaN for the unseen; the two broadcast together."""
+        left = self.user_factors[user].astype(np.float64)
+        return np.asarray(np.einsum("...d,...d->...", left, self.restaurant_factors[restaurant]))
+
+    def predict(
+        self, user: NDArray[np.int32], restaurant: NDArray[np.int32]
+    ) -> NDArray[np.float64]:
+        """Return the rating of each pair, NaN for the unseen; the two broadcast together."""
+        rating = self.baseline.predict(user, restaurant)
+        return np.clip(rating + self.share * self.rest(user, restaurant), *self.bounds)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What a training finds.
+
+    Attributes
+    ----------
+    rating
+        Foretells ratings.
+    preferences
+        Ranks restaurants; None where the foretold rating ranks them.
+    """
+
+    rating: RatingModel
+    preferences: Preferences | None
+
+    @property
+    def restaurant_factors(self) -> NDArray[np.float32]:
+        """What ranks, of restaurants: float32 (restaurants, d)."""
+        ranking = self.preferences or self.rating
+        return ranking.restaurant_factors
+
+    def user_factors(self, user: NDArray[np.int32], visits: csr_array) -> NDArray[np.float32]:
+        """Return what ranks, of users: float32 (n, d).
+
+        Parameters
+        ----------
+        user
+            (n,), their positions.
+        visits
+            (n, restaurants), their rows of :func:`visits_of`.
+        """
+        if self.preferences is None:
+            return self.rating.user_factors[user]
+        return self.preferences.user_factors(visits)
+
+    def believing(self, share: float) -> Model:
+        """Return the model whose foretold ratings believe so much of what ALS says."""
+        return replace(self, rating=replace(self.rating, share=share))
+
+
+def visits_of(ratings: Ratings, settings: Settings) -> csr_array:
+    """Return how sure each rating makes it that the user goes there: (users, restaurants), above 0.
+
+    That is the rating, shifted so that 0 means never been there. By ``ALS_HALF_LIFE_DAYS``, if set,
+    it counts half as much for each so many days that it is older than the latest of all; a rating
+    of unknown time counts as the mean of the others.
+    """
+    visits = ratings.matrix(rating_shift(settings.rating_min))
+    if settings.als_half_life_days and not np.isnan(ratings.time).all():
+        age_days = (np.nanmax(ratings.time) - ratings.time) / _DAY_MS
+        weight = np.exp2(-age_days / settings.als_half_life_days)
+        visits.data *= np.where(np.isnan(weight), np.nanmean(weight), weight)
+    return visits
