@@ -28,7 +28,13 @@ from recommender.mongo import Document, MongoDatabase, connect, database, mongo_
 from recommender.ports import check_port_is_free
 from recommender.problems import handle_errors, responses
 from recommender.schedule import Schedule
-from recommender.scripts import Cancelled, configure_logging, run_script, script_parser
+from recommender.scripts import (
+    Cancelled,
+    configure_logging,
+    ended_in_one_line,
+    run_script,
+    script_parser,
+)
 from recommender.settings import Settings, load_settings
 
 _SECONDS_FOR_OPEN_REQUESTS = 1
@@ -157,6 +163,9 @@ def create_app() -> FastAPI:
     app.get("/next-training")(next_training)
     app.get("/health/live")(live)
     app.get("/health/ready", responses=responses(503))(ready)
+    # As load balancers ask; the server leaves the body out.
+    app.head("/health/live", include_in_schema=False)(live)
+    app.head("/health/ready", include_in_schema=False)(ready)
     app.get("/runs", responses=responses(401, 422, 503), **keyed)(runs)
     app.get("/runs/{run_id}", responses=responses(401, 404, 422, 503), **keyed)(run)
     return app
@@ -228,7 +237,18 @@ def _shown(document: Document) -> Document:
     return {key: value for key, value in document.items() if key != "_id"}
 
 
-app = create_app()
+def __getattr__(name: str) -> FastAPI:
+    """Make ``app`` when a server such as uvicorn asks for it.
+
+    Settings that cannot be are told here in one line, with their exit code: from the lifespan, the
+    server would show a traceback of them.
+    """
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with ended_in_one_line():
+        connect(load_settings()).close()
+    globals()["app"] = found = create_app()
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -240,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_port_is_free(settings.host, settings.port)
     server = uvicorn.Server(
         uvicorn.Config(
-            app,
+            create_app(),
             host=settings.host,
             port=settings.port,
             log_config=None,

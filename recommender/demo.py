@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from recommender.city import City, write_city
 from recommender.embedded import POLL_SECONDS, EmbeddedMongo
-from recommender.errors import ConfigurationError
+from recommender.errors import ConfigurationError, ModelRejectedError
 from recommender.guard import Guarded
 from recommender.mongo import connect, database, mongo_errors
 from recommender.ports import LOOPBACK, check_port_is_free, listens
@@ -81,7 +81,9 @@ def _run(settings: Settings, city: City, scripts: Path) -> int:
     embedded = not _names_a_database(settings)
     with _database(settings, city) as settings:
         code = _run_training(settings, scripts)
-        if code:
+        if code == ModelRejectedError.exit_code:
+            _say("The gate rejected the new model; what was published before is served.")
+        elif code:
             _say(f"The training failed with exit code {code}; the API is not started.")
             return code
         with _child(settings, scripts / "model.py") as server:

@@ -225,9 +225,7 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
         Takes the arguments (None: the command line's) and returns an exit code.
     """
     raise_on_signals()
-    # Until the settings are read, what the environment holds is what could be shown.
-    environment = secrets_in(os.environ.get("MONGO_URI", ""), os.environ.get("API_KEY", ""))
-    _log_to_stderr("INFO", environment)
+    _log_to_stderr("INFO", _secrets_of_the_environment())
     try:
         code = main(None)
         sys.stdout.flush()
@@ -251,6 +249,28 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
         return 1
     finally:
         _ignore_signals()  # all is done but the interpreter's own end
+
+
+@contextmanager
+def ended_in_one_line() -> Iterator[None]:
+    """End the process on an expected failure as a script does, where another program has the rest.
+
+    Raises
+    ------
+    SystemExit
+        In place of a :class:`RecommenderError`, with its exit code.
+    """
+    _hidden[:] = _secrets_of_the_environment()
+    try:
+        yield
+    except RecommenderError as error:
+        _complain(str(error))
+        raise SystemExit(error.exit_code) from None
+
+
+def _secrets_of_the_environment() -> list[str]:
+    """Return what could be shown until the settings are read."""
+    return secrets_in(os.environ.get("MONGO_URI", ""), os.environ.get("API_KEY", ""))
 
 
 def _complain(reason: str) -> None:

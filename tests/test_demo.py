@@ -393,6 +393,15 @@ class TestRun:
         assert "training failed with exit code 65" in command.printed
         assert "serving" not in command.printed
 
+    def test_after_a_rejected_training_what_was_there_is_served(
+        self, start: Start, scripts: Path
+    ) -> None:
+        write_script(scripts, "als_training.py", "raise SystemExit(76)")
+        command = start("run")
+        assert "what was published before is served" in command.read_until("Next, in another")
+        command.signal(signal.SIGTERM)
+        assert command.end() == 0
+
     def test_train_gives_back_the_exit_code(self, start: Start, scripts: Path) -> None:
         write_script(scripts, "als_training.py", "raise SystemExit(75)")
         assert start("train").end() == 75

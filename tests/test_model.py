@@ -154,6 +154,52 @@ def closed_port() -> Iterator[int]:
         yield held.getsockname()[1]
 
 
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+def test_health_answers_head_as_it_answers_get(client: TestClient, path: str) -> None:
+    got, head = client.get(path), client.head(path)
+    assert head.status_code == got.status_code == 200
+    assert head.headers == got.headers
+
+
+def test_head_of_a_service_that_is_not_ready_is_no_success(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAVA_HOME", "/nowhere")
+    assert client.head("/health/ready").status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("PORT", "x", "error: PORT='x': "),
+        ("MONGO_URI", "mongodb://u:s3cr/et@h/", "error: MONGO_URI cannot be read as "),
+    ],
+)
+def test_a_setting_that_cannot_be_ends_uvicorn_in_one_line(
+    db_settings: Settings, setting: str, value: str, told: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "uvicorn", "model:app", "--app-dir", str(PROJECT)],
+        env=environment(db_settings, **{setting: value}),
+        cwd=db_settings.work_dir,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith(told)
+    assert done.stderr.count("\n") == 1
+    assert "s3cr" not in done.stderr
+
+
+def test_the_app_that_servers_ask_for_is_made_once(set_environment: Callable[..., None]) -> None:
+    set_environment()
+    assert model.app is model.app
+    with pytest.raises(AttributeError, match="no attribute 'application'"):
+        _ = model.application
+
+
 def test_ready_with_mongodb_and_java(client: TestClient) -> None:
     assert client.get("/health/ready").json() == {"status": "ready"}
 
