@@ -226,8 +226,8 @@ def _by_tastes(matrix: UserMatrix, settings: Settings) -> Clustering | None:
 
 def _with_splits(
     matrix: UserMatrix, trained: TasteClusters, found: Clustering, settings: Settings
-) -> Clustering | None:
-    """Split clusters until there are as many as users can make; None where that fails."""
+) -> Clustering:
+    """Split clusters until there are as many as users can make; else cluster the ratings."""
     wanted = min(settings.clusters_k, len(distinct_rows(matrix.rows).counts))
     if len(found.centroids) == wanted:
         return found
@@ -236,10 +236,12 @@ def _with_splits(
     found = _as_read(matrix, split, split.labels, split.closeness, "tastes")
     if len(found.centroids) == wanted:
         return found
-    log.warning(
-        "tastes tell %d users of %d apart: clustering ratings", len(found.centroids), wanted
-    )
-    return None
+    log.warning("tastes make %d clusters of %d: clustering ratings", len(found.centroids), wanted)
+    try:
+        return _by_ratings(matrix, settings)
+    except DataError as error:
+        log.warning("%s; keeping those of tastes", error)
+        return found
 
 
 def _by_ratings(matrix: UserMatrix, settings: Settings) -> Clustering:

@@ -95,6 +95,10 @@ def assign(
 ) -> tuple[NDArray[np.int32], Floats]:
     """Find the nearest centroid of every row; of equally near ones, that of the lowest id.
 
+    In float64: on 587,435 users, 23,000 restaurants and 50 centroids float32 takes 0.23 s of 0.30,
+    with other labels for 31 users, and 0.26 s to see which are too near to tell, before these are
+    computed again; blocks bound the memory either way.
+
     Parameters
     ----------
     rows

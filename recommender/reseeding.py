@@ -103,8 +103,12 @@ class _City:
         return False
 
     def _candidates(self) -> NDArray[np.int64]:
-        """Return users to split off, of the largest clusters first, the farthest of each first."""
+        """Return users to split off, of the largest clusters first, the farthest of each first.
+
+        Whom nothing finds come last: few share a restaurant with one of them.
+        """
         weights = np.bincount(self.nearest + 1, weights=self.weights)[self.nearest + 1]
+        weights[self.nearest < 0] = 0
         single = np.bincount(self.nearest + 1)[self.nearest + 1] == 1
         order = np.lexsort((self.best / self.lengths, self.nearest, -weights))
         return np.asarray(order[~(single & (self.nearest >= 0))[order]][:_TRIES])

@@ -75,4 +75,6 @@ class _Directions(Space):
 
 
 def _gaps(rows: Floats, centroids: Floats) -> Floats:
-    return np.clip(1 - rows @ centroids.T, 0, 2)
+    found = rows @ centroids.T
+    np.subtract(1, found, out=found)
+    return np.clip(found, 0, 2, out=found)

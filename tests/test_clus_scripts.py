@@ -133,7 +133,7 @@ def test_users_whom_the_training_could_not_place_either_are_no_other_city(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name, value in environment(db_settings).items():
+    for name, value in environment(db_settings, CLUSTERS_K="1").items():
         monkeypatch.setenv(name, value)
     loners = [{"user_id": i, "gmap_id": f"alone {i}", "rating": 3} for i in range(9)]
     friends = [{"user_id": u, "gmap_id": r, "rating": 4} for u in ("x", "y") for r in ("a", "b")]

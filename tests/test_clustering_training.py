@@ -162,6 +162,13 @@ def test_there_are_as_many_clusters_as_asked_for_unless_fewer_users_differ(
         held_out_quality(matrix, settings)
 
 
+def test_users_who_differ_by_rounding_keep_the_clusters_of_tastes() -> None:
+    settings = settings_with(clusters_k=2)
+    ratings = ratings_of([("u", "a", 5), ("v", "a", 5), ("v", "b", 5e-9)])
+    found = cluster(user_matrix(ratings, settings), settings)
+    assert (found.space, found.sizes.tolist()) == ("tastes", [2])
+
+
 @pytest.mark.parametrize(("low", "high"), [(0, 2), (1, 10), (-1, 1)])
 def test_scales_of_other_sources_are_clustered(low: int, high: int) -> None:
     rows = some_users(DRAWN, lambda u, p: low + (u + p) % (high - low + 1))

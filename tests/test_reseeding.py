@@ -94,3 +94,17 @@ def test_users_of_one_direction_stay_together() -> None:
     )
     assert len(distinct_rows(rows).counts) == 8
     assert reseeded(rows, before, 3).centroids.tolist() == before.centroids.tolist()
+
+
+def test_users_whom_nothing_finds_are_given_clusters_last() -> None:
+    loners = np.hstack([np.zeros((9, 4)), 3 * np.eye(9)])
+    friends = np.hstack([np.array([[4.0, 4, 0, 0], [0, 4, 4, 0], [0, 0, 4, 4]]), np.zeros((3, 9))])
+    rows = csr_array(np.vstack([loners, friends]))
+    centroids = np.full((1, 13), 0.1)
+    centroids[:, 4:] = 0
+    labels = np.repeat(np.array([-1, 0], np.int32), [9, 3])
+    before = TasteClusters(centroids, labels, np.ones(12), 1, (), 0, True)
+    for k in (3, 5, 12):
+        after = reseeded(rows, before, k)
+        assert (after.labels[:9] >= 0).sum() == k - 3
+        assert len(set(after.labels[9:])) == 3
