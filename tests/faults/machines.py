@@ -45,9 +45,12 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
 
 def full_spark_disk(world: World) -> Outcome:
     """Train where Spark's own files do not fit."""
-    with small_disk(world.settings.work_dir / "small", "320k"):
+    with small_disk(world.settings.work_dir / "small", "1m"):
         folder = str(world.settings.work_dir / "small")
-        return world.outcome(world.start("als_training.py", WORK_DIR=folder))
+        training = world.start("als_training.py", WORK_DIR=folder)
+        outcome = world.outcome(training)
+        assert "no space is left" in training.log(), training.log()
+        return outcome
 
 
 def full_mongod_disk(world: World) -> Outcome:
@@ -60,6 +63,7 @@ def full_mongod_disk(world: World) -> Outcome:
                 while True:
                     file.write(b"\0" * 4096)
             training.end()
+            assert "No space left on device" in world.mongo.log()
             filler.unlink()
             world.mongo.ensure()
 

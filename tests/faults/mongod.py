@@ -110,6 +110,10 @@ class FaultyMongo(EmbeddedMongo):
         """Where its data and its log are kept."""
         return self._folder
 
+    def log(self) -> str:
+        """Return what it has logged so far."""
+        return self._log.read_text(errors="replace")
+
     def ensure(self) -> None:
         """Start it again, if it has ended."""
         assert self._process is not None
