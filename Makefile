@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install java run train test lint types tests format bench clean
+.PHONY: help install java run train test lint types tests faults format bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ types: $(INSTALLED) ## what mypy finds
 
 tests: java ## every test, with a real mongod and a real Spark
 	$(PY) -m pytest --numprocesses 2 --dist loadfile
+
+faults: java ## hurt it in every way that docs/faults.md tells, and write that anew (some 15 minutes)
+	$(PY) -m pytest tests/faults -m "slow or not slow" --numprocesses 3 --dist load \
+		--write-table docs/faults.md
 
 format: $(INSTALLED) ## lay the code out as `make lint` wants it
 	$(PY) -m ruff check --fix .

@@ -1,0 +1,13 @@
+"""Every fault that is declared, in the table's order."""
+
+from __future__ import annotations
+
+from tests.faults import databases, machines, services, trainings
+from tests.faults.catalogue import Fault
+
+FAULTS: list[Fault] = [
+    *trainings.FAULTS,
+    *databases.FAULTS,
+    *services.FAULTS,
+    *machines.FAULTS,
+]

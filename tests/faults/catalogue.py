@@ -1,0 +1,115 @@
+"""How a fault is declared: what is done, and what is to become of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from tests.faults.mongod import Trap
+from tests.faults.world import Outcome, Running, World
+
+Server = Literal["standalone", "replica set", "with users", "small disk"]
+Act = Callable[[World, Running], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row of the table.
+
+    Attributes
+    ----------
+    name
+        What happens, in a few words.
+    do
+        Makes it happen and returns what became of the attacked process.
+    exit_code
+        Expected of that process.
+    state
+        Expected of its run in the ledger once the next training has begun.
+    published
+        Which collections are expected to be its run's before that: ``old`` for none, ``new`` for
+        all three, or their names.
+    finished
+        Whether the next training finishes the switch of Recommendations that this one began.
+    mixed
+        Whether Clusters and Metadata may be of two runs, told by ``run_id``, until then.
+    slow
+        Whether it is left to ``make faults``.
+    server
+        What it happens to.
+    awaits
+        What the product lacks yet for it to end so; None: nothing.
+    """
+
+    name: str
+    do: Callable[[World], Outcome]
+    exit_code: int
+    state: str
+    published: str
+    finished: bool = False
+    mixed: bool = False
+    slow: bool = True
+    server: Server = "standalone"
+    awaits: str | None = None
+
+    @property
+    def expected(self) -> str:
+        """What is expected, in words."""
+        return in_words(self.exit_code, self.state, self.published)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A point in a training that is hit exactly.
+
+    Attributes
+    ----------
+    name
+        The moment in words that follow "kill -9 of the training".
+    phase
+        The phase that the ledger shows then.
+    trap
+        The command that the training is caught in; None: as soon as the phase is seen.
+    after
+        The phase at whose beginning the trap is set; None: before the training starts.
+    """
+
+    name: str
+    phase: str
+    trap: Trap | None = None
+    after: str | None = None
+
+
+def in_words(exit_code: int, state: str, published: str) -> str:
+    """Return an outcome as the table has it."""
+    return f"exit {exit_code}, run {state}, {published}"
+
+
+def hit(
+    moment: Moment, act: Act, script: str = "als_training.py", **more: str
+) -> Callable[[World], Outcome]:
+    """Return what starts a training, does something to it at a moment, and waits for its end."""
+
+    def do(world: World) -> Outcome:
+        running, run_id = hurt(world)
+        return Outcome(running.end(), run_id)
+
+    def hurt(world: World) -> tuple[Running, str]:
+        if moment.after is None and moment.trap:
+            with world.held(moment.trap, lambda: world.start(script, **more)) as running:
+                return running, act_in_phase(world, running)
+        running = world.start(script, **more)
+        world.reaches(moment.after or moment.phase, running)
+        if moment.trap is None:
+            return running, act_in_phase(world, running)
+        with world.held(moment.trap, lambda: running):
+            return running, act_in_phase(world, running)
+
+    def act_in_phase(world: World, running: Running) -> str:
+        run = world.latest() or {}
+        assert run.get("phase") == moment.phase, "the trap caught another moment"
+        act(world, running)
+        return str(run["run_id"])
+
+    return do

@@ -1,0 +1,85 @@
+"""The table of faults in the documentation: written from what happened, and read again."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from recommender.embedded import find_mongod
+from recommender.java import find_java
+from tests.faults.catalogue import Fault
+
+INTRODUCTION = """\
+# Faults, and what happened to each
+
+Written by `make faults`: do not edit. Each fault happens to real processes, the product's as people
+start them and a MongoDB of the suite's own, in a database with a published model of an earlier run.
+All the while a reader polls `Recommendations`, `Clusters` and `Metadata`. An empty, partial or
+duplicated state, or one of mixed runs, fails the suite; so does any error but a lost connection
+while MongoDB is away. Where `Clusters` and `Metadata` differ, the reader reads both once more, as
+the README tells it to. In the rows that say *mixed* the fault lies between the two renames and
+lasts longer than that: the `run_id` of the documents tells.
+
+After each fault the clustering is run by hand: it must publish as if nothing had been, and find or
+leave nothing half-done. *exit* is that of the attacked process, or of the run where several
+processes take part, 128 + n where signal n ended it; *run* is its state in the ledger. Then follows
+whose documents are published before the clustering: all *old*, all *new*, or those named, of the
+attacked run (*new*) or of one that took over (*another's*).
+
+"""
+HEADER = ("fault", "expected", "what happened", "the reader", "seconds", "on")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table; its fields are the columns of ``HEADER``."""
+
+    fault: str
+    expected: str
+    happened: str
+    reader: str
+    seconds: str
+    on: str
+
+
+def read_table(file: Path) -> dict[str, Row]:
+    """Return the rows of a table by fault; none where there is no file."""
+    if not file.exists():
+        return {}
+    lines = [line for line in file.read_text().splitlines() if line.startswith("| ")]
+    cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:])
+    return {row[0]: Row(*row) for row in cells}
+
+
+def write_table(file: Path, faults: Iterable[Fault], happened: Mapping[str, Row]) -> None:
+    """Write a row for each fault: what happened now, or else what the file says of it."""
+    rows = read_table(file) | dict(happened)
+    kept = [rows[fault.name] for fault in faults if fault.name in rows]
+    rule = ("---", "---", "---", "---", "---:", "---")
+    lines = [f"| {' | '.join(cells)} |" for cells in (HEADER, rule, *map(astuple, kept))]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(INTRODUCTION + "\n".join(lines) + f"\n\n{_versions()}\n")
+
+
+def today() -> str:
+    """Return the date, UTC."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+
+
+def _versions() -> str:
+    mongod = _first_line(str(find_mongod()), "--version").removeprefix("db version v")
+    java = _first_line(str(find_java()), "--version")
+    packages = ", ".join(f"{name} {version(name)}" for name in ("pyspark", "pymongo", "fastapi"))
+    return (
+        f"Last run with MongoDB {mongod}, {java}, Python {platform.python_version()}, {packages}."
+    )
+
+
+def _first_line(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[0]

@@ -1,0 +1,65 @@
+"""Every fault that is declared, with real processes and a reader that polls all the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.all import FAULTS
+from tests.faults.catalogue import Fault, in_words
+from tests.faults.table import read_table
+from tests.faults.world import Outcome, World
+from tests.support import PROJECT
+
+
+def marks_of(fault: Fault) -> list[pytest.MarkDecorator]:
+    """Return the marks of a fault's test."""
+    slow = [pytest.mark.slow] if fault.slow else []
+    return slow + ([pytest.mark.xfail(reason=fault.awaits)] if fault.awaits else [])
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, id=fault.name, marks=marks_of(fault)) for fault in FAULTS]
+)
+def test_nothing_published_is_harmed(
+    fault: Fault, world: World, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("fault", fault.name)
+    outcome = fault.do(world)
+    world.reader.catch_up()
+    published = world.published(outcome.run_id)
+    mixed = world.reader.mixed
+    recovery = world.recover()
+    world.reader.catch_up()
+    happened = in_words(outcome.exit_code, world.state_of(outcome.run_id), published)
+    record_property("happened", happened)
+    record_property("reader", f"{world.reader.polls:,} polls{', mixed' * bool(mixed)}")
+    assert dict(world.reader.wrong) == {}
+    assert happened == fault.expected, "\n".join(running.log() for running in world.processes)
+    assert fault.mixed or not mixed
+    check_recovery(world, fault, outcome, recovery)
+
+
+def check_recovery(world: World, fault: Fault, outcome: Outcome, recovery: str) -> None:
+    """The next training publishes, and finds or leaves nothing half-done."""
+    assert world.state_of(recovery) == "succeeded"
+    for name in ("Clusters", "Metadata"):
+        assert world.db[name].distinct("run_id") == [recovery]
+    switched = fault.finished or fault.published == "new" or "Recommendations" in fault.published
+    expected = outcome.run_id if switched else world.old
+    assert world.db["Recommendations"].distinct("run_id") == [expected]
+    assert world.leftovers() == []
+
+
+def test_the_documentation_tells_of_every_fault_what_the_suite_expects() -> None:
+    rows = read_table(PROJECT / "docs" / "faults.md")
+    assert [(row.fault, row.expected) for row in rows.values()] == [
+        (fault.name, fault.expected) for fault in FAULTS
+    ], "run `make faults`"
+
+
+def test_each_fault_has_a_name_of_its_own() -> None:
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+    assert not any("|" in fault.name for fault in FAULTS)

@@ -1,0 +1,153 @@
+"""Faults of the training itself: killed, paused, cut off, out of memory."""
+
+from __future__ import annotations
+
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
+
+from tests.faults.catalogue import Fault, Moment, hit
+from tests.faults.mongod import Trap
+from tests.faults.world import Outcome, Running, World
+
+RENAME = "renameCollection"
+
+PHASES = (
+    Moment("while it reads", "read", Trap("find", "Reviews")),
+    Moment("while it trains", "train"),
+    Moment("while it evaluates", "evaluate", Trap("update", "TrainingRuns", skip=2), "train"),
+    Moment("while it refits", "refit"),
+    Moment("while it stages recommendations", "recommend", Trap("insert"), "refit"),
+    Moment(
+        "while it checks what it staged", "publish recommendations", Trap("createIndexes"), "refit"
+    ),
+)
+CHAINED = (
+    Moment("while it clusters", "cluster", Trap("find", "Metadata")),
+    Moment(
+        "while it judges the clusters",
+        "evaluate clusters",
+        Trap("update", "TrainingRuns", skip=8),
+        "refit",
+    ),
+    Moment("with the clusters staged", "publish clusters", Trap("find", "Metadata", skip=1)),
+    Moment("before the switch of Metadata", "publish clusters", Trap(RENAME, skip=1)),
+)
+BEFORE_ALL = Moment("before the first switch", "publish recommendations", Trap(RENAME))
+BETWEEN = Moment("between Metadata and Clusters", "publish clusters", Trap(RENAME, skip=2))
+AFTER_ALL = Moment(
+    "after the last switch, not yet noted",
+    "publish clusters",
+    Trap("delete", "TrainingState", skip=1),
+)
+# The same for the clustering alone, which needs no Spark.
+CLUSTERING_BETWEEN = Moment("between the two", "publish clusters", Trap(RENAME, skip=1))
+
+
+def kill(_world: World, training: Running) -> None:
+    training.send(SIGKILL)
+
+
+def end(_world: World, training: Running) -> None:
+    training.send(SIGTERM)
+
+
+def kill_jvm(_world: World, training: Running) -> None:
+    (jvm,) = training.named("java")
+    jvm.kill()
+
+
+def exhaust_the_heap(world: World) -> Outcome:
+    """Train with so many factors that one task's normal equations are larger than the heap."""
+    training = world.start("als_training.py", ALS_RANK="14000", SPARK_DRIVER_MEMORY="512m")
+    outcome = world.outcome(training)
+    assert "OutOfMemoryError" in training.log(), training.log()
+    return outcome
+
+
+def pause_past_the_lease(world: World, training: Running) -> None:
+    """Stop it as a machine that sleeps, let another training publish, and wake it up."""
+    training.send_all(SIGSTOP)
+    world.recover()
+    training.send_all(SIGCONT)
+
+
+def kill_and_expire(world: World, training: Running) -> None:
+    training.send(SIGKILL)
+    world.expire_lease()
+
+
+def kills() -> list[Fault]:
+    """Return kill -9 in each phase and between each two switches."""
+    name = "kill -9 of the training {}".format
+    recommended = "new Recommendations"
+    return [
+        *(Fault(name(m.name), hit(m, kill), 137, "crashed", "old") for m in PHASES),
+        Fault(name(BEFORE_ALL.name), hit(BEFORE_ALL, kill), 137, "crashed", "old", finished=True),
+        *(Fault(name(m.name), hit(m, kill), 137, "crashed", recommended) for m in CHAINED),
+        Fault(
+            name(BETWEEN.name),
+            hit(BETWEEN, kill),
+            137,
+            "crashed",
+            "new Recommendations and Metadata",
+            mixed=True,
+        ),
+        Fault(name(AFTER_ALL.name), hit(AFTER_ALL, kill), 137, "crashed", "new"),
+        Fault(
+            "kill -9 of the clustering between Metadata and Clusters",
+            hit(CLUSTERING_BETWEEN, kill_and_expire, "clustering_training.py"),
+            137,
+            "crashed",
+            "new Metadata",
+            mixed=True,
+            slow=False,
+        ),
+    ]
+
+
+def pauses() -> list[Fault]:
+    """Return what pauses a holder past its lease: another has trained when it goes on."""
+    published = "another's Clusters and Metadata"
+    # Each command is done before the lease ends; it is the answer that comes to a sleeper.
+    carrying = Moment(
+        "while it carries over what the backend wrote",
+        "publish recommendations",
+        Trap("find", "Recommendations", seconds=3),
+    )
+    deciding = Moment(
+        "between looking at its stage and renaming it",
+        "publish recommendations",
+        Trap("listCollections", seconds=3),
+        "refit",
+    )
+    training = Moment("while it trains", "train")
+    name = "the training stopped past its lease {}, and woken".format
+    return [
+        Fault(name(training.name), hit(training, pause_past_the_lease), 75, "crashed", published),
+        Fault(name(carrying.name), hit(carrying, pause_past_the_lease), 75, "crashed", published),
+        Fault(
+            name(deciding.name),
+            hit(deciding, pause_past_the_lease),
+            75,
+            "crashed",
+            f"new Recommendations, {published}",
+        ),
+    ]
+
+
+def others() -> list[Fault]:
+    """Return the other ways for a training to end early."""
+    training = Moment("while it trains", "train")
+    return [
+        Fault("SIGTERM of the training", hit(training, end), 143, "cancelled", "old"),
+        Fault("kill -9 of the JVM alone", hit(training, kill_jvm), 70, "failed", "old"),
+        Fault(
+            "the JVM's heap exhausted",
+            exhaust_the_heap,
+            70,
+            "failed",
+            "old",
+        ),
+    ]
+
+
+FAULTS = [*kills(), *pauses(), *others()]
