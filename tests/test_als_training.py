@@ -92,7 +92,7 @@ def test_a_password_is_in_no_plan_of_spark(spark: SparkSession, db_settings: Set
 
 
 def test_the_split_is_seeded_and_loses_nothing(db_settings: Settings) -> None:
-    ratings = ratings_of([(f"u{i}", f"r{j}", 3) for i in range(20) for j in range(i % 5 + 1)])
+    ratings = ratings_of([(f"u{i:02}", f"r{j}", 3) for i in range(20) for j in range(i % 5 + 1)])
     train, held_out = als_training.split(ratings, db_settings)
     again, _ = als_training.split(ratings, db_settings)
     other, _ = als_training.split(ratings, db_settings.model_copy(update={"seed": 2}))
