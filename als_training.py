@@ -30,8 +30,10 @@ from recommender.gate import (
 from recommender.judging import judge_lists, judge_ratings
 from recommender.models import Model, RatingModel, visits_of
 from recommender.mongo_source import read_reviews
+from recommender.newcomers import find_newcomers, stacked
 from recommender.ratings import Ratings, counts_of, gather
 from recommender.recommend import COUNTS_SCHEMA, RecommendTask
+from recommender.restaurants import shown_restaurants
 from recommender.runs import TrainingRun, training_run
 from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import Settings
@@ -112,13 +114,13 @@ def fit_preferences(spark: SparkSession, ratings: Ratings, settings: Settings) -
 
     Only restaurants are fitted, by the users who have rated two or more: one rating says nothing
     of what goes together, and of who has given it there are so many that it drowns what does. Any
-    user's factors follow from those of the restaurants.
+    user's factors follow from those of the restaurants, so that not all users need take part.
     """
     visits = visits_of(ratings, settings)
     alpha = settings.als_alpha / float(visits.data.mean())
     reg_param = settings.als_preference_reg_param
     factors = np.full((len(ratings.restaurants), settings.als_preference_rank), np.nan, np.float32)
-    rows = np.repeat(np.diff(visits.indptr), np.diff(visits.indptr)) >= _SEVERAL
+    rows = _teachers(np.diff(visits.indptr), settings)[ratings.user]
     if rows.any():
         als = _als(spark, settings).setRank(settings.als_preference_rank).setRegParam(reg_param)
         als = als.setImplicitPrefs(True).setAlpha(alpha)
@@ -129,6 +131,16 @@ def fit_preferences(spark: SparkSession, ratings: Ratings, settings: Settings) -
         log.warning("nobody has rated two restaurants: the most popular ones are recommended")
     popularity = np.bincount(ratings.restaurant, minlength=len(ratings.restaurants))
     return preferences_of(factors, popularity, alpha=alpha, reg_param=reg_param)
+
+
+def _teachers(counts: NDArray[np.int64], settings: Settings) -> NDArray[np.bool_]:
+    """Return which users teach the preference, by their counts of ratings."""
+    several = np.flatnonzero(counts >= _SEVERAL)
+    rng = np.random.default_rng(settings.seed)
+    most = min(len(several), settings.als_preference_users)
+    teachers = np.zeros(len(counts), dtype=bool)
+    teachers[rng.choice(several, most, replace=False)] = True
+    return teachers
 
 
 def _als(spark: SparkSession, settings: Settings) -> ALS:
@@ -190,6 +202,8 @@ def recommend(
 ) -> int:
     """Stage every user's top restaurants that the user has not rated.
 
+    Users without a review whom ``Users`` knows get theirs, too, unless ratings alone rank.
+
     Spark's own ``recommendForAllUsers`` takes many times as long and leaves in what is rated.
 
     Parameters
@@ -207,19 +221,27 @@ def recommend(
     ModelRejectedError
         If a score is not finite, as after a fit that did not hold.
     """
+    visits, users = visits_of(ratings, run.settings), ratings.users
+    if model.preferences is not None:
+        newcomers = find_newcomers(run.db, ratings, run.settings)
+        run.record(newcomers=len(newcomers.users))
+        model = model.with_newcomers(len(newcomers.users))
+        visits = stacked(visits, newcomers.visits)
+        users = pa.concat_arrays([users, newcomers.users])
     task = RecommendTask(
         settings=run.settings,
         run_id=run.run_id,
         stage=stage,
         model=model,
-        visits=visits_of(ratings, run.settings),
-        users=ratings.users,
+        visits=visits,
+        shown=shown_restaurants(run.db, ratings.restaurants, run.settings),
+        users=users,
         restaurants=ratings.restaurants,
     )
     shared = spark.sparkContext.broadcast(task)
     parts = _PARTS_A_CORE * spark.sparkContext.defaultParallelism
-    users = spark.range(0, len(ratings.users), numPartitions=parts)
-    counts = users.mapInArrow(lambda batches: shared.value.run(batches), COUNTS_SCHEMA)
+    numbers = spark.range(0, len(users), numPartitions=parts)
+    counts = numbers.mapInArrow(lambda batches: shared.value.run(batches), COUNTS_SCHEMA)
     totals = counts.groupBy().sum().toArrow().to_pylist()[0]
     if totals["sum(broken)"]:
         raise ModelRejectedError(
@@ -229,8 +251,16 @@ def recommend(
     return int(totals["sum(users)"])
 
 
-def train(run: TrainingRun) -> Ratings:
-    """Do the whole ALS job, up to the published ``Recommendations``; return what it trained on."""
+def train(run: TrainingRun) -> tuple[Ratings, Preferences | None]:
+    """Do the whole ALS job, up to the published ``Recommendations``.
+
+    Returns
+    -------
+    ratings
+        What it trained on.
+    preferences
+        What it found of them, if that is what ranks.
+    """
     settings = run.settings
     with spark_session(settings, f"als_training {run.run_id}") as spark:
         with run.phase("read"):
@@ -252,7 +282,7 @@ def train(run: TrainingRun) -> Ratings:
                 stage.seal(users)
                 check_recommendations(run, stage.name)
                 publish(run.db, stage, before_switching=run.may_publish)
-    return ratings
+    return ratings, model.preferences
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -268,9 +298,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = settings_as_asked(arguments)
     configure_logging(settings)
     with training_run(settings, adopted=arguments.adopt_run) as run:
-        ratings = train(run)
+        ratings, preferences = train(run)
         if not arguments.no_clustering:
-            clustering_training.train(run, ratings)
+            clustering_training.train(run, ratings, preferences)
     print(summary_of(run.document))
     return 0
 

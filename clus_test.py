@@ -10,6 +10,7 @@ import numpy as np
 
 from dists import distances
 from recommender.errors import DataError
+from recommender.factors import PublishedFactors, load_factors
 from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors
 from recommender.published import PublishedModel, load_model
 from recommender.ratings import Ratings, decode_ids
@@ -18,6 +19,7 @@ from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import load_settings
 
 _NEAREST = 3
+_FOLDED_IN = 13
 
 
 def nearest_clusters(model: PublishedModel, ratings: Ratings) -> list[tuple[int, float]]:
@@ -40,11 +42,18 @@ def unrated(recommendations: list[Document], ratings: Ratings) -> list[Document]
     return [entry for entry in recommendations if entry["gmap_id"] not in rated]
 
 
-def report(model: PublishedModel, ratings: Ratings, names: dict[Any, str]) -> str:
+def report(
+    model: PublishedModel,
+    factors: PublishedFactors | None,
+    ratings: Ratings,
+    names: dict[Any, str],
+) -> str:
     """Return what a person reads about one user, of several lines.
 
     Parameters
     ----------
+    factors
+        What the user is folded in with, where it is published.
     ratings
         One user's ratings.
     names
@@ -73,13 +82,22 @@ def report(model: PublishedModel, ratings: Ratings, names: dict[Any, str]) -> st
             "Recommended   by the whole city, less what is rated:",
         ]
         recommendations = model.fallback
-    shown = unrated(recommendations, ratings)
-    lines += [] if shown else ["  nothing: all of the list is rated"]
-    for place, entry in enumerate(shown, start=1):
+    lines += _listed(unrated(recommendations, ratings), names)
+    if factors is not None:
+        lines.append(
+            f"Folded in     by what is rated, with the factors of training {factors.run_id}:"
+        )
+        lines += _listed(factors.recommend(ratings, _FOLDED_IN), names)
+    return "\n".join(lines)
+
+
+def _listed(entries: list[Document], names: dict[Any, str]) -> list[str]:
+    lines = [] if entries else ["  nothing: all of the list is rated"]
+    for place, entry in enumerate(entries, start=1):
         gmap_id = entry["gmap_id"]
         name = f"  {names[gmap_id]}" if gmap_id in names else ""
         lines.append(f"  {place:>3}. {entry['score']:8.4f}  {gmap_id}{name}")
-    return "\n".join(lines)
+    return lines
 
 
 def restaurant_names(db: MongoDatabase) -> dict[Any, str]:
@@ -129,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             ratings = ratings_of_user(settings, arguments.user_id)
         if len(ratings.users) > 1:
             raise DataError(f"{arguments.user_id!r} stands for {len(ratings.users)} users")
-        print(report(model, ratings, restaurant_names(db)))
+        print(report(model, load_factors(db), ratings, restaurant_names(db)))
     return 0
 
 

@@ -21,12 +21,15 @@ from recommender.checks import distance_checks, user_checks
 from recommender.elbow import CurvePoint, knee_of, parse_range, svg_of, table_of
 from recommender.errors import DataError
 from recommender.evaluation import HeldOut, hold_out, ranking_quality, rating_error
+from recommender.factors import factors_document, live_factors
+from recommender.foldin import Preferences
 from recommender.gate import add_force_option, check_clusters, check_finite, settings_as_asked
 from recommender.matching import matched_ids, users_moved
 from recommender.mongo import Document, MongoDatabase
 from recommender.published import load_model
 from recommender.ratings import Ratings, counts_of, decode_ids, rating_shift
 from recommender.reseeding import reseeded
+from recommender.restaurants import shown_restaurants
 from recommender.reviews import read_ratings
 from recommender.runs import TrainingRun, training_run
 from recommender.scoring import (
@@ -495,13 +498,20 @@ def _figures(found: Clustering, matrix: UserMatrix) -> dict[str, Any]:
     }
 
 
-def train(run: TrainingRun, ratings: Ratings) -> None:
-    """Do the whole K-Means job on ratings, up to the published ``Clusters`` and ``Metadata``."""
+def train(run: TrainingRun, ratings: Ratings, preferences: Preferences | None = None) -> None:
+    """Do the whole K-Means job on ratings, up to the published ``Clusters`` and ``Metadata``.
+
+    Parameters
+    ----------
+    preferences
+        Those of the same ratings, to be published as well; None leaves those that are published.
+    """
     settings = run.settings
     with run.phase("cluster"):
         matrix = user_matrix(ratings, settings)
         found, moved = with_previous_ids(cluster(matrix, settings), ratings, matrix, run.db)
-        scored = score(matrix, found, settings)
+        shown = shown_restaurants(run.db, ratings.restaurants, settings)
+        scored = score(matrix, found, settings).of(shown)
     with run.phase("evaluate clusters"):
         figures = {
             **_figures(found, matrix),
@@ -523,9 +533,23 @@ def train(run: TrainingRun, ratings: Ratings) -> None:
             run.db,
             run.run_id,
             cluster_documents(found, scored, ratings, matrix, run),
-            metadata_documents(found, matrix, scored, ratings, run),
+            [
+                *metadata_documents(found, matrix, scored, ratings, run),
+                *_factors_documents(run, ratings, preferences, shown),
+            ],
             before_publishing=run.may_publish,
         )
+
+
+def _factors_documents(
+    run: TrainingRun, ratings: Ratings, preferences: Preferences | None, shown: NDArray[np.bool_]
+) -> list[Document]:
+    """Return the factors to publish beside the clusters: of this training, else the live ones."""
+    if preferences is None:
+        live = live_factors(run.db)
+        return [live] if live else []
+    shift = rating_shift(run.settings.rating_min)
+    return [factors_document(preferences, ratings.restaurants, shown, run.run_id, shift)]
 
 
 def curve(matrix: UserMatrix, ks: Iterable[int], settings: Settings) -> list[CurvePoint]:

@@ -48,6 +48,11 @@ class Preferences:
     reg_param: float
 
     @property
+    def rank(self) -> int:
+        """Number of factors."""
+        return len(self.spectrum)
+
+    @property
     def restaurant_factors(self) -> NDArray[np.float32]:
         """What user factors are multiplied by: float32 (restaurants, rank + 1).
 

@@ -87,6 +87,18 @@ class Model:
             return self.rating.user_factors[user]
         return self.preferences.user_factors(visits)
 
+    def with_newcomers(self, count: int) -> Model:
+        """Return the model with so many more users, of whom no rating is known."""
+        rating = self.rating
+        offsets = np.concatenate([rating.baseline.user_offsets, np.zeros(count)])
+        none = np.zeros((count, rating.user_factors.shape[1]), dtype=np.float32)
+        more = replace(
+            rating,
+            baseline=replace(rating.baseline, user_offsets=offsets),
+            user_factors=np.concatenate([rating.user_factors, none]),
+        )
+        return replace(self, rating=more)
+
     def believing(self, share: float) -> Model:
         """Return the model whose foretold ratings believe so much of what ALS says."""
         return replace(self, rating=replace(self.rating, share=share))

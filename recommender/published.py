@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pymongo.collection import Collection
 from scipy.sparse import csr_array
 
 from recommender.errors import DataError
 from recommender.mongo import Document, MongoDatabase, mongo_errors, one_line
-from recommender.ratings import CODEC, Ratings, Rejection, encode_id, same_number_same_key
+from recommender.ratings import CODEC, Ratings, Rejection, encode_id, positions_in
 from recommender.store import CENTROIDS_ID, CLUSTERS, CLUSTERS_ID, COLUMNS_ID, FALLBACK_ID, METADATA
 
 _READS = 3
@@ -60,10 +59,7 @@ class PublishedModel:
 
     def vectors(self, ratings: Ratings) -> csr_array:
         """Return the users' vectors over the columns: sparse (users, columns), 0 where unrated."""
-        keys = same_number_same_key(pa.concat_arrays([self.columns, ratings.restaurants]))
-        known = keys.slice(0, len(self.columns))
-        column = pc.index_in(keys.slice(len(self.columns)), value_set=known)
-        column_of = column.fill_null(-1).to_numpy()[ratings.restaurant]
+        column_of = positions_in(self.columns, ratings.restaurants)[ratings.restaurant]
         kept = column_of >= 0
         values = ratings.rating[kept] + self.rating_shift
         shape = (len(ratings.users), len(self.columns))

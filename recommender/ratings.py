@@ -384,6 +384,14 @@ def _number(keys: pa.ChunkedArray) -> tuple[pa.StringArray, NDArray[np.int32]]:
     return distinct, position[_numpy(pc.index_in(keys, value_set=found))]
 
 
+def positions_in(known: pa.StringArray, keys: pa.StringArray) -> NDArray[np.int64]:
+    """Return where each key stands among the known ones, -1 where it is none of them."""
+    same = same_number_same_key(pa.concat_arrays([known, keys]))
+    found = pc.index_in(same.slice(len(known)), value_set=same.slice(0, len(known)))
+    positions: NDArray[np.int64] = found.fill_null(-1).to_numpy().astype(np.int64)
+    return positions
+
+
 def same_number_same_key(keys: pa.StringArray) -> pa.StringArray:
     """Give numeric ids that MongoDB holds equal (1, NumberLong(1), 1.0) one key, the smallest."""
     typed = pc.starts_with(keys, "\0")

@@ -17,7 +17,7 @@ from recommender.mongo import connect, database, mongo_errors
 from recommender.ratings import decode_ids
 from recommender.settings import Settings
 from recommender.store import insert_once
-from recommender.topn import top_n
+from recommender.topn import top_n_shown
 
 COUNTS_SCHEMA = "users long, broken long"
 
@@ -36,6 +36,8 @@ class RecommendTask:
         What ranks, and what foretells ratings.
     visits
         (users, restaurants); what each user has rated, which is not recommended.
+    shown
+        bool (restaurants,), which may be recommended.
     users, restaurants
         Keys of the ids.
     """
@@ -45,6 +47,7 @@ class RecommendTask:
     stage: str
     model: Model
     visits: csr_array
+    shown: NDArray[np.bool_]
     users: pa.StringArray
     restaurants: pa.StringArray
 
@@ -77,10 +80,11 @@ class RecommendTask:
                 user = batch["id"].to_numpy().astype(np.int32)
                 visits = self.visits[user]
                 factors = self.model.user_factors(user, visits)
-                items, scores = top_n(factors, restaurant_factors, self.settings.als_top_n, visits)
+                n = self.settings.als_top_n
+                items, scores = top_n_shown(factors, restaurant_factors, n, visits, self.shown)
                 user_ids = decode_ids(self.users.take(pa.array(user)))
-                ratings = self._ratings(user, items)
-                documents = encoder.encode(user, user_ids, items, scores, ratings)
+                beside = self._ratings(user, items), self._reasons(visits, items)
+                documents = encoder.encode(user, user_ids, items, scores, *beside)
                 with mongo_errors("staging recommendations"):
                     insert_once(collection, documents)
                 broken = (~np.isfinite(scores) & (items >= 0)).any(axis=1)
@@ -95,3 +99,9 @@ class RecommendTask:
         if self.model.preferences is None:
             return None
         return self.model.rating.predict(user[:, None], items)
+
+    def _reasons(self, visits: csr_array, items: NDArray[np.int32]) -> NDArray[np.int32] | None:
+        """Return what speaks most for each recommendation, where it is asked for and known."""
+        if self.model.preferences is None or not self.settings.als_reasons:
+            return None
+        return self.model.preferences.reasons(visits, items, self.settings.als_reasons)

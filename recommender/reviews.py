@@ -163,9 +163,16 @@ def _ratings_in_users(settings: Settings, same: Document) -> pa.RecordBatch:
     with connect(settings) as client, mongo_errors("reading Users"):
         users = database(client, settings)[USERS].with_options(codec_options=CODEC)
         entry = users.find_one({"user_id": same}) or {}
-    found = entry.get("ratings")
-    kept = found if isinstance(found, list) else []
-    rows = [{"user_id": entry["user_id"]} | rated for rated in kept if isinstance(rated, dict)]
+    return clean_users([entry], settings)
+
+
+def clean_users(entries: Sequence[Document], settings: Settings) -> pa.RecordBatch:
+    """Return the cleaned ratings that documents of Users keep, as rows of ``BLOCK_SCHEMA``."""
+    rows = []
+    for entry in entries:
+        kept = entry.get("ratings")
+        rated = [row for row in kept if isinstance(row, dict)] if isinstance(kept, list) else []
+        rows += [row | {"user_id": entry.get("user_id")} for row in rated]
     return _clean(rows, ("user_id", "gmap_id", "rating", "timestamp"), settings)
 
 

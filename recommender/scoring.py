@@ -42,6 +42,10 @@ class ClusterScores:
     city: NDArray[np.float64]
     shrinkage: float
 
+    def of(self, shown: NDArray[np.bool_]) -> ClusterScores:
+        """Return the scores with those of the restaurants that are not shown put to 0."""
+        return ClusterScores(self.scores * shown, self.city * shown, self.shrinkage)
+
 
 def clusters_without(
     rows: csr_array, centroids: NDArray[np.float64], columns: NDArray[np.int64]

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from bson import json_util
 from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,6 +29,13 @@ def _plain_field_name(name: str) -> str:
     return name
 
 
+def _json_filter(text: str) -> str:
+    if not isinstance(json_util.loads(text), dict):
+        raise ValueError('a MongoDB filter is a JSON object, such as {"closed": true}')
+    return text
+
+
+JsonFilter = Annotated[str, AfterValidator(_json_filter)]
 FieldName = Annotated[str, AfterValidator(_plain_field_name)]
 Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]*[kmgt]$")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -69,6 +77,11 @@ class Settings(BaseSettings):
     reviews_rating_field: FieldName = Field("rating", description="field of Reviews: the rating")
     reviews_time_field: FieldName = Field(
         "time", description="field of Reviews: when the rating was given, where known"
+    )
+    restaurants_exclude: JsonFilter | None = Field(
+        None,
+        description="restaurants that are learnt from and not recommended: a MongoDB filter of "
+        """`Restaurants`, as JSON, such as `{"closed": true}`""",
     )
     rating_min: float = Field(1.0, description="lowest valid rating")
     rating_max: float = Field(5.0, description="highest valid rating")
@@ -141,6 +154,11 @@ class Settings(BaseSettings):
     als_preference_reg_param: float = Field(
         4.0, gt=0, description="ALS regularisation of the preference"
     )
+    als_preference_users: Count = Field(
+        100_000,
+        description="users of two ratings and more whom the preference is fitted to, at most, "
+        "chosen at random; the others are folded in",
+    )
     als_alpha: float = Field(
         20.0,
         ge=0,
@@ -165,6 +183,12 @@ class Settings(BaseSettings):
         20_000, description="users whose lists are judged, at most, chosen at random"
     )
     als_top_n: int = Field(13, ge=1, le=1000, description="restaurants recommended to each user")
+    als_reasons: int = Field(
+        0,
+        ge=0,
+        le=3,
+        description="rated restaurants named with each recommended one as `because`, at most",
+    )
     als_blocks: Count | None = Field(
         None, description="blocks that ALS divides users and restaurants into; unset: one a core"
     )
@@ -225,6 +249,12 @@ class Settings(BaseSettings):
             self.reviews_rating_field,
             self.reviews_time_field,
         )
+
+    @property
+    def restaurants_filter(self) -> dict[str, Any]:
+        """The MongoDB filter of ``restaurants_exclude``."""
+        found: dict[str, Any] = json_util.loads(self.restaurants_exclude or "{}")
+        return found
 
     @property
     def liked(self) -> float:

@@ -39,6 +39,7 @@ CENTROIDS_ID = "kmeans_centroids"
 CLUSTERS_ID = "kmeans_clusters"
 FALLBACK_ID = "fallback"
 CHECKS_ID = "reader_checks"
+FACTORS_ID = "item_factors"
 
 MAX_DOCUMENT_BYTES = 16 * 2**20
 
@@ -50,7 +51,7 @@ _DUPLICATE_KEY = 11000
 _NO_SUCH_COLLECTION = 26
 _SWITCH_SECONDS = 30.0
 _RETRY_SECONDS = 0.2
-_WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
+WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
 
 _ARRAY_BYTES = 16  # a nested array's own length, end, type and position
 _OTHER_FIELDS_BYTES = 4096
@@ -135,7 +136,7 @@ class Stage:
         if self._keep_others:
             # Byte by byte, whatever is in them: dates and texts that Python cannot hold, too.
             others = self._db[self.target].with_options(codec_options=_RAW)
-            self.insert(others.find(_WRITTEN_BY_OTHERS))
+            self.insert(others.find(WRITTEN_BY_OTHERS))
         # Not before: what others wrote before there was a validator stays as well.
         copy_validator(self._db[self.target], self._db[self.name])
 

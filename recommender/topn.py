@@ -58,6 +58,21 @@ def top_n(
     return items, scores
 
 
+def top_n_shown(
+    user_factors: NDArray[np.float32],
+    item_factors: NDArray[np.float32],
+    n: int,
+    rated: csr_array,
+    shown: NDArray[np.bool_],
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return what :func:`top_n` does, of the items where ``shown``, bool (items,), is true."""
+    if shown.all():
+        return top_n(user_factors, item_factors, n, rated)
+    position = np.flatnonzero(shown)
+    items, scores = top_n(user_factors, item_factors[position], n, rated[:, position])
+    return np.where(items >= 0, position[items], -1).astype(np.int32), scores
+
+
 def _leave_out(block: NDArray[np.float32], rated: csr_array, start: int, stop: int) -> None:
     span = slice(rated.indptr[start], rated.indptr[stop])
     row = np.repeat(np.arange(stop - start), np.diff(rated.indptr[start : stop + 1]))

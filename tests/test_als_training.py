@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -205,6 +205,19 @@ def test_users_who_are_folded_in_get_what_spark_gives_them(
     assert ours == pytest.approx(expected[known], abs=2e-4)
 
 
+def test_only_so_many_users_teach_the_preference(
+    spark: SparkSession, city: Ratings, db_settings: Settings
+) -> None:
+    few = db_settings.model_copy(update={"als_preference_users": 2})
+    factors = als_training.fit_preferences(spark, city, few).factors
+    taught = np.flatnonzero(factors.any(axis=1))
+    rated = [set(city.restaurant[city.user == user]) for user in range(len(city.users))]
+    pairs = [
+        (a, b) for a in range(len(rated)) for b in range(a) if len(rated[a]) > 1 < len(rated[b])
+    ]
+    assert set(taught) in [rated[a] | rated[b] for a, b in pairs]
+
+
 def test_where_nobody_has_rated_two_the_popular_ones_are_recommended(
     spark: SparkSession, db_settings: Settings
 ) -> None:
@@ -326,6 +339,47 @@ def check_clusters(db: MongoDatabase, run: Document) -> None:
     found = [reader.cluster_of(user) for user in rated.values()]
     assert np.bincount(found, minlength=50).tolist() == reader.sizes
     assert all(reader.recommend(user) for user in rated.values())
+
+
+def test_newcomers_reasons_and_factors_are_published_and_what_is_closed_is_not(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    write_tiny_city(db, db_settings)
+    places = db["Restaurants"].distinct("gmap_id")
+    closed, liked = places[:20], places[30]
+    db["Restaurants"].update_many({"gmap_id": {"$in": closed}}, {"$set": {"closed": True}})
+    rating = {"gmap_id": liked, "rating": 5}
+    db["Users"].insert_many([{"user_id": "rated", "ratings": [rating]}, {"user_id": "blank"}])
+    asked = {"RESTAURANTS_EXCLUDE": '{"closed": true}', "ALS_REASONS": "2", "CLUSTERS_K": "5"}
+    done = run_script("als_training.py", settings=db_settings, **asked)
+    assert done.returncode == 0, done.stderr
+    run = Ledger(db).recent(1)[0]
+    assert run["newcomers"] == 2
+    lists = {d["user_id"]: d["recommendations"] for d in db["Recommendations"].find()}
+    metadata = {d["_id"]: d for d in db["Metadata"].find()}
+    shown = [*lists.values(), metadata["fallback"]["recommendations"]]
+    shown += [cluster["recommendations"] for cluster in db["Clusters"].find()]
+    assert not {entry["gmap_id"] for entries in shown for entry in entries} & set(closed)
+    assert all(entry["because"] == [liked] for entry in lists["rated"])
+    assert all(entry["because"] == [] for entry in lists["blank"])
+    rated = rated_by_user(db)
+    visits = Counter(place for given in rated.values() for place in given if place not in closed)
+    popular = [visits[entry["gmap_id"]] for entry in lists["blank"]]
+    assert popular == sorted(visits.values(), reverse=True)[:13]
+    for user, given in rated.items():
+        assert all(
+            0 < len(e["because"]) <= 2 and set(e["because"]) <= set(given) for e in lists[user]
+        )
+    assert metadata["item_factors"]["run_id"] == run["run_id"]
+    again = run_script("clustering_training.py", settings=db_settings, **asked)
+    assert again.returncode == 0, again.stderr
+    assert db["Metadata"].find_one({"_id": "item_factors"}) == metadata["item_factors"]
+    told = run_script("clus_test.py", "rated", settings=db_settings).stdout.splitlines()
+    first = told.index(
+        f"Folded in     by what is rated, with the factors of training {run['run_id']}:"
+    )
+    folded_in = [line.split()[2] for line in told[first + 1 :]]
+    assert folded_in == [entry["gmap_id"] for entry in lists["rated"]]
 
 
 def test_without_the_clustering_only_recommendations_are_published(

@@ -42,7 +42,7 @@ def blocks(draw: st.DrawFn) -> tuple[list[Any], list[Any], list[list[tuple[int, 
 
 
 class TestRecommendationEncoder:
-    @given(blocks(), st.integers(0, 2**31 - 10), st.integers(0, 2), st.booleans())
+    @given(blocks(), st.integers(0, 2**31 - 10), st.integers(0, 2), st.booleans(), st.booleans())
     @settings(derandomize=True, deadline=None, max_examples=150)
     def test_the_bytes_are_those_of_the_document(
         self,
@@ -50,6 +50,7 @@ class TestRecommendationEncoder:
         first: int,
         padding: int,
         with_ratings: bool,
+        with_reasons: bool,
     ) -> None:
         restaurants, users, entries = block
         width = max((len(row) for row in entries), default=0) + padding
@@ -58,12 +59,21 @@ class TestRecommendationEncoder:
         for row, found in enumerate(entries):
             for place, (item, score) in enumerate(found):
                 items[row, place], scores[row, place] = item, score
+
+        def because(reasons: Any, row: int, place: int) -> dict[str, Any]:
+            if reasons is None:
+                return {}
+            return {"because": [restaurants[i] for i in reasons[row, place] if i >= 0]}
+
         numbers = np.arange(first, first + len(users), dtype=np.int32)
         ratings = scores.astype(np.float64) / 3 if with_ratings else None
         encoder = RecommendationEncoder(restaurants, "run-ü", with_ratings=with_ratings)
-        encoded = list(encoder.encode(numbers, users, items, scores, ratings))
+        reasons = None
+        if with_reasons:
+            reasons = np.stack([items, np.full_like(items, -1), items[:, ::-1]], axis=-1)
+        encoded = list(encoder.encode(numbers, users, items, scores, ratings, reasons))
         assert len(encoded) == len(users)
-        for document, user_id, found in zip(encoded, users, entries, strict=True):
+        for row, (document, user_id, found) in enumerate(zip(encoded, users, entries, strict=True)):
             expected = {
                 "_id": bson.decode(document.raw)["_id"],
                 "user_id": user_id,
@@ -71,7 +81,8 @@ class TestRecommendationEncoder:
                 "recommendations": [
                     {"gmap_id": restaurants[item], "score": score}
                     | ({"rating": score / 3} if with_ratings else {})
-                    for item, score in found
+                    | because(reasons, row, place)
+                    for place, (item, score) in enumerate(found)
                 ],
             }
             assert document.raw == bson.encode(expected)

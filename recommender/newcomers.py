@@ -1,0 +1,108 @@
+"""Users whom the backend knows and Reviews does not: they get recommendations all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import csr_array
+
+from recommender.mongo import Document, MongoDatabase, mongo_errors
+from recommender.ratings import (
+    BLOCK_SCHEMA,
+    CODEC,
+    Ratings,
+    Rejection,
+    decode_ids,
+    encode_id,
+    gather,
+    positions_in,
+    rating_shift,
+    same_number_same_key,
+)
+from recommender.reviews import USERS, clean_users
+from recommender.settings import Settings
+from recommender.store import RECOMMENDATIONS, WRITTEN_BY_OTHERS
+
+_USERS_AT_A_TIME = 1_000
+
+
+@dataclass(frozen=True, eq=False)
+class Newcomers:
+    """Users without a review.
+
+    Attributes
+    ----------
+    users
+        Keys of their ids.
+    visits
+        (users, restaurants), the shifted ratings that ``Users`` keeps of them, of the restaurants
+        that Reviews knows; a row can be empty.
+    """
+
+    users: pa.StringArray
+    visits: csr_array
+
+
+def find_newcomers(db: MongoDatabase, ratings: Ratings, settings: Settings) -> Newcomers:
+    """Return those in ``Users`` who have no valid rating in Reviews.
+
+    Left out is for whom the backend has written recommendations of its own, which stay.
+    """
+    with mongo_errors("reading Users"):
+        known = [_keys(db, RECOMMENDATIONS, WRITTEN_BY_OTHERS), ratings.users]
+        keys = _new_ones(_keys(db, USERS, {}), known)
+        tables = [
+            pa.Table.from_batches([clean_users(entries, settings)])
+            for entries in _entries(db, keys)
+        ]
+    rated = pa.concat_tables([BLOCK_SCHEMA.empty_table(), *tables])
+    valid = rated.filter(pc.equal(rated["rejected"], int(Rejection.NONE)))
+    shape = len(keys), len(ratings.restaurants)
+    if not valid.num_rows:
+        return Newcomers(keys, csr_array(shape))
+    found = gather(valid)
+    row = positions_in(keys, found.users)[found.user]
+    place = positions_in(ratings.restaurants, found.restaurants)[found.restaurant]
+    both = (row >= 0) & (place >= 0)
+    values = found.rating[both] + rating_shift(settings.rating_min)
+    return Newcomers(keys, csr_array((values, (row[both], place[both])), shape=shape))
+
+
+def _keys(db: MongoDatabase, collection: str, matching: Document) -> pa.StringArray:
+    """Return the keys of the user ids in a collection, each once, less those that cannot be."""
+    documents = db[collection].with_options(codec_options=CODEC)
+    found = documents.find(matching, {"_id": 0, "user_id": 1})
+    keys = (encode_id(entry["user_id"]) for entry in found if entry.get("user_id") is not None)
+    return pa.array([key for key in keys if isinstance(key, str)], pa.string()).unique()
+
+
+def _new_ones(keys: pa.StringArray, known: Sequence[pa.StringArray]) -> pa.StringArray:
+    same = same_number_same_key(pa.concat_arrays([*known, keys]))
+    before = len(same) - len(keys)
+    seen = pc.is_in(same.slice(before), value_set=same.slice(0, before))
+    return pc.unique(same.slice(before).filter(pc.invert(seen)))
+
+
+def _entries(db: MongoDatabase, keys: pa.StringArray) -> Iterator[list[Document]]:
+    users = db[USERS].with_options(codec_options=CODEC)
+    ids: Iterator[Any] = iter(decode_ids(keys))
+    while block := list(islice(ids, _USERS_AT_A_TIME)):
+        yield list(users.find({"user_id": {"$in": block}}, {"_id": 0, "user_id": 1, "ratings": 1}))
+
+
+def stacked(visits: csr_array, more: csr_array) -> csr_array:
+    """Return the rows of both, the first ones first."""
+    return csr_array(
+        (
+            np.concatenate([visits.data, more.data]),
+            np.concatenate([visits.indices, more.indices]),
+            np.concatenate([visits.indptr, visits.indptr[-1] + more.indptr[1:]]),
+        ),
+        shape=(visits.shape[0] + more.shape[0], visits.shape[1]),
+    )

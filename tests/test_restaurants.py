@@ -1,0 +1,40 @@
+"""What RESTAURANTS_EXCLUDE leaves out, by a real MongoDB."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from recommender.errors import ConfigurationError, DatabaseUnavailableError
+from recommender.mongo import MongoDatabase
+from recommender.restaurants import shown_restaurants
+from recommender.settings import Settings, load_settings
+
+KEYS = pa.array(["a", "b", "c"])
+
+
+def test_all_are_shown_where_nothing_is_excluded(db: MongoDatabase, db_settings: Settings) -> None:
+    db["Restaurants"].insert_one({"gmap_id": "a", "closed": True})
+    assert shown_restaurants(db, KEYS, db_settings).tolist() == [True, True, True]
+
+
+def test_what_matches_the_filter_is_not_shown(db: MongoDatabase, db_settings: Settings) -> None:
+    closed = [{"gmap_id": name, "closed": name in "cx"} for name in "abcx"]
+    db["Restaurants"].insert_many([*closed, {"closed": True}])
+    settings = db_settings.model_copy(update={"restaurants_exclude": '{"closed": true}'})
+    assert shown_restaurants(db, KEYS, settings).tolist() == [True, True, False]
+
+
+def test_a_filter_that_mongodb_refuses_is_a_clear_error(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    db["Restaurants"].insert_one({"gmap_id": "a"})
+    settings = db_settings.model_copy(update={"restaurants_exclude": '{"a": {"$no": 1}}'})
+    with pytest.raises(DatabaseUnavailableError, match="RESTAURANTS_EXCLUDE"):
+        shown_restaurants(db, KEYS, settings)
+
+
+@pytest.mark.parametrize("text", ["closed", "[1]", '{"a":'])
+def test_what_is_no_filter_is_refused_at_the_start(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="RESTAURANTS_EXCLUDE"):
+        load_settings(restaurants_exclude=text)
