@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
@@ -21,13 +22,13 @@ from recommender.checks import distance_checks, user_checks
 from recommender.elbow import CurvePoint, knee_of, parse_range, svg_of, table_of
 from recommender.errors import DataError
 from recommender.evaluation import HeldOut, hold_out, ranking_quality, rating_error
-from recommender.factors import factors_document, live_factors
+from recommender.factors import factors_document, live_factors, load_factors
 from recommender.foldin import Preferences
 from recommender.gate import add_force_option, check_clusters, check_finite, settings_as_asked
 from recommender.matching import matched_ids, users_moved
-from recommender.mongo import Document, MongoDatabase
+from recommender.mongo import Document, MongoDatabase, connect, database
 from recommender.published import load_model
-from recommender.ratings import Ratings, counts_of, decode_ids, rating_shift
+from recommender.ratings import Ratings, counts_of, decode_ids, positions_in, rating_shift
 from recommender.reseeding import reseeded
 from recommender.restaurants import shown_restaurants
 from recommender.reviews import read_ratings
@@ -76,6 +77,9 @@ class UserMatrix:
         int64 (users,), the users that the rows stand for.
     users_left_out, restaurants_left_out
         Users and restaurants with ratings that take no part, by the limits in force.
+    places
+        float64 (columns, d), where to find the columns on a map that users are clustered on; None
+        for the map of tastes, or none.
     """
 
     rows: csr_array
@@ -84,6 +88,7 @@ class UserMatrix:
     users: NDArray[np.int64]
     users_left_out: int
     restaurants_left_out: int
+    places: NDArray[np.float64] | None = None
 
     def part(self, chosen: NDArray[np.int64]) -> UserMatrix:
         """Return the chosen rows as a matrix."""
@@ -111,7 +116,7 @@ class Clustering:
     sizes
         int64 (k,), users in each cluster, none 0.
     space
-        What was clustered: ``tastes`` or ``ratings``.
+        What was clustered: ``tastes``, ``factors`` or ``ratings``.
     landed
         Share of the users whom a reader finds where the training put them.
     inertia, history, iterations, converged
@@ -178,6 +183,31 @@ def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
     return matrix
 
 
+def with_factors(
+    matrix: UserMatrix, ratings: Ratings, preferences: Preferences | None, db: MongoDatabase
+) -> UserMatrix:
+    """Return the matrix with the map that ALS found: of this training, else the published one.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    if preferences is not None:
+        return replace(matrix, places=preferences.factors[matrix.columns].astype(np.float64))
+    published = load_factors(db)
+    if published is None:
+        raise DataError(
+            "CLUSTERS_SPACE=factors, and no training has published factors; run als_training.py "
+            "with ALS_OBJECTIVE=preference, or set CLUSTERS_SPACE=tastes"
+        )
+    columns = ratings.restaurants.take(pa.array(matrix.columns))
+    row = positions_in(published.restaurants, columns)
+    places = np.zeros((len(row), published.preferences.rank))
+    places[row >= 0] = published.preferences.factors[row[row >= 0]]
+    return replace(matrix, places=places)
+
+
 def _columns(ratings: Ratings, settings: Settings) -> NDArray[np.int64]:
     counts = np.bincount(ratings.restaurant, minlength=len(ratings.restaurants))
     order = np.argsort(-counts, kind="stable")[: settings.clusters_max_restaurants]
@@ -200,7 +230,7 @@ def cluster(matrix: UserMatrix, settings: Settings) -> Clustering:
     clustered where nobody has rated two restaurants, so that there are no tastes to tell apart, and
     where enough users differ only in how high they rate the same restaurants.
     """
-    found = _by_tastes(matrix, settings) if settings.clusters_space == "tastes" else None
+    found = _by_tastes(matrix, settings) if settings.clusters_space != "ratings" else None
     found = found or _by_ratings(matrix, settings)
     if len(found.centroids) < settings.clusters_k:
         log.warning(
@@ -218,11 +248,12 @@ def _by_tastes(matrix: UserMatrix, settings: Settings) -> Clustering | None:
         directions=settings.clusters_directions,
         shortest=settings.rating_min + rating_shift(settings.rating_min),
         search=_search(settings),
+        places=matrix.places,
     )
     if trained is None or not trained.centroids.any():
         log.warning("no user has rated two restaurants that tell tastes apart: clustering ratings")
         return None
-    found = _as_read(matrix, trained, trained.labels, trained.closeness, "tastes")
+    found = _as_read(matrix, trained, trained.labels, trained.closeness, settings.clusters_space)
     lacking = settings.clusters_k - len(found.centroids)
     return _with_splits(matrix, trained, found, settings) if lacking else found
 
@@ -236,7 +267,7 @@ def _with_splits(
         return found
     log.info("a reader finds %d clusters of %d: splitting large ones", len(found.centroids), wanted)
     split = reseeded(matrix.rows, trained, wanted)
-    found = _as_read(matrix, split, split.labels, split.closeness, "tastes")
+    found = _as_read(matrix, split, split.labels, split.closeness, settings.clusters_space)
     if len(found.centroids) == wanted:
         return found
     log.warning("tastes make %d clusters of %d: clustering ratings", len(found.centroids), wanted)
@@ -349,6 +380,9 @@ def held_out_quality(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
     held = hold_out(matrix.everything, liked_from(settings), seed=settings.seed)
     rated = hold_out(matrix.everything, -np.inf, seed=settings.seed)
     part = matrix.part(held.kept)
+    if settings.clusters_space == "factors":
+        reason = "the factors were fitted to all users, those kept out among them"
+        return {"users": 0, "ndcg": None, "reason": reason}
     found = cluster(part, settings) if rated.hidden.nnz else None
     return {
         **_list_quality(held, part, found, settings),
@@ -509,6 +543,8 @@ def train(run: TrainingRun, ratings: Ratings, preferences: Preferences | None = 
     settings = run.settings
     with run.phase("cluster"):
         matrix = user_matrix(ratings, settings)
+        if settings.clusters_space == "factors":
+            matrix = with_factors(matrix, ratings, preferences, run.db)
         found, moved = with_previous_ids(cluster(matrix, settings), ratings, matrix, run.db)
         shown = shown_restaurants(run.db, ratings.restaurants, settings)
         scored = score(matrix, found, settings).of(shown)
@@ -575,6 +611,9 @@ def show_curve(ks: range, settings: Settings) -> None:
     settings.make_folder(settings.work_dir)
     ratings = read_ratings(settings)
     matrix = user_matrix(ratings, settings.model_copy(update={"clusters_k": ks[-1]}))
+    if settings.clusters_space == "factors":
+        with connect(settings) as client:
+            matrix = with_factors(matrix, ratings, None, database(client, settings))
     points = curve(matrix, ks, settings)
     knee = knee_of(points)
     drawing = settings.work_dir / "elbow.svg"

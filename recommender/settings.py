@@ -197,8 +197,10 @@ class Settings(BaseSettings):
     )
 
     clusters_k: Count = Field(50, description="number of clusters")
-    clusters_space: Literal["tastes", "ratings"] = Field(
-        "tastes", description="what is clustered: tastes, found from who rates what, or raw ratings"
+    clusters_space: Literal["tastes", "factors", "ratings"] = Field(
+        "tastes",
+        description="what is clustered: `tastes`, found from who rates what, users by the "
+        "`factors` of ALS, or raw `ratings`",
     )
     clusters_directions: Count = Field(48, description="directions of taste that are told apart")
     clusters_evaluate: bool = Field(

@@ -164,7 +164,13 @@ def published_centroids(
 
 
 def taste_clusters(
-    rows: csr_array, k: int, *, directions: int, shortest: float, search: Search
+    rows: csr_array,
+    k: int,
+    *,
+    directions: int,
+    shortest: float,
+    search: Search,
+    places: NDArray[np.float64] | None = None,
 ) -> TasteClusters | None:
     """Cluster users on the map of their own tastes.
 
@@ -178,18 +184,24 @@ def taste_clusters(
         As in `taste_map` and `published_centroids`.
     search
         How to search; its seed is the map's, too.
+    places
+        (m, d), another map than that of `taste_map`.
 
     Returns
     -------
     TasteClusters or None
-        None where there is no map, because nobody has rated two places.
+        None where there is no map, as where nobody has rated two places.
     """
     lengths = np.sqrt(np.asarray(rows.power(2).sum(axis=1)).ravel())
     distinct = distinct_rows(csr_array(diags_array(1 / lengths) @ rows))
-    places = taste_map(
-        csr_array(distinct.rows), weights=distinct.counts, directions=directions, seed=search.seed
+    if places is None:
+        weights, visits = distinct.counts, csr_array(distinct.rows)
+        places = taste_map(visits, weights=weights, directions=directions, seed=search.seed)
+    return (
+        None
+        if places is None or not places.any()
+        else _clusters_on(places, distinct, k, shortest, search)
     )
-    return None if places is None else _clusters_on(places, distinct, k, shortest, search)
 
 
 def _clusters_on(

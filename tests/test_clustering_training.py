@@ -18,6 +18,7 @@ from clustering_training import (
     held_out_quality,
     score,
     user_matrix,
+    with_factors,
     with_previous_ids,
 )
 from dists import distance, silhouette
@@ -25,6 +26,8 @@ from recommender import store
 from recommender.city import populate, review_blocks
 from recommender.errors import DataError
 from recommender.evaluation import hold_out
+from recommender.factors import factors_document
+from recommender.foldin import Preferences, preferences_of
 from recommender.lease import Lease
 from recommender.mongo import MongoDatabase
 from recommender.ratings import BLOCK_SCHEMA, Ratings, clean_block, decode_ids, gather
@@ -236,6 +239,45 @@ def test_ratings_that_are_all_equal_still_tell_who_goes_where(space: str) -> Non
     assert len(found.sizes) > 1
     assert found.sizes.sum() == (found.labels >= 0).sum()
     assert np.isfinite(score(matrix, found, settings).scores).all()
+
+
+def two_camps(ratings: Ratings) -> Preferences:
+    """Factors by which restaurants of odd and even number are opposites."""
+    odd = np.arange(len(ratings.restaurants)) % 2
+    factors = np.column_stack([odd, 1 - odd]).astype(np.float32)
+    return preferences_of(factors, np.bincount(ratings.restaurant), alpha=1, reg_param=1)
+
+
+def test_users_are_clustered_by_the_factors_of_als(db: MongoDatabase) -> None:
+    ratings = tiny_ratings()
+    settings = settings_with(clusters_k=2, clusters_space="factors")
+    matrix = with_factors(user_matrix(ratings, settings), ratings, two_camps(ratings), db)
+    found = cluster(matrix, settings)
+    odd = matrix.columns % 2 == 1
+    share = matrix.rows[:, odd].sum(axis=1) / matrix.rows.sum(axis=1)
+    assert (found.space, found.landed) == ("factors", 1)
+    by_cluster = sorted(
+        (share[found.labels == label].min(), share[found.labels == label].max())
+        for label in range(2)
+    )
+    assert by_cluster[0][1] <= by_cluster[1][0]
+    figures = held_out_quality(matrix, settings)
+    assert (figures["ndcg"], "fitted to all users" in figures["reason"]) == (None, True)
+
+
+def test_published_factors_are_the_map_of_a_clustering_alone(db: MongoDatabase) -> None:
+    ratings = tiny_ratings()
+    settings = settings_with(clusters_k=2, clusters_space="factors")
+    matrix = user_matrix(ratings, settings)
+    with pytest.raises(DataError, match="no training has published factors"):
+        with_factors(matrix, ratings, None, db)
+    preferences, shown = two_camps(ratings), np.ones(len(ratings.restaurants), dtype=bool)
+    document = factors_document(preferences, ratings.restaurants, shown, "r1", 0.0)
+    db["Metadata"].insert_one(document)
+    own = with_factors(matrix, ratings, preferences, db).places
+    read = with_factors(matrix, ratings, None, db).places
+    assert own is not None
+    assert read == pytest.approx(own)
 
 
 @pytest.mark.parametrize("limits", [{}, {"clusters_max_restaurants": 20}])
