@@ -14,7 +14,7 @@ from recommender.factors import PublishedFactors, load_factors
 from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors
 from recommender.published import PublishedModel, load_model
 from recommender.ratings import Ratings, decode_ids
-from recommender.reviews import ratings_given, ratings_of_user
+from recommender.reviews import given_rating, ratings_given, ratings_of_user
 from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import load_settings
 
@@ -115,13 +115,10 @@ def parse_ratings(text: str) -> dict[str, str]:
     argparse.ArgumentTypeError
         If a part is not of that form.
     """
-    given: dict[str, str] = {}
-    for part in text.split(","):
-        gmap_id, equals, rating = part.strip().rpartition("=")
-        if not (gmap_id and equals and rating):
-            raise argparse.ArgumentTypeError(f"{part!r} is not of the form gmap_id=rating")
-        given[gmap_id] = rating
-    return given
+    try:
+        return dict(given_rating(part.strip()) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

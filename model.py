@@ -22,11 +22,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recommender.child import Trainer
 from recommender.clock import TrainingClock
+from recommender.errors import DataError
+from recommender.factors import LiveFactors
 from recommender.java import find_java
 from recommender.ledger import STATES, Ledger
 from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors
 from recommender.ports import check_port_is_free
 from recommender.problems import handle_errors, responses
+from recommender.reviews import given_rating, ratings_given
 from recommender.schedule import Schedule
 from recommender.scripts import (
     Cancelled,
@@ -50,6 +53,7 @@ class Service:
     db: MongoDatabase
     trainer: Trainer
     clock: TrainingClock
+    factors: LiveFactors
 
 
 class TrainingStarted(BaseModel):
@@ -103,6 +107,20 @@ class Runs(BaseModel):
     runs: list[Run]
 
 
+class Recommendation(BaseModel):
+    """A restaurant for somebody."""
+
+    gmap_id: str | int
+    score: float
+
+
+class Recommendations(BaseModel):
+    """What is recommended to somebody by the factors of a training."""
+
+    run_id: str
+    recommendations: list[Recommendation]
+
+
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Own the client, the schedule and the training in progress from start to stop."""
@@ -114,7 +132,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         db = database(client, settings)
         trainer = Trainer(settings, db)
         clock = TrainingClock(Schedule(db, interval), lambda: trainer.start("schedule"), interval)
-        app.state.service = Service(settings, db, trainer, clock)
+        app.state.service = Service(settings, db, trainer, clock, LiveFactors(db))
         await run_in_threadpool(clock.start)
         yield
         await run_in_threadpool(clock.stop)
@@ -166,6 +184,7 @@ def create_app() -> FastAPI:
     # As load balancers ask; the server leaves the body out.
     app.head("/health/live", include_in_schema=False)(live)
     app.head("/health/ready", include_in_schema=False)(ready)
+    app.get("/recommendations", responses=responses(401, 404, 422, 503), **keyed)(recommendations)
     app.get("/runs", responses=responses(401, 422, 503), **keyed)(runs)
     app.get("/runs/{run_id}", responses=responses(401, 404, 422, 503), **keyed)(run)
     return app
@@ -213,6 +232,36 @@ def ready(service: TheService) -> Health:
     find_java()
     service.settings.make_folder(service.settings.work_dir)
     return Health(status="ready")
+
+
+def recommendations(
+    service: TheService,
+    rated: Annotated[
+        list[str],
+        Query(min_length=1, max_length=1000, description="gmap_id=rating, for each restaurant"),
+    ],
+) -> Recommendations:
+    """Recommend restaurants to anybody, known or not, by what they have rated."""
+    factors = service.factors.get()
+    if factors is None:
+        raise HTTPException(404, "no training has published factors; POST /train first")
+    try:
+        given = dict(map(given_rating, rated))
+        ratings = ratings_given(service.settings, given, set(factors.restaurants.to_pylist()))
+    except (DataError, ValueError) as error:
+        raise HTTPException(422, f"query.rated: {error}") from None
+    found = factors.recommend(ratings, service.settings.als_top_n)
+    return Recommendations(
+        run_id=factors.run_id,
+        recommendations=[
+            Recommendation(gmap_id=_as_json(entry["gmap_id"]), score=entry["score"])
+            for entry in found
+        ],
+    )
+
+
+def _as_json(gmap_id: Any) -> str | int:
+    return gmap_id if isinstance(gmap_id, (str, int)) else str(gmap_id)
 
 
 def runs(

@@ -136,6 +136,29 @@ def load_factors(db: MongoDatabase) -> PublishedFactors | None:
         ) from None
 
 
+class LiveFactors:
+    """Keeps the published factors at hand until a training publishes others.
+
+    Parameters
+    ----------
+    db
+        The database.
+    """
+
+    def __init__(self, db: MongoDatabase) -> None:
+        self._db = db
+        self._found: PublishedFactors | None = None
+
+    def get(self) -> PublishedFactors | None:
+        """Return the factors that are published now, as :func:`load_factors` does."""
+        with mongo_errors("reading the published factors"):
+            live = self._db[METADATA].find_one({"_id": FACTORS_ID}, {"run_id": 1}) or {}
+        found = self._found
+        if found is None or found.run_id != live.get("run_id"):
+            found = self._found = load_factors(self._db)
+        return found
+
+
 def _factors(document: Mapping[str, Any]) -> PublishedFactors:
     keys = [encode_id(gmap_id) for gmap_id in document["gmap_ids"]]
     shape = len(keys), int(document["rank"])

@@ -176,6 +176,20 @@ def clean_users(entries: Sequence[Document], settings: Settings) -> pa.RecordBat
     return _clean(rows, ("user_id", "gmap_id", "rating", "timestamp"), settings)
 
 
+def given_rating(text: str) -> tuple[str, str]:
+    """Read ``gmap_id=rating``; an id may hold ``=`` itself.
+
+    Raises
+    ------
+    ValueError
+        If the text is not of that form.
+    """
+    gmap_id, _, rating = text.rpartition("=")
+    if not (gmap_id and rating):
+        raise ValueError(f"{text!r} is not of the form gmap_id=rating")
+    return gmap_id, rating
+
+
 def ratings_given(
     settings: Settings, given: Mapping[str, object], known: Collection[str]
 ) -> Ratings:

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from recommender.city import City, write_city
+from recommender.factors import factors_document
+from recommender.foldin import preferences_of
 from recommender.load import RATING, RESTAURANT, USER, Columns, read_file
-from recommender.mongo import MongoDatabase
-from recommender.ratings import BLOCK_SCHEMA, Ratings, clean_block, gather
+from recommender.mongo import Document, MongoDatabase
+from recommender.ratings import BLOCK_SCHEMA, Ratings, clean_block, encode_id, gather
 from recommender.settings import Settings, load_settings
 
 PROJECT = Path(__file__).parent.parent
@@ -73,6 +75,14 @@ def real_rows(text: str) -> csr_array:
     found = Columns(dict(zip((USER, RESTAURANT, RATING), names, strict=True)))
     ratings = read_file(name, load_settings(rating_min=0, rating_max=100), found)
     return ratings.matrix(1.0)
+
+
+def some_factors(run_id: str) -> Document:
+    """Return ``item_factors`` of three restaurants; whoever likes ``a`` is sent to ``c``."""
+    factors = np.array([[1.0, 0], [0, 1], [0.5, 0.1]], dtype=np.float32)
+    preferences = preferences_of(factors, np.array([3, 2, 1]), alpha=4.0, reg_param=0.1)
+    keys = pa.array([str(encode_id(i)) for i in ("a", 5, "c")])
+    return factors_document(preferences, keys, np.ones(3, dtype=bool), run_id, 0.0)
 
 
 class ContractReader:

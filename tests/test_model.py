@@ -25,7 +25,7 @@ from recommender.lease import Lease
 from recommender.ledger import Ledger
 from recommender.mongo import MongoDatabase
 from recommender.settings import Settings
-from tests.support import PROJECT, ContractReader, environment, write_tiny_city
+from tests.support import PROJECT, ContractReader, environment, some_factors, write_tiny_city
 from tests.waiting import TRAINING_SECONDS, until
 
 PROBLEM = "application/problem+json"
@@ -46,6 +46,33 @@ def client(set_environment: Callable[..., None], db: MongoDatabase) -> Iterator[
     set_environment()
     with TestClient(model.create_app()) as test_client:
         yield test_client
+
+
+def test_anybody_is_recommended_restaurants_by_what_they_have_rated(
+    client: TestClient, db: MongoDatabase
+) -> None:
+    asked = {"rated": ["a=5", "5=1"]}
+    answer = client.get("/recommendations", params=asked)
+    assert (answer.status_code, "POST /train" in answer.json()["detail"]) == (404, True)
+    for run_id in ("r1", "r2"):  # what is published is read again when it changes
+        db["Metadata"].replace_one({"_id": "item_factors"}, some_factors(run_id), upsert=True)
+        answer = client.get("/recommendations", params={"rated": "a=5"})
+        body = answer.json()
+        assert (answer.status_code, body["run_id"]) == (200, run_id)
+        assert [entry["gmap_id"] for entry in body["recommendations"]] == ["c", 5]
+    found = client.get("/recommendations", params=asked).json()["recommendations"]
+    assert [entry["gmap_id"] for entry in found] == ["c"]
+    unknown = client.get("/recommendations", params={"rated": "x=4"}).json()["recommendations"]
+    assert [entry["gmap_id"] for entry in unknown] == ["a", 5, "c"]
+
+
+@pytest.mark.parametrize("rated", [[], ["a"], ["=5"], ["a="], ["a=9"], ["a=five"], ["a=5"] * 1001])
+def test_ratings_that_cannot_be_are_422(
+    client: TestClient, db: MongoDatabase, rated: list[str]
+) -> None:
+    db["Metadata"].insert_one(some_factors("r1"))
+    answer = client.get("/recommendations", params={"rated": rated})
+    assert (answer.status_code, "rated" in answer.json()["detail"]) == (422, True)
 
 
 def test_the_first_training_is_an_interval_away_in_words_and_numbers(client: TestClient) -> None:
