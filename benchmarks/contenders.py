@@ -22,7 +22,7 @@ from pyspark.sql import SparkSession
 from scipy.sparse import csr_array, csr_matrix
 
 from als_training import fit_preferences, fit_rating
-from recommender.baseline import Baseline
+from recommender.baseline import Baseline, fit_baseline
 from recommender.evaluation import cross_fitted
 from recommender.models import visits_of
 from recommender.ratings import Ratings
@@ -93,6 +93,20 @@ def _baseline(part: Ratings, settings: Settings) -> Foretell:
 def _seed_rating(spark: SparkSession, part: Ratings, settings: Settings) -> Foretell:
     model = fit_rating(spark, part, settings.model_copy(update={"als_objective": "rating"}))
     return lambda asked: model.predict(asked.user, asked.restaurant)
+
+
+def _own_offsets(part: Ratings, settings: Settings) -> Foretell:
+    """Leave out of this service's rating what ALS adds."""
+    found = fit_baseline(
+        part.user,
+        part.restaurant,
+        part.rating,
+        (len(part.users), len(part.restaurants)),
+        user_weight=settings.als_user_weight,
+        restaurant_weight=settings.als_restaurant_weight,
+    )
+    bounds = settings.rating_min, settings.rating_max
+    return lambda asked: np.clip(found.predict(asked.user, asked.restaurant), *bounds)
 
 
 def _own_rating(spark: SparkSession, part: Ratings, settings: Settings) -> Foretell:
@@ -169,10 +183,10 @@ def _implicit_als(part: Ratings, settings: Settings) -> Score:
 
 
 def _implicit_bm25(part: Ratings, settings: Settings) -> Score:
-    """Fit implicit's BM25 item neighbours to who has rated what: K 100, K1 1.2, B 0.75."""
+    """Fit implicit's BM25 item neighbours to who has rated what: K 1000, K1 1.2, B 0.75."""
     kind = import_module("implicit.nearest_neighbours").BM25Recommender
     rated = csr_matrix(_rated(part))
-    model = kind(K=100, K1=1.2, B=0.75)
+    model = kind(K=1000, K1=1.2, B=0.75)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what it hands on within itself
         model.fit(rated, show_progress=False)
@@ -229,6 +243,7 @@ def rating_contenders(spark: SparkSession) -> list[Contender[Foretell]]:
         Contender("seed configuration", partial(_seed_rating, spark)),
         Contender("Surprise SVD", partial(_surprise, "SVD"), needs="surprise"),
         Contender("Surprise SVD++", partial(_surprise, "SVDpp"), needs="surprise"),
+        Contender("this service, offsets alone", _own_offsets),
         Contender("this service", partial(_own_rating, spark)),
     ]
 

@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.quality ratings.csv --map user_id=a --map gmap_id=b --map rating=c`` prints
 two tables for all users, and two for those with three ratings and more: what is foretold of
-ratings, and what lists are worth, as mean and deviation over several splits; and the median seconds
-of a fit, on whatever else the machine was doing.
+ratings, and what lists are worth, as mean and deviation over several splits; how far that is from
+the last row, this service, on the same split; and the median seconds of a fit, next to whatever
+else the machine was doing.
 
 Each split is the one of a training (`als_training.split`): a fifth of each user's ratings, at least
 one, is held out of who has two or more. Everybody is asked the same. Of ratings: those held out, of
@@ -20,7 +21,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median, stdev
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,29 +150,43 @@ def _table(
     contenders: Sequence[Contender[Fitted]],
     judge: Callable[[Fitted, Split], list[float]],
 ) -> Iterator[str]:
-    yield f"| {what} | {' | '.join(figures)} | seconds |"
-    yield f"| --- |{' ---: |' * (len(figures) + 1)}"
+    found: dict[str, NDArray[np.float64]] = {}
+    seconds: dict[str, float] = {}
     left_out = []
     for contender in contenders:
         if obstacle := contender.obstacle(splits[0].part):
             left_out.append(f"Left out: {contender.name}, as {obstacle}.")
             continue
-        found, seconds = [], []
-        for one in splits:
-            began = time.perf_counter()
-            fitted = contender.fit(one.part, one.settings)
-            seconds.append(time.perf_counter() - began)
-            found.append(judge(fitted, one))
-        cells = [_cell(values) for values in zip(*found, strict=True)]
-        yield f"| {contender.name} | {' | '.join(cells)} | {median(seconds):.1f} |"
+        qualities, times = zip(*_runs(contender, splits, judge), strict=True)
+        found[contender.name] = np.array(qualities)
+        seconds[contender.name] = median(times)
+    yield f"| {what} | {' | '.join(figures)} | {figures[0]} less the last's | seconds |"
+    yield f"| --- |{' ---: |' * (len(figures) + 2)}"
+    for name, values in found.items():
+        others = list(found.values())[-1]
+        columns = [*values.T, values[:, 0] - others[:, 0]]
+        cells = " | ".join(_cell(column) for column in columns)
+        yield f"| {name} | {cells} | {seconds[name]:.1f} |"
     if left_out:
         yield ""
         yield from left_out
 
 
-def _cell(values: Sequence[float]) -> str:
-    deviation = stdev(values) if len(values) > 1 else 0.0
-    return f"{np.mean(values):.4f} ± {deviation:.4f}"
+def _runs(
+    contender: Contender[Fitted],
+    splits: Sequence[Split],
+    judge: Callable[[Fitted, Split], list[float]],
+) -> Iterator[tuple[list[float], float]]:
+    for one in splits:
+        began = time.perf_counter()
+        fitted = contender.fit(one.part, one.settings)
+        seconds = time.perf_counter() - began
+        yield judge(fitted, one), seconds
+
+
+def _cell(values: NDArray[np.float64]) -> str:
+    deviation = values.std(ddof=1) if len(values) > 1 else 0.0
+    return f"{values.mean():.4f} ± {deviation:.4f}"
 
 
 def _judge_ratings(foretell: Foretell, one: Split) -> list[float]:

@@ -63,6 +63,7 @@ def test_known_users_are_served_better_by_what_learns_more() -> None:
     lists = _rows(quality.lists_table(splits, contenders.PLAIN_RANKING))
     assert lists["random"][0] < lists["popular"][0] < 0.8 * lists["EASE"][0]
     assert lists["random"][3] == 1
+    assert lists["random"][4] == pytest.approx(lists["random"][0] - lists["EASE"][0], abs=2e-4)
     assert all(0 <= figure <= 1 for row in lists.values() for figure in row[:4])
 
 
@@ -70,7 +71,7 @@ def test_peers_that_are_not_there_are_left_out() -> None:
     splits = [quality.split_of(_tiny_city(), load_settings(), 0)]
     absent = replace(contenders.PLAIN_RANKING[0], name="a peer", needs="no_such_package")
     small = replace(contenders.PLAIN_RANKING[0], name="another", most_restaurants=10)
-    lines = list(quality.lists_table(splits, [absent, small]))
+    lines = list(quality.lists_table(splits, [absent, *contenders.PLAIN_RANKING, small]))
     assert lines[-2:] == [
         "Left out: a peer, as no_such_package is not installed.",
         "Left out: another, as more than 10 restaurants.",
