@@ -446,7 +446,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
-    columns = _columns(arguments.preset, arguments.map, parser)
+    columns = columns_of(arguments.preset, arguments.map, parser)
     settings = load_settings()
     configure_logging(settings)
     started = time.monotonic()
@@ -497,7 +497,8 @@ def _positive(text: str) -> int:
     return number
 
 
-def _columns(preset: str | None, maps: Sequence[str], parser: argparse.ArgumentParser) -> Columns:
+def columns_of(preset: str | None, maps: Sequence[str], parser: argparse.ArgumentParser) -> Columns:
+    """Return which column holds what, by the options ``--preset`` and ``--map``."""
     if not preset and not maps:
         return GOOGLE_IF_NOTHING_IS_SAID
     names = dict(PRESETS[preset]) if preset else {}

@@ -1,14 +1,18 @@
-"""The benchmark of the clusters, on a small file."""
+"""The benchmarks of the clusters and of the lists of known users, on little data."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
-from benchmarks import clusters
+from benchmarks import clusters, contenders, quality
 from clustering_training import cluster, user_matrix
+from recommender.ratings import Ratings
 from recommender.settings import load_settings
 from tests.support import ratings_of
 
@@ -48,3 +52,72 @@ def test_the_scores_compared_are_what_they_are_called() -> None:
     bayesian = [2 * (9 + 10 * mean) / 12, (3 + 10 * mean) / 11, (1 + 10 * mean) / 11]
     assert found["count x Bayesian mean"] == pytest.approx(np.array([bayesian]))
     assert found["popular list"].tolist() == [[4.5, 1.5, 0.5]]
+
+
+def test_known_users_are_served_better_by_what_learns_more() -> None:
+    settings = load_settings(als_top_n=5)
+    splits = [quality.split_of(_tiny_city(), settings, seed) for seed in range(2)]
+    assert (splits[0].part.rating.size, splits[0].held_out.rating.size) != (0, 0)
+    ratings = _rows(quality.ratings_table(splits, contenders.PLAIN_RATING))
+    assert ratings["baseline, lambda 5"][0] < 0.9 * ratings["global mean"][0]
+    lists = _rows(quality.lists_table(splits, contenders.PLAIN_RANKING))
+    assert lists["random"][0] < lists["popular"][0] < 0.8 * lists["EASE"][0]
+    assert lists["random"][3] == 1
+    assert lists["random"][4] == pytest.approx(lists["random"][0] - lists["EASE"][0], abs=2e-4)
+    assert all(0 <= figure <= 1 for row in lists.values() for figure in row[:4])
+
+
+def test_peers_that_are_not_there_are_left_out() -> None:
+    splits = [quality.split_of(_tiny_city(), load_settings(), 0)]
+    absent = replace(contenders.PLAIN_RANKING[0], name="a peer", needs="no_such_package")
+    small = replace(contenders.PLAIN_RANKING[0], name="another", most_restaurants=10)
+    lines = list(quality.lists_table(splits, [absent, *contenders.PLAIN_RANKING, small]))
+    assert lines[-2:] == [
+        "Left out: a peer, as no_such_package is not installed.",
+        "Left out: another, as more than 10 restaurants.",
+    ]
+
+
+def test_lists_hold_unseen_places_and_the_popular_one_first_among_equals() -> None:
+    rows = [
+        ("u", "a", 5),
+        ("u", "b", 5),
+        ("v", "b", 5),
+        ("v", "c", 5),
+        ("w", "b", 5),
+        ("w", "c", 5),
+    ]
+    ratings = ratings_of([(u, p, float(r)) for u, p, r in rows])
+    one = replace(
+        quality.split_of(ratings, load_settings(), 0),
+        part=ratings,
+        asked=np.array([0, 1]),
+        seen=ratings.matrix()[[0, 1]],
+    )
+    alike = quality.lists_of(lambda users: np.zeros((len(users), 3)), one, 4)
+    assert alike.tolist() == [[2, -1, -1, -1], [0, -1, -1, -1]]
+    one = replace(one, seen=csr_array((2, 3)))
+    assert (
+        quality.lists_of(lambda users: np.zeros((len(users), 3)), one, 2).tolist() == [[1, 2]] * 2
+    )
+    scored = quality.lists_of(lambda users: np.tile([0, 1, 2], (len(users), 1)), one, 2)
+    assert scored.tolist() == [[2, 1]] * 2
+
+
+def _tiny_city() -> Ratings:
+    """Three quarters, whose people go to a few places of their own and some of them everywhere."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for user in range(240):
+        strict = rng.integers(0, 2)
+        weights = np.where(np.arange(36) // 12 == user % 3, 8.0, 1.0) / np.arange(1, 37) ** 0.2
+        for place in rng.choice(36, 8, replace=False, p=weights / weights.sum()):
+            stars = 5 - 2 * strict - place % 2 + rng.integers(0, 2)
+            rows.append((user, int(place), float(np.clip(stars, 1, 5))))
+    return ratings_of(rows)
+
+
+def _rows(table: Iterable[str]) -> dict[str, list[float]]:
+    """Return the means, and the seconds, of each row of a Markdown table."""
+    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table][2:]
+    return {name: [float(cell.split()[0]) for cell in row] for name, *row in cells}
