@@ -504,3 +504,40 @@ def test_a_training_that_hangs_in_the_jvm_is_ended_by_its_limit(
     assert (run["state"], run["exit_code"]) == ("failed", 124)
     assert list(db_settings.work_dir.iterdir()) == []
     Lease(db, 60).acquire("next")  # it was given back
+
+
+def tuned(settings: Settings, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return run_script("als_training.py", "--tune", *arguments, settings=settings, **more)
+
+
+def test_tuning_searches_beside_a_training_and_goes_on_where_it_ended(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    write_tiny_city(db, db_settings)
+    Lease(db, 60).acquire("1999-training")
+    Ledger(db).open("1999-training", "api", db_settings, None)
+    grid = ("--grid", "ALS_ALPHA=20,40", "--grid", "ALS_USER_WEIGHT=3", "--folds", "2")
+    done = tuned(db_settings, *grid, "--adopt", ALS_MAX_ITER="2", ALS_PREFERENCE_RANK="4")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("<- in force") == 3  # of the baseline, the rating, the preference
+    assert "preference: NDCG, most first, over 2 folds" in done.stdout
+    assert (db_settings.work_dir / "tuning.svg").read_text().startswith("<svg")
+    run = Ledger(db).recent(1)[0]
+    assert (run["state"], run["trigger"], run["exit_code"]) == ("succeeded", "tune", 0)
+    table = run["metrics"]["tuning"]["searches"]["preference"]["table"]
+    assert {row["parameters"]["als_alpha"] for row in table} == {20, 40}
+    assert db["Tuning"].count_documents({"figure": {"$gt": 0}}) == 2 * (1 + 1 + 2)
+    assert not {"Recommendations", "Clusters", "Metadata"} & set(db.list_collection_names())
+    other = Ledger(db).get("1999-training")
+    assert other
+    assert other["state"] == "queued"
+    adopted = db["Tuning"].find_one({"_id": "adopted"})
+    assert adopted
+    assert adopted["parameters"] == {"als_alpha": table[0]["parameters"]["als_alpha"]} | {
+        "als_user_weight": 3
+    }
+    again = tuned(db_settings, *grid, "--budget=0", ALS_MAX_ITER="2", ALS_PREFERENCE_RANK="4")
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("as before") == 2 * (1 + 1 + 2)
+    figures = [line for line in done.stdout.splitlines() if line.startswith("  0.")]
+    assert [line for line in again.stdout.splitlines() if line.startswith("  0.")] == figures
