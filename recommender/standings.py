@@ -96,7 +96,7 @@ def _panel(panel: Panel, search: Search, complete: list[Candidate]) -> list[str]
     others = [name for name in complete[0].parameters if name != axis]
     varied = [name for name in others if len({c.parameters[name] for c in complete}) > 1]
     low, high = min(c.mean for c in complete), max(c.mean for c in complete)
-    room = 0.1 * (high - low) or 0.01
+    room = 0.2 * (high - low) or 0.01
 
     def place(candidate: Candidate) -> tuple[float, float]:
         step = values[axis].index(candidate.parameters[axis])
