@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from kneed import KneeLocator
 
+from recommender.drawing import Panel, dot, line, sheet, words
+
 _WIDTH, _HEIGHT, _MARGIN = 640, 400, 60
 
 
@@ -65,27 +67,17 @@ def svg_of(points: Sequence[CurvePoint], knee: int | None) -> str:
     ks, inertias = [point.k for point in points], [point.inertia for point in points]
     across, up = max(ks[-1] - ks[0], 1), max(inertias) or 1.0
 
-    def place(point: CurvePoint) -> tuple[float, float]:
-        x = _MARGIN + (_WIDTH - 2 * _MARGIN) * (point.k - ks[0]) / across
-        y = _HEIGHT - _MARGIN - (_HEIGHT - 2 * _MARGIN) * point.inertia / up
-        return round(x, 1), round(y, 1)
-
-    bottom, right = _HEIGHT - _MARGIN, _WIDTH - _MARGIN
+    panel = Panel(_MARGIN, _MARGIN, _WIDTH - _MARGIN, _HEIGHT - _MARGIN)
+    places = [panel.place((p.k - ks[0]) / across, p.inertia / up) for p in points]
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-        f'<path d="M{_MARGIN} {_MARGIN} V{bottom} H{right}" fill="none" stroke="black"/>',
-        f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 15}" text-anchor="middle">clusters</text>',
-        f'<text x="{_MARGIN}" y="{_MARGIN - 15}">inertia, 0 to {up:,.2f}</text>',
+        panel.axes(),
+        words(_WIDTH / 2, _HEIGHT - 15, "clusters", anchor="middle"),
+        words(_MARGIN, _MARGIN - 15, f"inertia, 0 to {up:,.2f}"),
+        line(places, "steelblue"),
     ]
-    line = " ".join(f"{x},{y}" for x, y in map(place, points))
-    parts.append(f'<polyline points="{line}" fill="none" stroke="steelblue" stroke-width="2"/>')
-    for point in points:
-        x, y = place(point)
-        fill = "crimson" if point.k == knee else "steelblue"
-        parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="{fill}"/>')
-        parts.append(f'<text x="{x}" y="{bottom + 18}" text-anchor="middle">{point.k}</text>')
+    for point, (x, y) in zip(points, places, strict=True):
+        parts.append(dot(x, y, "crimson" if point.k == knee else "steelblue"))
+        parts.append(words(x, panel.bottom + 18, str(point.k), anchor="middle"))
         if point.k == knee:
-            parts.append(f'<text x="{x}" y="{y - 10}" fill="crimson">knee at {knee}</text>')
-    return "\n".join([*parts, "</svg>", ""])
+            parts.append(words(x, y - 10, f"knee at {knee}", fill="crimson"))
+    return sheet(_WIDTH, _HEIGHT, parts)

@@ -18,7 +18,7 @@ from recommender.settings import Settings
 COLLECTION = "TrainingRuns"
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "crashed", "rejected"]
-Trigger = Literal["api", "schedule", "script"]
+Trigger = Literal["api", "schedule", "script", "tune"]
 
 STATES: tuple[State, ...] = get_args(State)
 OPEN_STATES: tuple[State, ...] = ("queued", "running")
@@ -56,23 +56,16 @@ class Ledger:
             "ended_at": now(),
         }
         self._runs.update_many(dead, {"$set": crashed})
-        self._runs.insert_one(
-            {
-                "_id": run_id,
-                "run_id": run_id,
-                "state": "queued",
-                "trigger": trigger,
-                "host": socket.gethostname(),
-                "queued_at": now(),
-                "phase": None,
-                "phases": [],
-                "metrics": {},
-                "settings": settings.public(),
-                "forced": not settings.gate,
-                "versions": _versions(),
-                "log": str(log_file) if log_file else None,
-            }
-        )
+        self._runs.insert_one(_begun(run_id, trigger, settings, log_file))
+
+    def add_ended(
+        self, run_id: str, trigger: Trigger, settings: Settings, fields: Document
+    ) -> None:
+        """Write down a run that has ended, of which the ledger knew nothing while it went on.
+
+        For what runs without the lease: an open document of it would pass for a dead training.
+        """
+        self._runs.insert_one({**_begun(run_id, trigger, settings, None), **fields})
 
     def update(self, run_id: str, fields: Document) -> None:
         """Set fields of a run; dotted names reach into its parts."""
@@ -103,6 +96,24 @@ class Ledger:
         forgotten = [run["_id"] for run in old]
         self._runs.delete_many({"_id": {"$in": forgotten}})
         return forgotten
+
+
+def _begun(run_id: str, trigger: Trigger, settings: Settings, log_file: Path | None) -> Document:
+    return {
+        "_id": run_id,
+        "run_id": run_id,
+        "state": "queued",
+        "trigger": trigger,
+        "host": socket.gethostname(),
+        "queued_at": now(),
+        "phase": None,
+        "phases": [],
+        "metrics": {},
+        "settings": settings.public(),
+        "forced": not settings.gate,
+        "versions": _versions(),
+        "log": str(log_file) if log_file else None,
+    }
 
 
 def _versions() -> dict[str, Any]:

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from pymongo.errors import PyMongoError
 
 from recommender.errors import LeaseLostError, ModelRejectedError
 from recommender.lease import Lease
-from recommender.ledger import Ledger, State, new_run_id, now
+from recommender.ledger import Ledger, State, Trigger, new_run_id, now
 from recommender.mongo import (
     Document,
     MongoDatabase,
@@ -162,12 +163,13 @@ def training_run(settings: Settings, adopted: str | None = None) -> Iterator[Tra
         lease = Lease(db, settings.lease_seconds)
         run_id = adopted or new_run_id()
         try:
-            with _closing(db, run_id, settings):
+            with _closing(settings, partial(Ledger(db).close, run_id)):
                 with mongo_errors("taking the lease"):
                     _take(lease, db, run_id, settings, adopted=adopted is not None)
                 with _Heartbeat(lease, settings.lease_seconds) as heartbeat:
                     run = TrainingRun(run_id, db, settings, heartbeat)
                     yield run
+            _quietly("old runs could not be pruned", partial(_prune, db, settings))
             _quietly("the ledger could not be read", run.look_up)
         finally:
             _quietly("the lease could not be released", lease.release)
@@ -186,15 +188,76 @@ def _take(
     sweep(db)
 
 
+class SideRun:
+    """A run beside the trainings: it takes no lease and publishes nothing.
+
+    The ledger hears of it once, when it has ended.
+
+    Attributes
+    ----------
+    run_id
+        Its id, carried by every document that it writes.
+    db
+        The database.
+    settings
+        The settings that it was started with.
+    """
+
+    def __init__(self, db: MongoDatabase, settings: Settings) -> None:
+        self.run_id = new_run_id()
+        self.db = db
+        self.settings = settings
+        started_at = now()
+        self._fields: Document = {"queued_at": started_at, "started_at": started_at, "phases": []}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Keep the block as a phase, with its start and its seconds."""
+        started_at, started = now(), time.monotonic()
+        self._fields["phase"] = name
+        log.info("phase %s", name)
+        yield
+        seconds = round(time.monotonic() - started, 3)
+        self._fields["phases"].append({"name": name, "started_at": started_at, "seconds": seconds})
+        log.info("phase %s took %.1f s", name, seconds)
+
+    def record(self, **fields: Any) -> None:
+        """Keep fields of the run, such as its counts or its metrics."""
+        self._fields.update(fields)
+
+    def write(self, trigger: Trigger, state: State, exit_code: int, error: str | None) -> None:
+        """Write all of it to the ledger."""
+        outcome = {"state": state, "exit_code": exit_code, "error": error, "ended_at": now()}
+        fields = {**self._fields, **outcome, "pid": os.getpid()}
+        Ledger(self.db).add_ended(self.run_id, trigger, self.settings, fields)
+
+
 @contextmanager
-def _closing(db: MongoDatabase, run_id: str, settings: Settings) -> Iterator[None]:
+def side_run(settings: Settings, trigger: Trigger) -> Iterator[SideRun]:
+    """Connect to MongoDB for the block, and write down how it ended; trainings may go on beside it.
+
+    Raises
+    ------
+    DatabaseUnavailableError
+        If MongoDB does not answer.
+    """
+    with connect(settings) as client:
+        run = SideRun(database(client, settings), settings)
+        with _closing(settings, partial(run.write, trigger)):
+            yield run
+
+
+@contextmanager
+def _closing(
+    settings: Settings, write: Callable[[State, int, str | None], object]
+) -> Iterator[None]:
     """Write the block's outcome to the ledger, whatever it is."""
 
     def close(state: State, exit_code: int, error: BaseException | None) -> None:
         line = one_line(redact(str(error), secrets_of(settings))) if error else None
         _quietly(
             "the outcome could not be written to the ledger",
-            lambda: Ledger(db).close(run_id, state, exit_code, line),
+            lambda: write(state, exit_code, line),
         )
 
     try:
@@ -209,7 +272,6 @@ def _closing(db: MongoDatabase, run_id: str, settings: Settings) -> Iterator[Non
         close("failed", getattr(error, "exit_code", 1), error)
         raise
     close("succeeded", 0, None)
-    _quietly("old runs could not be pruned", lambda: _prune(db, settings))
 
 
 def _prune(db: MongoDatabase, settings: Settings) -> None:

@@ -159,6 +159,9 @@ class Settings(BaseSettings):
         description="users of two ratings and more whom the preference is fitted to, at most, "
         "chosen at random; the others are folded in",
     )
+    als_preference_max_iter: Count | None = Field(
+        None, description="ALS iterations of the preference; unset: ALS_MAX_ITER"
+    )
     als_alpha: float = Field(
         20.0,
         ge=0,
@@ -262,6 +265,11 @@ class Settings(BaseSettings):
     def liked(self) -> float:
         """The least rating of a restaurant that is liked: three quarters up the scale."""
         return self.rating_min + _LIKED * (self.rating_max - self.rating_min)
+
+    @property
+    def preference_iterations(self) -> int:
+        """ALS iterations of the preference."""
+        return self.als_preference_max_iter or self.als_max_iter
 
     @property
     def log_dir(self) -> Path:

@@ -16,6 +16,7 @@ def summary_of(run: Mapping[str, Any] | None) -> str:
     lines = [
         _headline(run),
         *_rows(run),
+        *_adopted(run),
         *_als(run),
         *_lists(run),
         *_clusters(run),
@@ -38,6 +39,16 @@ def _rows(run: Mapping[str, Any]) -> list[str]:
         f"  ratings      {run['ratings']:,} of {run['restaurants']:,} restaurants "
         f"by {run['users']:,} users",
     ]
+
+
+def _adopted(run: Mapping[str, Any]) -> list[str]:
+    adopted = run.get("adopted")
+    if not adopted:
+        return []
+    taken = ", ".join(f"{name.upper()}={value:g}" for name, value in adopted["parameters"].items())
+    by_hand = ", ".join(name.upper() for name in adopted["by_hand"])
+    beside = f"; set by hand: {by_hand}" if by_hand else ""
+    return [f"  adopted      {taken or 'nothing'}, found by {adopted['run_id']}{beside}"]
 
 
 def _als(run: Mapping[str, Any]) -> list[str]:

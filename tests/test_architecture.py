@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parent.parent
 # A file imports only from lower floors; what stands on one floor does not know each other.
 FLOORS: list[set[str]] = [
     {
-        *("dists", "recommender.elbow", "recommender.errors", "recommender.evaluation"),
+        *("dists", "recommender.drawing", "recommender.errors", "recommender.evaluation"),
         *("recommender.baseline", "recommender.encoding", "recommender.foldin"),
         *("recommender.matching", "recommender.scoring", "recommender.summary"),
         "recommender.topn",
@@ -27,13 +27,18 @@ FLOORS: list[set[str]] = [
     {
         *("recommender", "recommender.guard", "recommender.ports", "recommender.ratings"),
         *("recommender.settings", "recommender.checks", "recommender.spherical"),
+        "recommender.elbow",
     },
-    {"recommender.models", "recommender.mongo", "recommender.tastes"},
+    {
+        *("recommender.grids", "recommender.models", "recommender.mongo"),
+        "recommender.tastes",
+    },
     {
         *("recommender.bulk", "recommender.embedded", "recommender.judging", "recommender.lease"),
         *("recommender.ledger", "recommender.reseeding", "recommender.scripts"),
+        "recommender.tuning",
     },
-    {"recommender.together"},
+    {"recommender.together", "recommender.standings", "recommender.tuned"},
     {
         *("recommender.city", "recommender.java", "recommender.problems", "recommender.reviews"),
         *("recommender.restaurants", "recommender.schedule", "recommender.store"),

@@ -27,7 +27,7 @@ from recommender.lease import COLLECTION as STATE
 from recommender.lease import LEASE_ID, Lease, holder
 from recommender.ledger import Ledger
 from recommender.mongo import Document, MongoDatabase
-from recommender.runs import training_run
+from recommender.runs import side_run, training_run
 from recommender.scripts import Cancelled
 from recommender.settings import Settings
 from recommender.store import staged
@@ -271,6 +271,38 @@ def test_a_run_that_is_refused_sweeps_nothing(db: MongoDatabase, db_settings: Se
     with pytest.raises(LeaseHeldError), training_run(db_settings):
         pytest.fail("two at once")
     assert db["Clusters.staged.at work"].count_documents({}) == 1
+
+
+def test_a_run_beside_the_trainings_is_written_down_once_it_has_ended(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    with side_run(db_settings, "tune") as beside:
+        with beside.phase("search"):
+            pass
+        beside.record(metrics={"tuning": 1})
+        with training_run(db_settings) as run:
+            assert [e["_id"] for e in Ledger(db).recent(9)] == [run.run_id]
+    found = entry(db, beside.run_id)
+    assert (found["state"], found["trigger"], found["exit_code"]) == ("succeeded", "tune", 0)
+    assert [phase["name"] for phase in found["phases"]] == ["search"]
+    assert found["metrics"] == {"tuning": 1}
+    assert found["started_at"] <= found["ended_at"]
+    assert entry(db, run.run_id)["state"] == "succeeded"
+
+
+def test_a_run_beside_the_trainings_that_fails_is_written_down_with_why(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    def fail() -> None:
+        with side_run(db_settings, "tune") as run:
+            run.record(ratings=3)
+            raise DataError("too few")
+
+    with pytest.raises(DataError):
+        fail()
+    found = only_entry(db)
+    assert (found["state"], found["exit_code"], found["error"]) == ("failed", 65, "too few")
+    assert found["ratings"] == 3
 
 
 def test_old_runs_and_their_logs_are_forgotten(db: MongoDatabase, db_settings: Settings) -> None:

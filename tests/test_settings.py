@@ -86,6 +86,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "als_preference_rank": ("16", 16),
     "als_preference_reg_param": ("0.1", 0.1),
     "als_preference_users": ("9", 9),
+    "als_preference_max_iter": ("15", 15),
     "als_alpha": ("40", 40.0),
     "als_half_life_days": ("365", 365.0),
     "als_cold_start_strategy": ("nan", "nan"),

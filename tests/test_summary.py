@@ -54,6 +54,13 @@ def run(**changes: Any) -> dict[str, Any]:
     }
 
 
+def test_it_tells_what_was_adopted_of_a_search() -> None:
+    adopted = {"run_id": "t1", "parameters": {"als_alpha": 40.0}, "by_hand": ["als_rank"]}
+    lines = summary_of(run(adopted=adopted)).splitlines()
+    assert "  adopted      ALS_ALPHA=40, found by t1; set by hand: ALS_RANK" in lines
+    assert "adopted" not in summary_of(run())
+
+
 def test_it_tells_what_the_gate_would_have_rejected() -> None:
     passed = {"compared_with": "r0", "passed": True, "reasons": []}
     forced = {**passed, "reasons": ["RMSE 2 where 1 was"]}
