@@ -85,7 +85,7 @@ def report(
     lines += _listed(unrated(recommendations, ratings), names)
     if factors is not None:
         lines.append(
-            f"Folded in     by what is rated, with the factors of training {factors.run_id}:"
+            f"Folded in     by what is rated, with the factors of training {factors.fitted_by}:"
         )
         lines += _listed(factors.recommend(ratings, _FOLDED_IN), names)
     return "\n".join(lines)

@@ -580,10 +580,13 @@ def train(run: TrainingRun, ratings: Ratings, preferences: Preferences | None = 
 def _factors_documents(
     run: TrainingRun, ratings: Ratings, preferences: Preferences | None, shown: NDArray[np.bool_]
 ) -> list[Document]:
-    """Return the factors to publish beside the clusters: of this training, else the live ones."""
+    """Return the factors to publish beside the clusters: of this training, else the live ones.
+
+    All that is published together is of one run; ``fitted_by`` tells whose factors they are.
+    """
     if preferences is None:
         live = live_factors(run.db)
-        return [live] if live else []
+        return [{**live, "run_id": run.run_id}] if live else []
     shift = rating_shift(run.settings.rating_min)
     return [factors_document(preferences, ratings.restaurants, shown, run.run_id, shift)]
 

@@ -33,6 +33,8 @@ class PublishedFactors:
     ----------
     run_id
         The training that published them.
+    fitted_by
+        The training that fitted them.
     restaurants
         Keys of the restaurants' ids.
     preferences
@@ -44,6 +46,7 @@ class PublishedFactors:
     """
 
     run_id: str
+    fitted_by: str
     restaurants: pa.StringArray
     preferences: Preferences
     shown: NDArray[np.bool_]
@@ -96,6 +99,7 @@ def factors_document(
     return {
         "_id": FACTORS_ID,
         "run_id": run_id,
+        "fitted_by": run_id,
         "gmap_ids": ids[:kept],
         "rank": preferences.rank,
         "factors": preferences.factors[order].astype(_FLOAT32).tobytes(),
@@ -168,6 +172,7 @@ def _factors(document: Mapping[str, Any]) -> PublishedFactors:
     shown = np.frombuffer(document["shown"], np.bool_).reshape(len(keys))
     return PublishedFactors(
         run_id=str(document["run_id"]),
+        fitted_by=str(document["fitted_by"]),
         restaurants=pa.array([str(key) for key in keys], pa.string()),
         preferences=Preferences(
             factors=factors.astype(np.float32),

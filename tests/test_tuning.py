@@ -149,6 +149,7 @@ def test_of_equal_ones_what_is_in_force_wins() -> None:
 def test_each_fit_is_told_with_what_is_left(caplog: pytest.LogCaptureFixture) -> None:
     kept = Notes()
     Fits().explore(candidates(2), kept, budget=60)
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         Fits().explore(candidates(2), kept, budget=2.5 * 60)
     first, second, *_ = (record.getMessage() for record in caplog.records)
