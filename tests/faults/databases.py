@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.faults.catalogue import Fault, hit
+from tests.faults.catalogue import Fault, Moment, hit
 from tests.faults.mongod import Trap
 from tests.faults.trainings import (
     BEFORE_ALL,
     BETWEEN,
+    IN_THE_TRANSACTION,
     PHASES,
     RENAME,
 )
@@ -82,18 +83,33 @@ def step_downs() -> list[Fault]:
         ("before the first switch", BEFORE_ALL),
     )
     return [
+        *(
+            Fault(
+                f"step-down of the primary {when}",
+                hit(shortly(moment), step_down),
+                0,
+                "succeeded",
+                "new",
+                server="replica set",
+            )
+            for when, moment in moments
+        ),
         Fault(
-            f"step-down of the primary {when}",
-            # Let go on by itself, it comes to a server that may be a secondary yet.
-            hit(replace(moment, trap=replace(moment.trap, seconds=3.0)), step_down),
+            f"step-down of the primary {IN_THE_TRANSACTION.name}",
+            hit(shortly(IN_THE_TRANSACTION), step_down, "clustering_training.py"),
             0,
             "succeeded",
-            "new",
+            "new Clusters and Metadata",
             server="replica set",
-        )
-        for when, moment in moments
-        if moment.trap
+            slow=False,
+        ),
     ]
+
+
+def shortly(moment: Moment) -> Moment:
+    """Let what is held go on by itself: it comes to a server that may be a secondary yet."""
+    assert moment.trap
+    return replace(moment, trap=replace(moment.trap, seconds=3.0))
 
 
 def caught(trap: Trap, script: str = "als_training.py") -> Callable[[World], Outcome]:

@@ -20,6 +20,7 @@ from recommender.ports import LOOPBACK
 from tests.faults.catalogue import Fault, Moment, hit
 from tests.faults.mongod import READER
 from tests.faults.services import of_run
+from tests.faults.trainings import kill
 from tests.faults.world import Outcome, Running, World
 from tests.waiting import until
 
@@ -103,6 +104,13 @@ def training_elsewhen(world: World, seconds: int) -> Outcome:
     return outcome
 
 
+def killed_elsewhen(world: World, seconds: int) -> Outcome:
+    """Kill a training that reads another clock: nothing of it may go on."""
+    file, preloaded = another_clock(world.settings.work_dir)
+    set_clock(file, seconds)
+    return hit(Moment("", "train"), kill, **preloaded)(world)
+
+
 def service_whose_clock_jumps(world: World, seconds: int) -> Outcome:
     """Change a service's clock while it waits; the scheduled training comes when it was due."""
     file, preloaded = another_clock(world.settings.work_dir)
@@ -139,6 +147,13 @@ FAULTS = [
         )
         for words, seconds in CLOCKS
     ),
+    Fault(
+        "kill -9 of a training whose clock is 2 hours back",
+        partial(killed_elsewhen, seconds=-7_200),
+        137,
+        "crashed",
+        "old",
+    ),
     *(
         Fault(
             f"the service's clock set {words} while it waits",
@@ -146,7 +161,6 @@ FAULTS = [
             0,
             "succeeded",
             "new",
-            awaits="a schedule that waits by a steady clock",
         )
         for words, seconds in CLOCKS
     ),

@@ -73,6 +73,13 @@ class Reader:
         with self._reading:
             yield
 
+    @contextmanager
+    def more_users(self, count: int) -> Iterator[None]:
+        """Do not read during the block, and expect so many more users from then on."""
+        with self.paused():
+            yield
+            self._users += count
+
     def catch_up(self) -> None:
         """Return when all has been read that is there now."""
         polls = self.polls

@@ -54,6 +54,17 @@ def child_killed(world: World) -> Outcome:
         return of_run(world.ended())
 
 
+def child_stopped(world: World) -> Outcome:
+    """Stop a service's training so that it cannot heed its own time limit: the service ends it."""
+    with world.service(TRAIN_TIMEOUT_MINUTES="0.5", STOP_GRACE_SECONDS="2") as (service, url):
+        assert post(url) == 202
+        world.runs("train")
+        pid = (world.latest() or {})["pid"]
+        (training,) = (member for member in service.family() if member.pid == pid)
+        training.suspend()
+        return of_run(world.ended())
+
+
 def of_run(run: Document) -> Outcome:
     """Return a run's outcome as its ledger tells it."""
     return Outcome(int(run["exit_code"]), str(run["run_id"]))
@@ -141,6 +152,7 @@ FAULTS = [
         "new",
         mixed=True,
     ),
+    Fault("a service's training stopped past its time limit", child_stopped, 137, "failed", "old"),
     Fault("two POST /train at once", lambda world: many(world, 2), 0, "succeeded", "new"),
     Fault("twenty POST /train at once", lambda world: many(world, 20), 0, "succeeded", "new"),
     Fault("twenty at once on four workers", workers, 0, "succeeded", "new"),

@@ -28,14 +28,17 @@ def test_nothing_published_is_harmed(
 ) -> None:
     record_property("fault", fault.name)
     outcome = fault.do(world)
+    left = world.end_what_is_left()
     world.reader.catch_up()
     published = world.published(outcome.run_id)
     mixed = world.reader.mixed
     recovery = world.recover()
+    left += world.end_what_is_left()
     world.reader.catch_up()
     happened = in_words(outcome.exit_code, world.state_of(outcome.run_id), published)
     record_property("happened", happened)
     record_property("reader", f"{world.reader.polls:,} polls{', mixed' * bool(mixed)}")
+    assert not left, "processes were left behind"
     assert dict(world.reader.wrong) == {}
     assert happened == fault.expected, "\n".join(running.log() for running in world.processes)
     assert fault.mixed or not mixed

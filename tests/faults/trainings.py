@@ -25,10 +25,10 @@ CHAINED = (
     Moment(
         "while it judges the clusters",
         "evaluate clusters",
-        Trap("update", "TrainingRuns", skip=8),
+        Trap("update", "TrainingRuns", skip=10),
         "refit",
     ),
-    Moment("with the clusters staged", "publish clusters", Trap("find", "Metadata", skip=1)),
+    Moment("with the clusters staged", "publish clusters", Trap("find", "Metadata", skip=2)),
     Moment("before the switch of Metadata", "publish clusters", Trap(RENAME, skip=1)),
 )
 BEFORE_ALL = Moment("before the first switch", "publish recommendations", Trap(RENAME))
@@ -40,6 +40,15 @@ AFTER_ALL = Moment(
 )
 # The same for the clustering alone, which needs no Spark.
 CLUSTERING_BETWEEN = Moment("between the two", "publish clusters", Trap(RENAME, skip=1))
+# The same where both are replaced in one transaction, Metadata first.
+IN_THE_TRANSACTION = Moment(
+    "between Metadata and Clusters in their transaction",
+    "publish clusters",
+    Trap("update", "Clusters"),
+)
+
+HANGS_MINUTES = "0.75"
+MANY = 2_000
 
 
 def kill(_world: World, training: Running) -> None:
@@ -68,6 +77,44 @@ def pause_past_the_lease(world: World, training: Running) -> None:
     training.send_all(SIGSTOP)
     world.recover()
     training.send_all(SIGCONT)
+
+
+def wait_for_its_end(_world: World, training: Running) -> None:
+    training.end()
+
+
+def hang_jvm(_world: World, training: Running) -> None:
+    """Let the JVM hang, and the training in it, until the time limit ends both."""
+    (jvm,) = training.named("java")
+    jvm.suspend()
+    training.end()
+
+
+def rejected(world: World) -> Outcome:
+    """Train where the live recommendations are for many more users than there are now."""
+    entries = (world.db["Recommendations"].find_one({"run_id": world.old}) or {})["recommendations"]
+    with world.reader.more_users(MANY):
+        world.db["Recommendations"].insert_many(
+            {"user_id": f"moved away {n}", "recommendations": entries, "run_id": world.old}
+            for n in range(MANY)
+        )
+    training = world.start("als_training.py")
+    outcome = world.outcome(training)
+    assert "GATE_MIN_USERS_SHARE" in training.log(), training.log()
+    return outcome
+
+
+def clustering_rejected(world: World) -> Outcome:
+    """Cluster where the live clusters are of many more users than there are now."""
+    figures = world.db["Metadata"].find_one({"_id": "kmeans_clusters"}) or {}
+    more = {"$set": {"sizes": [MANY] * len(figures["sizes"])}}
+    world.db["Metadata"].update_one({"_id": "kmeans_clusters"}, more)
+    clustering = world.start("clustering_training.py")
+    outcome = world.outcome(clustering)
+    assert "GATE_MIN_USERS_SHARE" in clustering.log(), clustering.log()
+    as_it_was = {"$set": {"sizes": figures["sizes"]}}
+    world.db["Metadata"].update_one({"_id": "kmeans_clusters"}, as_it_was)
+    return outcome
 
 
 def kill_and_expire(world: World, training: Running) -> None:
@@ -101,6 +148,14 @@ def kills() -> list[Fault]:
             mixed=True,
             slow=False,
         ),
+        Fault(
+            f"kill -9 of the clustering {IN_THE_TRANSACTION.name}",
+            hit(IN_THE_TRANSACTION, kill_and_expire, "clustering_training.py"),
+            137,
+            "crashed",
+            "old",
+            server="replica set",
+        ),
     ]
 
 
@@ -111,12 +166,12 @@ def pauses() -> list[Fault]:
     carrying = Moment(
         "while it carries over what the backend wrote",
         "publish recommendations",
-        Trap("find", "Recommendations", seconds=3),
+        Trap("find", "Recommendations", skip=2, seconds=3),
     )
     deciding = Moment(
         "between looking at its stage and renaming it",
         "publish recommendations",
-        Trap("listCollections", seconds=3),
+        Trap("listCollections", skip=3, seconds=3),
         "refit",
     )
     training = Moment("while it trains", "train")
@@ -150,4 +205,37 @@ def others() -> list[Fault]:
     ]
 
 
-FAULTS = [*kills(), *pauses(), *others()]
+def hangs() -> list[Fault]:
+    """Return what makes a training take longer than it may."""
+    reading = PHASES[0]
+    training = Moment("while it trains", "train")
+    limit = {"TRAIN_TIMEOUT_MINUTES": HANGS_MINUTES}
+    return [
+        Fault(
+            "the training hangs past its time limit while it reads",
+            hit(reading, wait_for_its_end, **limit),
+            124,
+            "failed",
+            "old",
+        ),
+        Fault(
+            "the JVM hangs past the training's time limit",
+            hit(training, hang_jvm, **limit),
+            124,
+            "failed",
+            "old",
+        ),
+    ]
+
+
+def rejections() -> list[Fault]:
+    """Return what the gate does not let through."""
+    return [
+        Fault("the gate rejects the recommendations", rejected, 76, "rejected", "old"),
+        Fault(
+            "the gate rejects the clusters", clustering_rejected, 76, "rejected", "old", slow=False
+        ),
+    ]
+
+
+FAULTS = [*kills(), *pauses(), *others(), *hangs(), *rejections()]

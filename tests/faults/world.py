@@ -29,6 +29,8 @@ from tests.support import PROJECT, TINY_CITY, environment, write_tiny_city
 from tests.waiting import until
 
 LEASE_SECONDS = 10
+# What a killed training may take to notice on a busy machine; by itself it takes a second or two.
+ENDED_SECONDS = 20.0
 PUBLISHED = ("Recommendations", "Clusters", "Metadata")
 
 _KILLED = 128
@@ -118,6 +120,14 @@ def _runs(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def _work_dir_of(process: psutil.Process) -> str:
+    try:
+        ended = process.status() == psutil.STATUS_ZOMBIE
+        return "" if ended else process.environ().get("WORK_DIR", "")
+    except psutil.Error:  # it has ended, or is not ours
+        return ""
 
 
 @dataclass
@@ -261,10 +271,29 @@ class World:
             {"_id": LEASE_ID}, [{"$set": {"expires_at": {"$subtract": ["$$NOW", 1]}}}]
         )
 
+    def left_behind(self) -> list[psutil.Process]:
+        """Return what runs in this world's folder, whoever its parent is by now."""
+        folder = str(self.settings.work_dir)
+        return [one for one in psutil.process_iter() if _work_dir_of(one).startswith(folder)]
+
+    def end_what_is_left(self) -> list[str]:
+        """Give what was started its time to end; end the rest by force, and tell of it."""
+        with suppress(AssertionError):
+            until(lambda: not self.left_behind(), ENDED_SECONDS)
+        told = []
+        while left := self.left_behind():
+            for one in left:
+                with suppress(psutil.NoSuchProcess):
+                    told.append(f"{one.name()} {one.pid}, {one.status()}, child of {one.ppid()}")
+                    one.kill()
+            psutil.wait_procs(left, ENDED_SECONDS)
+        return told
+
     def clean_up(self) -> None:
         """End what still runs, and bring the server back."""
         for running in self.processes:
             running.clean_up()
+        self.end_what_is_left()
         if not self.mongo.up:
             self.mongo.start()
 
