@@ -79,10 +79,6 @@ def pause_past_the_lease(world: World, training: Running) -> None:
     training.send_all(SIGCONT)
 
 
-def wait_for_its_end(_world: World, training: Running) -> None:
-    training.end()
-
-
 def hang_jvm(_world: World, training: Running) -> None:
     """Let the JVM hang, and the training in it, until the time limit ends both."""
     (jvm,) = training.named("java")
@@ -207,17 +203,9 @@ def others() -> list[Fault]:
 
 def hangs() -> list[Fault]:
     """Return what makes a training take longer than it may."""
-    reading = PHASES[0]
     training = Moment("while it trains", "train")
     limit = {"TRAIN_TIMEOUT_MINUTES": HANGS_MINUTES}
     return [
-        Fault(
-            "the training hangs past its time limit while it reads",
-            hit(reading, wait_for_its_end, **limit),
-            124,
-            "failed",
-            "old",
-        ),
         Fault(
             "the JVM hangs past the training's time limit",
             hit(training, hang_jvm, **limit),
