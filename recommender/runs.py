@@ -27,7 +27,7 @@ from recommender.mongo import (
     reason_of,
     secrets_of,
 )
-from recommender.scripts import Cancelled, redact, time_limit
+from recommender.scripts import Cancelled, TimedOut, redact, time_limit
 from recommender.settings import Settings
 from recommender.store import sweep
 
@@ -155,24 +155,29 @@ def training_run(settings: Settings, adopted: str | None = None) -> Iterator[Tra
     TimedOut
         If it takes longer than ``TRAIN_TIMEOUT_MINUTES``.
     """
-    with (
-        time_limit(settings.train_timeout_minutes, settings.stop_grace_seconds),
-        connect(settings) as client,
-    ):
+    with connect(settings) as client:
         db = database(client, settings)
         lease = Lease(db, settings.lease_seconds)
         run_id = adopted or new_run_id()
-        try:
-            with _closing(settings, partial(Ledger(db).close, run_id)):
-                with mongo_errors("taking the lease"):
-                    _take(lease, db, run_id, settings, adopted=adopted is not None)
-                with _Heartbeat(lease, settings.lease_seconds) as heartbeat:
-                    run = TrainingRun(run_id, db, settings, heartbeat)
-                    yield run
-            _quietly("old runs could not be pruned", partial(_prune, db, settings))
-            _quietly("the ledger could not be read", run.look_up)
-        finally:
-            _quietly("the lease could not be released", lease.release)
+        write = partial(Ledger(db).close, run_id)
+        release = partial(_quietly, "the lease could not be released", lease.release)
+
+        def give_up(reason: TimedOut) -> None:
+            _close(settings, write, "failed", reason)
+            release()
+
+        with time_limit(settings.train_timeout_minutes, settings.stop_grace_seconds, give_up):
+            try:
+                with _closing(settings, write):
+                    with mongo_errors("taking the lease"):
+                        _take(lease, db, run_id, settings, adopted=adopted is not None)
+                    with _Heartbeat(lease, settings.lease_seconds) as heartbeat:
+                        run = TrainingRun(run_id, db, settings, heartbeat)
+                        yield run
+                _quietly("old runs could not be pruned", partial(_prune, db, settings))
+                _quietly("the ledger could not be read", run.look_up)
+            finally:
+                release()
 
 
 def _take(
@@ -247,31 +252,38 @@ def side_run(settings: Settings, trigger: Trigger) -> Iterator[SideRun]:
             yield run
 
 
+_Write = Callable[[State, int, str | None], object]
+
+
 @contextmanager
-def _closing(
-    settings: Settings, write: Callable[[State, int, str | None], object]
-) -> Iterator[None]:
+def _closing(settings: Settings, write: _Write) -> Iterator[None]:
     """Write the block's outcome to the ledger, whatever it is."""
-
-    def close(state: State, exit_code: int, error: BaseException | None) -> None:
-        line = one_line(redact(str(error), secrets_of(settings))) if error else None
-        _quietly(
-            "the outcome could not be written to the ledger",
-            lambda: write(state, exit_code, line),
-        )
-
     try:
         yield
     except (Cancelled, KeyboardInterrupt) as stop:
-        close("cancelled", getattr(stop, "exit_code", 130), stop)
+        _close(settings, write, "cancelled", stop)
         raise
     except ModelRejectedError as error:
-        close("rejected", error.exit_code, error)
+        _close(settings, write, "rejected", error)
         raise
     except BaseException as error:
-        close("failed", getattr(error, "exit_code", 1), error)
+        _close(settings, write, "failed", error)
         raise
-    close("succeeded", 0, None)
+    _close(settings, write, "succeeded")
+
+
+def _close(
+    settings: Settings, write: _Write, state: State, error: BaseException | None = None
+) -> None:
+    line = one_line(redact(str(error), secrets_of(settings))) if error else None
+    complaint = "the outcome could not be written to the ledger"
+    _quietly(complaint, lambda: write(state, _exit_code_of(error), line))
+
+
+def _exit_code_of(error: BaseException | None) -> int:
+    if error is None:
+        return 0
+    return getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
 
 
 def _prune(db: MongoDatabase, settings: Settings) -> None:

@@ -34,6 +34,7 @@ exit codes:
 """
 
 _SECOND_TRY_SECONDS = 0.5
+_LAST_WORDS_SECONDS = 5.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What this process may not show; a script's last line is written without the logging's help.
 _hidden: list[str] = []
@@ -130,11 +131,23 @@ def raise_on_signals() -> None:
 
 
 @contextmanager
-def time_limit(minutes: float, grace_seconds: float) -> Iterator[None]:
+def time_limit(
+    minutes: float, grace_seconds: float, last_words: Callable[[TimedOut], object]
+) -> Iterator[None]:
     """Raise :class:`TimedOut` in a block that takes too long, whatever call it hangs in.
 
     If it has not cleaned up after the grace, the process ends there and then, with the same code.
     Only the main thread can be interrupted; elsewhere there is no limit.
+
+    Parameters
+    ----------
+    minutes
+        How long the block may take.
+    grace_seconds
+        How long its cleaning up may take.
+    last_words
+        Called with the reason before the process ends there and then, from another thread; given
+        up where it takes more than some seconds.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -144,9 +157,8 @@ def time_limit(minutes: float, grace_seconds: float) -> Iterator[None]:
         _stop(partial(TimedOut, minutes))
 
     over = threading.Event()
-    watch = threading.Thread(
-        target=_watch_time, args=(minutes, grace_seconds, over), name="time limit", daemon=True
-    )
+    arguments = (minutes, grace_seconds, last_words, over)
+    watch = threading.Thread(target=_watch_time, args=arguments, name="time limit", daemon=True)
     before = signal.signal(signal.SIGALRM, stop)
     watch.start()
     try:
@@ -158,14 +170,23 @@ def time_limit(minutes: float, grace_seconds: float) -> Iterator[None]:
             signal.signal(signal.SIGALRM, before)
 
 
-def _watch_time(minutes: float, grace_seconds: float, over: threading.Event) -> None:
+def _watch_time(
+    minutes: float,
+    grace_seconds: float,
+    last_words: Callable[[TimedOut], object],
+    over: threading.Event,
+) -> None:
     if over.wait(minutes * 60):
         return
     # A signal to that very thread cuts short the system call that it is in.
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
     if over.wait(grace_seconds):
         return
-    _complain(f"{TimedOut(minutes)}; it did not clean up within {grace_seconds:g} s")
+    reason = TimedOut(minutes)
+    _complain(f"{reason}; it did not clean up within {grace_seconds:g} s")
+    saying = threading.Thread(target=last_words, args=(reason,), name="last words", daemon=True)
+    saying.start()
+    saying.join(_LAST_WORDS_SECONDS)
     os._exit(TimedOut.exit_code)
 
 

@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from recommender.runs import side_run, training_run
 from recommender.scripts import Cancelled
 from recommender.settings import Settings
 from recommender.store import staged
+from tests.support import PROJECT, environment
 from tests.waiting import until
 
 QUICK_LEASE_SECONDS = 0.2
@@ -386,3 +389,38 @@ def test_a_run_ends_well_when_only_its_last_lines_cannot_be_written(
         with training_run(db_settings.model_copy(update=changes)) as run:
             mongo.stop()
     assert run.document is None
+
+
+HANGING_TRAINING = f"""
+import sys, threading
+sys.path.insert(0, {str(PROJECT)!r})
+from recommender.runs import training_run
+from recommender.scripts import run_script
+from recommender.settings import load_settings
+
+def main(argv):
+    with training_run(load_settings()):
+        try:
+            threading.Event().wait(25)
+        finally:
+            threading.Event().wait(25)
+
+raise SystemExit(run_script(main))
+"""
+
+
+def test_a_training_that_hangs_in_its_clean_up_too_says_so_and_frees_the_lease(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    limits = {"TRAIN_TIMEOUT_MINUTES": "0.02", "STOP_GRACE_SECONDS": "0.3"}
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING_TRAINING],
+        env=environment(db_settings, **limits),
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 124
+    run = only_entry(db)
+    assert (run["state"], run["exit_code"]) == ("failed", 124)
+    assert "TRAIN_TIMEOUT_MINUTES=0.02" in run["error"]
+    assert holder(db) is None

@@ -250,7 +250,7 @@ def test_a_training_that_hangs_is_stopped_and_cleans_up(hang: str) -> None:
         f"""
         from recommender.scripts import time_limit
         try:
-            with time_limit(0.005, 20):
+            with time_limit(0.005, 20, print):
                 {textwrap.indent(textwrap.dedent(HANGS[hang]), " " * 16).strip()}
         finally:
             print("cleaned up", flush=True)
@@ -262,11 +262,20 @@ def test_a_training_that_hangs_is_stopped_and_cleans_up(hang: str) -> None:
     assert err.count("\n") == 1
 
 
-def test_a_clean_up_that_hangs_ends_after_the_grace() -> None:
+LAST_WORDS = {
+    "said": "print('last words:', reason.exit_code, flush=True)",
+    "hanging": "print('last words:', reason.exit_code, flush=True), threading.Event().wait(25)",
+    "failing": "print('last words:', reason.exit_code, flush=True), 1 / 0",
+}
+
+
+@pytest.mark.parametrize("how", LAST_WORDS)
+def test_a_clean_up_that_hangs_ends_after_the_grace(how: str) -> None:
     process = start(
-        """
-        from recommender.scripts import time_limit
-        with time_limit(0.005, 0.3):
+        f"""
+        from recommender import scripts
+        scripts._LAST_WORDS_SECONDS = 0.3
+        with scripts.time_limit(0.005, 0.3, lambda reason: ({LAST_WORDS[how]})):
             try:
                 threading.Event().wait(25)
             finally:
@@ -275,7 +284,7 @@ def test_a_clean_up_that_hangs_ends_after_the_grace() -> None:
         """
     )
     code, out, err = ended(process)
-    assert (code, out) == (124, "cleaning up\n")
+    assert (code, out) == (124, "cleaning up\nlast words: 124\n")
     assert "it did not clean up within 0.3 s" in err
 
 
@@ -283,7 +292,7 @@ def test_a_time_limit_waits_for_what_must_not_be_cut_in_two() -> None:
     process = start(
         """
         from recommender.scripts import signals_deferred, time_limit
-        with time_limit(0.005, 20):
+        with time_limit(0.005, 20, print):
             with signals_deferred():
                 threading.Event().wait(1)
                 print("whole", flush=True)
@@ -298,7 +307,7 @@ def test_in_time_there_is_no_limit_left_behind() -> None:
         """
         from recommender.scripts import time_limit
         before = signal.getsignal(signal.SIGALRM)
-        with time_limit(0.005, 0.1):
+        with time_limit(0.005, 0.1, print):
             pass
         assert signal.getsignal(signal.SIGALRM) is before
         threading.Event().wait(0.6)
@@ -311,7 +320,7 @@ def test_a_signal_before_the_limit_is_what_the_run_ended_by() -> None:
     process = start(
         """
         from recommender.scripts import time_limit
-        with time_limit(0.01, 20):
+        with time_limit(0.01, 20, print):
             try:
                 os.kill(os.getpid(), signal.SIGTERM)
             finally:

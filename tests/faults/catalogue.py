@@ -38,8 +38,6 @@ class Fault:
         Whether it is left to ``make faults``.
     server
         What it happens to.
-    awaits
-        What the product lacks yet for it to end so; None: nothing.
     """
 
     name: str
@@ -51,7 +49,6 @@ class Fault:
     mixed: bool = False
     slow: bool = True
     server: Server = "standalone"
-    awaits: str | None = None
 
     @property
     def expected(self) -> str:

@@ -45,9 +45,7 @@ class TableWriter:
         if report.when != "call" or fault is None:
             return
         happened, reader = str(told.get("happened", "")), str(told.get("reader", ""))
-        if hasattr(report, "wasxfail") and report.skipped:
-            happened = f"not yet: it awaits {report.wasxfail}"
-        elif report.skipped and isinstance(report.longrepr, tuple):
+        if report.skipped and isinstance(report.longrepr, tuple):
             happened = report.longrepr[2]
         elif report.failed:
             happened = f"FAILED {happened}"

@@ -147,7 +147,7 @@ class FaultyMongo(EmbeddedMongo):
         }
         if trap.collection:
             data["namespace"] = f"{db}.{trap.collection}"
-        # The server can skip some or catch some, not both.
+        # The server can skip some or catch some, not both: all after the skipped are caught.
         every = trap.skip or trap.always
         mode = {"skip": trap.skip} if every else {"times": 1}
         with self.admin() as client:
@@ -160,6 +160,8 @@ class FaultyMongo(EmbeddedMongo):
                     timesEntered=before["count"] + 1,
                     maxTimeMS=LONG_SECONDS * 1000,
                 )
+                if not trap.always:  # what is held stays held
+                    client.admin.command("configureFailPoint", _FAIL_POINT, mode="off")
 
             try:
                 yield caught

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 
 from tests.faults.catalogue import Fault, Moment, hit
-from tests.faults.mongod import Trap
+from tests.faults.mongod import LONG_SECONDS, Trap
 from tests.faults.world import Outcome, Running, World
 
 RENAME = "renameCollection"
@@ -77,6 +78,10 @@ def pause_past_the_lease(world: World, training: Running) -> None:
     training.send_all(SIGSTOP)
     world.recover()
     training.send_all(SIGCONT)
+
+
+def wait_for_its_end(_world: World, training: Running) -> None:
+    training.end()
 
 
 def hang_jvm(_world: World, training: Running) -> None:
@@ -203,9 +208,17 @@ def others() -> list[Fault]:
 
 def hangs() -> list[Fault]:
     """Return what makes a training take longer than it may."""
+    reading = replace(PHASES[0], trap=Trap("find", "Reviews", seconds=LONG_SECONDS))
     training = Moment("while it trains", "train")
     limit = {"TRAIN_TIMEOUT_MINUTES": HANGS_MINUTES}
     return [
+        Fault(
+            "MongoDB hangs past the training's time limit while it is read",
+            hit(reading, wait_for_its_end, **limit),
+            124,
+            "failed",
+            "old",
+        ),
         Fault(
             "the JVM hangs past the training's time limit",
             hit(training, hang_jvm, **limit),
