@@ -160,14 +160,17 @@ class FaultyMongo(EmbeddedMongo):
                     timesEntered=before["count"] + 1,
                     maxTimeMS=LONG_SECONDS * 1000,
                 )
-                if not trap.always:  # what is held stays held
-                    client.admin.command("configureFailPoint", _FAIL_POINT, mode="off")
 
             try:
                 yield caught
             finally:
-                if self.up:
-                    client.admin.command("configureFailPoint", _FAIL_POINT, mode="off")
+                self.catch_no_more()
+
+    def catch_no_more(self) -> None:
+        """Put the trap away; return when what it holds has been let go."""
+        if self.up:
+            with self.admin() as client:
+                client.admin.command("configureFailPoint", _FAIL_POINT, mode="off")
 
     def drop_held(self, command: str) -> None:
         """Forget such commands that are held, as if they had never been sent."""

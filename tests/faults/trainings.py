@@ -76,6 +76,7 @@ def exhaust_the_heap(world: World) -> Outcome:
 def pause_past_the_lease(world: World, training: Running) -> None:
     """Stop it as a machine that sleeps, let another training publish, and wake it up."""
     training.send_all(SIGSTOP)
+    world.mongo.catch_no_more()  # else it would catch the other training, too
     world.recover()
     training.send_all(SIGCONT)
 
