@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 from scipy.sparse import csr_array, csr_matrix
 
-from als_training import fit_preferences, fit_rating
 from recommender.baseline import Baseline, fit_baseline
 from recommender.evaluation import cross_fitted
+from recommender.fitting import fit_preferences, fit_rating
 from recommender.models import visits_of
 from recommender.ratings import Ratings
 from recommender.settings import Settings

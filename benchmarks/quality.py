@@ -6,10 +6,11 @@ ratings, and what lists are worth, as mean and deviation over several splits; ho
 the last row, this service, on the same split; and the median seconds of a fit, next to whatever
 else the machine was doing.
 
-Each split is the one of a training (`als_training.split`): a fifth of each user's ratings, at least
-one, is held out of who has two or more. Everybody is asked the same. Of ratings: those held out, of
-restaurants that are in the training part. Of lists: the users who liked something held out, as in
-`recommender.judging`; all restaurants are candidates, less what the user has in the training part.
+Each split is the one of a training (`recommender.fitting.split`): a fifth of each user's ratings,
+at least one, is held out of who has two or more. Everybody is asked the same. Of ratings: those
+held out, of restaurants that are in the training part. Of lists: the users who liked something
+held out, as in `recommender.judging`; all restaurants are candidates, less what the user has in the
+training part.
 
 The peers are in `requirements.txt` beside this file; who is not installed is left out.
 """
@@ -27,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from als_training import split
 from benchmarks.clusters import of_active_users
 from benchmarks.contenders import (
     Contender,
@@ -38,6 +38,7 @@ from benchmarks.contenders import (
     rating_contenders,
 )
 from recommender.evaluation import ranking_quality, rating_error
+from recommender.fitting import split
 from recommender.load import PRESETS, columns_of, read_file
 from recommender.ratings import Ratings
 from recommender.scripts import run_script

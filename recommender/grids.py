@@ -46,7 +46,7 @@ BASELINE = Search(
     "baseline",
     "RMSE",
     -1,
-    {"als_user_weight": (1.5, 3.0, 6.0), "als_restaurant_weight": (5.0, 10.0, 20.0)},
+    {"als_user_weight": (1.5, 3.0, 6.0), "als_restaurant_weight": (10.0, 20.0, 40.0)},
     _OF_RATINGS,
 )
 RATING = Search(
@@ -65,8 +65,9 @@ PREFERENCE = Search(
         "als_alpha": (5.0, 20.0, 40.0),
         "als_preference_rank": (32, 64),
         "als_preference_max_iter": (),
+        "als_half_life_days": (),
     },
-    (*_SPLIT, "als_top_n", "als_evaluate_users", "als_half_life_days"),
+    (*_SPLIT, "als_top_n", "als_evaluate_users"),
 )
 
 TUNABLE = (*BASELINE.grid, *RATING.grid, *PREFERENCE.grid)
@@ -142,4 +143,9 @@ def parameters_of(search: Search, settings: Settings) -> Parameters:
 
 def told(parameters: Mapping[str, Any]) -> str:
     """Return parameters as one would set them."""
-    return " ".join(f"{name.upper()}={value:g}" for name, value in parameters.items())
+    return " ".join(f"{name.upper()}={shown(value)}" for name, value in parameters.items())
+
+
+def shown(value: float | None) -> str:
+    """Return a parameter's value as people read it."""
+    return "unset" if value is None else f"{value:g}"

@@ -8,6 +8,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 
+from recommender.ratings import Ratings, gather
 from recommender.reviews import IdRange, plan, read
 from recommender.settings import Settings
 
@@ -58,3 +59,13 @@ def read_reviews(spark: SparkSession, settings: Settings, ranges: int) -> DataFr
 
     spark.dataSource.register(MongoReviews)
     return spark.read.format(NAME).load()
+
+
+def read_ratings(spark: SparkSession, settings: Settings) -> Ratings:
+    """Read and clean Reviews in Spark's executors, and number users and restaurants here.
+
+    Only what is clean comes here, as Arrow blocks. Numbering them in one process takes a tenth of
+    the time of Spark's StringIndexer, and the clustering works on the same numbers.
+    """
+    ranges = 2 * spark.sparkContext.defaultParallelism
+    return gather(read_reviews(spark, settings, ranges).toArrow())

@@ -148,7 +148,7 @@ class Settings(BaseSettings):
         3.0, gt=0, description="how many ratings of the mean weigh in on how high a user rates"
     )
     als_restaurant_weight: float = Field(
-        10.0, gt=0, description="the same for how high a restaurant is rated"
+        20.0, gt=0, description="the same for how high a restaurant is rated"
     )
     als_preference_rank: Count = Field(64, description="number of latent factors of the preference")
     als_preference_reg_param: float = Field(

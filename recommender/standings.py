@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from recommender.drawing import Panel, dot, line, sheet, words
-from recommender.grids import Parameters, Search
+from recommender.grids import Parameters, Search, shown
 from recommender.tuning import Candidate, ranked
 
 _WIDTH, _PANEL_HEIGHT, _MARGIN, _LEGEND = 820, 340, 60, 300
@@ -35,7 +36,7 @@ def table_of(candidates: Sequence[Candidate], search: Search, folds: int) -> str
     lines = [head, f"  {'mean':>8} {'deviation':>9} {'seconds':>8}  {titles}"]
     for candidate in [*complete, *failed]:
         values = zip(candidate.parameters.values(), widths, strict=True)
-        row = " ".join(f"{value:>{width}g}" for value, width in values)
+        row = " ".join(f"{shown(value):>{width}}" for value, width in values)
         mark = "  <- in force" if candidate.in_force else ""
         lines.append(f"  {_figures(candidate)} {candidate.seconds:>8.1f}  {row}{mark}")
         lines += [f"  {'':>8} {candidate.reason}"] if candidate.reason else []
@@ -91,7 +92,7 @@ def svg_of(candidates: Sequence[Candidate], searches: Sequence[Search], folds: i
 
 def _panel(panel: Panel, search: Search, complete: list[Candidate]) -> list[str]:
     """Draw a search's candidates, the best first of them, on a panel."""
-    values = {name: sorted({c.parameters[name] for c in complete}) for name in search.grid}
+    values = {n: sorted({c.parameters[n] for c in complete}, key=_place_of) for n in search.grid}
     axis = max(values, key=lambda name: len(values[name]))
     others = [name for name in complete[0].parameters if name != axis]
     varied = [name for name in others if len({c.parameters[name] for c in complete}) > 1]
@@ -104,7 +105,7 @@ def _panel(panel: Panel, search: Search, complete: list[Candidate]) -> list[str]
         return panel.place(across, (candidate.mean - low + room) / (high - low + 2 * room))
 
     lines: dict[tuple[Any, ...], list[Candidate]] = defaultdict(list)
-    for candidate in sorted(complete, key=lambda c: c.parameters[axis]):
+    for candidate in sorted(complete, key=lambda c: _place_of(c.parameters[axis])):
         lines[tuple(candidate.parameters[name] for name in varied)].append(candidate)
     parts = [
         panel.axes(),
@@ -112,20 +113,25 @@ def _panel(panel: Panel, search: Search, complete: list[Candidate]) -> list[str]
         words((panel.left + panel.right) / 2, panel.bottom + 38, axis.upper(), anchor="middle"),
         *_ticks(panel, values[axis], low, high, room),
     ]
-    for number, (key, members) in enumerate(sorted(lines.items())):
+    for number, key in enumerate(sorted(lines, key=lambda key: [*map(_place_of, key)])):
         colour = _COLOURS[number % len(_COLOURS)]
         dashes = _DASHES[number // len(_COLOURS) % len(_DASHES)]
-        parts.append(line([place(c) for c in members], colour, dashes))
-        parts += [dot(*place(c), colour) for c in members]
+        parts.append(line([place(c) for c in lines[key]], colour, dashes))
+        parts += [dot(*place(c), colour) for c in lines[key]]
         parts += _legend(panel, number, _short(dict(zip(varied, key, strict=True))), colour, dashes)
     return parts + _marks(complete, place)
+
+
+def _place_of(value: float | None) -> float:
+    """Return what to sort values by: one that is not set comes last."""
+    return math.inf if value is None else value
 
 
 def _ticks(panel: Panel, values: list[Any], low: float, high: float, room: float) -> list[str]:
     parts = []
     for step, value in enumerate(values):
         x, _ = panel.place((step + 0.5) / len(values), 0)
-        parts.append(words(x, panel.bottom + 18, f"{value:g}", anchor="middle"))
+        parts.append(words(x, panel.bottom + 18, shown(value), anchor="middle"))
     for figure in sorted({low, (low + high) / 2, high}):
         x, y = panel.place(0, (figure - low + room) / (high - low + 2 * room))
         parts.append(words(x - 6, y + 4, f"{figure:.4f}", anchor="end"))
@@ -143,7 +149,9 @@ def _legend(panel: Panel, number: int, text: str, colour: str, dashes: str) -> l
 
 def _short(parameters: Parameters) -> str:
     names = {name: name.removeprefix("als_").removeprefix("preference_") for name in parameters}
-    return ", ".join(f"{names[name].replace('_', ' ')} {v:g}" for name, v in parameters.items())
+    return ", ".join(
+        f"{names[name].replace('_', ' ')} {shown(v)}" for name, v in parameters.items()
+    )
 
 
 def _marks(complete: list[Candidate], place: Any) -> list[str]:

@@ -12,6 +12,7 @@ from recommender.grids import TUNABLE, valid
 from recommender.ledger import now
 from recommender.mongo import Document, MongoDatabase, mongo_errors
 from recommender.ratings import Ratings
+from recommender.runs import SideRun, TrainingRun
 from recommender.settings import Settings
 from recommender.tuning import Candidate, Outcome
 
@@ -166,6 +167,14 @@ def in_force(db: MongoDatabase, settings: Settings) -> tuple[Settings, dict[str,
     log.info("adopted from the search %s: %s; by hand: %s", found["run_id"], taken, by_hand)
     adopted = {"run_id": found["run_id"], "parameters": taken, "by_hand": by_hand}
     return settings.model_copy(update=taken), adopted
+
+
+def take_over_adopted(run: TrainingRun | SideRun) -> Settings:
+    """Put what was adopted of a search into force; return the settings to train with."""
+    run.settings, adopted = in_force(run.db, run.settings)
+    if adopted:
+        run.record(settings=run.settings.public(), adopted=adopted)
+    return run.settings
 
 
 def _adopted(db: MongoDatabase, settings: Settings) -> Document | None:

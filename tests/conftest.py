@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
 
 from recommender.embedded import EmbeddedMongo
 from recommender.mongo import MongoDatabase, connect, database
+from recommender.ratings import Ratings
+from recommender.reviews import read_ratings
 from recommender.settings import Settings, load_settings
+from recommender.spark import spark_session
+from tests.support import write_tiny_city
 
 _FOREIGN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")
 
@@ -55,3 +60,18 @@ def db(db_settings: Settings) -> Iterator[MongoDatabase]:
     with connect(db_settings) as client:
         yield database(client, db_settings)
         client.drop_database(db_settings.mongo_db)
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    folder = tmp_path_factory.mktemp("spark")
+    settings = load_settings(work_dir=folder, spark_driver_memory="1g", spark_master="local[2]")
+    with spark_session(settings, "tests") as session:
+        yield session
+    assert list(folder.iterdir()) == []  # nothing of Spark's is left behind
+
+
+@pytest.fixture
+def city(db: MongoDatabase, db_settings: Settings) -> Ratings:
+    write_tiny_city(db, db_settings)
+    return read_ratings(db_settings)

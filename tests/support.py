@@ -18,6 +18,7 @@ from recommender.city import City, write_city
 from recommender.factors import factors_document
 from recommender.foldin import preferences_of
 from recommender.load import RATING, RESTAURANT, USER, Columns, read_file
+from recommender.models import Model, visits_of
 from recommender.mongo import Document, MongoDatabase
 from recommender.ratings import BLOCK_SCHEMA, Ratings, clean_block, encode_id, gather
 from recommender.settings import Settings, load_settings
@@ -112,3 +113,10 @@ class ContractReader:
         """Return the cluster's restaurants less what the user has rated, best first."""
         entries = self.clusters[self.cluster_of(rated)]["recommendations"]
         return [entry["gmap_id"] for entry in entries if entry["gmap_id"] not in rated]
+
+
+def scores_of(model: Model, ratings: Ratings, settings: Settings) -> NDArray[np.float64]:
+    """Return what ranks, (users, restaurants)."""
+    users = np.arange(len(ratings.users), dtype=np.int32)
+    factors = model.user_factors(users, visits_of(ratings, settings)).astype(np.float64)
+    return np.asarray(factors @ model.restaurant_factors.T.astype(np.float64))

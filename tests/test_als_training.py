@@ -6,60 +6,36 @@ import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-import pyarrow as pa
 import pytest
-from numpy.typing import NDArray
-from pyspark.ml.recommendation import ALS
 from pyspark.sql import SparkSession
-from sklearn.metrics import roc_auc_score
 
 import als_training
-from recommender.errors import DatabaseUnavailableError, DataError, ModelRejectedError
-from recommender.grids import BASELINE, PREFERENCE, RATING
-from recommender.judging import judge_lists, judge_ratings
+from recommender import fitting, mongo_source
+from recommender.errors import DatabaseUnavailableError, ModelRejectedError
 from recommender.lease import Lease
 from recommender.ledger import Ledger
-from recommender.models import Model, visits_of
 from recommender.mongo import Document, MongoDatabase
 from recommender.mongo_source import read_reviews
 from recommender.ratings import Ratings, decode_ids
-from recommender.reviews import read_ratings
 from recommender.runs import training_run
 from recommender.settings import Settings, load_settings
-from recommender.spark import errors_that_last, spark_session
+from recommender.spark import errors_that_last
 from recommender.store import RECOMMENDATIONS, staged
 from tests.support import (
     PROJECT,
     TINY_CITY,
     ContractReader,
     environment,
-    ratings_of,
     run_script,
+    scores_of,
     write_tiny_city,
 )
 from tests.waiting import TRAINING_SECONDS, until
-
-
-@pytest.fixture(scope="module")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    folder = tmp_path_factory.mktemp("spark")
-    settings = load_settings(work_dir=folder, spark_driver_memory="1g", spark_master="local[2]")
-    with spark_session(settings, "tests") as session:
-        yield session
-    assert list(folder.iterdir()) == []  # nothing of Spark's is left behind
-
-
-@pytest.fixture
-def city(db: MongoDatabase, db_settings: Settings) -> Ratings:
-    write_tiny_city(db, db_settings)
-    return read_ratings(db_settings)
 
 
 def rated_by_user(db: MongoDatabase) -> dict[Any, dict[Any, float]]:
@@ -75,7 +51,7 @@ def test_spark_reads_the_same_ratings_as_one_process(
     small_blocks = db_settings.model_copy(update={"read_batch_rows": 100})
     frame = read_reviews(spark, small_blocks, ranges=4)
     assert frame.rdd.getNumPartitions() == 4
-    read = als_training.read(spark, small_blocks)
+    read = mongo_source.read_ratings(spark, small_blocks)
     assert read.users.equals(city.users)
     assert read.restaurants.equals(city.restaurants)
     assert np.array_equal(read.rating, city.rating)
@@ -92,155 +68,12 @@ def test_a_password_is_in_no_plan_of_spark(spark: SparkSession, db_settings: Set
     assert uri.removeprefix("mongodb://").rstrip("/") not in plan
 
 
-def test_the_split_is_seeded_and_loses_nothing(db_settings: Settings) -> None:
-    ratings = ratings_of([(f"u{i:02}", f"r{j}", 3) for i in range(20) for j in range(i % 5 + 1)])
-    train, held_out = als_training.split(ratings, db_settings)
-    again, _ = als_training.split(ratings, db_settings)
-    other, _ = als_training.split(ratings, db_settings.model_copy(update={"seed": 2}))
-    pairs = [set(zip(part.user, part.restaurant, strict=True)) for part in (train, held_out)]
-    assert np.bincount(held_out.user).tolist() == [0, 1, 1, 1, 1] * 4
-    assert pairs[0] | pairs[1] == set(zip(ratings.user, ratings.restaurant, strict=True))
-    assert not pairs[0] & pairs[1]
-    assert np.array_equal(train.restaurant, again.restaurant)
-    assert not np.array_equal(train.restaurant, other.restaurant)
-
-
-def test_the_split_by_time_holds_the_latest_out(db_settings: Settings) -> None:
-    ratings = ratings_of([("u", f"r{j}", 3) for j in range(10)])
-    ratings = replace(ratings, time=np.array([5.0, 9, 1, 0, 7, 2, 3, 8, 4, 6]))
-    by_time = db_settings.model_copy(update={"als_test_split": "time"})
-    assert als_training.split(ratings, by_time)[1].time.tolist() == [9, 8]
-
-
-def by_rating(settings: Settings) -> Settings:
-    return settings.model_copy(update={"als_objective": "rating"})
-
-
-def checkerboard() -> Ratings:
-    """Users rate what is of their colour 5 and the rest 1."""
-    return ratings_of(
-        [(f"u{i}", f"r{j}", 5.0 if (i + j) % 2 else 1.0) for i in range(30) for j in range(20)]
-    )
-
-
-@pytest.mark.parametrize("objective", ["rating", "preference"])
-def test_als_finds_a_checkerboard(
-    spark: SparkSession, db_settings: Settings, objective: str
-) -> None:
-    settings = db_settings.model_copy(update={"als_objective": objective})
-    train, held_out = als_training.split(checkerboard(), settings)
-    model = als_training.fit_rating(spark, train, settings)
-    share, error = judge_ratings(model, train, held_out, settings)
-    assert error["rows"] == 120
-    assert error["rmse"] < 0.3
-    assert error["mean_rmse"] == pytest.approx(2.0, abs=0.1)
-    assert share > 0.9
-
-
-def test_all_ratings_equal_are_foretold_without_als(
-    spark: SparkSession, db_settings: Settings
-) -> None:
-    ratings = ratings_of([(f"u{i}", f"r{j}", 4.0) for i in range(9) for j in range(i % 4 + 1)])
-    train, held_out = als_training.split(ratings, db_settings)
-    model = als_training.fit(spark, train, db_settings)
-    share, error = judge_ratings(model.rating, train, held_out, db_settings)
-    assert (share, error["rmse"]) == (0, pytest.approx(0))
-    assert judge_lists(model, train, held_out, db_settings)["ndcg"] > 0
-
-
-def test_a_held_out_part_of_strangers_has_no_rmse(
-    spark: SparkSession, db_settings: Settings
-) -> None:
-    ratings = ratings_of([("u1", "r1", 4), ("u2", "r2", 3), ("u3", "r3", 5)])
-    train, held_out = ratings.rows(ratings.user < 2), ratings.rows(ratings.user == 2)
-    model = als_training.fit_rating(spark, train, db_settings)
-    _, error = judge_ratings(model, train, held_out, db_settings)
-    assert (error["rmse"], error["cold"]) == (None, 1)
-    assert error["reason"] is not None
-
-
-def test_a_preference_is_for_where_one_goes_not_for_what_one_rates_highly(
-    spark: SparkSession, db_settings: Settings
-) -> None:
-    """Users go to places of their colour, and rate them with 1 to 5 as it comes."""
-    visits = [(i, j) for i in range(30) for j in range(20) if (i + j) % 2 and (i + 3 * j) % 5]
-    ratings = ratings_of([(f"u{i:02}", f"r{j:02}", 1 + (i + j) % 5) for i, j in visits])
-    model = als_training.fit(spark, ratings, db_settings)
-    own_colour = np.add.outer(np.arange(30), np.arange(20)) % 2 == 1
-    scores = scores_of(model, ratings, db_settings)
-    assert roc_auc_score(own_colour.ravel(), scores.ravel()) > 0.95
-
-
-def scores_of(model: Model, ratings: Ratings, settings: Settings) -> NDArray[np.float64]:
-    """Return what ranks, (users, restaurants)."""
-    users = np.arange(len(ratings.users), dtype=np.int32)
-    factors = model.user_factors(users, visits_of(ratings, settings)).astype(np.float64)
-    return np.asarray(factors @ model.restaurant_factors.T.astype(np.float64))
-
-
-def test_users_who_are_folded_in_get_what_spark_gives_them(
-    spark: SparkSession, city: Ratings, db_settings: Settings
-) -> None:
-    several = city.rows(np.bincount(city.user)[city.user] >= 2)
-    visits = visits_of(city, db_settings)
-    preferences = als_training.fit_preferences(spark, city, db_settings)
-    als = ALS(
-        rank=db_settings.als_preference_rank,
-        regParam=db_settings.als_preference_reg_param,
-        alpha=db_settings.als_alpha / visits.data.mean(),
-        implicitPrefs=True,
-        seed=db_settings.seed,
-        userCol="user",
-        itemCol="restaurant",
-        numUserBlocks=2,
-        numItemBlocks=2,
-    )
-    columns = [several.user, several.restaurant, several.rating.astype(np.float32)]
-    table = pa.table(columns, names=["user", "restaurant", "rating"])
-    theirs = als.fit(spark.createDataFrame(table).coalesce(2))
-    users = als_training.factor_matrix(theirs.userFactors, len(city.users), theirs.rank)
-    places = als_training.factor_matrix(theirs.itemFactors, len(city.restaurants), theirs.rank)
-    expected = users @ np.nan_to_num(places).T
-    known = np.unique(several.user)
-    ours = preferences.user_factors(visits)[known, :-1] @ preferences.factors.T
-    assert ours == pytest.approx(expected[known], abs=2e-4)
-
-
-def test_only_so_many_users_teach_the_preference(
-    spark: SparkSession, city: Ratings, db_settings: Settings
-) -> None:
-    few = db_settings.model_copy(update={"als_preference_users": 2})
-    factors = als_training.fit_preferences(spark, city, few).factors
-    taught = np.flatnonzero(factors.any(axis=1))
-    rated = [set(city.restaurant[city.user == user]) for user in range(len(city.users))]
-    pairs = [
-        (a, b) for a in range(len(rated)) for b in range(a) if len(rated[a]) > 1 < len(rated[b])
-    ]
-    assert set(taught) in [rated[a] | rated[b] for a, b in pairs]
-
-
-def test_where_nobody_has_rated_two_the_popular_ones_are_recommended(
-    spark: SparkSession, db_settings: Settings
-) -> None:
-    ratings = ratings_of([(f"u{i}", f"r{i % 7 * (i % 2)}", 4) for i in range(50)])
-    model = als_training.fit(spark, ratings, db_settings)
-    popularity = np.bincount(ratings.restaurant)
-    assert (scores_of(model, ratings, db_settings).argmax(axis=1) == popularity.argmax()).all()
-
-
-def test_long_lineages_do_not_kill_the_jvm(spark: SparkSession, db_settings: Settings) -> None:
-    ratings = ratings_of([(f"u{i}", f"r{i % 7}", i % 5 + 1) for i in range(50)])
-    many = db_settings.model_copy(update={"als_max_iter": 40})
-    model = als_training.fit(spark, ratings, many)
-    assert np.isfinite(model.rating.user_factors).all()
-
-
 @pytest.mark.parametrize("objective", ["rating", "preference"])
 def test_every_user_gets_the_best_of_what_the_user_has_not_rated(
     spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings, objective: str
 ) -> None:
     settings = db_settings.model_copy(update={"als_objective": objective})
-    model = als_training.fit(spark, city, settings)
+    model = fitting.fit(spark, city, settings)
     scores = scores_of(model, city, settings)
     scores[city.user, city.restaurant] = -np.inf
     with (
@@ -271,9 +104,7 @@ def test_every_user_gets_the_best_of_what_the_user_has_not_rated(
 def test_one_factor_that_is_not_finite_is_found(
     spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings, objective: str
 ) -> None:
-    model = als_training.fit(
-        spark, city, db_settings.model_copy(update={"als_objective": objective})
-    )
+    model = fitting.fit(spark, city, db_settings.model_copy(update={"als_objective": objective}))
     if model.preferences is None:
         model.rating.user_factors[7] = np.inf
         told = "1 users have scores that are not finite"
@@ -287,13 +118,6 @@ def test_one_factor_that_is_not_finite_is_found(
     ):
         als_training.recommend(spark, model, city, run, stage.name)
     assert db[RECOMMENDATIONS].count_documents({}) == 0
-
-
-def test_a_fit_that_did_not_hold_is_not_used(spark: SparkSession) -> None:
-    rows = [(0, [1.0, 2.0]), (3, [0.5, float("inf")])]
-    factors = spark.createDataFrame(rows, "id int, features array<float>")
-    with pytest.raises(ModelRejectedError, match="ALS's factors are not finite"):
-        als_training.factor_matrix(factors, 4, 2)
 
 
 def test_the_script_trains_publishes_and_chains_into_the_clustering(
@@ -511,7 +335,7 @@ def test_a_database_that_goes_away_from_spark_is_unavailable(
         pytest.raises(DatabaseUnavailableError, match="MongoDB did not answer"),
         errors_that_last(),
     ):
-        als_training.read(spark, gone)
+        mongo_source.read_ratings(spark, gone)
 
 
 def test_a_model_worse_than_the_live_one_is_rejected_unless_forced(
@@ -572,119 +396,3 @@ def test_a_training_that_hangs_in_the_jvm_is_ended_by_its_limit(
     assert (run["state"], run["exit_code"]) == ("failed", 124)
     assert list(db_settings.work_dir.iterdir()) == []
     Lease(db, 60).acquire("next")  # it was given back
-
-
-def tuned(settings: Settings, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return run_script("als_training.py", "--tune", *arguments, settings=settings, **more)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["--adopt"], "are for --tune"),
-        (["--budget", "5"], "are for --tune"),
-        (["--tune", "--forget"], "not allowed with"),
-        (["--tune", "--budget", "nan"], "expected minutes"),
-        (["--tune", "--folds", "0"], "1 or more"),
-        (["--tune", "--grid", "ALS_TOP_N=5"], "with one of ALS_USER_WEIGHT, "),
-        (["--tune", "--grid", "ALS_RANK=0"], "ALS_RANK='0'"),
-    ],
-)
-def test_a_search_that_cannot_be_is_a_usage_error(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], db_settings: Settings
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        als_training.main(arguments)
-    assert caught.value.code == 2
-    assert told in capsys.readouterr().err
-
-
-def test_a_fit_is_told_from_what_cannot_be_measured(
-    spark: SparkSession, city: Ratings, db_settings: Settings
-) -> None:
-    ((part, held_out),) = als_training.folds_of(city, db_settings, 1)
-    ratings = part.rows(part.rating < 4)
-    alone, on_top = (
-        als_training.reached(spark, search, part, held_out, db_settings)
-        for search in (BASELINE, RATING)
-    )
-    model = als_training.fit_rating(spark, part, db_settings)
-    _, error = judge_ratings(model, part, held_out, db_settings)
-    assert alone == pytest.approx(error["baseline_rmse"], rel=1e-12)
-    assert on_top == pytest.approx(error["rmse"], rel=1e-3)
-    with pytest.raises(DataError, match="no NDCG: no rating held out"):
-        als_training.reached(spark, PREFERENCE, part, ratings, db_settings)
-    single = city.rows(np.diff(city.user, prepend=-1) > 0)
-    with pytest.raises(DataError, match="no user has rated two restaurants"):
-        als_training.folds_of(single, db_settings, 2)
-
-
-def test_folds_hold_out_different_ratings(city: Ratings, db_settings: Settings) -> None:
-    (_, first), (_, second) = als_training.folds_of(city, db_settings, 2)
-    assert np.array_equal(first.user, second.user)
-    assert not np.array_equal(first.restaurant, second.restaurant)
-
-
-def test_candidates_are_what_is_in_force_and_all_combinations(db_settings: Settings) -> None:
-    around = db_settings.model_copy(update={"als_user_weight": 6.0})
-    axes = {"als_rank": (10, 20), "als_reg_param": (0.1, 1.0)}
-    found = als_training.candidates_of(RATING, axes, db_settings, around)
-    tried = [
-        tuple(c.parameters[n] for n in ("als_user_weight", "als_rank", "als_reg_param"))
-        for c in found
-    ]
-    assert [c.in_force for c in found] == [True, False, False, False, False]
-    assert tried[0] == (3, 10, 0.1)
-    assert sorted(tried[1:]) == [(6, 10, 0.1), (6, 10, 1), (6, 20, 0.1), (6, 20, 1)]
-    again = als_training.candidates_of(RATING, axes, db_settings, db_settings)
-    assert len(again) == 4  # what is in force is tried once
-
-
-def test_what_was_adopted_can_be_forgotten(
-    db: MongoDatabase,
-    db_settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("MONGO_URI", db_settings.mongo_uri.get_secret_value())
-    monkeypatch.setenv("MONGO_DB", db_settings.mongo_db)
-    db["Tuning"].insert_many([{"_id": "adopted"}, {"_id": "a figure"}])
-    assert als_training.main(["--forget"]) == 0
-    assert als_training.main(["--forget"]) == 0
-    first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("forgotten: ")
-    assert second.startswith("nothing was adopted: ")
-    assert [d["_id"] for d in db["Tuning"].find()] == ["a figure"]
-
-
-def test_tuning_searches_beside_a_training_and_goes_on_where_it_ended(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
-    write_tiny_city(db, db_settings)
-    Lease(db, 60).acquire("1999-training")
-    Ledger(db).open("1999-training", "api", db_settings, None)
-    grid = ("--grid", "ALS_ALPHA=20,40", "--grid", "ALS_USER_WEIGHT=3", "--folds", "2")
-    done = tuned(db_settings, *grid, "--adopt", ALS_MAX_ITER="2", ALS_PREFERENCE_RANK="4")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("<- in force") == 3  # of the baseline, the rating, the preference
-    assert "preference: NDCG, most first, over 2 folds" in done.stdout
-    assert (db_settings.work_dir / "tuning.svg").read_text().startswith("<svg")
-    run = Ledger(db).recent(1)[0]
-    assert (run["state"], run["trigger"], run["exit_code"]) == ("succeeded", "tune", 0)
-    table = run["metrics"]["tuning"]["searches"]["preference"]["table"]
-    assert {row["parameters"]["als_alpha"] for row in table} == {20, 40}
-    assert db["Tuning"].count_documents({"figure": {"$gt": 0}}) == 2 * (1 + 1 + 2)
-    assert not {"Recommendations", "Clusters", "Metadata"} & set(db.list_collection_names())
-    other = Ledger(db).get("1999-training")
-    assert other
-    assert other["state"] == "queued"
-    adopted = db["Tuning"].find_one({"_id": "adopted"})
-    assert adopted
-    assert adopted["parameters"] == {"als_alpha": table[0]["parameters"]["als_alpha"]} | {
-        "als_user_weight": 3
-    }
-    again = tuned(db_settings, *grid, "--budget=0", ALS_MAX_ITER="2", ALS_PREFERENCE_RANK="4")
-    assert again.returncode == 0, again.stderr
-    assert again.stderr.count("as before") == 2 * (1 + 1 + 2)
-    figures = [line for line in done.stdout.splitlines() if line.startswith("  0.")]
-    assert [line for line in again.stdout.splitlines() if line.startswith("  0.")] == figures

@@ -82,3 +82,4 @@ def test_what_can_be_tuned_and_what_decides_are_settings() -> None:
 
 def test_parameters_are_told_as_one_would_set_them() -> None:
     assert told({"als_rank": 5, "als_reg_param": 0.30}) == "ALS_RANK=5 ALS_REG_PARAM=0.3"
+    assert told({"als_half_life_days": None}) == "ALS_HALF_LIFE_DAYS=unset"

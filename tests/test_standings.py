@@ -6,16 +6,23 @@ from xml.etree import ElementTree
 
 import pytest
 
-from recommender.grids import BASELINE, PREFERENCE, RATING, Search
+from recommender.grids import BASELINE, PREFERENCE, RATING, Parameters, Search
 from recommender.standings import best_of, document_of, svg_of, table_of
 from recommender.tuning import Candidate, Outcome
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def candidate(alpha: float, reg: float, *figures: float, in_force: bool = False) -> Candidate:
-    parameters = {"als_preference_reg_param": reg, "als_alpha": alpha}
+def candidate(
+    alpha: float,
+    reg: float,
+    *figures: float,
+    in_force: bool = False,
+    half_life: float | None = None,
+) -> Candidate:
+    parameters: Parameters = {"als_preference_reg_param": reg, "als_alpha": alpha}
     parameters |= {"als_preference_rank": 8, "als_preference_max_iter": 10}
+    parameters |= {"als_half_life_days": half_life}
     outcomes = {fold: Outcome(figure, 1.5) for fold, figure in enumerate(figures)}
     return Candidate(PREFERENCE, parameters, in_force=in_force, outcomes=outcomes)
 
@@ -37,7 +44,7 @@ def test_the_table_has_the_best_first_and_says_what_is_missing() -> None:
     lines = table_of(found(), PREFERENCE, 2).splitlines()
     assert lines[0] == "preference: NDCG, most first, over 2 folds"
     assert [line.split()[0] for line in lines[2:5]] == ["0.3050", "0.2050", "0.1500"]
-    assert lines[2].split() == ["0.3050", "0.0071", "3.0", "4", "5", "8", "10"]
+    assert lines[2].split() == ["0.3050", "0.0071", "3.0", "4", "5", "8", "10", "unset"]
     assert [line.endswith("<- in force") for line in lines] == [i == 4 for i in range(len(lines))]
     assert lines[5].split()[:2] == ["none", "none"]
     assert lines[6].strip() == "not finite"
@@ -91,3 +98,14 @@ def test_more_lines_than_the_legend_has_room_for_are_still_drawn() -> None:
     texts = [text.text for text in root.iter(f"{SVG}text")]
     assert "and more lines; the table has them all" in texts
     assert len(list(root.iter(f"{SVG}polyline"))) == 20 + 14
+
+
+def test_a_value_that_is_not_set_is_shown_as_such_and_after_the_others() -> None:
+    tried: list[tuple[float | None, float]] = [(None, 0.2), (365.0, 0.3), (30.0, 0.1)]
+    many = [candidate(5, 2, figure, half_life=days) for days, figure in tried]
+    lines = table_of(many, PREFERENCE, 1).splitlines()
+    assert [line.split()[-1] for line in lines[2:]] == ["365", "unset", "30"]
+    root = ElementTree.fromstring(svg_of(many, [PREFERENCE], 1))
+    ticks = [t for t in root.iter(f"{SVG}text") if t.text in {"30", "365", "unset"}]
+    by_place = sorted(ticks, key=lambda t: float(t.attrib["x"]))
+    assert [tick.text for tick in by_place] == ["30", "365", "unset"]

@@ -53,9 +53,9 @@ def test_what_decides_a_figure_tells_fits_apart(db: MongoDatabase, db_settings: 
     assert not known(data="others")
     assert not known(seed=1)
     assert not known(als_top_n=5)
-    assert not known(als_half_life_days=30.0)
     assert not known(als_test_fraction=0.5)
     assert not known(candidate=winner(als_alpha=5.0))
+    assert not known(candidate=winner(als_half_life_days=30.0))
     assert not known(candidate=replace(winner(), search=RATING))
 
 

@@ -1,0 +1,177 @@
+"""What is fitted: how much a user would like a restaurant, and where a user would go."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.ml.recommendation import ALS
+from pyspark.sql import DataFrame, SparkSession
+
+from recommender.baseline import Baseline, fit_baseline, no_baseline
+from recommender.evaluation import held_out_rows
+from recommender.foldin import Preferences, preferences_of
+from recommender.gate import check_finite
+from recommender.models import Model, RatingModel, visits_of
+from recommender.ratings import Ratings
+from recommender.settings import Settings
+
+REMEDY = "raise ALS_REG_PARAM or lower ALS_RANK"
+
+_SEVERAL = 2
+
+log = logging.getLogger(__name__)
+
+
+def split(ratings: Ratings, settings: Settings) -> tuple[Ratings, Ratings]:
+    """Divide the ratings of each user into a training part and a held-out one.
+
+    At random or, by ``ALS_TEST_SPLIT=time``, the latest are held out; who has rated once stays in
+    training. The same seed and ratings give the same parts.
+    """
+    time = ratings.time if settings.als_test_split == "time" else None
+    fraction, seed = settings.als_test_fraction, settings.seed
+    held_out = held_out_rows(ratings.user, fraction, seed=seed, time=time)
+    return ratings.rows(~held_out), ratings.rows(held_out)
+
+
+def fit(spark: SparkSession, ratings: Ratings, settings: Settings) -> Model:
+    """Fit what the settings ask for: ratings, and preferences unless ``ALS_OBJECTIVE=rating``."""
+    rating = fit_rating(spark, ratings, settings)
+    if settings.als_objective == "rating":
+        return Model(rating, preferences=None)
+    return Model(rating, fit_preferences(spark, ratings, settings))
+
+
+def fit_rating(spark: SparkSession, ratings: Ratings, settings: Settings) -> RatingModel:
+    """Fit how much a user would like a restaurant.
+
+    A regularised baseline is taken out first, and ALS explains the rest; if the foretold rating is
+    what ranks, ALS is fitted to the ratings as they are.
+    """
+    shape = len(ratings.users), len(ratings.restaurants)
+    if settings.als_objective == "rating":
+        baseline, bounds = no_baseline(shape), (-np.inf, np.inf)
+    else:
+        baseline, bounds = offsets(ratings, settings), (settings.rating_min, settings.rating_max)
+    table = _table(ratings, ratings.rating - baseline.predict(ratings.user, ratings.restaurant))
+    als = _als(spark, settings).setRank(settings.als_rank).setRegParam(settings.als_reg_param)
+    als = als.setMaxIter(settings.als_max_iter)
+    model = als.fit(_frame(spark, table, als))
+    return RatingModel(
+        baseline,
+        factor_matrix(model.userFactors, shape[0], model.rank),
+        factor_matrix(model.itemFactors, shape[1], model.rank),
+        bounds,
+    )
+
+
+def offsets(ratings: Ratings, settings: Settings) -> Baseline:
+    """Fit how high each user rates, and how high each restaurant is rated."""
+    return fit_baseline(
+        ratings.user,
+        ratings.restaurant,
+        ratings.rating,
+        (len(ratings.users), len(ratings.restaurants)),
+        user_weight=settings.als_user_weight,
+        restaurant_weight=settings.als_restaurant_weight,
+    )
+
+
+def offsets_alone(ratings: Ratings, settings: Settings) -> RatingModel:
+    """Return the rating's fit without ALS, which foretells the same pairs."""
+    user, restaurant = (
+        np.where(np.bincount(of, minlength=len(ids)) > 0, 0, np.nan).astype(np.float32)[:, None]
+        for of, ids in ((ratings.user, ratings.users), (ratings.restaurant, ratings.restaurants))
+    )
+    bounds = settings.rating_min, settings.rating_max
+    return RatingModel(offsets(ratings, settings), user, restaurant, bounds)
+
+
+def fit_preferences(spark: SparkSession, ratings: Ratings, settings: Settings) -> Preferences:
+    """Fit who would go where, a rating saying how sure that is.
+
+    Only restaurants are fitted, by the users who have rated two or more: one rating says nothing
+    of what goes together, and of who has given it there are so many that it drowns what does. Any
+    user's factors follow from those of the restaurants, so that not all users need take part.
+    """
+    visits = visits_of(ratings, settings)
+    alpha = settings.als_alpha / float(visits.data.mean())
+    reg_param = settings.als_preference_reg_param
+    factors = np.full((len(ratings.restaurants), settings.als_preference_rank), np.nan, np.float32)
+    rows = _teachers(np.diff(visits.indptr), settings)[ratings.user]
+    if rows.any():
+        als = _als(spark, settings).setRank(settings.als_preference_rank).setRegParam(reg_param)
+        als = als.setImplicitPrefs(True).setAlpha(alpha).setMaxIter(settings.preference_iterations)
+        table = _table(ratings, visits.data).filter(pa.array(rows))
+        model = als.fit(_frame(spark, table, als))
+        factors = factor_matrix(model.itemFactors, len(ratings.restaurants), model.rank)
+    else:
+        log.warning("nobody has rated two restaurants: the most popular ones are recommended")
+    popularity = np.bincount(ratings.restaurant, minlength=len(ratings.restaurants))
+    return preferences_of(factors, popularity, alpha=alpha, reg_param=reg_param)
+
+
+def _teachers(counts: NDArray[np.int64], settings: Settings) -> NDArray[np.bool_]:
+    """Return which users teach the preference, by their counts of ratings."""
+    several = np.flatnonzero(counts >= _SEVERAL)
+    rng = np.random.default_rng(settings.seed)
+    most = min(len(several), settings.als_preference_users)
+    teachers = np.zeros(len(counts), dtype=bool)
+    teachers[rng.choice(several, most, replace=False)] = True
+    return teachers
+
+
+def _als(spark: SparkSession, settings: Settings) -> ALS:
+    blocks = settings.als_blocks or max(2, spark.sparkContext.defaultParallelism)
+    return ALS(
+        coldStartStrategy=settings.als_cold_start_strategy,
+        checkpointInterval=settings.als_checkpoint_interval,
+        numUserBlocks=blocks,
+        numItemBlocks=blocks,
+        seed=settings.seed,
+        userCol="user",
+        itemCol="restaurant",
+        ratingCol="rating",
+    )
+
+
+def _table(ratings: Ratings, values: NDArray[np.float64]) -> pa.Table:
+    columns = [ratings.user, ratings.restaurant, values.astype(np.float32)]
+    return pa.table(columns, names=["user", "restaurant", "rating"])
+
+
+def _frame(spark: SparkSession, table: pa.Table, als: ALS) -> DataFrame:
+    return spark.createDataFrame(table).coalesce(als.getNumUserBlocks())
+
+
+def factor_matrix(factors: DataFrame, count: int, rank: int) -> NDArray[np.float32]:
+    """Bring a model's factors here.
+
+    Parameters
+    ----------
+    factors
+        ``userFactors`` or ``itemFactors`` of a model.
+    count
+        Number of users or restaurants.
+    rank
+        Number of factors of each.
+
+    Returns
+    -------
+    float32 (count, rank)
+        NaN in the rows of those that the model did not see.
+
+    Raises
+    ------
+    ModelRejectedError
+        If a factor is not finite, as after a fit that did not hold.
+    """
+    matrix = np.full((count, rank), np.nan, dtype=np.float32)
+    for batch in factors.toArrow().to_batches():
+        flat = batch["features"].flatten().to_numpy(zero_copy_only=False)
+        check_finite("ALS's factors", flat, remedy=REMEDY)
+        matrix[batch["id"].to_numpy()] = flat.reshape(batch.num_rows, rank)
+    return matrix

@@ -1,0 +1,140 @@
+"""The search for better parameters, on a real Spark and as its people run it."""
+
+from __future__ import annotations
+
+import subprocess
+
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+
+import als_training
+from recommender import fitting, searching
+from recommender.errors import DataError
+from recommender.grids import BASELINE, PREFERENCE, RATING
+from recommender.judging import judge_ratings
+from recommender.lease import Lease
+from recommender.ledger import Ledger
+from recommender.mongo import MongoDatabase
+from recommender.ratings import Ratings
+from recommender.settings import Settings
+from tests.support import (
+    run_script,
+    write_tiny_city,
+)
+
+
+def tuned(settings: Settings, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return run_script("als_training.py", "--tune", *arguments, settings=settings, **more)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--adopt"], "are for --tune"),
+        (["--budget", "5"], "are for --tune"),
+        (["--tune", "--forget"], "not allowed with"),
+        (["--tune", "--budget", "nan"], "expected minutes"),
+        (["--tune", "--folds", "0"], "1 or more"),
+        (["--tune", "--grid", "ALS_TOP_N=5"], "with one of ALS_USER_WEIGHT, "),
+        (["--tune", "--grid", "ALS_RANK=0"], "ALS_RANK='0'"),
+    ],
+)
+def test_a_search_that_cannot_be_is_a_usage_error(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], db_settings: Settings
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        als_training.main(arguments)
+    assert caught.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_fit_is_told_from_what_cannot_be_measured(
+    spark: SparkSession, city: Ratings, db_settings: Settings
+) -> None:
+    ((part, held_out),) = searching.folds_of(city, db_settings, 1)
+    ratings = part.rows(part.rating < 4)
+    alone, on_top = (
+        searching.reached(spark, search, part, held_out, db_settings)
+        for search in (BASELINE, RATING)
+    )
+    model = fitting.fit_rating(spark, part, db_settings)
+    _, error = judge_ratings(model, part, held_out, db_settings)
+    assert alone == pytest.approx(error["baseline_rmse"], rel=1e-12)
+    assert on_top == pytest.approx(error["rmse"], rel=1e-3)
+    with pytest.raises(DataError, match="no NDCG: no rating held out"):
+        searching.reached(spark, PREFERENCE, part, ratings, db_settings)
+    single = city.rows(np.diff(city.user, prepend=-1) > 0)
+    with pytest.raises(DataError, match="no user has rated two restaurants"):
+        searching.folds_of(single, db_settings, 2)
+
+
+def test_folds_hold_out_different_ratings(city: Ratings, db_settings: Settings) -> None:
+    (_, first), (_, second) = searching.folds_of(city, db_settings, 2)
+    assert np.array_equal(first.user, second.user)
+    assert not np.array_equal(first.restaurant, second.restaurant)
+
+
+def test_candidates_are_what_is_in_force_and_all_combinations(db_settings: Settings) -> None:
+    around = db_settings.model_copy(update={"als_user_weight": 6.0})
+    axes = {"als_rank": (10, 20), "als_reg_param": (0.1, 1.0)}
+    found = searching.candidates_of(RATING, axes, db_settings, around)
+    tried = [
+        tuple(c.parameters[n] for n in ("als_user_weight", "als_rank", "als_reg_param"))
+        for c in found
+    ]
+    assert [c.in_force for c in found] == [True, False, False, False, False]
+    assert tried[0] == (3, 10, 0.1)
+    assert sorted(tried[1:]) == [(6, 10, 0.1), (6, 10, 1), (6, 20, 0.1), (6, 20, 1)]
+    again = searching.candidates_of(RATING, axes, db_settings, db_settings)
+    assert len(again) == 4  # what is in force is tried once
+
+
+def test_what_was_adopted_can_be_forgotten(
+    db: MongoDatabase,
+    db_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MONGO_URI", db_settings.mongo_uri.get_secret_value())
+    monkeypatch.setenv("MONGO_DB", db_settings.mongo_db)
+    db["Tuning"].insert_many([{"_id": "adopted"}, {"_id": "a figure"}])
+    assert als_training.main(["--forget"]) == 0
+    assert als_training.main(["--forget"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("forgotten: ")
+    assert second.startswith("nothing was adopted: ")
+    assert [d["_id"] for d in db["Tuning"].find()] == ["a figure"]
+
+
+def test_tuning_searches_beside_a_training_and_goes_on_where_it_ended(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    write_tiny_city(db, db_settings)
+    Lease(db, 60).acquire("1999-training")
+    Ledger(db).open("1999-training", "api", db_settings, None)
+    grid = ("--grid", "ALS_ALPHA=20,40", "--grid", "ALS_USER_WEIGHT=3", "--folds", "2")
+    done = tuned(db_settings, *grid, "--adopt", ALS_MAX_ITER="2", ALS_PREFERENCE_RANK="4")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("<- in force") == 3  # of the baseline, the rating, the preference
+    assert "preference: NDCG, most first, over 2 folds" in done.stdout
+    assert (db_settings.work_dir / "tuning.svg").read_text().startswith("<svg")
+    run = Ledger(db).recent(1)[0]
+    assert (run["state"], run["trigger"], run["exit_code"]) == ("succeeded", "tune", 0)
+    table = run["metrics"]["tuning"]["searches"]["preference"]["table"]
+    assert {row["parameters"]["als_alpha"] for row in table} == {20, 40}
+    assert db["Tuning"].count_documents({"figure": {"$gt": 0}}) == 2 * (1 + 1 + 2)
+    assert not {"Recommendations", "Clusters", "Metadata"} & set(db.list_collection_names())
+    other = Ledger(db).get("1999-training")
+    assert other
+    assert other["state"] == "queued"
+    adopted = db["Tuning"].find_one({"_id": "adopted"})
+    assert adopted
+    assert adopted["parameters"] == {"als_alpha": table[0]["parameters"]["als_alpha"]} | {
+        "als_user_weight": 3
+    }
+    again = tuned(db_settings, *grid, "--budget=0", ALS_MAX_ITER="2", ALS_PREFERENCE_RANK="4")
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("as before") == 2 * (1 + 1 + 2)
+    figures = [line for line in done.stdout.splitlines() if line.startswith("  0.")]
+    assert [line for line in again.stdout.splitlines() if line.startswith("  0.")] == figures
