@@ -15,6 +15,7 @@ from urllib.parse import quote_plus
 
 import httpx2 as httpx
 import pytest
+from pymongo.errors import PyMongoError
 
 from recommender.ports import LOOPBACK
 from tests.faults.catalogue import Fault, Moment, hit
@@ -54,17 +55,26 @@ def full_spark_disk(world: World) -> Outcome:
         return outcome
 
 
-def full_mongod_disk(world: World) -> Outcome:
-    """Fill mongod's disk while a training trains, and make room when that has ended."""
+def full_mongod_disk(world: World, *, dies: bool) -> Outcome:
+    """Fill mongod's disk while a training trains, and make room when that has ended.
+
+    It dies of it at its next checkpoint, which is forced or kept from coming, and until then
+    refuses what needs a file of its own.
+    """
     filler = world.mongo.folder / "filler"
 
     def fill(world: World, training: Running) -> None:
-        with world.reader.cut_off():
+        with world.reader.cut_off(), world.mongo.admin() as client:
+            client.admin.command("setParameter", syncdelay=0)
             with suppress(OSError), filler.open("wb", buffering=0) as file:
                 while True:
                     file.write(b"\0" * 4096)
+            if dies:
+                with suppress(PyMongoError):
+                    client.admin.command("fsync")
             training.end()
             assert "No space left on device" in world.mongo.log()
+            assert world.mongo.ended() == dies
             filler.unlink()
             world.mongo.ensure()
 
@@ -135,7 +145,20 @@ def limited_user(world: World) -> Outcome:
 FAULTS = [
     Fault("no space for Spark's files", full_spark_disk, 78, "failed", "old"),
     Fault(
-        "no space for mongod's files", full_mongod_disk, 69, "crashed", "old", server="small disk"
+        "no space for mongod's files",
+        lambda world: full_mongod_disk(world, dies=False),
+        69,
+        "failed",
+        "old",
+        server="small disk",
+    ),
+    Fault(
+        "no space for mongod's files, and it dies of it",
+        lambda world: full_mongod_disk(world, dies=True),
+        69,
+        "crashed",
+        "old",
+        server="small disk",
     ),
     *(
         Fault(

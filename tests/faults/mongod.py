@@ -114,10 +114,13 @@ class FaultyMongo(EmbeddedMongo):
         """Return what it has logged so far."""
         return self._log.read_text(errors="replace")
 
+    def ended(self) -> bool:
+        """Say whether it was started and has ended, by itself or not."""
+        return self._process is not None and self._process.poll() is not None
+
     def ensure(self) -> None:
         """Start it again, if it has ended."""
-        assert self._process is not None
-        if self._process.poll() is not None:
+        if self.ended():
             self.start()
 
     def stop(self) -> None:
