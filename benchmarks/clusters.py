@@ -5,6 +5,8 @@ prints, for all users and for those with three ratings and more, as means over s
 
 - NDCG@13, hit rate and coverage of new users, and the RMSE of what clusters foretell of ratings
   beside that of the city's means and of one mean, for each space that can be clustered;
+- with ``--factors``, which needs Java, the lists of clusters on the map of ALS's factors, those
+  fitted without the users kept out;
 - the same lists by other scores, of the same clusters;
 - how each clustering descended: its updates, and the largest rise of its inertia from one to the
   next as a share of it. Below 0 it always fell; above 0 there can be rounding, and nothing else.
@@ -16,27 +18,23 @@ import argparse
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from clustering_training import (
-    Clustering,
-    UserMatrix,
-    cluster,
-    held_out_quality,
-    liked_from,
-    score,
-    user_matrix,
-)
+from clustering_training import held_out_quality, liked_from, list_quality, score
+from recommender.clusters import Clustering, cluster
 from recommender.evaluation import hold_out, ranking_quality
+from recommender.fitting import fit_preferences
 from recommender.load import RATING, RESTAURANT, USER, Columns, read_file
 from recommender.ratings import Ratings
 from recommender.scoring import lists_of
 from recommender.settings import Settings, load_settings
+from recommender.spark import spark_session
+from recommender.user_matrix import UserMatrix, user_matrix
 
 _SPACES = ("tastes", "ratings")
 _SHRINKAGE = 100
@@ -58,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         ratings = of_active_users(everything, least)
         users = len(np.unique(ratings.user))
         print(f"\n{users:,} users with {least} or more of {len(ratings):,} ratings, k={given.k}")
-        for table in (spaces, scores, descents):
+        by_factors = (factors,) if given.factors else ()
+        for table in (spaces, *by_factors, scores, descents):
             print()
             for line in table(ratings, settings, range(given.splits)):
                 print(line, flush=True)
@@ -81,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("-k", type=int, default=50)
+    parser.add_argument("--factors", action="store_true", help="judge CLUSTERS_SPACE=factors, too")
     return parser
 
 
@@ -108,6 +108,25 @@ def spaces(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
             f"{_mean(found, 'users'):7.0f} {seconds:8.1f}"
         )
     yield _lists_line("popular", [one["popular"] for one in found])
+
+
+def factors(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterator[str]:
+    """Judge the lists of clusters on the map of factors that saw nobody who is kept out."""
+    found, shares, began = [], [], time.perf_counter()
+    with spark_session(settings, "clusters") as spark:
+        for seed in seeds:
+            of_split = settings.model_copy(update={"clusters_space": "factors", "seed": seed})
+            matrix = user_matrix(ratings, of_split)
+            held = hold_out(matrix.everything, liked_from(of_split), seed=seed)
+            kept = ratings.rows(np.isin(ratings.user, matrix.users[held.kept]))
+            places = fit_preferences(spark, kept, of_split).factors[matrix.columns]
+            part = replace(matrix.part(held.kept), places=places.astype(np.float64))
+            clustering = cluster(part, of_split)
+            found.append(list_quality(held, part, clustering, of_split))
+            shares.append(clustering.landed)
+    seconds = (time.perf_counter() - began) / len(seeds)
+    line = _lists_line("factors", found)
+    yield f"{line}; {np.mean(shares):.1%} landed; {seconds:.1f} seconds"
 
 
 def scores(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterator[str]:

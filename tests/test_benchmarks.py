@@ -11,9 +11,10 @@ import pytest
 from scipy.sparse import csr_array
 
 from benchmarks import clusters, contenders, quality
-from clustering_training import cluster, user_matrix
+from recommender.clusters import cluster
 from recommender.ratings import Ratings
 from recommender.settings import load_settings
+from recommender.user_matrix import user_matrix
 from tests.support import ratings_of
 
 

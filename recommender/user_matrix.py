@@ -1,0 +1,142 @@
+"""The sparse matrix of the users who are clustered, by the restaurants that tell them apart."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from recommender.errors import DataError
+from recommender.factors import load_factors
+from recommender.foldin import Preferences
+from recommender.mongo import MongoDatabase
+from recommender.ratings import Ratings, decode_ids, positions_in, rating_shift
+from recommender.settings import Settings
+from recommender.store import columns_that_fit
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class UserMatrix:
+    """What is clustered.
+
+    Attributes
+    ----------
+    rows
+        (users, columns), shifted ratings, 0 where unrated; no row is empty.
+    everything
+        (users, restaurants), the same users' ratings of all restaurants, also those that are no
+        columns.
+    columns
+        int64 (columns,), the restaurants that the columns stand for, the most rated first.
+    users
+        int64 (users,), the users that the rows stand for.
+    users_left_out, restaurants_left_out
+        Users and restaurants with ratings that take no part, by the limits in force.
+    places
+        float64 (columns, d), where to find the columns on a map that users are clustered on; None
+        for the map of tastes, or none.
+    """
+
+    rows: csr_array
+    everything: csr_array
+    columns: NDArray[np.int64]
+    users: NDArray[np.int64]
+    users_left_out: int
+    restaurants_left_out: int
+    places: NDArray[np.float64] | None = None
+
+    def part(self, chosen: NDArray[np.int64]) -> UserMatrix:
+        """Return the chosen rows as a matrix."""
+        return replace(
+            self,
+            rows=csr_array(self.rows[chosen]),
+            everything=csr_array(self.everything[chosen]),
+            users=self.users[chosen],
+        )
+
+
+def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
+    """Build the sparse matrix of the users and restaurants that take part.
+
+    Restaurants are left out below ``CLUSTERS_MIN_RESTAURANT_RATINGS``, beyond
+    ``CLUSTERS_MAX_RESTAURANTS``, and where the centroids would outgrow a MongoDB document, the
+    least rated first; users below ``CLUSTERS_MIN_USER_RATINGS``, beyond ``CLUSTERS_MAX_USERS``,
+    and those who have rated nothing but what was left out.
+
+    Raises
+    ------
+    DataError
+        If nobody or nothing is left.
+    """
+    columns = _columns(ratings, settings)
+    users = _most_active(ratings, settings)
+    everything = ratings.matrix(rating_shift(settings.rating_min))[users]
+    rows = everything[:, columns]
+    filled = np.flatnonzero(np.diff(rows.indptr))
+    if not len(filled):
+        raise DataError(
+            f"no user is left to cluster: of {len(ratings.users):,} users and "
+            f"{len(ratings.restaurants):,} restaurants, the CLUSTERS_MIN_* and CLUSTERS_MAX_* "
+            f"settings leave {len(users):,} and {len(columns):,}, with no rating in common"
+        )
+    matrix = UserMatrix(
+        rows=rows,
+        everything=everything,
+        columns=columns,
+        users=users,
+        users_left_out=len(ratings.users) - len(filled),
+        restaurants_left_out=len(ratings.restaurants) - len(columns),
+    ).part(filled)
+    if matrix.users_left_out or matrix.restaurants_left_out:
+        log.warning(
+            "%d users and %d restaurants take no part in the clustering, by the limits in force",
+            matrix.users_left_out,
+            matrix.restaurants_left_out,
+        )
+    return matrix
+
+
+def with_factors(
+    matrix: UserMatrix, ratings: Ratings, preferences: Preferences | None, db: MongoDatabase
+) -> UserMatrix:
+    """Return the matrix with the map that ALS found: of this training, else the published one.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    if preferences is not None:
+        return replace(matrix, places=preferences.factors[matrix.columns].astype(np.float64))
+    published = load_factors(db)
+    if published is None:
+        raise DataError(
+            "CLUSTERS_SPACE=factors, and no training has published factors; run als_training.py "
+            "with ALS_OBJECTIVE=preference, or set CLUSTERS_SPACE=tastes"
+        )
+    columns = ratings.restaurants.take(pa.array(matrix.columns))
+    row = positions_in(published.restaurants, columns)
+    places = np.zeros((len(row), published.preferences.rank))
+    places[row >= 0] = published.preferences.factors[row[row >= 0]]
+    return replace(matrix, places=places)
+
+
+def _columns(ratings: Ratings, settings: Settings) -> NDArray[np.int64]:
+    counts = np.bincount(ratings.restaurant, minlength=len(ratings.restaurants))
+    order = np.argsort(-counts, kind="stable")[: settings.clusters_max_restaurants]
+    order = order[counts[order] >= settings.clusters_min_restaurant_ratings]
+    ids = decode_ids(ratings.restaurants.take(order))
+    most_clusters = min(settings.clusters_k, len(ratings.users))
+    return order[: columns_that_fit(most_clusters, ids)]
+
+
+def _most_active(ratings: Ratings, settings: Settings) -> NDArray[np.int64]:
+    counts = np.bincount(ratings.user, minlength=len(ratings.users))
+    order = np.argsort(-counts, kind="stable")[: settings.clusters_max_users]
+    return np.sort(order[counts[order] >= settings.clusters_min_user_ratings])

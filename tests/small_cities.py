@@ -1,0 +1,64 @@
+"""Ratings that are small, or of a shape that breaks what is careless."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recommender.city import populate, review_blocks
+from recommender.foldin import Preferences, preferences_of
+from recommender.ratings import Ratings
+from tests.support import TINY_CITY, ratings_of
+
+
+def few_ratings() -> Ratings:
+    """Eleven ratings: "a" is rated by 4 users, "b" by 4, "c" by 2, "d" by 1."""
+    return ratings_of(
+        [
+            *(("u1", r, 5) for r in "abcd"),
+            *(("u2", r, 4) for r in "abc"),
+            *(("u3", r, 3) for r in "ab"),
+            ("u4", "a", 2),
+            ("u5", "b", 1),
+        ]
+    )
+
+
+def some_users(places: list[tuple[Any, ...]], rating: Any) -> list[tuple[Any, Any, float]]:
+    """Rows of users who have rated these places, each as ``rating`` says of user and place."""
+    return [(u, p, float(rating(u, p))) for u, rated in enumerate(places) for p in rated]
+
+
+DRAWN = [
+    tuple(np.random.default_rng(u).choice(15, 1 + u % 4, replace=False).tolist()) for u in range(40)
+]
+DEGENERATE = {
+    "one user of one place": some_users([(0,)], lambda u, p: 3),
+    "one user": some_users([(0, 1, 2)], lambda u, p: 3),
+    "all users equal": some_users([(0, 1)] * 9, lambda u, p: 4),
+    "users who differ in magnitude only": some_users([(0, 1)] * 9, lambda u, p: 1 + u % 5),
+    "one rating each": some_users([(u % 6,) for u in range(40)], lambda u, p: 1 + u % 5),
+    "one place": some_users([(0,)] * 40, lambda u, p: 1 + u % 5),
+    "all ratings equal": some_users(DRAWN, lambda u, p: 5),
+    "a user who rated everything": some_users([tuple(range(15)), *DRAWN], lambda u, p: 1 + p % 5),
+    "users within users": some_users([tuple(range(n)) for n in range(1, 9)], lambda u, p: 5),
+    "two groups": some_users([(0, 1), (2, 3)] * 9, lambda u, p: 2),
+}
+
+
+def tiny_ratings() -> Ratings:
+    return ratings_of(
+        [
+            (int(u), int(i), float(r))
+            for block in review_blocks(populate(TINY_CITY))
+            for u, i, r in zip(block.user, block.restaurant, block.rating, strict=True)
+        ]
+    )
+
+
+def two_camps(ratings: Ratings) -> Preferences:
+    """Factors by which restaurants of odd and even number are opposites."""
+    odd = np.arange(len(ratings.restaurants)) % 2
+    factors = np.column_stack([odd, 1 - odd]).astype(np.float32)
+    return preferences_of(factors, np.bincount(ratings.restaurant), alpha=1, reg_param=1)
