@@ -122,3 +122,14 @@ def _rows(table: Iterable[str]) -> dict[str, list[float]]:
     """Return the means, and the seconds, of each row of a Markdown table."""
     cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table][2:]
     return {name: [float(cell.split()[0]) for cell in row] for name, *row in cells}
+
+
+def test_clusters_by_factors_of_others_serve_new_users_better_than_one_list(
+    clean_environment: Path,
+) -> None:
+    ratings = _tiny_city()
+    settings = load_settings(clusters_k=4, spark_driver_memory="1g", als_preference_rank=8)
+    (line,) = clusters.factors(ratings, settings, [0, 1])
+    popular = list(clusters.spaces(ratings, settings, [0, 1]))[-1]
+    assert float(line.split()[1]) > 1.2 * float(popular.split()[1])
+    assert float(line.split()[4].rstrip("%")) > 90
