@@ -38,6 +38,7 @@ class RecommendationEncoder:
     def __init__(
         self, restaurant_ids: Sequence[Any], run_id: str, *, with_ratings: bool = False
     ) -> None:
+        self._with_ratings = with_ratings
         empty = {"score": 0.0, "rating": 0.0} if with_ratings else {"score": 0.0}
         tail = len(empty) * _DOUBLE_BYTES + (len(empty) - 1) * len(_RATING) + 1
         entries = [bson.encode({"gmap_id": i, **empty}) for i in restaurant_ids]
@@ -68,11 +69,18 @@ class RecommendationEncoder:
         items, scores
             (n, m), as :func:`recommender.topn.top_n` returns them.
         ratings
-            (n, m), what stands beside the scores, if anything does.
+            (n, m), what stands beside the scores ``with_ratings``; else None.
         reasons
             (n, m, c), the restaurants that each is recommended for, -1 after the last; None leaves
             ``because`` out.
+
+        Raises
+        ------
+        ValueError
+            If there are ratings where the encoder was made without, or the reverse.
         """
+        if (ratings is not None) != self._with_ratings:
+            raise ValueError(f"with_ratings={self._with_ratings}, ratings={ratings!r}")
         lengths = (items >= 0).sum(axis=1).tolist()
         beside = () if ratings is None else (ratings,)
         numbers = np.stack([scores.astype("<f8"), *beside], axis=-1)

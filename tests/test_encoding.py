@@ -7,6 +7,7 @@ from typing import Any
 
 import bson
 import numpy as np
+import pytest
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from bson.objectid import ObjectId
@@ -119,3 +120,12 @@ class TestRecommendationEncoder:
             7: [{"gmap_id": "b", "score": 0.5}],
             "z": [],
         }
+
+
+@pytest.mark.parametrize("with_ratings", [False, True])
+def test_ratings_that_do_not_fit_the_encoder_are_refused(with_ratings: bool) -> None:
+    encoder = RecommendationEncoder(["a"], "r1", with_ratings=with_ratings)
+    items, scores = np.zeros((1, 1), np.int32), np.ones((1, 1), np.float32)
+    ratings = None if with_ratings else np.ones((1, 1))
+    with pytest.raises(ValueError, match=f"with_ratings={with_ratings}"):
+        next(encoder.encode(np.zeros(1, np.int32), ["u"], items, scores, ratings))
