@@ -131,7 +131,12 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     with connect(settings) as client:
         db = database(client, settings)
         trainer = Trainer(settings, db)
-        clock = TrainingClock(Schedule(db, interval), lambda: trainer.start("schedule"), interval)
+        clock = TrainingClock(
+            Schedule(db, interval),
+            lambda: trainer.start("schedule"),
+            interval,
+            trainer.tidy_up,
+        )
         app.state.service = Service(settings, db, trainer, clock, LiveFactors(db))
         await run_in_threadpool(clock.start)
         yield

@@ -14,6 +14,7 @@ from recommender.guard import Guarded
 from recommender.lease import Lease
 from recommender.ledger import Ledger, State, Trigger, new_run_id
 from recommender.mongo import MongoDatabase, mongo_errors, one_line, reason_of
+from recommender.recovery import tidy_up
 from recommender.scripts import TimedOut
 from recommender.settings import Settings
 from recommender.store import sweep
@@ -100,6 +101,13 @@ class Trainer:
         if child and watcher:
             child.stop()
             watcher.join()
+
+    def tidy_up(self) -> None:
+        """Do for a training that fell silent what is left; one of ours is watched as it is."""
+        with self._lock:
+            watched = self._watcher is not None and self._watcher.is_alive()
+        if not watched:
+            tidy_up(self._db, self._settings.lease_seconds)
 
     def _spawn(self, run_id: str, log_file: Path, options: list[str]) -> Guarded:
         command: list[str | Path] = [sys.executable, self._script, "--adopt-run", run_id, *options]

@@ -70,13 +70,20 @@ class TrainingClock:
         Starts a training; raises :class:`LeaseHeldError` where one is in progress.
     interval_seconds
         From one slot to the next.
+    tidy_up
+        Called whenever the schedule is looked at, before a training is started.
     """
 
     def __init__(
-        self, schedule: Schedule, start_training: Callable[[], object], interval_seconds: float
+        self,
+        schedule: Schedule,
+        start_training: Callable[[], object],
+        interval_seconds: float,
+        tidy_up: Callable[[], object] = lambda: None,
     ) -> None:
         self._schedule = schedule
         self._start_training = start_training
+        self._tidy_up = tidy_up
         self._interval = interval_seconds
         self._latest = Slot(interval_seconds)
         self._deadline = steady_seconds() + interval_seconds
@@ -116,6 +123,7 @@ class TrainingClock:
 
     def _tick(self) -> None:
         try:
+            self._tidy_up()
             with mongo_errors("claiming the scheduled training"):
                 claimed = self._schedule.claim()
             if claimed:

@@ -103,6 +103,12 @@ def _key(lease: Document) -> Document:
     return {"_id": LEASE_ID, "run_id": lease["run_id"], "token": lease["token"]}
 
 
+def abandoned(db: MongoDatabase) -> Document | None:
+    """Return the lease that a run let expire without giving it back, or None."""
+    expired = {"$expr": {"$lt": ["$expires_at", _NOW]}}
+    return db[COLLECTION].find_one({"_id": LEASE_ID, "run_id": {"$ne": None}, **expired})
+
+
 def holder(db: MongoDatabase) -> Document | None:
     """Return the lease of the run that holds it now, or None."""
     running = {"$expr": {"$gte": ["$expires_at", _NOW]}}

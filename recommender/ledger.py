@@ -45,18 +45,24 @@ class Ledger:
     def open(
         self, run_id: str, trigger: Trigger, settings: Settings, log_file: Path | None
     ) -> None:
-        """Write down a run that is about to start, and mark as crashed what died before it.
+        """Write down a run that is about to start, and what died before it.
 
-        Only for who holds the lease: any other run that is open has no process any more.
+        Only for who holds the lease.
         """
-        dead = {"state": {"$in": list(OPEN_STATES)}, "_id": {"$ne": run_id}}
+        self.mark_crashed()
+        self._runs.insert_one(_begun(run_id, trigger, settings, log_file))
+
+    def mark_crashed(self) -> None:
+        """Write down that runs which did not say how they ended have died.
+
+        Only for who holds the lease and has no run open: any that is has no process any more.
+        """
         crashed = {
             "state": "crashed",
             "error": "the training died without a word",
             "ended_at": now(),
         }
-        self._runs.update_many(dead, {"$set": crashed})
-        self._runs.insert_one(_begun(run_id, trigger, settings, log_file))
+        self._runs.update_many({"state": {"$in": list(OPEN_STATES)}}, {"$set": crashed})
 
     def add_ended(
         self, run_id: str, trigger: Trigger, settings: Settings, fields: Document

@@ -10,7 +10,7 @@ import pytest
 
 from recommender import child
 from recommender.child import Trainer
-from recommender.lease import holder
+from recommender.lease import COLLECTION, LEASE_ID, holder
 from recommender.ledger import OPEN_STATES, Ledger
 from recommender.mongo import Document, MongoDatabase
 from recommender.settings import Settings
@@ -69,6 +69,29 @@ def test_a_forced_training_is_told_so_and_written_down(
     assert options == ["--adopt-run", run["run_id"], *["--force"][: int(force)]]
     assert run["forced"] is force
     assert run["settings"]["gate"] is not force
+
+
+WAITS = """
+import signal
+signal.pause()
+"""
+
+
+def silent_for_too_long(db: MongoDatabase) -> None:
+    past = [{"$set": {"expires_at": {"$subtract": ["$$NOW", 1]}}}]
+    db[COLLECTION].update_one({"_id": LEASE_ID}, past)
+
+
+def test_it_tidies_up_after_others_and_watches_its_own(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    with trainer(db_settings, db, WAITS) as starts:
+        own = starts.start("api")
+        silent_for_too_long(db)
+        starts.tidy_up()
+        assert (Ledger(db).get(own) or {})["state"] in OPEN_STATES
+        Trainer(db_settings, db).tidy_up()
+        assert (Ledger(db).get(own) or {})["state"] == "crashed"
 
 
 HANGS_FOR_GOOD = """

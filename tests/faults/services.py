@@ -9,9 +9,9 @@ import httpx2 as httpx
 
 from recommender.mongo import Document
 from recommender.ports import free_port
-from tests.faults.catalogue import Fault
+from tests.faults.catalogue import Fault, hit
 from tests.faults.mongod import LONG_SECONDS, Trap
-from tests.faults.trainings import BETWEEN
+from tests.faults.trainings import BETWEEN, CLUSTERING_BETWEEN, kill
 from tests.faults.world import Outcome, Running, World, alive
 from tests.waiting import at_once, until
 
@@ -63,6 +63,16 @@ def child_stopped(world: World) -> Outcome:
         (training,) = (member for member in service.family() if member.pid == pid)
         training.suspend()
         return of_run(world.ended())
+
+
+def script_killed(world: World) -> Outcome:
+    """Kill a script by hand between two switches; a service that trains nothing finishes them."""
+    kill_script = hit(CLUSTERING_BETWEEN, kill, "clustering_training.py")
+    with world.service():
+        outcome = kill_script(world)
+        until(lambda: world.state_of(outcome.run_id) == "crashed", LONG_SECONDS)
+        until(lambda: not world.leftovers(), LONG_SECONDS)
+        return outcome
 
 
 def of_run(run: Document) -> Outcome:
@@ -150,6 +160,14 @@ FAULTS = [
         137,
         "crashed",
         "new",
+        mixed=True,
+    ),
+    Fault(
+        "kill -9 of a script by hand between Metadata and Clusters, beside a service",
+        script_killed,
+        137,
+        "crashed",
+        "new Clusters and Metadata",
         mixed=True,
     ),
     Fault("a service's training stopped past its time limit", child_stopped, 137, "failed", "old"),
