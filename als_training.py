@@ -1,21 +1,23 @@
 """Trains Spark ALS on the reviews and publishes every user's top restaurants.
 
-The data's way: read -> split -> train -> evaluate -> refit on all -> recommend -> publish -> chain
-into the clustering. Run it by hand for a retrain at once; the service runs the same file. By
-``--tune`` it searches for better parameters instead, with the same fits on the same kind of split.
+The data's way: read -> split -> choose -> train -> evaluate -> refit on all -> recommend -> publish
+-> chain into the clustering. Run it by hand for a retrain at once; the service runs the same file.
+By ``--tune`` it searches for better parameters instead, with the same fits on the same kind of
+split.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
 import clustering_training
 from recommender.errors import ModelRejectedError
-from recommender.fitting import REMEDY, fit, split
+from recommender.fitting import REMEDY, choose, fit
 from recommender.foldin import Preferences
 from recommender.gate import add_force_option, check_recommendations, settings_as_asked
 from recommender.judging import judge_lists, judge_ratings
@@ -35,6 +37,7 @@ from recommender.searching import (
     run_search,
 )
 from recommender.spark import spark_session
+from recommender.splits import split
 from recommender.store import RECOMMENDATIONS, publish, staged
 from recommender.summary import summary_of
 from recommender.tuned import take_over_adopted
@@ -112,15 +115,18 @@ def train(run: TrainingRun) -> tuple[Ratings, Preferences | None]:
         with run.phase("read"):
             ratings = read_ratings(spark, settings)
             run.record(**counts_of(ratings))
-        with run.phase("train"):
+        with run.phase("choose"):
             part, held_out = split(ratings, settings)
-            model = fit(spark, part, settings)
+            chosen = choose(spark, part, settings)
+            run.record(chosen=asdict(chosen))
+        with run.phase("train"):
+            model = fit(spark, part, settings, chosen)
         with run.phase("evaluate"):
             share, rating_figures = judge_ratings(model.rating, part, held_out, settings)
             run.record(**{"metrics.als": rating_figures})
             run.record(**{"metrics.lists": judge_lists(model, part, held_out, settings)})
         with run.phase("refit"):
-            model = fit(spark, ratings, settings).believing(share)
+            model = fit(spark, ratings, settings, chosen).believing(share)
         with staged(run.db, RECOMMENDATIONS, run.run_id, "user_id", keep_others=True) as stage:
             with run.phase("recommend"):
                 users = recommend(spark, model, ratings, run, stage.name)

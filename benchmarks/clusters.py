@@ -27,6 +27,7 @@ from scipy.sparse import csr_array
 
 from clustering_training import held_out_quality, liked_from, list_quality, score
 from recommender.clusters import Clustering, cluster
+from recommender.confidence import find_confidence
 from recommender.evaluation import hold_out, ranking_quality
 from recommender.fitting import fit_preferences
 from recommender.load import RATING, RESTAURANT, USER, Columns, read_file
@@ -119,7 +120,9 @@ def factors(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Itera
             matrix = user_matrix(ratings, of_split)
             held = hold_out(matrix.everything, liked_from(of_split), seed=seed)
             kept = ratings.rows(np.isin(ratings.user, matrix.users[held.kept]))
-            places = fit_preferences(spark, kept, of_split).factors[matrix.columns]
+            confidence = find_confidence(spark, kept, of_split)
+            preferences = fit_preferences(spark, kept, of_split, confidence)
+            places = preferences.factors[matrix.columns]
             part = replace(matrix.part(held.kept), places=places.astype(np.float64))
             clustering = cluster(part, of_split)
             found.append(list_quality(held, part, clustering, of_split))

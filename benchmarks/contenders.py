@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 from scipy.sparse import csr_array, csr_matrix
 
-from recommender.baseline import Baseline, fit_baseline
+from recommender.baseline import Baseline
+from recommender.confidence import find_confidence
 from recommender.evaluation import cross_fitted
 from recommender.fitting import fit_preferences, fit_rating
 from recommender.models import visits_of
 from recommender.ratings import Ratings
 from recommender.settings import Settings
+from recommender.weights import Weights, find_weights, offsets
 
 Floats: TypeAlias = NDArray[Any]
 # What a fit gives: of rows, the rating of each; of users, (users, restaurants), what ranks.
@@ -91,27 +93,21 @@ def _baseline(part: Ratings, settings: Settings) -> Foretell:
 
 
 def _seed_rating(spark: SparkSession, part: Ratings, settings: Settings) -> Foretell:
-    model = fit_rating(spark, part, settings.model_copy(update={"als_objective": "rating"}))
+    by_rating = settings.model_copy(update={"als_objective": "rating"})
+    model = fit_rating(spark, part, by_rating, Weights())
     return lambda asked: model.predict(asked.user, asked.restaurant)
 
 
 def _own_offsets(part: Ratings, settings: Settings) -> Foretell:
     """Leave out of this service's rating what ALS adds."""
-    found = fit_baseline(
-        part.user,
-        part.restaurant,
-        part.rating,
-        (len(part.users), len(part.restaurants)),
-        user_weight=settings.als_user_weight,
-        restaurant_weight=settings.als_restaurant_weight,
-    )
+    found = offsets(part, find_weights(part, settings))
     bounds = settings.rating_min, settings.rating_max
     return lambda asked: np.clip(found.predict(asked.user, asked.restaurant), *bounds)
 
 
 def _own_rating(spark: SparkSession, part: Ratings, settings: Settings) -> Foretell:
     """Believe ALS as a training does: on each half of what is asked by how it did on the other."""
-    model = fit_rating(spark, part, settings.model_copy(update={"als_objective": "preference"}))
+    model = fit_rating(spark, part, settings, find_weights(part, settings))
 
     def foretell(asked: Ratings) -> Floats:
         base = model.baseline.predict(asked.user, asked.restaurant)
@@ -152,13 +148,14 @@ def _random(part: Ratings, settings: Settings) -> Score:
 
 
 def _seed_ranking(spark: SparkSession, part: Ratings, settings: Settings) -> Score:
-    rating = fit_rating(spark, part, settings.model_copy(update={"als_objective": "rating"}))
+    by_rating = settings.model_copy(update={"als_objective": "rating"})
+    rating = fit_rating(spark, part, by_rating, Weights())
     places = np.nan_to_num(rating.restaurant_factors)
     return lambda users: rating.user_factors[users] @ places.T
 
 
 def _own_ranking(spark: SparkSession, part: Ratings, settings: Settings) -> Score:
-    preferences = fit_preferences(spark, part, settings)
+    preferences = fit_preferences(spark, part, settings, find_confidence(spark, part, settings))
     visits, places = visits_of(part, settings), preferences.restaurant_factors
     return lambda users: preferences.user_factors(csr_array(visits[users])) @ places.T
 

@@ -38,12 +38,12 @@ from benchmarks.contenders import (
     rating_contenders,
 )
 from recommender.evaluation import ranking_quality, rating_error
-from recommender.fitting import split
 from recommender.load import PRESETS, columns_of, read_file
 from recommender.ratings import Ratings
 from recommender.scripts import run_script
 from recommender.settings import Settings, load_settings
 from recommender.spark import spark_session
+from recommender.splits import split
 
 OF_RATINGS = ("RMSE", "MAE")
 OF_LISTS = ("NDCG", "recall", "hit rate", "coverage")

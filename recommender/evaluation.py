@@ -261,6 +261,14 @@ def hold_out(
     return HeldOut(kept=kept, seen=part(~is_hidden), hidden=part(is_hidden))
 
 
+def ndcg_of_each(
+    lists: NDArray[np.int64], seen: csr_array, hidden: csr_array, n: int
+) -> NDArray[np.float64]:
+    """Return the NDCG of each user, (t,); arguments as in `ranking_quality`."""
+    shown, rank = _shown(lists, seen, n)
+    return np.asarray(_gain(shown & _holds(hidden, lists), rank, n) / _most_gain(hidden, n))
+
+
 def ranking_quality(
     lists: NDArray[np.int64], seen: csr_array, hidden: csr_array, n: int
 ) -> RankingQuality:
@@ -275,23 +283,43 @@ def ranking_quality(
     n
         Places shown.
     """
-    shown = (lists >= 0) & ~_holds(seen, lists)
-    rank = np.cumsum(shown, axis=1) - 1
-    shown &= rank < n
+    shown, rank = _shown(lists, seen, n)
     hits = shown & _holds(hidden, lists)
     most = np.minimum(np.diff(hidden.indptr), n)
-    discounts = 1 / np.log2(np.arange(2, n + 2))
-    gain = np.where(hits, discounts[np.clip(rank, 0, n - 1)], 0).sum(axis=1)
     precision = np.where(hits, np.cumsum(hits, axis=1) / np.maximum(rank + 1, 1), 0).sum(axis=1)
     visits = np.bincount(seen.indices, minlength=seen.shape[1]) / seen.shape[0]
     return RankingQuality(
-        ndcg=float((gain / np.cumsum(discounts)[most - 1]).mean()),
+        ndcg=float((_gain(hits, rank, n) / _most_gain(hidden, n)).mean()),
         recall=float((hits.sum(axis=1) / most).mean()),
         hit_rate=float(hits.any(axis=1).mean()),
         map=float((precision / most).mean()),
         coverage=len(np.unique(lists[shown])) / seen.shape[1],
         popularity=float(visits[lists[shown]].mean()) if shown.any() else 0.0,
     )
+
+
+def _shown(
+    lists: NDArray[np.int64], seen: csr_array, n: int
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Return which entries of the lists are shown, and the rank of each among them, from 0."""
+    shown = (lists >= 0) & ~_holds(seen, lists)
+    rank = np.cumsum(shown, axis=1) - 1
+    return shown & (rank < n), rank
+
+
+def _discounts(n: int) -> NDArray[np.float64]:
+    return np.asarray(1 / np.log2(np.arange(2, n + 2)))
+
+
+def _gain(hits: NDArray[np.bool_], rank: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+    """Return the discounted gain of each list."""
+    return np.asarray(np.where(hits, _discounts(n)[np.clip(rank, 0, n - 1)], 0).sum(axis=1))
+
+
+def _most_gain(hidden: csr_array, n: int) -> NDArray[np.float64]:
+    """Return the gain of each user's best list."""
+    most = np.minimum(np.diff(hidden.indptr), n)
+    return np.asarray(np.cumsum(_discounts(n))[most - 1])
 
 
 def _holds(matrix: csr_array, lists: NDArray[np.int64]) -> NDArray[np.bool_]:

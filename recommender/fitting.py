@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -10,13 +11,14 @@ from numpy.typing import NDArray
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame, SparkSession
 
-from recommender.baseline import Baseline, fit_baseline, no_baseline
-from recommender.evaluation import held_out_rows
+from recommender.baseline import no_baseline
+from recommender.confidence import Confidence, find_confidence
 from recommender.foldin import Preferences, preferences_of
 from recommender.gate import check_finite
 from recommender.models import Model, RatingModel, visits_of
 from recommender.ratings import Ratings
 from recommender.settings import Settings
+from recommender.weights import Weights, find_weights, offsets
 
 REMEDY = "raise ALS_REG_PARAM or lower ALS_RANK"
 
@@ -25,27 +27,40 @@ _SEVERAL = 2
 log = logging.getLogger(__name__)
 
 
-def split(ratings: Ratings, settings: Settings) -> tuple[Ratings, Ratings]:
-    """Divide the ratings of each user into a training part and a held-out one.
+@dataclass(frozen=True)
+class Chosen:
+    """What a training chooses by the ratings before it fits to them; see the two modules.
 
-    At random or, by ``ALS_TEST_SPLIT=time``, the latest are held out; who has rated once stays in
-    training. The same seed and ratings give the same parts.
+    Attributes
+    ----------
+    weights
+        Those of the rating's offsets.
+    confidence
+        That of the preference; None where the rating alone ranks.
     """
-    time = ratings.time if settings.als_test_split == "time" else None
-    fraction, seed = settings.als_test_fraction, settings.seed
-    held_out = held_out_rows(ratings.user, fraction, seed=seed, time=time)
-    return ratings.rows(~held_out), ratings.rows(held_out)
+
+    weights: Weights
+    confidence: Confidence | None
 
 
-def fit(spark: SparkSession, ratings: Ratings, settings: Settings) -> Model:
-    """Fit what the settings ask for: ratings, and preferences unless ``ALS_OBJECTIVE=rating``."""
-    rating = fit_rating(spark, ratings, settings)
+def choose(spark: SparkSession, ratings: Ratings, settings: Settings) -> Chosen:
+    """Find what the settings leave unset of how much ratings weigh."""
     if settings.als_objective == "rating":
+        return Chosen(Weights(), None)
+    return Chosen(find_weights(ratings, settings), find_confidence(spark, ratings, settings))
+
+
+def fit(spark: SparkSession, ratings: Ratings, settings: Settings, chosen: Chosen) -> Model:
+    """Fit what the settings ask for: ratings, and preferences unless ``ALS_OBJECTIVE=rating``."""
+    rating = fit_rating(spark, ratings, settings, chosen.weights)
+    if chosen.confidence is None:
         return Model(rating, preferences=None)
-    return Model(rating, fit_preferences(spark, ratings, settings))
+    return Model(rating, fit_preferences(spark, ratings, settings, chosen.confidence))
 
 
-def fit_rating(spark: SparkSession, ratings: Ratings, settings: Settings) -> RatingModel:
+def fit_rating(
+    spark: SparkSession, ratings: Ratings, settings: Settings, weights: Weights
+) -> RatingModel:
     """Fit how much a user would like a restaurant.
 
     A regularised baseline is taken out first, and ALS explains the rest; if the foretold rating is
@@ -55,7 +70,7 @@ def fit_rating(spark: SparkSession, ratings: Ratings, settings: Settings) -> Rat
     if settings.als_objective == "rating":
         baseline, bounds = no_baseline(shape), (-np.inf, np.inf)
     else:
-        baseline, bounds = offsets(ratings, settings), (settings.rating_min, settings.rating_max)
+        baseline, bounds = offsets(ratings, weights), (settings.rating_min, settings.rating_max)
     table = _table(ratings, ratings.rating - baseline.predict(ratings.user, ratings.restaurant))
     als = _als(spark, settings).setRank(settings.als_rank).setRegParam(settings.als_reg_param)
     als = als.setMaxIter(settings.als_max_iter)
@@ -68,29 +83,19 @@ def fit_rating(spark: SparkSession, ratings: Ratings, settings: Settings) -> Rat
     )
 
 
-def offsets(ratings: Ratings, settings: Settings) -> Baseline:
-    """Fit how high each user rates, and how high each restaurant is rated."""
-    return fit_baseline(
-        ratings.user,
-        ratings.restaurant,
-        ratings.rating,
-        (len(ratings.users), len(ratings.restaurants)),
-        user_weight=settings.als_user_weight,
-        restaurant_weight=settings.als_restaurant_weight,
-    )
-
-
-def offsets_alone(ratings: Ratings, settings: Settings) -> RatingModel:
+def offsets_alone(ratings: Ratings, settings: Settings, weights: Weights) -> RatingModel:
     """Return the rating's fit without ALS, which foretells the same pairs."""
     user, restaurant = (
         np.where(np.bincount(of, minlength=len(ids)) > 0, 0, np.nan).astype(np.float32)[:, None]
         for of, ids in ((ratings.user, ratings.users), (ratings.restaurant, ratings.restaurants))
     )
     bounds = settings.rating_min, settings.rating_max
-    return RatingModel(offsets(ratings, settings), user, restaurant, bounds)
+    return RatingModel(offsets(ratings, weights), user, restaurant, bounds)
 
 
-def fit_preferences(spark: SparkSession, ratings: Ratings, settings: Settings) -> Preferences:
+def fit_preferences(
+    spark: SparkSession, ratings: Ratings, settings: Settings, confidence: Confidence
+) -> Preferences:
     """Fit who would go where, a rating saying how sure that is.
 
     Only restaurants are fitted, by the users who have rated two or more: one rating says nothing
@@ -98,8 +103,7 @@ def fit_preferences(spark: SparkSession, ratings: Ratings, settings: Settings) -
     user's factors follow from those of the restaurants, so that not all users need take part.
     """
     visits = visits_of(ratings, settings)
-    alpha = settings.als_alpha / float(visits.data.mean())
-    reg_param = settings.als_preference_reg_param
+    alpha, reg_param = confidence.alpha / float(visits.data.mean()), confidence.reg_param
     factors = np.full((len(ratings.restaurants), settings.als_preference_rank), np.nan, np.float32)
     rows = _teachers(np.diff(visits.indptr), settings)[ratings.user]
     if rows.any():

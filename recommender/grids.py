@@ -46,7 +46,7 @@ BASELINE = Search(
     "baseline",
     "RMSE",
     -1,
-    {"als_user_weight": (1.5, 3.0, 6.0), "als_restaurant_weight": (10.0, 20.0, 40.0)},
+    {"als_user_weight": (1.5, 3.0, 6.0), "als_restaurant_weight": (2.5, 10.0, 40.0)},
     _OF_RATINGS,
 )
 RATING = Search(
@@ -61,8 +61,8 @@ PREFERENCE = Search(
     "NDCG",
     1,
     {
-        "als_preference_reg_param": (1.0, 2.0, 4.0, 8.0),
-        "als_alpha": (5.0, 20.0, 40.0),
+        "als_alpha": (1.0, 5.0, 20.0, 60.0),
+        "als_preference_reg_param": (0.2, 1.0, 4.0, 12.0),
         "als_preference_rank": (32, 64),
         "als_preference_max_iter": (),
         "als_half_life_days": (),

@@ -14,8 +14,9 @@ from pyspark.ml.recommendation import ALS
 from pyspark.ml.tuning import ParamGridBuilder
 from pyspark.sql import SparkSession
 
+from recommender.confidence import find_confidence
 from recommender.errors import DataError
-from recommender.fitting import fit_preferences, fit_rating, offsets_alone, split
+from recommender.fitting import fit_preferences, fit_rating, offsets_alone
 from recommender.grids import (
     BASELINE,
     PREFERENCE,
@@ -35,12 +36,13 @@ from recommender.ratings import Ratings, counts_of
 from recommender.runs import SideRun, side_run
 from recommender.settings import Settings
 from recommender.spark import spark_session
+from recommender.splits import of_fold, split
 from recommender.standings import best_of, document_of, svg_of, table_of
 from recommender.tuned import KeptFits, adopt, fingerprint, forget, take_over_adopted
 from recommender.tuning import Budget, Candidate, explore
+from recommender.weights import find_weights
 
 _FOLDS = 3
-_SEEDS = 2**31
 _PARAMS: dict[str, Param[Any]] = {
     "als_user_weight": Param(Params._dummy(), "userWeight", "", TypeConverters.toFloat),
     "als_restaurant_weight": Param(Params._dummy(), "restaurantWeight", "", TypeConverters.toFloat),
@@ -138,13 +140,19 @@ def reached(
     ModelRejectedError
         If the fit did not hold.
     """
+    weights = find_weights(part, settings)
     if search is PREFERENCE:
-        model = Model(offsets_alone(part, settings), fit_preferences(spark, part, settings))
+        confidence = find_confidence(spark, part, settings)
+        preferences = fit_preferences(spark, part, settings, confidence)
+        model = Model(offsets_alone(part, settings, weights), preferences)
         figures = judge_lists(model, part, held_out, settings)
         figure = figures["ndcg"]
     else:
-        alone = search is BASELINE
-        rating = offsets_alone(part, settings) if alone else fit_rating(spark, part, settings)
+        rating = (
+            offsets_alone(part, settings, weights)
+            if search is BASELINE
+            else fit_rating(spark, part, settings, weights)
+        )
         _, figures = judge_ratings(rating, part, held_out, settings)
         figure = figures["rmse"]
     if figure is None:
@@ -160,7 +168,7 @@ def folds_of(ratings: Ratings, settings: Settings, folds: int) -> list[tuple[Rat
     DataError
         If nothing can be held out.
     """
-    parts = [split(ratings, _of_fold(settings, fold)) for fold in range(folds)]
+    parts = [split(ratings, of_fold(settings, fold)) for fold in range(folds)]
     if not len(parts[0][1]):
         raise DataError(
             "no user has rated two restaurants, so that none can be held out to tune by; load more "
@@ -169,10 +177,6 @@ def folds_of(ratings: Ratings, settings: Settings, folds: int) -> list[tuple[Rat
     if settings.als_test_split == "time":
         log.warning("ALS_TEST_SPLIT=time holds the same out in each fold: deviations are too small")
     return parts
-
-
-def _of_fold(settings: Settings, fold: int) -> Settings:
-    return settings.model_copy(update={"seed": (settings.seed + fold) % _SEEDS})
 
 
 def candidates_of(
@@ -213,7 +217,7 @@ def tune(run: SideRun, axes: dict[str, Axes], folds: int, budget: Budget) -> lis
         kept = KeptFits(run.db, run.run_id, settings, fingerprint(ratings))
 
         def fit_one(candidate: Candidate, fold: int) -> float:
-            tried = _of_fold(settings, fold).model_copy(update=candidate.parameters)
+            tried = of_fold(settings, fold).model_copy(update=candidate.parameters)
             return reached(spark, candidate.search, *parts[fold], tried)
 
         def look(candidates: list[Candidate]) -> None:

@@ -144,15 +144,20 @@ class Settings(BaseSettings):
     als_max_iter: Count = Field(10, description="ALS iterations")
     als_rank: Count = Field(10, description="number of latent factors of the rating")
     als_reg_param: float = Field(0.1, ge=0, description="ALS regularisation of the rating")
-    als_user_weight: float = Field(
-        3.0, gt=0, description="how many ratings of the mean weigh in on how high a user rates"
+    als_user_weight: float | None = Field(
+        None,
+        gt=0,
+        description="how many ratings of the mean weigh in on how high a user rates; unset: as "
+        "many as foretell held-out ratings best",
     )
-    als_restaurant_weight: float = Field(
-        20.0, gt=0, description="the same for how high a restaurant is rated"
+    als_restaurant_weight: float | None = Field(
+        None, gt=0, description="the same for how high a restaurant is rated"
     )
     als_preference_rank: Count = Field(64, description="number of latent factors of the preference")
-    als_preference_reg_param: float = Field(
-        4.0, gt=0, description="ALS regularisation of the preference"
+    als_preference_reg_param: float | None = Field(
+        None,
+        gt=0,
+        description="ALS regularisation of the preference; unset: a fifth of `ALS_ALPHA`",
     )
     als_preference_users: Count = Field(
         100_000,
@@ -162,10 +167,11 @@ class Settings(BaseSettings):
     als_preference_max_iter: Count | None = Field(
         None, description="ALS iterations of the preference; unset: ALS_MAX_ITER"
     )
-    als_alpha: float = Field(
-        20.0,
-        ge=0,
-        description="how much more a restaurant rated with the mean counts than one unrated",
+    als_alpha: float | None = Field(
+        None,
+        gt=0,
+        description="how much more a restaurant rated with the mean counts than one unrated; "
+        "unset: as much as ranks held-out ratings best, 20 where none does so surely",
     )
     als_half_life_days: float | None = Field(
         None,

@@ -17,6 +17,7 @@ def summary_of(run: Mapping[str, Any] | None) -> str:
         _headline(run),
         *_rows(run),
         *_adopted(run),
+        *_chosen(run),
         *_als(run),
         *_lists(run),
         *_clusters(run),
@@ -45,10 +46,26 @@ def _adopted(run: Mapping[str, Any]) -> list[str]:
     adopted = run.get("adopted")
     if not adopted:
         return []
-    taken = ", ".join(f"{name.upper()}={value:g}" for name, value in adopted["parameters"].items())
+    taken = ", ".join(f"{n.upper()}={_value(value)}" for n, value in adopted["parameters"].items())
     by_hand = ", ".join(name.upper() for name in adopted["by_hand"])
     beside = f"; set by hand: {by_hand}" if by_hand else ""
     return [f"  adopted      {taken or 'nothing'}, found by {adopted['run_id']}{beside}"]
+
+
+def _value(parameter: float | None) -> str:
+    return "unset" if parameter is None else f"{parameter:g}"
+
+
+def _chosen(run: Mapping[str, Any]) -> list[str]:
+    chosen = run.get("chosen")
+    if not chosen or not chosen["confidence"]:
+        return []
+    weights, confidence = chosen["weights"], chosen["confidence"]
+    return [
+        f"  chosen       alpha {confidence['alpha']:g}, regularisation "
+        f"{confidence['reg_param']:g}; weights of the mean: user {weights['user']:g}, restaurant "
+        f"{weights['restaurant']:g}"
+    ]
 
 
 def _als(run: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ COLLECTION = "Tuning"
 ADOPTED_ID = "adopted"
 
 # Raise it when the same parameters and ratings come to reach another figure.
-_METHOD = 1
+_METHOD = 2
 _BY_BOTH = {"als_preference_max_iter": "als_max_iter"}
 
 log = logging.getLogger(__name__)

@@ -73,7 +73,7 @@ def test_every_user_gets_the_best_of_what_the_user_has_not_rated(
     spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings, objective: str
 ) -> None:
     settings = db_settings.model_copy(update={"als_objective": objective})
-    model = fitting.fit(spark, city, settings)
+    model = fitting.fit(spark, city, settings, fitting.choose(spark, city, settings))
     scores = scores_of(model, city, settings)
     scores[city.user, city.restaurant] = -np.inf
     with (
@@ -104,7 +104,8 @@ def test_every_user_gets_the_best_of_what_the_user_has_not_rated(
 def test_one_factor_that_is_not_finite_is_found(
     spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings, objective: str
 ) -> None:
-    model = fitting.fit(spark, city, db_settings.model_copy(update={"als_objective": objective}))
+    settings = db_settings.model_copy(update={"als_objective": objective})
+    model = fitting.fit(spark, city, settings, fitting.choose(spark, city, settings))
     if model.preferences is None:
         model.rating.user_factors[7] = np.inf
         told = "1 users have scores that are not finite"

@@ -30,13 +30,13 @@ FLOORS: list[set[str]] = [
         "recommender.elbow",
     },
     {
-        *("recommender.grids", "recommender.models", "recommender.mongo"),
+        *("recommender.grids", "recommender.models", "recommender.mongo", "recommender.splits"),
         "recommender.tastes",
     },
     {
         *("recommender.bulk", "recommender.embedded", "recommender.judging", "recommender.lease"),
         *("recommender.ledger", "recommender.reseeding", "recommender.scripts"),
-        "recommender.tuning",
+        *("recommender.confidence", "recommender.tuning", "recommender.weights"),
     },
     {"recommender.together", "recommender.standings"},
     {
@@ -44,12 +44,12 @@ FLOORS: list[set[str]] = [
         *("recommender.restaurants", "recommender.schedule", "recommender.store"),
     },
     {
-        *("recommender.child", "recommender.clock", "recommender.demo", "recommender.load"),
-        *("recommender.factors", "recommender.mongo_source", "recommender.newcomers"),
+        *("recommender.clock", "recommender.demo", "recommender.factors", "recommender.load"),
+        *("recommender.mongo_source", "recommender.newcomers", "recommender.recovery"),
         *("recommender.published", "recommender.recommend", "recommender.runs"),
         "recommender.spark",
     },
-    {"recommender.gate", "recommender.tuned"},
+    {"recommender.child", "recommender.gate", "recommender.tuned"},
     {"recommender.fitting", "recommender.user_matrix"},
     {"recommender.clusters", "recommender.searching"},
     {"recommender.cluster_documents"},
@@ -117,8 +117,8 @@ def test_only_the_spark_job_loads_pyspark(name: str) -> None:
 
 def test_the_files_that_import_pyspark_are_few_and_known() -> None:
     users = {name for name in MODULES if any(i.startswith("pyspark") for i in imports_of(name))}
-    known = {"als_training", *(f"recommender.{name}" for name in ("fitting", "searching"))}
-    assert users == known | {"recommender.mongo_source", "recommender.spark"}
+    known = ("confidence", "fitting", "mongo_source", "searching", "spark")
+    assert users == {"als_training", *(f"recommender.{name}" for name in known)}
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -12,36 +10,18 @@ from pyspark.sql import SparkSession
 from sklearn.metrics import roc_auc_score
 
 from recommender import fitting
+from recommender.confidence import Confidence
 from recommender.errors import ModelRejectedError
 from recommender.judging import judge_lists, judge_ratings
 from recommender.models import visits_of
 from recommender.ratings import Ratings
 from recommender.settings import Settings
+from recommender.splits import split
+from recommender.weights import Weights
 from tests.support import ratings_of, scores_of
 
-
-def test_the_split_is_seeded_and_loses_nothing(db_settings: Settings) -> None:
-    ratings = ratings_of([(f"u{i:02}", f"r{j}", 3) for i in range(20) for j in range(i % 5 + 1)])
-    train, held_out = fitting.split(ratings, db_settings)
-    again, _ = fitting.split(ratings, db_settings)
-    other, _ = fitting.split(ratings, db_settings.model_copy(update={"seed": 2}))
-    pairs = [set(zip(part.user, part.restaurant, strict=True)) for part in (train, held_out)]
-    assert np.bincount(held_out.user).tolist() == [0, 1, 1, 1, 1] * 4
-    assert pairs[0] | pairs[1] == set(zip(ratings.user, ratings.restaurant, strict=True))
-    assert not pairs[0] & pairs[1]
-    assert np.array_equal(train.restaurant, again.restaurant)
-    assert not np.array_equal(train.restaurant, other.restaurant)
-
-
-def test_the_split_by_time_holds_the_latest_out(db_settings: Settings) -> None:
-    ratings = ratings_of([("u", f"r{j}", 3) for j in range(10)])
-    ratings = replace(ratings, time=np.array([5.0, 9, 1, 0, 7, 2, 3, 8, 4, 6]))
-    by_time = db_settings.model_copy(update={"als_test_split": "time"})
-    assert fitting.split(ratings, by_time)[1].time.tolist() == [9, 8]
-
-
-def by_rating(settings: Settings) -> Settings:
-    return settings.model_copy(update={"als_objective": "rating"})
+CONFIDENCE = Confidence(alpha=20.0, reg_param=4.0)
+USUAL = fitting.Chosen(Weights(), CONFIDENCE)
 
 
 def checkerboard() -> Ratings:
@@ -56,8 +36,8 @@ def test_als_finds_a_checkerboard(
     spark: SparkSession, db_settings: Settings, objective: str
 ) -> None:
     settings = db_settings.model_copy(update={"als_objective": objective})
-    train, held_out = fitting.split(checkerboard(), settings)
-    model = fitting.fit_rating(spark, train, settings)
+    train, held_out = split(checkerboard(), settings)
+    model = fitting.fit_rating(spark, train, settings, Weights())
     share, error = judge_ratings(model, train, held_out, settings)
     assert error["rows"] == 120
     assert error["rmse"] < 0.3
@@ -69,8 +49,8 @@ def test_all_ratings_equal_are_foretold_without_als(
     spark: SparkSession, db_settings: Settings
 ) -> None:
     ratings = ratings_of([(f"u{i}", f"r{j}", 4.0) for i in range(9) for j in range(i % 4 + 1)])
-    train, held_out = fitting.split(ratings, db_settings)
-    model = fitting.fit(spark, train, db_settings)
+    train, held_out = split(ratings, db_settings)
+    model = fitting.fit(spark, train, db_settings, USUAL)
     share, error = judge_ratings(model.rating, train, held_out, db_settings)
     assert (share, error["rmse"]) == (0, pytest.approx(0))
     assert judge_lists(model, train, held_out, db_settings)["ndcg"] > 0
@@ -81,7 +61,7 @@ def test_a_held_out_part_of_strangers_has_no_rmse(
 ) -> None:
     ratings = ratings_of([("u1", "r1", 4), ("u2", "r2", 3), ("u3", "r3", 5)])
     train, held_out = ratings.rows(ratings.user < 2), ratings.rows(ratings.user == 2)
-    model = fitting.fit_rating(spark, train, db_settings)
+    model = fitting.fit_rating(spark, train, db_settings, Weights())
     _, error = judge_ratings(model, train, held_out, db_settings)
     assert (error["rmse"], error["cold"]) == (None, 1)
     assert error["reason"] is not None
@@ -93,7 +73,7 @@ def test_a_preference_is_for_where_one_goes_not_for_what_one_rates_highly(
     """Users go to places of their colour, and rate them with 1 to 5 as it comes."""
     visits = [(i, j) for i in range(30) for j in range(20) if (i + j) % 2 and (i + 3 * j) % 5]
     ratings = ratings_of([(f"u{i:02}", f"r{j:02}", 1 + (i + j) % 5) for i, j in visits])
-    model = fitting.fit(spark, ratings, db_settings)
+    model = fitting.fit(spark, ratings, db_settings, USUAL)
     own_colour = np.add.outer(np.arange(30), np.arange(20)) % 2 == 1
     scores = scores_of(model, ratings, db_settings)
     assert roc_auc_score(own_colour.ravel(), scores.ravel()) > 0.95
@@ -104,11 +84,11 @@ def test_users_who_are_folded_in_get_what_spark_gives_them(
 ) -> None:
     several = city.rows(np.bincount(city.user)[city.user] >= 2)
     visits = visits_of(city, db_settings)
-    preferences = fitting.fit_preferences(spark, city, db_settings)
+    preferences = fitting.fit_preferences(spark, city, db_settings, CONFIDENCE)
     als = ALS(
         rank=db_settings.als_preference_rank,
-        regParam=db_settings.als_preference_reg_param,
-        alpha=db_settings.als_alpha / visits.data.mean(),
+        regParam=CONFIDENCE.reg_param,
+        alpha=CONFIDENCE.alpha / visits.data.mean(),
         implicitPrefs=True,
         seed=db_settings.seed,
         userCol="user",
@@ -131,7 +111,7 @@ def test_only_so_many_users_teach_the_preference(
     spark: SparkSession, city: Ratings, db_settings: Settings
 ) -> None:
     few = db_settings.model_copy(update={"als_preference_users": 2})
-    factors = fitting.fit_preferences(spark, city, few).factors
+    factors = fitting.fit_preferences(spark, city, few, CONFIDENCE).factors
     taught = np.flatnonzero(factors.any(axis=1))
     rated = [set(city.restaurant[city.user == user]) for user in range(len(city.users))]
     pairs = [
@@ -144,7 +124,7 @@ def test_where_nobody_has_rated_two_the_popular_ones_are_recommended(
     spark: SparkSession, db_settings: Settings
 ) -> None:
     ratings = ratings_of([(f"u{i}", f"r{i % 7 * (i % 2)}", 4) for i in range(50)])
-    model = fitting.fit(spark, ratings, db_settings)
+    model = fitting.fit(spark, ratings, db_settings, USUAL)
     popularity = np.bincount(ratings.restaurant)
     assert (scores_of(model, ratings, db_settings).argmax(axis=1) == popularity.argmax()).all()
 
@@ -152,7 +132,7 @@ def test_where_nobody_has_rated_two_the_popular_ones_are_recommended(
 def test_long_lineages_do_not_kill_the_jvm(spark: SparkSession, db_settings: Settings) -> None:
     ratings = ratings_of([(f"u{i}", f"r{i % 7}", i % 5 + 1) for i in range(50)])
     many = db_settings.model_copy(update={"als_max_iter": 40})
-    model = fitting.fit(spark, ratings, many)
+    model = fitting.fit(spark, ratings, many, USUAL)
     assert np.isfinite(model.rating.user_factors).all()
 
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.foldin import Preferences, preferences_of
+from recommender.foldin import Preferences, alternate, preferences_of
 
 ALPHA, REG = 3.0, 0.7
 
@@ -94,3 +94,41 @@ def test_a_user_who_rated_everything_needs_no_square_of_the_city() -> None:
     everything = csr_array(np.full((1, 20_000), 4.0))
     found = made_ready(factors, everything).user_factors(everything)
     assert np.isfinite(found).all()
+
+
+def cost_of(restaurants: NDArray[np.float64], visits: csr_array) -> float:
+    """Return what ALS minimises, each user's factors being the best for the restaurants'."""
+    dense = visits.toarray()
+    users = np.array([als_step(restaurants.astype(np.float32), row) for row in dense])
+    error = ((1 + ALPHA * dense) * ((dense > 0) - users @ restaurants.T) ** 2).sum()
+    users_held = ((dense > 0).sum(axis=1) * (users**2).sum(axis=1)).sum()
+    restaurants_held = ((dense > 0).sum(axis=0) * (restaurants**2).sum(axis=1)).sum()
+    return float(error + REG * (users_held + restaurants_held))
+
+
+def fitted(visits: csr_array, iterations: int, seed: int = 1) -> NDArray[np.float32]:
+    return alternate(visits, 6, alpha=ALPHA, reg_param=REG, iterations=iterations, seed=seed)
+
+
+def test_half_steps_in_turn_lower_what_als_minimises() -> None:
+    _, visits = a_fit(1)
+    costs = [cost_of(fitted(visits, n).astype(np.float64), visits) for n in (1, 2, 3, 5, 10)]
+    assert (np.diff(costs) < 1e-3 * costs[0]).all()
+    assert costs[-1] < 0.9 * costs[0]
+
+
+def test_half_steps_in_turn_settle_where_a_step_leads_to_the_same() -> None:
+    _, visits = a_fit(2)
+    places = fitted(visits, 200).astype(np.float64)
+    users = np.array([als_step(places.astype(np.float32), row) for row in visits.toarray()])
+    again = np.array([als_step(users.astype(np.float32), row) for row in visits.T.toarray()])
+    assert users @ again.T == pytest.approx(users @ places.T, abs=2e-3)
+
+
+def test_a_restaurant_that_nobody_has_rated_has_no_factors() -> None:
+    _, visits = a_fit(3)
+    wider = csr_array((visits.data, visits.indices, visits.indptr), shape=(25, 41))
+    places = fitted(wider, 3)
+    assert np.isnan(places[40]).all()
+    assert np.isfinite(places[:40]).all()
+    assert np.array_equal(places, fitted(wider, 3), equal_nan=True)

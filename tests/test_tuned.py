@@ -131,7 +131,7 @@ def test_what_was_not_searched_for_stays_adopted(db: MongoDatabase, db_settings:
         {"parameters": {"als_alpha": -1}},
         {"parameters": {"als_alpha": "much"}},
         {"parameters": {"als_alpha": float("nan")}},
-        {"parameters": {"als_alpha": None}},
+        {"parameters": {"als_rank": None}},
         {"parameters": {"als_rank": 1.5}},
         {"parameters": {"mongo_uri": "mongodb://elsewhere/"}},
         {"parameters": {"als_top_n": 5}},
