@@ -118,7 +118,7 @@ def train(run: TrainingRun) -> tuple[Ratings, Preferences | None]:
         with run.phase("choose"):
             part, held_out = split(ratings, settings)
             chosen = choose(spark, part, settings)
-            run.record(chosen=asdict(chosen))
+            run.record(chosen=asdict(chosen) if chosen else None)
         with run.phase("train"):
             model = fit(spark, part, settings, chosen)
         with run.phase("evaluate"):

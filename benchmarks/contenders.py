@@ -28,7 +28,7 @@ from recommender.fitting import fit_preferences, fit_rating
 from recommender.models import visits_of
 from recommender.ratings import Ratings
 from recommender.settings import Settings
-from recommender.weights import Weights, find_weights, offsets
+from recommender.weights import find_weights, offsets
 
 Floats: TypeAlias = NDArray[Any]
 # What a fit gives: of rows, the rating of each; of users, (users, restaurants), what ranks.
@@ -93,8 +93,7 @@ def _baseline(part: Ratings, settings: Settings) -> Foretell:
 
 
 def _seed_rating(spark: SparkSession, part: Ratings, settings: Settings) -> Foretell:
-    by_rating = settings.model_copy(update={"als_objective": "rating"})
-    model = fit_rating(spark, part, by_rating, Weights())
+    model = fit_rating(spark, part, settings, None)
     return lambda asked: model.predict(asked.user, asked.restaurant)
 
 
@@ -148,8 +147,7 @@ def _random(part: Ratings, settings: Settings) -> Score:
 
 
 def _seed_ranking(spark: SparkSession, part: Ratings, settings: Settings) -> Score:
-    by_rating = settings.model_copy(update={"als_objective": "rating"})
-    rating = fit_rating(spark, part, by_rating, Weights())
+    rating = fit_rating(spark, part, settings, None)
     places = np.nan_to_num(rating.restaurant_factors)
     return lambda users: rating.user_factors[users] @ places.T
 

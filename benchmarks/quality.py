@@ -43,7 +43,7 @@ from recommender.ratings import Ratings
 from recommender.scripts import run_script
 from recommender.settings import Settings, load_settings
 from recommender.spark import spark_session
-from recommender.splits import split
+from recommender.splits import split, who_liked
 
 OF_RATINGS = ("RMSE", "MAE")
 OF_LISTS = ("NDCG", "recall", "hit rate", "coverage")
@@ -123,13 +123,13 @@ def split_of(ratings: Ratings, settings: Settings, seed: int) -> Split:
     settings = settings.model_copy(update={"seed": seed})
     part, held_out = split(ratings, settings)
     known = held_out.rows(np.isin(held_out.restaurant, part.restaurant))
-    liked = held_out.rows(held_out.rating >= settings.liked)
-    asked = np.unique(liked.user).astype(np.int64)
+    asked, liked = who_liked(held_out, settings)
     if len(asked) > settings.als_evaluate_users:
         chance = np.random.default_rng(seed)
-        asked = np.sort(chance.choice(asked, settings.als_evaluate_users, replace=False))
-    seen, hidden = (csr_array(rows.matrix(1.0)[asked]) for rows in (part, liked))
-    return Split(settings, part, known, asked, seen, hidden)
+        drawn = np.sort(chance.choice(len(asked), settings.als_evaluate_users, replace=False))
+        asked, liked = asked[drawn], csr_array(liked[drawn])
+    seen = csr_array(part.matrix(1.0)[asked])
+    return Split(settings, part, known, asked.astype(np.int64), seen, liked)
 
 
 def ratings_table(

@@ -14,7 +14,7 @@ from recommender.guard import Guarded
 from recommender.lease import Lease
 from recommender.ledger import Ledger, State, Trigger, new_run_id
 from recommender.mongo import MongoDatabase, mongo_errors, one_line, reason_of
-from recommender.recovery import tidy_up
+from recommender.recovery import Tidier
 from recommender.scripts import TimedOut
 from recommender.settings import Settings
 from recommender.store import sweep
@@ -46,6 +46,7 @@ class Trainer:
         self._settings = settings
         self._db = db
         self._script = script
+        self._tidier = Tidier(db, settings.lease_seconds)
         self._lock = threading.Lock()
         self._stopping = False
         self._child: Guarded | None = None
@@ -107,7 +108,7 @@ class Trainer:
         with self._lock:
             watched = self._watcher is not None and self._watcher.is_alive()
         if not watched:
-            tidy_up(self._db, self._settings.lease_seconds)
+            self._tidier.look()
 
     def _spawn(self, run_id: str, log_file: Path, options: list[str]) -> Guarded:
         command: list[str | Path] = [sys.executable, self._script, "--adopt-run", run_id, *options]
@@ -147,7 +148,7 @@ class Trainer:
         except LeaseLostError:
             log.info("training %s: another has taken over", run_id)
         except PyMongoError as failure:
-            # Its lease expires, and the next training marks it as crashed.
+            # Its lease expires, and whoever notices first marks it as crashed.
             log.error("the end of %s could not be written down: %s", run_id, reason_of(failure))
 
 

@@ -18,56 +18,55 @@ from recommender.gate import check_finite
 from recommender.models import Model, RatingModel, visits_of
 from recommender.ratings import Ratings
 from recommender.settings import Settings
+from recommender.splits import teachers
 from recommender.weights import Weights, find_weights, offsets
 
 REMEDY = "raise ALS_REG_PARAM or lower ALS_RANK"
-
-_SEVERAL = 2
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a training chooses by the ratings before it fits to them; see the two modules.
+    """What a training chooses by the ratings before it fits to them.
 
     Attributes
     ----------
     weights
         Those of the rating's offsets.
     confidence
-        That of the preference; None where the rating alone ranks.
+        That of the preference.
     """
 
     weights: Weights
-    confidence: Confidence | None
+    confidence: Confidence
 
 
-def choose(spark: SparkSession, ratings: Ratings, settings: Settings) -> Chosen:
-    """Find what the settings leave unset of how much ratings weigh."""
+def choose(spark: SparkSession, ratings: Ratings, settings: Settings) -> Chosen | None:
+    """Find how much ratings weigh; None where ``ALS_OBJECTIVE=rating`` lets them be as they are."""
     if settings.als_objective == "rating":
-        return Chosen(Weights(), None)
+        return None
     return Chosen(find_weights(ratings, settings), find_confidence(spark, ratings, settings))
 
 
-def fit(spark: SparkSession, ratings: Ratings, settings: Settings, chosen: Chosen) -> Model:
-    """Fit what the settings ask for: ratings, and preferences unless ``ALS_OBJECTIVE=rating``."""
+def fit(spark: SparkSession, ratings: Ratings, settings: Settings, chosen: Chosen | None) -> Model:
+    """Fit ratings and, unless nothing was chosen, preferences."""
+    if chosen is None:
+        return Model(fit_rating(spark, ratings, settings, None), preferences=None)
     rating = fit_rating(spark, ratings, settings, chosen.weights)
-    if chosen.confidence is None:
-        return Model(rating, preferences=None)
     return Model(rating, fit_preferences(spark, ratings, settings, chosen.confidence))
 
 
 def fit_rating(
-    spark: SparkSession, ratings: Ratings, settings: Settings, weights: Weights
+    spark: SparkSession, ratings: Ratings, settings: Settings, weights: Weights | None
 ) -> RatingModel:
     """Fit how much a user would like a restaurant.
 
-    A regularised baseline is taken out first, and ALS explains the rest; if the foretold rating is
-    what ranks, ALS is fitted to the ratings as they are.
+    A regularised baseline is taken out first, and ALS explains the rest; without weights, ALS is
+    fitted to the ratings as they are.
     """
     shape = len(ratings.users), len(ratings.restaurants)
-    if settings.als_objective == "rating":
+    if weights is None:
         baseline, bounds = no_baseline(shape), (-np.inf, np.inf)
     else:
         baseline, bounds = offsets(ratings, weights), (settings.rating_min, settings.rating_max)
@@ -103,9 +102,9 @@ def fit_preferences(
     user's factors follow from those of the restaurants, so that not all users need take part.
     """
     visits = visits_of(ratings, settings)
-    alpha, reg_param = confidence.alpha / float(visits.data.mean()), confidence.reg_param
+    alpha, reg_param = confidence.alpha_of(visits), confidence.reg_param
     factors = np.full((len(ratings.restaurants), settings.als_preference_rank), np.nan, np.float32)
-    rows = _teachers(np.diff(visits.indptr), settings)[ratings.user]
+    rows = teachers(ratings, settings)[ratings.user]
     if rows.any():
         als = _als(spark, settings).setRank(settings.als_preference_rank).setRegParam(reg_param)
         als = als.setImplicitPrefs(True).setAlpha(alpha).setMaxIter(settings.preference_iterations)
@@ -116,16 +115,6 @@ def fit_preferences(
         log.warning("nobody has rated two restaurants: the most popular ones are recommended")
     popularity = np.bincount(ratings.restaurant, minlength=len(ratings.restaurants))
     return preferences_of(factors, popularity, alpha=alpha, reg_param=reg_param)
-
-
-def _teachers(counts: NDArray[np.int64], settings: Settings) -> NDArray[np.bool_]:
-    """Return which users teach the preference, by their counts of ratings."""
-    several = np.flatnonzero(counts >= _SEVERAL)
-    rng = np.random.default_rng(settings.seed)
-    most = min(len(several), settings.als_preference_users)
-    teachers = np.zeros(len(counts), dtype=bool)
-    teachers[rng.choice(several, most, replace=False)] = True
-    return teachers
 
 
 def _als(spark: SparkSession, settings: Settings) -> ALS:

@@ -77,15 +77,14 @@ class Preferences:
         found = np.zeros((visits.shape[0], len(self.spectrum) + 1), dtype=np.float32)
         found[:, -1] = 1
         for users, rated, confidence in self._of_one_length(visits):
-            answers = self._answers(rated, confidence)
-            found[users, :-1] = np.einsum("udn,un->ud", answers, confidence)
+            found[users, :-1] = self._solved(rated, confidence, confidence[..., None])[..., 0]
         return found
 
     def reasons(self, visits: csr_array, items: NDArray[np.int32], count: int) -> NDArray[np.int32]:
         """Return the rated restaurants that speak most for each recommended one.
 
-        A score is a sum over what is rated, u.v_j = sum_i v_j.a_i c_i with the a_i of `_answers`:
-        the restaurants of the largest parts that are above 0 are the reasons.
+        A score is a sum over what is rated, u.v_j = sum_i v_j.a_i c_i, with a_i the solution of
+        `_solved` for restaurant i alone: those of the largest parts above 0 are the reasons.
 
         Parameters
         ----------
@@ -103,7 +102,8 @@ class Preferences:
         """
         found = np.full((*items.shape, count), -1, dtype=np.int32)
         for users, rated, confidence in self._of_one_length(visits):
-            parts = self._answers(rated, confidence) * confidence[:, None, :]
+            each = np.broadcast_to(np.eye(rated.shape[1]), (len(users), *[rated.shape[1]] * 2))
+            parts = self._solved(rated, confidence, each) * confidence[:, None, :]
             wanted = self.factors[items[users]].astype(np.float64)
             speaks = np.matmul(wanted, parts)
             speaks[items[users] < 0] = 0
@@ -113,13 +113,16 @@ class Preferences:
             found[users, :, : order.shape[-1]] = np.where(telling, names, -1)
         return found
 
-    def _answers(
-        self, rated: NDArray[np.int32], confidence: NDArray[np.float64]
+    def _solved(
+        self,
+        rated: NDArray[np.int32],
+        confidence: NDArray[np.float64],
+        sides: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """Return (D + F'WF)^-1 F' of each user, (users, rank, n): what each rating adds to u.
+        """Return (D + F'WF)^-1 F' S of each user, (users, rank, m), for the sides S, (users, n, m).
 
         F are the factors of the n restaurants rated, W = diag(alpha r), and D = V'V + reg n I is
-        diagonal here. Where n is below the rank, the same is D^-1 F' (I + W F D^-1 F')^-1, with
+        diagonal here. Where n is below the rank, the same is D^-1 F' (I + W F D^-1 F')^-1 S, with
         only n unknowns.
         """
         n, rank = rated.shape[1], len(self.spectrum)
@@ -128,10 +131,10 @@ class Preferences:
         if n < rank:
             spread = (factors / diagonal).swapaxes(1, 2)
             inner = np.eye(n) + weights * np.matmul(factors, spread)
-            return np.asarray(np.matmul(spread, np.linalg.inv(inner)))
+            return np.asarray(np.matmul(spread, np.linalg.solve(inner, sides)))
         turned = factors.swapaxes(1, 2)
         normal = np.diag(diagonal) + np.matmul(turned, weights * factors)
-        return np.linalg.solve(normal, turned)
+        return np.linalg.solve(normal, np.matmul(turned, sides))
 
     def _of_one_length(
         self, visits: csr_array
@@ -172,7 +175,7 @@ def preferences_of(
     return Preferences(
         factors=(known @ turn).astype(np.float32),
         spectrum=np.maximum(spectrum, 0),
-        popularity=(popularity / max(1, popularity.max())).astype(np.float32),
+        popularity=(popularity / popularity.max(initial=1)).astype(np.float32),
         alpha=alpha,
         reg_param=reg_param,
     )

@@ -13,6 +13,7 @@ from recommender.evaluation import cross_fitted, ranking_quality, rating_error
 from recommender.models import Model, RatingModel, visits_of
 from recommender.ratings import Ratings
 from recommender.settings import Settings
+from recommender.splits import who_liked
 from recommender.topn import top_n
 
 # From how many ratings on, in the training part, users are judged apart.
@@ -70,14 +71,14 @@ def judge_lists(
         model, one each of ``popular`` and ``random``, and, by how many ratings users have in the
         training part, ``by_activity``. Without anything liked, ``ndcg`` is None for a ``reason``.
     """
-    liked = held_out.rows(held_out.rating >= settings.liked)
-    asked = np.unique(liked.user)
+    asked, hidden = who_liked(held_out, settings)
     if not len(asked):
         return {"users": 0, "ndcg": None, "reason": "no rating held out is of a restaurant liked"}
     rng = np.random.default_rng(settings.seed)
     if len(asked) > settings.als_evaluate_users:
-        asked = np.sort(rng.choice(asked, settings.als_evaluate_users, replace=False))
-    seen, hidden = visits_of(part, settings)[asked], csr_array(liked.matrix(1.0)[asked])
+        drawn = np.sort(rng.choice(len(asked), settings.als_evaluate_users, replace=False))
+        asked, hidden = asked[drawn], csr_array(hidden[drawn])
+    seen = visits_of(part, settings)[asked]
     popularity = np.bincount(part.restaurant, minlength=len(part.restaurants))
     random_users = rng.standard_normal((len(asked), _RANDOM_DIRECTIONS), np.float32)
     random_places = rng.standard_normal((seen.shape[1], _RANDOM_DIRECTIONS), np.float32)

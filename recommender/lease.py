@@ -95,6 +95,13 @@ class Lease:
             self._state.update_one(_key(self._mine), {"$set": {"run_id": None}})
             self._mine = None
 
+    def expire(self) -> None:
+        """Let it run out now, if it is still ours, as if its holder had been silent for long."""
+        if self._mine is not None:
+            past: list[Document] = [{"$set": {"expires_at": {"$subtract": [_NOW, 1]}}}]
+            self._state.update_one(_key(self._mine), past)
+            self._mine = None
+
     def _expiry(self) -> Document:
         return {"$add": [_NOW, self._milliseconds]}
 

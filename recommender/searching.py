@@ -40,7 +40,7 @@ from recommender.splits import of_fold, split
 from recommender.standings import best_of, document_of, svg_of, table_of
 from recommender.tuned import KeptFits, adopt, fingerprint, forget, take_over_adopted
 from recommender.tuning import Budget, Candidate, explore
-from recommender.weights import find_weights
+from recommender.weights import Weights, find_weights
 
 _FOLDS = 3
 _PARAMS: dict[str, Param[Any]] = {
@@ -140,24 +140,36 @@ def reached(
     ModelRejectedError
         If the fit did not hold.
     """
-    weights = find_weights(part, settings)
     if search is PREFERENCE:
-        confidence = find_confidence(spark, part, settings)
-        preferences = fit_preferences(spark, part, settings, confidence)
-        model = Model(offsets_alone(part, settings, weights), preferences)
-        figures = judge_lists(model, part, held_out, settings)
+        figures = _lists_reached(spark, part, held_out, settings)
         figure = figures["ndcg"]
     else:
-        rating = (
-            offsets_alone(part, settings, weights)
-            if search is BASELINE
-            else fit_rating(spark, part, settings, weights)
-        )
-        _, figures = judge_ratings(rating, part, held_out, settings)
+        figures = _ratings_reached(spark, part, held_out, settings, alone=search is BASELINE)
         figure = figures["rmse"]
     if figure is None:
         raise DataError(f"no {search.measure}: {figures['reason']}")
     return float(figure)
+
+
+def _lists_reached(
+    spark: SparkSession, part: Ratings, held_out: Ratings, settings: Settings
+) -> dict[str, Any]:
+    confidence = find_confidence(spark, part, settings)
+    preferences = fit_preferences(spark, part, settings, confidence)
+    model = Model(offsets_alone(part, settings, Weights()), preferences)
+    return judge_lists(model, part, held_out, settings)
+
+
+def _ratings_reached(
+    spark: SparkSession, part: Ratings, held_out: Ratings, settings: Settings, *, alone: bool
+) -> dict[str, Any]:
+    """Fit the offsets ``alone``, or ALS on top of them."""
+    weights = None if settings.als_objective == "rating" else find_weights(part, settings)
+    if alone and weights:
+        rating = offsets_alone(part, settings, weights)
+    else:
+        rating = fit_rating(spark, part, settings, weights)
+    return judge_ratings(rating, part, held_out, settings)[1]
 
 
 def folds_of(ratings: Ratings, settings: Settings, folds: int) -> list[tuple[Ratings, Ratings]]:

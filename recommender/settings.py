@@ -160,9 +160,9 @@ class Settings(BaseSettings):
         description="ALS regularisation of the preference; unset: a fifth of `ALS_ALPHA`",
     )
     als_preference_users: Count = Field(
-        100_000,
+        50_000,
         description="users of two ratings and more whom the preference is fitted to, at most, "
-        "chosen at random; the others are folded in",
+        "drawn by how many more; the others are folded in",
     )
     als_preference_max_iter: Count | None = Field(
         None, description="ALS iterations of the preference; unset: ALS_MAX_ITER"

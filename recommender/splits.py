@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from recommender.evaluation import held_out_rows
 from recommender.ratings import Ratings
@@ -38,20 +39,34 @@ def of_fold(settings: Settings, fold: int) -> Settings:
     return settings.model_copy(update={"seed": (settings.seed + fold) % _SEEDS})
 
 
-def some_users(ratings: Ratings, most: int, settings: Settings, *, least: int = 1) -> Ratings:
-    """Return the ratings of random users, at most so many ratings in all.
-
-    Parameters
-    ----------
-    most
-        Ratings to return, at most, but for those of the first user.
-    least
-        Least ratings of a user to be among them.
-    """
+def some_users(ratings: Ratings, most: int, settings: Settings) -> Ratings:
+    """Return the ratings of random users, at most so many ratings in all, or of one user."""
     counts = np.bincount(ratings.user, minlength=len(ratings.users))
-    chance = np.random.default_rng(settings.seed).permutation(len(counts))
-    several = chance[counts[chance] >= least]
-    taken = several[: max(1, np.searchsorted(counts[several].cumsum(), most, side="right"))]
+    chance = np.random.default_rng(settings.seed).permutation(np.flatnonzero(counts))
+    taken = chance[: max(1, np.searchsorted(counts[chance].cumsum(), most, side="right"))]
     chosen = np.zeros(len(counts), dtype=bool)
     chosen[taken] = True
     return ratings.rows(chosen[ratings.user])
+
+
+def teachers(ratings: Ratings, settings: Settings) -> NDArray[np.bool_]:
+    """Return which users, (users,), teach the preference: those of two ratings and more.
+
+    If there are more than ``ALS_PREFERENCE_USERS``, those are drawn whose ratings go together with
+    more others: with weight n - 1, without replacement, by exponential clocks of that rate
+    (Efraimidis and Spirakis, 2006).
+    """
+    counts = np.bincount(ratings.user, minlength=len(ratings.users))
+    several = np.flatnonzero(counts >= 2)
+    rings_at = np.random.default_rng(settings.seed).exponential(1 / (counts[several] - 1.0))
+    first = np.argsort(rings_at, kind="stable")[: settings.als_preference_users]
+    chosen = np.zeros(len(counts), dtype=bool)
+    chosen[several[first]] = True
+    return chosen
+
+
+def who_liked(held_out: Ratings, settings: Settings) -> tuple[NDArray[np.int32], csr_array]:
+    """Return the users who liked something of what is held out, and what: (users, restaurants)."""
+    liked = held_out.rows(held_out.rating >= settings.liked)
+    asked = np.unique(liked.user)
+    return asked, csr_array(liked.matrix(1.0)[asked])

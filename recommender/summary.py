@@ -58,7 +58,7 @@ def _value(parameter: float | None) -> str:
 
 def _chosen(run: Mapping[str, Any]) -> list[str]:
     chosen = run.get("chosen")
-    if not chosen or not chosen["confidence"]:
+    if not chosen:
         return []
     weights, confidence = chosen["weights"], chosen["confidence"]
     return [

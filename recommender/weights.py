@@ -62,8 +62,10 @@ def find_weights(ratings: Ratings, settings: Settings) -> Weights:
         for one, ladder in zip(given, (_OF_USERS, _OF_RESTAURANTS), strict=True)
     )
     tried = [Weights(*pair) for pair in product(users, restaurants)]
+    if len(tried) == 1:
+        return tried[0]
     parts = list(_parts(some_users(ratings, _MOST_RATINGS, settings), settings))
-    if len(tried) == 1 or not parts:
+    if not parts:
         usual = zip(given, (Weights.user, Weights.restaurant), strict=True)
         return Weights(*(default if one is None else one for one, default in usual))
     return min(tried, key=lambda weights: sum(_error(weights, *part, settings) for part in parts))
@@ -72,7 +74,7 @@ def find_weights(ratings: Ratings, settings: Settings) -> Weights:
 def _parts(ratings: Ratings, settings: Settings) -> Iterator[tuple[Ratings, Ratings]]:
     """Yield what is fitted to and what is held out, as often as makes the outcome sure."""
     enough = 0
-    for fold in range(_MOST_FOLDS):
+    for fold in range(1 if settings.als_test_split == "time" else _MOST_FOLDS):
         part, held_out = split(ratings, of_fold(settings, fold))
         known = held_out.rows(np.isin(held_out.restaurant, part.restaurant))
         enough += len(known)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from recommender import confidence as confidence_module
 from recommender.confidence import USUAL_ALPHA, Confidence, find_confidence
 from recommender.ratings import Ratings
 from recommender.settings import Settings
@@ -41,10 +40,10 @@ def test_the_regularisation_by_hand_is_that_of_the_alpha_found(
     by_hand = quick.model_copy(update={"als_preference_reg_param": 0.3})
     found = find_confidence(spark, dense(1), by_hand)
     assert found.reg_param == 0.3
-    assert found.alpha in confidence_module._ALPHAS
+    assert found.alpha == find_confidence(spark, dense(1), by_hand).alpha
 
 
-def test_where_users_have_been_nearly_everywhere_alpha_is_low(
+def test_where_users_have_been_to_most_of_what_suits_them_alpha_is_low(
     spark: SparkSession, quick: Settings
 ) -> None:
     found = find_confidence(spark, dense(2), quick)
@@ -65,17 +64,30 @@ def test_where_nothing_can_be_judged_it_is_the_usual_one(
     assert find_confidence(spark, ratings_of(rows), quick) == Confidence(USUAL_ALPHA, 4)
 
 
-@pytest.mark.parametrize("seed", [0, 2, 4])
-def test_a_gain_that_is_chance_does_not_move_it(
-    spark: SparkSession, quick: Settings, seed: int
-) -> None:
+def chance(seed: int) -> Ratings:
+    """Users who have been to any three of many places."""
     rng = np.random.default_rng(seed)
-    rows = [
-        (f"u{user}", f"r{place:03}", 5.0)
-        for user in range(40)
-        for place in rng.choice(300, 3, replace=False)
-    ]
-    assert find_confidence(spark, ratings_of(rows), quick).alpha == USUAL_ALPHA
+    return ratings_of(
+        [
+            (f"u{user}", f"r{place:03}", 5.0)
+            for user in range(40)
+            for place in rng.choice(300, 3, replace=False)
+        ]
+    )
+
+
+def test_chance_seldom_moves_it(spark: SparkSession, quick: Settings) -> None:
+    found = [find_confidence(spark, chance(seed), quick).alpha for seed in range(20)]
+    assert found.count(USUAL_ALPHA) >= 18
+
+
+@pytest.mark.parametrize("ratings", [2, 3])
+def test_a_single_user_of_several_ratings_does_not_move_it(
+    spark: SparkSession, quick: Settings, ratings: int
+) -> None:
+    rows = [("several", f"r{place}", 5.0) for place in range(ratings)]
+    rows += [(f"u{user}", f"r{user % 9}", 5.0) for user in range(30)]
+    assert find_confidence(spark, ratings_of(rows), quick) == Confidence(USUAL_ALPHA, 4)
 
 
 def test_it_is_seeded(spark: SparkSession, quick: Settings) -> None:

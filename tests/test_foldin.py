@@ -132,3 +132,7 @@ def test_a_restaurant_that_nobody_has_rated_has_no_factors() -> None:
     assert np.isnan(places[40]).all()
     assert np.isfinite(places[:40]).all()
     assert np.array_equal(places, fitted(wider, 3), equal_nan=True)
+
+
+def test_where_nobody_has_rated_nothing_has_factors() -> None:
+    assert np.isnan(fitted(csr_array((0, 5)), 2)).all()

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pymongo.errors import AutoReconnect
 
+from recommender import recovery
 from recommender.clock import TrainingClock
-from recommender.lease import COLLECTION, LEASE_ID, Lease, holder
+from recommender.errors import DatabaseUnavailableError, LeaseLostError
+from recommender.lease import COLLECTION, LEASE_ID, Lease, abandoned, holder
 from recommender.ledger import Ledger
 from recommender.mongo import MongoDatabase
-from recommender.recovery import tidy_up
+from recommender.recovery import Tidier
 from recommender.schedule import Schedule
 from recommender.settings import Settings
-from recommender.store import RECOMMENDATIONS
+from recommender.store import RECOMMENDATIONS, sweep
 from tests.waiting import until
 
 MINUTE = 60.0
@@ -33,9 +36,27 @@ def silent(db: MongoDatabase, db_settings: Settings) -> Lease:
     return lease
 
 
+class Watch:
+    """A steady clock that is turned by hand."""
+
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
 def expire(db: MongoDatabase) -> None:
     past = [{"$set": {"expires_at": {"$subtract": ["$$NOW", 1]}}}]
     db[COLLECTION].update_one({"_id": LEASE_ID}, past)
+
+
+def tidy_up(db: MongoDatabase) -> None:
+    """Look at a lease that has run out, and again after a minute."""
+    watch = Watch()
+    tidier = Tidier(db, MINUTE, watch)
+    tidier.look()
+    watch.seconds += MINUTE
+    tidier.look()
 
 
 def published_by(db: MongoDatabase) -> list[str]:
@@ -49,7 +70,7 @@ def state(db: MongoDatabase) -> str:
 @pytest.mark.usefixtures("silent")
 def test_a_training_that_fell_silent_is_crashed_and_its_switch_finished(db: MongoDatabase) -> None:
     expire(db)
-    tidy_up(db, MINUTE)
+    tidy_up(db)
     assert (state(db), published_by(db)) == ("crashed", ["run-1"])
     assert not [name for name in db.list_collection_names() if ".staged." in name]
     assert holder(db) is None
@@ -58,20 +79,64 @@ def test_a_training_that_fell_silent_is_crashed_and_its_switch_finished(db: Mong
 
 @pytest.mark.usefixtures("silent")
 def test_a_training_that_renews_its_lease_is_left_alone(db: MongoDatabase) -> None:
-    tidy_up(db, MINUTE)
+    tidy_up(db)
     assert (state(db), published_by(db)) == ("queued", ["run-0"])
     assert (holder(db) or {})["run_id"] == "run-1"
 
 
-def test_what_woke_up_too_late_may_not_publish(db: MongoDatabase, silent: Lease) -> None:
-    expire(db)
-    tidy_up(db, MINUTE)
-    with pytest.raises(Exception, match="no longer holds the lease"):
+def test_a_training_that_was_cut_off_has_as_long_again_to_renew_its_lease(
+    db: MongoDatabase, silent: Lease
+) -> None:
+    watch = Watch()
+    tidier = Tidier(db, MINUTE, watch)
+    for _ in range(2):  # in two outages, far apart
+        expire(db)
+        tidier.look()
+        watch.seconds += MINUTE - 1
+        tidier.look()
+        assert state(db) == "queued"
         silent.renew()
+        watch.seconds += MINUTE
+        tidier.look()
+    assert state(db) == "queued"
+    assert (holder(db) or {})["run_id"] == "run-1"
+
+
+def test_what_wakes_up_while_it_is_tidied_up_after_may_not_publish(
+    db: MongoDatabase, silent: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def renewed_meanwhile(db: MongoDatabase) -> None:
+        assert (holder(db) or {})["run_id"] == "run-1"
+        with pytest.raises(LeaseLostError):
+            silent.renew()
+        sweep(db)
+
+    monkeypatch.setattr(recovery, "sweep", renewed_meanwhile)
+    expire(db)
+    tidy_up(db)
+    assert published_by(db) == ["run-1"]
+
+
+@pytest.mark.usefixtures("silent")
+def test_what_could_not_be_tidied_up_is_tried_again(
+    db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(db: MongoDatabase) -> None:
+        raise AutoReconnect("gone")
+
+    expire(db)
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "sweep", cut_off)
+        with pytest.raises(DatabaseUnavailableError, match="tidying up"):
+            tidy_up(db)
+    assert holder(db) is None
+    assert published_by(db) == ["run-0"]
+    tidy_up(db)
+    assert (state(db), published_by(db)) == ("crashed", ["run-1"])
 
 
 def test_without_a_training_nothing_is_done(db: MongoDatabase) -> None:
-    tidy_up(db, MINUTE)
+    tidy_up(db)
     assert db.list_collection_names() == []
 
 
@@ -80,13 +145,10 @@ def test_whoever_took_over_meanwhile_does_it_instead(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expire(db)
-
-    def abandoned_until_taken(db: MongoDatabase) -> dict[str, str]:
-        Lease(db, MINUTE).acquire("run-2")
-        return {"run_id": "run-1"}
-
-    monkeypatch.setattr("recommender.recovery.abandoned", abandoned_until_taken)
-    tidy_up(db, MINUTE)
+    dead = abandoned(db)
+    Lease(db, MINUTE).acquire("run-2")
+    monkeypatch.setattr(recovery, "abandoned", lambda db: dead)
+    tidy_up(db)
     assert state(db) == "queued"
     assert (holder(db) or {})["run_id"] == "run-2"
 
@@ -96,10 +158,8 @@ def test_the_clock_tidies_up_between_two_slots(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recommender.clock._MOST_SECONDS", 0.05)
-    hour = 3600.0
-    clock = TrainingClock(
-        Schedule(db, hour), pytest.fail, hour, tidy_up=lambda: tidy_up(db, MINUTE)
-    )
+    hour, tidier = 3600.0, Tidier(db, 0.1)
+    clock = TrainingClock(Schedule(db, hour), pytest.fail, hour, tidier.look)
     clock.start()
     try:
         expire(db)

@@ -9,7 +9,7 @@ import pytest
 
 from recommender.ratings import Ratings
 from recommender.settings import Settings
-from recommender.splits import of_fold, some_users, split
+from recommender.splits import of_fold, some_users, split, teachers
 from tests.support import ratings_of
 
 
@@ -55,16 +55,30 @@ def test_the_seed_of_a_fold_stays_one(db_settings: Settings) -> None:
     assert of_fold(last, 2).seed == 1
 
 
-@pytest.mark.parametrize("most", [1, 7, 30, 60, 1000])
+@pytest.mark.parametrize("most", [1, 7, 30, 59, 60, 1000])
 def test_some_users_come_with_all_their_ratings(most: int, db_settings: Settings) -> None:
     ratings = staircase()
-    some = some_users(ratings, most, db_settings, least=2)
+    some = some_users(ratings, most, db_settings)
     whole = {u: sum(one == u for one, _ in pairs(ratings)) for u in set(some.user.tolist())}
     assert np.bincount(some.user, minlength=20)[list(whole)].tolist() == list(whole.values())
-    assert min(whole.values()) >= 2
     assert len(some) <= most or len(whole) == 1
-    assert len(some) == 56 or len(some) + 5 > most  # all who may be, or no other would fit
+    assert len(some) == 60 or len(some) + 5 > most  # everybody, or no other would fit
 
 
-def test_nobody_is_some_users_where_nobody_has_enough(db_settings: Settings) -> None:
-    assert len(some_users(ratings_of([("u", "r", 3)]), 10, db_settings, least=2)) == 0
+def test_teachers_are_who_has_rated_two(db_settings: Settings) -> None:
+    assert teachers(staircase(), db_settings).tolist() == [False, True, True, True, True] * 4
+
+
+def test_where_teachers_are_too_many_those_of_more_ratings_are_drawn_for_choice(
+    db_settings: Settings,
+) -> None:
+    ratings = staircase()
+    drawn = np.zeros(5)
+    for seed in range(200):
+        few = db_settings.model_copy(update={"als_preference_users": 4, "seed": seed})
+        chosen = teachers(ratings, few)
+        assert chosen.sum() == 4
+        drawn += chosen.reshape(4, 5).sum(axis=0)
+    assert drawn[0] == 0
+    # Of those of 2, 3, 4 and 5 ratings; the weights 1 : 2 : 3 : 4, flattened as the best run out.
+    assert drawn[1:] / drawn.sum() == pytest.approx([0.11, 0.21, 0.31, 0.37], abs=0.05)

@@ -30,7 +30,7 @@ def any_scale(db_settings: Settings) -> Settings:
 
 @pytest.mark.parametrize(
     ("deviations", "around"),
-    [((0.5, 0.5, 0.5), (1, 1)), ((0.2, 0.5, 0.6), (9, 1.4)), ((0.5, 0.1, 0.6), (1.4, 36))],
+    [((0.5, 0.5, 0.5), (1, 1)), ((0.2, 0.5, 0.6), (9, 1.4)), ((0.7, 0.08, 0.6), (0.75, 56))],
 )
 def test_they_are_the_variance_of_ratings_by_that_of_offsets(
     deviations: tuple[float, float, float], around: tuple[float, float], any_scale: Settings
