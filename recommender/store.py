@@ -28,6 +28,7 @@ from recommender.errors import PublishError
 from recommender.lease import COLLECTION as STATE
 from recommender.mongo import Document, MongoDatabase, mongo_errors, reason_of
 from recommender.scripts import signals_deferred
+from recommender.spot_checks import LOOKED_AT, faults_found
 from recommender.together import Replacement, has_transactions, replace_together
 
 RECOMMENDATIONS = "Recommendations"
@@ -87,6 +88,7 @@ class Stage:
         self.target = target
         self.name = f"{target}{_STAGED}{run_id}"
         self._db = db
+        self._run_id = run_id
         self._unique = unique
         self._keep_others = keep_others
 
@@ -110,7 +112,8 @@ class Stage:
         Raises
         ------
         PublishError
-            If another number of documents is there, or the target's validator would refuse one.
+            If another number of documents is there, the target's validator would refuse one, or one
+            of those that are looked at is not as readers expect it.
         """
         with mongo_errors(f"checking what is to become {self.target}"):
             collection = self._db[self.name]
@@ -120,6 +123,7 @@ class Stage:
             copy_indexes(self._db[self.target], collection)
             found = collection.count_documents({})
             misfits = count_misfits(self._db[self.target], collection)
+            faults = faults_found(collection, self._run_id)
             if found != expected or not found:
                 raise PublishError(
                     f"{found:,} documents are staged for {self.target} where {expected:,} were "
@@ -129,6 +133,11 @@ class Stage:
                 raise PublishError(
                     f"{misfits:,} of {found:,} documents staged for {self.target} do not fit the "
                     "validator that it has; nothing was published; change the validator (collMod)"
+                )
+            if faults:
+                raise PublishError(
+                    f"of {min(found, LOOKED_AT)} documents looked at that are staged for "
+                    f"{self.target}, {len(faults)} are wrong: {faults[0]}; nothing was published"
                 )
 
     def carry_over(self) -> None:

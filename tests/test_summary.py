@@ -55,10 +55,21 @@ def run(**changes: Any) -> dict[str, Any]:
 
 
 def test_it_tells_what_was_adopted_of_a_search() -> None:
-    adopted = {"run_id": "t1", "parameters": {"als_alpha": 40.0}, "by_hand": ["als_rank"]}
+    parameters = {"als_alpha": 40.0, "als_user_weight": None}
+    adopted = {"run_id": "t1", "parameters": parameters, "by_hand": ["als_rank"]}
     lines = summary_of(run(adopted=adopted)).splitlines()
-    assert "  adopted      ALS_ALPHA=40, found by t1; set by hand: ALS_RANK" in lines
+    told = "ALS_ALPHA=40, ALS_USER_WEIGHT=unset, found by t1; set by hand: ALS_RANK"
+    assert f"  adopted      {told}" in lines
     assert "adopted" not in summary_of(run())
+
+
+def test_it_tells_what_was_chosen() -> None:
+    weights = {"user": 3.0, "restaurant": 2.5}
+    chosen = {"weights": weights, "confidence": {"alpha": 20.0, "reg_param": 4.0}}
+    lines = summary_of(run(chosen=chosen)).splitlines()
+    told = "alpha 20, regularisation 4; weights of the mean: user 3, restaurant 2.5"
+    assert f"  chosen       {told}" in lines
+    assert "chosen" not in summary_of(run(chosen=None))
 
 
 def test_it_tells_what_the_gate_would_have_rejected() -> None:

@@ -13,6 +13,7 @@ RENAME = "renameCollection"
 
 PHASES = (
     Moment("while it reads", "read", Trap("find", "Reviews")),
+    Moment("while it chooses", "choose"),
     Moment("while it trains", "train"),
     Moment("while it evaluates", "evaluate", Trap("update", "TrainingRuns", skip=2), "train"),
     Moment("while it refits", "refit"),

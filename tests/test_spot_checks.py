@@ -1,0 +1,50 @@
+"""The last look at what is staged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from bson import ObjectId
+
+from recommender.errors import PublishError
+from recommender.mongo import Document, MongoDatabase
+from recommender.spot_checks import LOOKED_AT, fault_of
+from recommender.store import RECOMMENDATIONS, staged
+
+ENTRIES = [(ObjectId(), 2.0), ("1", 2.0), (1, -0.5)]
+
+
+def document(entries: list[tuple[Any, float]], **fields: Any) -> Document:
+    listed = [{"gmap_id": gmap_id, "score": score} for gmap_id, score in entries]
+    return {"run_id": "r1", "recommendations": listed, **fields}
+
+
+@pytest.mark.parametrize(
+    "found", [document(ENTRIES), document([]), {"run_id": "r1", "columns": ["a"]}]
+)
+def test_what_is_as_it_should_be_passes(found: Document) -> None:
+    assert fault_of(found, "r1") is None
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (document(ENTRIES, run_id="r0"), "run_id is 'r0', not 'r1'"),
+        (document([("a", float("nan"))]), "not finite"),
+        (document([("a", float("inf")), ("b", 1.0)]), "not finite"),
+        (document(ENTRIES[::-1]), "not best first"),
+        (document([("a", 2.0), ("a", 1.0)]), "twice"),
+    ],
+)
+def test_what_is_not_is_told(found: Document, told: str) -> None:
+    assert told in (fault_of(found, "r1") or "")
+
+
+def test_a_stage_with_a_fault_is_not_published(db: MongoDatabase) -> None:
+    good = [document(ENTRIES, user_id=n) for n in range(LOOKED_AT - 1)]
+    with staged(db, RECOMMENDATIONS, "r1", "user_id") as stage:
+        stage.insert([*good, document(ENTRIES[::-1], user_id="bad")])
+        with pytest.raises(PublishError, match=r"Recommendations, 1 are wrong: .* not best first"):
+            stage.seal(LOOKED_AT)
+    assert db.list_collection_names() == []
