@@ -19,6 +19,7 @@ from recommender.settings import load_settings
 _BAR_WIDTH = 40
 _GIANT_SHARE = 0.5
 _LEAST_SHARE_PLACED = 0.5
+_MOST_MISPLACED = 0.5
 
 
 def count_users(model: PublishedModel, ratings: Ratings) -> tuple[NDArray[np.int64], int]:
@@ -43,7 +44,8 @@ def check_belongs(counts: NDArray[np.int64], unplaced: int, model: PublishedMode
     Raises
     ------
     DataError
-        If the model can place less than half as large a share of the users as in its training.
+        If the model can place less than half as large a share of the users as in its training, or
+        if half of those whom it places would have to be in other clusters for the sizes to fit.
     """
     users = int(counts.sum()) + unplaced
     placed_trained = sum(model.sizes)
@@ -52,6 +54,13 @@ def check_belongs(counts: NDArray[np.int64], unplaced: int, model: PublishedMode
         raise DataError(
             f"the model of training {model.run_id} can place {counts.sum():,} of {users:,} users "
             "only: it was not trained on these reviews; check MONGO_DB or train anew"
+        )
+    shares, trained = counts / max(counts.sum(), 1), np.array(model.sizes) / max(placed_trained, 1)
+    misplaced = np.abs(shares - trained).sum() / 2
+    if misplaced > _MOST_MISPLACED:
+        raise DataError(
+            f"{misplaced:.0%} of the users are in other clusters than the sizes of training "
+            f"{model.run_id} say: it was not trained on these reviews; check MONGO_DB or train anew"
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from dists import distances
 from recommender.errors import DataError
 from recommender.factors import PublishedFactors, load_factors
-from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors
+from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors, one_line
 from recommender.published import PublishedModel, load_model
 from recommender.ratings import Ratings, decode_ids
 from recommender.reviews import given_rating, ratings_given, ratings_of_user
@@ -69,10 +69,10 @@ def report(
     ]
     if nearest:
         cluster_id, distance = nearest[0]
-        others = ", ".join(f"{other} at {far:.3f}" for other, far in nearest[1:]) or "none"
+        others = ", ".join(f"{other} at {far:.5f}" for other, far in nearest[1:]) or "none"
         lines += [
             f"Cluster       {cluster_id} of {model.sizes[cluster_id]:,} users at distance "
-            f"{distance:.3f}; next: {others}",
+            f"{distance:.5f}; next: {others}",
             f"Recommended   by cluster {cluster_id}, less what is rated:",
         ]
         recommendations = model.clusters[cluster_id]["recommendations"]
@@ -95,8 +95,8 @@ def _listed(entries: list[Document], names: dict[Any, str]) -> list[str]:
     lines = [] if entries else ["  nothing: all of the list is rated"]
     for place, entry in enumerate(entries, start=1):
         gmap_id = entry["gmap_id"]
-        name = f"  {names[gmap_id]}" if gmap_id in names else ""
-        lines.append(f"  {place:>3}. {entry['score']:8.4f}  {gmap_id}{name}")
+        name = f"  {one_line(names[gmap_id])}" if gmap_id in names else ""
+        lines.append(f"  {place:>3}. {entry['score']:8.4f}  {one_line(str(gmap_id))}{name}")
     return lines
 
 

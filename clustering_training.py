@@ -155,7 +155,7 @@ def train(run: TrainingRun, ratings: Ratings, preferences: Preferences | None = 
                 *metadata_documents(found, matrix, scored, ratings, run),
                 *factors_documents(run, ratings, preferences, shown),
             ],
-            before_publishing=run.may_publish,
+            may_publish=run.may_publish,
         )
 
 

@@ -138,7 +138,7 @@ class Trainer:
         overdue = threading.Event()
         code = self._wait(child, overdue)
         log.log(logging.ERROR if code else logging.INFO, "training %s ended: %d", run_id, code)
-        state, error = _outcome(code, overdue=overdue.is_set())
+        state, error = _outcome(code, overdue=overdue.is_set(), stopping=self._stopping)
         try:
             if Ledger(self._db).close(run_id, state, code, error):
                 log.error("training %s: %s", run_id, error)
@@ -152,12 +152,12 @@ class Trainer:
             log.error("the end of %s could not be written down: %s", run_id, reason_of(failure))
 
 
-def _outcome(code: int, *, overdue: bool) -> tuple[State, str]:
+def _outcome(code: int, *, overdue: bool, stopping: bool) -> tuple[State, str]:
     if overdue or code == TimedOut.exit_code:
         how = "was killed, as it hung" if overdue else "could not clean up"
         return "failed", f"the training took longer than TRAIN_TIMEOUT_MINUTES and {how}"
-    if code == _SIGTERM_CODE:
-        return "cancelled", "stopped by SIGTERM before it could say so"
+    if code == _SIGTERM_CODE or (code == _SIGKILL_CODE and stopping):
+        return "cancelled", "stopped with the service before it could say so"
     if code == _SIGKILL_CODE:
         return "crashed", "the training was killed"
     if code == ModelRejectedError.exit_code:

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 
 from recommender.checks import distance_checks, user_checks
 from recommender.clusters import Clustering
-from recommender.factors import factors_document, live_factors
+from recommender.factors import factors_document, live_factors, still_shown
 from recommender.foldin import Preferences
 from recommender.mongo import Document
 from recommender.ratings import Ratings, decode_ids, rating_shift
@@ -141,6 +141,6 @@ def factors_documents(
     """
     if preferences is None:
         live = live_factors(run.db)
-        return [{**live, "run_id": run.run_id}] if live else []
+        return [still_shown(live, ratings.restaurants, shown, run.run_id)] if live else []
     shift = rating_shift(run.settings.rating_min)
     return [factors_document(preferences, ratings.restaurants, shown, run.run_id, shift)]

@@ -20,7 +20,8 @@ from scipy.sparse import csr_array
 from recommender.evaluation import ndcg_of_each
 from recommender.foldin import alternate, preferences_of
 from recommender.models import visits_of
-from recommender.ratings import Ratings
+from recommender.ratings import Ratings, rating_shift
+from recommender.scoring import city_scores
 from recommender.settings import Settings
 from recommender.splits import of_fold, split, teachers, who_liked
 from recommender.topn import top_n
@@ -106,7 +107,7 @@ class Trial:
     teachers
         bool (users,), whose visits the fit is taught by.
     popularity
-        int64 (restaurants,), how many have rated each.
+        float64 (restaurants,), what breaks ties; see `recommender.scoring.city_scores`.
     asked
         int32, the users who are judged.
     liked
@@ -117,7 +118,7 @@ class Trial:
 
     visits: csr_array
     teachers: NDArray[np.bool_]
-    popularity: NDArray[np.int64]
+    popularity: NDArray[np.float64]
     asked: NDArray[np.int32]
     liked: csr_array
     settings: Settings
@@ -137,7 +138,11 @@ def _trials(ratings: Ratings, settings: Settings) -> Iterator[Trial]:
             yield Trial(
                 visits=visits_of(part, settings),
                 teachers=teachers(part, settings),
-                popularity=np.bincount(part.restaurant, minlength=len(part.restaurants)),
+                popularity=city_scores(
+                    part.restaurant,
+                    part.rating + rating_shift(settings.rating_min),
+                    len(part.restaurants),
+                ),
                 asked=asked,
                 liked=liked,
                 settings=settings,

@@ -120,6 +120,27 @@ def live_factors(db: MongoDatabase) -> Document | None:
         return metadata.find_one({"_id": FACTORS_ID})
 
 
+def still_shown(
+    live: Document, restaurants: pa.StringArray, shown: NDArray[np.bool_], run_id: str
+) -> Document:
+    """Return the published document with what may be recommended now, for another training.
+
+    Parameters
+    ----------
+    live
+        The document.
+    restaurants, shown
+        Keys of the ids, and which may be recommended; others stay as they are.
+    run_id
+        The training that writes.
+    """
+    keys = pa.array([str(encode_id(gmap_id)) for gmap_id in live["gmap_ids"]], pa.string())
+    place = positions_in(restaurants, keys)
+    before = np.frombuffer(live["shown"], np.bool_)
+    now = np.where(place >= 0, shown[place], before)
+    return {**live, "run_id": run_id, "shown": now.tobytes()}
+
+
 def load_factors(db: MongoDatabase) -> PublishedFactors | None:
     """Read the published factors; None where no training has published any.
 

@@ -16,7 +16,8 @@ from recommender.confidence import Confidence, find_confidence
 from recommender.foldin import Preferences, preferences_of
 from recommender.gate import check_finite
 from recommender.models import Model, RatingModel, visits_of
-from recommender.ratings import Ratings
+from recommender.ratings import Ratings, rating_shift
+from recommender.scoring import city_scores
 from recommender.settings import Settings
 from recommender.splits import teachers
 from recommender.weights import Weights, find_weights, offsets
@@ -113,7 +114,8 @@ def fit_preferences(
         factors = factor_matrix(model.itemFactors, len(ratings.restaurants), model.rank)
     else:
         log.warning("nobody has rated two restaurants: the most popular ones are recommended")
-    popularity = np.bincount(ratings.restaurant, minlength=len(ratings.restaurants))
+    shifted = ratings.rating + rating_shift(settings.rating_min)
+    popularity = city_scores(ratings.restaurant, shifted, len(ratings.restaurants))
     return preferences_of(factors, popularity, alpha=alpha, reg_param=reg_param)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ class Preferences:
     spectrum
         float64 (rank,), that diagonal.
     popularity
-        float32 (restaurants,), the share of ratings, the highest being 1.
+        float32 (restaurants,), how good each is for anybody, the highest being 1.
     alpha, reg_param
         The parameters of the fit.
     """
@@ -154,7 +155,7 @@ class Preferences:
 
 def preferences_of(
     factors: NDArray[np.float32],
-    popularity: NDArray[np.int64],
+    popularity: NDArray[np.integer[Any]] | NDArray[np.floating[Any]],
     *,
     alpha: float,
     reg_param: float,
@@ -166,7 +167,7 @@ def preferences_of(
     factors
         (restaurants, rank); NaN in the rows of restaurants that the fit did not see.
     popularity
-        (restaurants,), how many have rated each.
+        (restaurants,), how good each is for anybody, such as how many have rated it; 0 or more.
     alpha, reg_param
         The parameters of the fit; ``reg_param`` above 0.
     """
@@ -175,7 +176,7 @@ def preferences_of(
     return Preferences(
         factors=(known @ turn).astype(np.float32),
         spectrum=np.maximum(spectrum, 0),
-        popularity=(popularity / popularity.max(initial=1)).astype(np.float32),
+        popularity=(popularity / (popularity.max(initial=0) or 1)).astype(np.float32),
         alpha=alpha,
         reg_param=reg_param,
     )

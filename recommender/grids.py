@@ -53,7 +53,7 @@ RATING = Search(
     "rating",
     "RMSE",
     -1,
-    {"als_reg_param": (0.05, 0.1, 0.3), "als_rank": (5, 10, 20), "als_max_iter": ()},
+    {"als_reg_param": (0.05, 0.1, 0.3), "als_rank": (5, 10, 20), "als_max_iter": (5, 10)},
     _OF_RATINGS,
 )
 PREFERENCE = Search(
@@ -61,13 +61,13 @@ PREFERENCE = Search(
     "NDCG",
     1,
     {
-        "als_alpha": (1.0, 5.0, 20.0, 60.0),
-        "als_preference_reg_param": (0.2, 1.0, 4.0, 12.0),
+        "als_alpha": (5.0, 20.0, 60.0),
+        "als_preference_reg_param": (1.0, 4.0, 12.0),
         "als_preference_rank": (32, 64),
-        "als_preference_max_iter": (),
+        "als_preference_max_iter": (10, 20),
         "als_half_life_days": (),
     },
-    (*_SPLIT, "als_top_n", "als_evaluate_users"),
+    (*_SPLIT, "als_top_n", "als_evaluate_users", "als_preference_users"),
 )
 
 TUNABLE = (*BASELINE.grid, *RATING.grid, *PREFERENCE.grid)

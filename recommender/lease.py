@@ -6,6 +6,7 @@ import os
 import socket
 
 from pymongo import ReturnDocument
+from pymongo.client_session import ClientSession
 
 from recommender.errors import LeaseHeldError, LeaseLostError
 from recommender.mongo import Document, MongoDatabase
@@ -72,8 +73,13 @@ class Lease:
         self._mine = self._state.find_one({"_id": LEASE_ID, "run_id": run_id})
         self.renew()
 
-    def renew(self) -> None:
+    def renew(self, session: ClientSession | None = None) -> None:
         """Put the expiry off.
+
+        Parameters
+        ----------
+        session
+            Of a transaction, which then commits only if nobody takes the lease over meanwhile.
 
         Raises
         ------
@@ -82,8 +88,8 @@ class Lease:
         """
         renewed: list[Document] = [{"$set": {"expires_at": self._expiry()}}]
         mine = self._mine and _key(self._mine)
-        if not mine or not self._state.update_one(mine, renewed).matched_count:
-            holder = self._state.find_one({"_id": LEASE_ID}) or {}
+        if not mine or not self._state.update_one(mine, renewed, session=session).matched_count:
+            holder = self._state.find_one({"_id": LEASE_ID}, session=session) or {}
             raise LeaseLostError(
                 "this training no longer holds the lease, as it was silent for too long; the "
                 f"lease is with {holder.get('run_id') or 'nobody'}; nothing more is published"

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
 from recommender.errors import LeaseLostError, ModelRejectedError
@@ -86,14 +87,17 @@ class TrainingRun:
         """Fetch the run's document from the ledger."""
         self.document = self._ledger.get(self.run_id)
 
-    def may_publish(self) -> None:
-        """Return only if the lease is held at this moment.
+    def may_publish(self, session: ClientSession | None = None) -> None:
+        """Return only if the lease is held at this moment; in a transaction, when it commits.
 
         Raises
         ------
         LeaseLostError
             If it is not: another training may have published since.
         """
+        if session:  # what tries a transaction again has to see MongoDB's own errors
+            self._heartbeat.renew_now(session)
+            return
         with mongo_errors("renewing the lease"):
             self._heartbeat.renew_now()
 
@@ -120,8 +124,8 @@ class _Heartbeat:
         if self._lost:
             raise self._lost
 
-    def renew_now(self) -> None:
-        self._lease.renew()
+    def renew_now(self, session: ClientSession | None = None) -> None:
+        self._lease.renew(session)
 
     def _beat(self) -> None:
         while not self._stopped.wait(self._interval):
@@ -174,9 +178,11 @@ def training_run(settings: Settings, adopted: str | None = None) -> Iterator[Tra
                     with _Heartbeat(lease, settings.lease_seconds) as heartbeat:
                         run = TrainingRun(run_id, db, settings, heartbeat)
                         yield run
-                _quietly("old runs could not be pruned", partial(_prune, db, settings))
+                        # Who has lost the lease by now may have been published over.
+                        _quietly("the lease could not be looked at", heartbeat.renew_now)
                 _quietly("the ledger could not be read", run.look_up)
             finally:
+                _quietly("old runs could not be pruned", partial(_prune, db, settings))
                 release()
 
 

@@ -139,7 +139,8 @@ def _sweep(work_dir: Path) -> None:
     """Remove what trainings that were killed left here; the folders' names tell whose they are."""
     for folder in work_dir.glob(f"{_SCRATCH}*-*"):
         owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
-        if owner.isdigit() and not _is_running(int(owner)):
+        # One of our own number is of an earlier process: in a container, numbers come again.
+        if owner.isdigit() and (int(owner) == os.getpid() or not _is_running(int(owner))):
             shutil.rmtree(folder, ignore_errors=True)
 
 

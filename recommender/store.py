@@ -61,6 +61,9 @@ _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocumen
 _INT32 = struct.Struct("<i")
 _SCORE_TAIL = b"\0" * 9  # a double and the document's end
 
+MayPublish = Callable[..., None]
+"""Raises where the training may not; asked without arguments, or with a transaction's session."""
+
 log = logging.getLogger(__name__)
 
 
@@ -334,7 +337,7 @@ def publish_clusters(
     clusters: Sequence[Document],
     metadata: Sequence[Document],
     *,
-    before_publishing: Callable[[], None],
+    may_publish: MayPublish,
 ) -> None:
     """Publish the clusters and the model that readers find them with.
 
@@ -346,9 +349,9 @@ def publish_clusters(
         One document for each cluster, ``cluster_id`` 0 to k-1.
     metadata
         The documents of ``Metadata``, by their fixed ``_id``.
-    before_publishing
-        Called when both are staged and checked, right before each try to switch; an exception
-        leaves what was published before.
+    may_publish
+        Called when both are staged and checked, right before each way to switch and in each try of
+        a transaction; an exception leaves what was published before.
     """
     with (
         staged(db, CLUSTERS, run_id, "cluster_id") as new_clusters,
@@ -359,17 +362,15 @@ def publish_clusters(
             new_metadata.insert(metadata)
         new_clusters.seal(len(clusters))
         new_metadata.seal(len(metadata))
-        _publish_together(db, new_metadata, new_clusters, before_switching=before_publishing)
+        _publish_together(db, new_metadata, new_clusters, may_publish=may_publish)
 
 
-def _publish_together(
-    db: MongoDatabase, *stages: Stage, before_switching: Callable[[], None]
-) -> None:
+def _publish_together(db: MongoDatabase, *stages: Stage, may_publish: MayPublish) -> None:
     targets = " and ".join(stage.target for stage in stages)
     replacements = [stage.replacement for stage in stages]
     with mongo_errors(f"publishing {targets}"), signals_deferred():
         if has_transactions(db):
-            before_switching()
-            if replace_together(db, replacements):
+            may_publish()
+            if replace_together(db, replacements, may_publish):
                 return
-    publish(db, *stages, before_switching=before_switching)
+    publish(db, *stages, before_switching=may_publish)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +51,15 @@ class Replacement:
     keep_others: bool
 
 
-def replace_together(db: MongoDatabase, replacements: Sequence[Replacement]) -> bool:
+def replace_together(
+    db: MongoDatabase,
+    replacements: Sequence[Replacement],
+    may_publish: Callable[[ClientSession], None] = lambda session: None,
+) -> bool:
     """Replace all or nothing; return False, and change nothing, where that cannot be done.
 
-    Only for servers that have transactions, see :func:`has_transactions`.
+    Only for servers that have transactions, see :func:`has_transactions`. ``may_publish`` is asked
+    first of all in each try, in its transaction; what it raises leaves all as it was.
 
     Documents are replaced in their places, so that a reading that the transaction overtakes between
     two batches finds none missing and none twice.
@@ -70,6 +75,7 @@ def replace_together(db: MongoDatabase, replacements: Sequence[Replacement]) -> 
     staged = [list(db[one.stage].with_options(_RAW).find()) for one in replacements]
 
     def replace(session: ClientSession) -> None:
+        may_publish(session)
         for one, documents in zip(replacements, staged, strict=True):
             _replace(db, one, documents, session)
 

@@ -45,7 +45,7 @@ def ended(db: MongoDatabase, run_id: str) -> Document:
     [
         (1, "failed", "ended with exit code 1 without a word"),
         (76, "rejected", "the gate rejected the model"),
-        (143, "cancelled", "stopped by SIGTERM"),
+        (143, "cancelled", "stopped with the service"),
         (137, "crashed", "killed"),
         (124, "failed", "could not clean up"),
     ],
@@ -83,6 +83,16 @@ def silent_for_too_long(db: MongoDatabase) -> None:
     db[COLLECTION].update_one({"_id": LEASE_ID}, past)
 
 
+def test_what_the_service_kills_as_it_stops_is_cancelled(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    quick = db_settings.model_copy(update={"stop_grace_seconds": 0.1})
+    with trainer(quick, db, HANGS_FOR_GOOD) as starts:
+        run_id = starts.start("api")
+        until(lambda: "deaf" in (db_settings.log_dir / f"{run_id}.log").read_text())
+    assert ended(db, run_id)["state"] == "cancelled"
+
+
 def until_tidied(starts: Trainer) -> None:
     """Let it look twice, as long after one another as a lease lasts."""
     starts.tidy_up()
@@ -105,6 +115,7 @@ def test_it_tidies_up_after_others_and_watches_its_own(
 HANGS_FOR_GOOD = """
 import signal
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("deaf", flush=True)
 while True:
     signal.pause()
 """

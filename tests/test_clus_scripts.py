@@ -127,6 +127,28 @@ def test_a_model_of_another_city_is_an_error(model: ContractReader, db: MongoDat
         clus_counter.main([])
 
 
+def test_sizes_of_another_city_are_an_error(model: ContractReader, db: MongoDatabase) -> None:
+    others = model.sizes.copy()
+    others[0] += 9 * sum(others)
+    db["Metadata"].update_one({"_id": "kmeans_clusters"}, {"$set": {"sizes": others}})
+    with pytest.raises(DataError, match="are in other clusters than the sizes of training"):
+        clus_counter.main([])
+
+
+def test_a_name_forges_no_line(
+    model: ContractReader, db: MongoDatabase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forged = {"gmap_id": {"$in": model.columns}}
+    db["Restaurants"].update_many(forged, {"$set": {"name": "Bar\nCluster       7 of 9 users"}})
+    rated = db["Reviews"].find_one({"user_id": {"$type": "string"}})
+    assert rated
+    capsys.readouterr()
+    assert clus_test.main([rated["user_id"]]) == 0
+    shown = capsys.readouterr().out
+    assert "Bar Cluster 7 of 9 users" in shown
+    assert sum(line.startswith("Cluster ") for line in shown.splitlines()) == 1
+
+
 def test_users_whom_the_training_could_not_place_either_are_no_other_city(
     db: MongoDatabase,
     db_settings: Settings,

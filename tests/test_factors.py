@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 
 from recommender.errors import DataError
-from recommender.factors import factors_document, load_factors
+from recommender.factors import factors_document, load_factors, still_shown
 from recommender.foldin import Preferences, preferences_of
 from recommender.mongo import Document, MongoDatabase
 from recommender.ratings import encode_id
 from recommender.store import MAX_DOCUMENT_BYTES
-from tests.support import ratings_of
+from tests.support import ratings_of, some_factors
 
 COUNT = 30
 
@@ -99,3 +99,11 @@ def test_a_document_of_another_shape_is_a_clear_error(
     db["Metadata"].insert_one(document_of() | change)
     with pytest.raises(DataError, match="item_factors is of another shape"):
         load_factors(db)
+
+
+def test_what_closed_since_the_fit_is_not_shown_any_more() -> None:
+    live = some_factors("r1")
+    keys = pa.array([str(encode_id(i)) for i in ("c", "new", 5)])
+    found = still_shown(live, keys, np.array([False, False, True]), "r2")
+    assert np.frombuffer(found["shown"], np.bool_).tolist() == [True, True, False]
+    assert found == {**live, "run_id": "r2", "shown": found["shown"]}

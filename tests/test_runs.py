@@ -322,6 +322,27 @@ def test_old_runs_and_their_logs_are_forgotten(db: MongoDatabase, db_settings: S
     assert [log.exists() for log in logs] == [False, False, True]
 
 
+def test_old_runs_are_forgotten_where_all_fail(db: MongoDatabase, db_settings: Settings) -> None:
+    few = db_settings.model_copy(update={"runs_kept": 2})
+    for _ in range(4):
+        with pytest.raises(DataError), training_run(few):
+            raise DataError("nothing to train on")
+    assert len(Ledger(db).recent(9)) == 2
+
+
+def test_a_training_that_lost_its_lease_at_the_end_has_not_succeeded(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    def train() -> None:
+        with training_run(db_settings):
+            db["TrainingState"].update_one({"_id": "lease"}, {"$set": {"run_id": None}})
+            Lease(db, 60).acquire("another")
+
+    with pytest.raises(LeaseLostError):
+        train()
+    assert Ledger(db).recent(1)[0]["state"] == "failed"
+
+
 def test_a_log_that_cannot_be_removed_does_not_fail_the_run(
     db: MongoDatabase, db_settings: Settings
 ) -> None:

@@ -15,11 +15,13 @@ import bson
 import pytest
 from bson import Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
+from pymongo.client_session import ClientSession
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, WriteError
 
 from recommender.embedded import EmbeddedMongo
 from recommender.errors import DatabaseUnavailableError, LeaseLostError, PublishError
 from recommender.lease import COLLECTION as STATE
+from recommender.lease import Lease
 from recommender.mongo import Document, MongoDatabase, connect, database
 from recommender.settings import load_settings
 from recommender.store import (
@@ -87,9 +89,9 @@ def metadata(run_id: str) -> list[Document]:
 
 
 def publish_pair(
-    db: MongoDatabase, run_id: str, before: Callable[[], None] = lambda: None, k: int = 3
+    db: MongoDatabase, run_id: str, before: Callable[..., None] = lambda *_: None, k: int = 3
 ) -> None:
-    publish_clusters(db, run_id, clusters(run_id, k), metadata(run_id), before_publishing=before)
+    publish_clusters(db, run_id, clusters(run_id, k), metadata(run_id), may_publish=before)
 
 
 def everything(db: MongoDatabase) -> dict[str, list[Document]]:
@@ -431,9 +433,7 @@ class TestColumnsThatFit:
             {"_id": CENTROIDS_ID, "run_id": "r1", "centroids": centroids},
         ]
         for _ in range(2):
-            publish_clusters(
-                either, "r1", clusters("r1"), documents, before_publishing=lambda: None
-            )
+            publish_clusters(either, "r1", clusters("r1"), documents, may_publish=lambda *_: None)
         assert either[METADATA].count_documents({}) == 2
 
 
@@ -493,7 +493,7 @@ class TestPublishClusters:
         publish_pair(either, "r1")
         before = everything(either)
 
-        def refuse() -> None:
+        def refuse(*_: object) -> None:
             beside = set(everything(either)) - set(before)
             stages = sorted(name for name in beside if not name.endswith(".previous"))
             assert [name.split(".")[0] for name in stages] == [CLUSTERS, METADATA]
@@ -503,6 +503,25 @@ class TestPublishClusters:
         with pytest.raises(PublishError, match="not now"):
             publish_pair(either, "r2", before=refuse)
         assert everything(either) == before
+
+    def test_who_lost_the_lease_since_it_was_staged_replaces_nothing(
+        self, either: MongoDatabase
+    ) -> None:
+        publish_pair(either, "r1")
+        before = everything(either)
+        mine, theirs = Lease(either, 60), Lease(either, 60)
+        mine.acquire("r2")
+
+        def taken_over_meanwhile(*session: ClientSession) -> None:
+            either["TrainingState"].update_one({"_id": "lease"}, {"$set": {"run_id": None}})
+            theirs.acquire("r3")
+            mine.renew(*session)
+
+        with pytest.raises(LeaseLostError):
+            publish_pair(either, "r2", before=taken_over_meanwhile)
+        after = everything(either)
+        assert all(after[name] == before[name] for name in before)
+        theirs.renew()
 
     @pytest.mark.parametrize("target", [CLUSTERS, METADATA])
     def test_a_view_as_target_is_a_clear_error_and_nothing_is_lost(
@@ -514,7 +533,7 @@ class TestPublishClusters:
         before = everything(either)
         asked: list[bool] = []
         with pytest.raises(DatabaseUnavailableError, match=f"{re.escape(target)} is a view"):
-            publish_pair(either, "r2", before=lambda: asked.append(True))
+            publish_pair(either, "r2", before=lambda *_: asked.append(True))
         assert everything(either) == before
         assert asked == []
 
@@ -523,7 +542,7 @@ class TestPublishClusters:
         before = everything(either)
         twice = [*clusters("r2"), *clusters("r2", 1)]
         with pytest.raises(DatabaseUnavailableError, match="duplicate key"):
-            publish_clusters(either, "r2", twice, metadata("r2"), before_publishing=lambda: None)
+            publish_clusters(either, "r2", twice, metadata("r2"), may_publish=lambda *_: None)
         assert everything(either) == before
 
     def test_foreign_documents_and_old_clusters_go_the_same_way_again_and_again(
@@ -545,7 +564,7 @@ class TestPublishClusters:
         either[METADATA].create_index("a", name="theirs")
         before, indexes = everything(either), either[METADATA].index_information()
 
-        def turn_against_it() -> None:
+        def turn_against_it(*_: object) -> None:
             if "Source" not in everything(either):
                 either[CLUSTERS].rename("Source")
                 either.create_collection(CLUSTERS, viewOn="Source", pipeline=[])
@@ -562,7 +581,7 @@ class TestPublishClusters:
     def test_a_refused_second_part_of_the_first_publication_leaves_nothing(
         self, either: MongoDatabase
     ) -> None:
-        def turn_against_it() -> None:
+        def turn_against_it(*_: object) -> None:
             if CLUSTERS not in either.list_collection_names():
                 either.create_collection(CLUSTERS, viewOn="Source", pipeline=[])
 
@@ -576,7 +595,7 @@ class TestPublishClusters:
         publish_pair(replica_set, "r1")
         before = everything(replica_set)
 
-        def turn_against_it() -> None:
+        def turn_against_it(*_: object) -> None:
             validator = {"run_id": {"$ne": "r2"}}
             replica_set.command("collMod", CLUSTERS, validator=validator)
 

@@ -11,12 +11,12 @@ from tests.faults.trainings import (
     BEFORE_ALL,
     BETWEEN,
     IN_THE_TRANSACTION,
-    PHASES,
+    READING,
     RENAME,
+    STAGING,
 )
 from tests.faults.world import Outcome, Running, World
 
-READING, STAGING = PHASES[0], PHASES[4]
 CUT = (("closeConnection", True),)
 REFUSED = (("errorCode", 13),)
 NOT_BY_ALL = (("writeConcernError", {"code": 64, "errmsg": "waiting for replication timed out"}),)

@@ -11,13 +11,15 @@ from tests.faults.world import Outcome, Running, World
 
 RENAME = "renameCollection"
 
+READING = Moment("while it reads", "read", Trap("find", "Reviews"))
+STAGING = Moment("while it stages recommendations", "recommend", Trap("insert"), "refit")
 PHASES = (
-    Moment("while it reads", "read", Trap("find", "Reviews")),
+    READING,
     Moment("while it chooses", "choose"),
     Moment("while it trains", "train"),
     Moment("while it evaluates", "evaluate", Trap("update", "TrainingRuns", skip=2), "train"),
     Moment("while it refits", "refit"),
-    Moment("while it stages recommendations", "recommend", Trap("insert"), "refit"),
+    STAGING,
     Moment(
         "while it checks what it staged", "publish recommendations", Trap("createIndexes"), "refit"
     ),
@@ -210,7 +212,7 @@ def others() -> list[Fault]:
 
 def hangs() -> list[Fault]:
     """Return what makes a training take longer than it may."""
-    reading = replace(PHASES[0], trap=Trap("find", "Reviews", seconds=LONG_SECONDS))
+    reading = replace(READING, trap=Trap("find", "Reviews", seconds=LONG_SECONDS))
     training = Moment("while it trains", "train")
     limit = {"TRAIN_TIMEOUT_MINUTES": HANGS_MINUTES}
     return [
