@@ -5,8 +5,10 @@ prints, for all users and for those with three ratings and more, as means over s
 
 - NDCG@13, hit rate and coverage of new users, and the RMSE of what clusters foretell of ratings
   beside that of the city's means and of one mean, for each space that can be clustered;
+- the lists of two that do not help: scikit-learn's KMeans on the ratings, its own reader and its
+  members' means; and the best of five starts on the map of tastes;
 - with ``--factors``, which needs Java, the lists of clusters on the map of ALS's factors, those
-  fitted without the users kept out;
+  fitted without the users kept out, and of folding these users in with the same factors;
 - the same lists by other scores, of the same clusters;
 - how each clustering descended: its updates, and the largest rise of its inertia from one to the
   next as a share of it. Below 0 it always fell; above 0 there can be rounding, and nothing else.
@@ -24,20 +26,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from sklearn.cluster import KMeans
 
 from clustering_training import held_out_quality, liked_from, list_quality, score
 from recommender.clusters import Clustering, cluster
 from recommender.confidence import find_confidence
-from recommender.evaluation import hold_out, ranking_quality
+from recommender.evaluation import HeldOut, hold_out, ranking_quality
 from recommender.fitting import fit_preferences
 from recommender.load import RATING, RESTAURANT, USER, Columns, read_file
 from recommender.ratings import Ratings
 from recommender.scoring import lists_of
 from recommender.settings import Settings, load_settings
 from recommender.spark import spark_session
+from recommender.topn import top_n
 from recommender.user_matrix import UserMatrix, user_matrix
 
 _SPACES = ("tastes", "ratings")
+_STARTS = 5
 _SHRINKAGE = 100
 _BAYESIAN_RATINGS = 10
 
@@ -58,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         users = len(np.unique(ratings.user))
         print(f"\n{users:,} users with {least} or more of {len(ratings):,} ratings, k={given.k}")
         by_factors = (factors,) if given.factors else ()
-        for table in (spaces, *by_factors, scores, descents):
+        for table in (spaces, others, *by_factors, scores, descents):
             print()
             for line in table(ratings, settings, range(given.splits)):
                 print(line, flush=True)
@@ -111,9 +116,50 @@ def spaces(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
     yield _lists_line("popular", [one["popular"] for one in found])
 
 
+def others(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterator[str]:
+    """Judge what was tried and does not help."""
+    euclidean, starts = [], []
+    for seed in seeds:
+        of_split = settings.model_copy(update={"seed": seed, "clusters_starts": _STARTS})
+        matrix = user_matrix(ratings, of_split)
+        held = hold_out(matrix.everything, liked_from(of_split), seed=seed)
+        part = matrix.part(held.kept)
+        starts.append(list_quality(held, part, cluster(part, of_split), of_split))
+        euclidean.append(_euclidean(part, held, of_split))
+    yield _lists_line("euclidean", euclidean)
+    yield f"{_lists_line('tastes', starts)}, the best of {_STARTS} starts"
+
+
+def _euclidean(part: UserMatrix, held: HeldOut, settings: Settings) -> Mapping[str, Any]:
+    """Judge scikit-learn's KMeans, each user kept out being shown the means of the nearest."""
+    found = KMeans(min(settings.clusters_k, len(part.users)), random_state=settings.seed)
+    labels = found.fit_predict(_narrow(part.rows))
+    sizes, sums = np.bincount(labels)[:, None], members_of(labels, len(labels)) @ part.everything
+    lists = lists_of(sums.toarray() / sizes, _city(part), settings.clusters_top_n)
+    nearest = found.predict(_narrow(held.seen[:, part.columns]))
+    return asdict(ranking_quality(lists[nearest], held.seen, held.hidden, settings.als_top_n))
+
+
+def _narrow(rows: csr_array) -> csr_array:
+    """Return the rows with the indices of 32 bits that scikit-learn insists on."""
+    parts = rows.data, rows.indices.astype(np.int32), rows.indptr.astype(np.int32)
+    return csr_array(parts, shape=rows.shape)
+
+
+def members_of(labels: NDArray[Any], users: int) -> csr_array:
+    """Return 1 for each user of each cluster: (k, users)."""
+    placed = np.flatnonzero(labels >= 0)
+    shape = int(labels.max()) + 1, users
+    return csr_array((np.ones(len(placed)), (labels[placed], placed)), shape)
+
+
+def _city(part: UserMatrix) -> Floats:
+    return np.asarray(part.everything.sum(axis=0)) / len(part.users)
+
+
 def factors(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterator[str]:
-    """Judge the lists of clusters on the map of factors that saw nobody who is kept out."""
-    found, shares, began = [], [], time.perf_counter()
+    """Judge the lists by factors that saw nobody who is kept out: of clusters, and folded in."""
+    found, folded_in, shares, began = [], [], [], time.perf_counter()
     with spark_session(settings, "clusters") as spark:
         for seed in seeds:
             of_split = settings.model_copy(update={"clusters_space": "factors", "seed": seed})
@@ -127,9 +173,14 @@ def factors(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Itera
             clustering = cluster(part, of_split)
             found.append(list_quality(held, part, clustering, of_split))
             shares.append(clustering.landed)
+            users, shown = preferences.user_factors(held.seen), of_split.als_top_n
+            lists, _ = top_n(users, preferences.restaurant_factors, shown, held.seen)
+            quality = ranking_quality(lists.astype(np.int64), held.seen, held.hidden, shown)
+            folded_in.append(asdict(quality))
     seconds = (time.perf_counter() - began) / len(seeds)
     line = _lists_line("factors", found)
     yield f"{line}; {np.mean(shares):.1%} landed; {seconds:.1f} seconds"
+    yield _lists_line("folded in", folded_in)
 
 
 def scores(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterator[str]:
@@ -143,9 +194,8 @@ def scores(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
         part = matrix.part(held.kept)
         clustering = cluster(part, of_split)
         labels, _ = clustering.place(held.seen[:, part.columns])
-        city = np.asarray(part.everything.sum(axis=0)) / len(part.users)
         for name, of_clusters in scored(part, clustering, of_split).items():
-            lists = lists_of(of_clusters, city, of_split.clusters_top_n)
+            lists = lists_of(of_clusters, _city(part), of_split.clusters_top_n)
             shown = ranking_quality(lists[labels], held.seen, held.hidden, of_split.als_top_n)
             found.setdefault(name, []).append(asdict(shown))
     for name, qualities in found.items():
@@ -155,13 +205,12 @@ def scores(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
 def scored(part: UserMatrix, found: Clustering, settings: Settings) -> dict[str, Floats]:
     """Return the scores of all restaurants for each cluster, (k, restaurants), in several ways."""
     rows, k = part.everything, len(found.centroids)
-    placed = np.flatnonzero(found.labels >= 0)
-    members = csr_array((np.ones(len(placed)), (found.labels[placed], placed)), (k, rows.shape[0]))
-    sizes: Floats = np.asarray(members.sum(axis=1))[:, None]
+    members = members_of(found.labels, rows.shape[0])
+    sizes: NDArray[Any] = np.asarray(members.sum(axis=1))[:, None]
     rated = csr_array((np.ones(rows.nnz), rows.indices, rows.indptr), shape=rows.shape)
     liked = csr_array((rows.data >= liked_from(settings), rows.indices, rows.indptr), rows.shape)
     sums, counts = (members @ rows).toarray(), (members @ rated).toarray()
-    city = np.asarray(rows.sum(axis=0)) / rows.shape[0]
+    city = _city(part)
     bayesian = (sums + _BAYESIAN_RATINGS * rows.data.mean()) / (counts + _BAYESIAN_RATINGS)
     return {
         "leave one out, published": score(part, found, settings).scores,

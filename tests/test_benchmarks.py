@@ -129,7 +129,8 @@ def test_clusters_by_factors_of_others_serve_new_users_better_than_one_list(
 ) -> None:
     ratings = _tiny_city()
     settings = load_settings(clusters_k=4, spark_driver_memory="1g", als_preference_rank=8)
-    (line,) = clusters.factors(ratings, settings, [0, 1])
+    line, folded_in = clusters.factors(ratings, settings, [0, 1])
     popular = list(clusters.spaces(ratings, settings, [0, 1]))[-1]
+    assert float(folded_in.split()[2]) > 1.2 * float(popular.split()[1])
     assert float(line.split()[1]) > 1.2 * float(popular.split()[1])
     assert float(line.split()[4].rstrip("%")) > 90
