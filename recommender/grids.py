@@ -61,8 +61,8 @@ PREFERENCE = Search(
     "NDCG",
     1,
     {
-        "als_alpha": (5.0, 20.0, 60.0),
         "als_preference_reg_param": (1.0, 4.0, 12.0),
+        "als_alpha": (5.0, 20.0, 60.0),
         "als_preference_rank": (32, 64),
         "als_preference_max_iter": (10, 20),
         "als_half_life_days": (),

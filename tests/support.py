@@ -37,6 +37,7 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
         "SPARK_DRIVER_MEMORY": "1g",
         # Quick to start rather than quick in the long run.
         "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "ALS_PREFERENCE_RANK": "16",
         **more,
     }
 

@@ -51,7 +51,7 @@ IN_THE_TRANSACTION = Moment(
     Trap("update", "Clusters"),
 )
 
-HANGS_MINUTES = "0.75"
+HANGS_MINUTES = "1.5"
 MANY = 2_000
 
 
