@@ -19,9 +19,8 @@ from scipy.sparse import csr_array
 
 from recommender.evaluation import ndcg_of_each
 from recommender.foldin import alternate, preferences_of
-from recommender.models import visits_of
-from recommender.ratings import Ratings, rating_shift
-from recommender.scoring import city_scores
+from recommender.models import popularity_of, visits_of
+from recommender.ratings import Ratings
 from recommender.settings import Settings
 from recommender.splits import of_fold, split, teachers, who_liked
 from recommender.topn import top_n
@@ -107,7 +106,7 @@ class Trial:
     teachers
         bool (users,), whose visits the fit is taught by.
     popularity
-        float64 (restaurants,), what breaks ties; see `recommender.scoring.city_scores`.
+        float64 (restaurants,), what breaks ties; see `recommender.models.popularity_of`.
     asked
         int32, the users who are judged.
     liked
@@ -138,11 +137,7 @@ def _trials(ratings: Ratings, settings: Settings) -> Iterator[Trial]:
             yield Trial(
                 visits=visits_of(part, settings),
                 teachers=teachers(part, settings),
-                popularity=city_scores(
-                    part.restaurant,
-                    part.rating + rating_shift(settings.rating_min),
-                    len(part.restaurants),
-                ),
+                popularity=popularity_of(part, settings),
                 asked=asked,
                 liked=liked,
                 settings=settings,

@@ -15,9 +15,8 @@ from recommender.baseline import no_baseline
 from recommender.confidence import Confidence, find_confidence
 from recommender.foldin import Preferences, preferences_of
 from recommender.gate import check_finite
-from recommender.models import Model, RatingModel, visits_of
-from recommender.ratings import Ratings, rating_shift
-from recommender.scoring import city_scores
+from recommender.models import Model, RatingModel, popularity_of, visits_of
+from recommender.ratings import Ratings
 from recommender.settings import Settings
 from recommender.splits import teachers
 from recommender.weights import Weights, find_weights, offsets
@@ -114,8 +113,7 @@ def fit_preferences(
         factors = factor_matrix(model.itemFactors, len(ratings.restaurants), model.rank)
     else:
         log.warning("nobody has rated two restaurants: the most popular ones are recommended")
-    shifted = ratings.rating + rating_shift(settings.rating_min)
-    popularity = city_scores(ratings.restaurant, shifted, len(ratings.restaurants))
+    popularity = popularity_of(ratings, settings)
     return preferences_of(factors, popularity, alpha=alpha, reg_param=reg_param)
 
 

@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 from recommender.baseline import Baseline
 from recommender.foldin import Preferences
 from recommender.ratings import Ratings, rating_shift
+from recommender.scoring import city_scores
 from recommender.settings import Settings
 
 _DAY_MS = 86_400_000.0
@@ -117,3 +118,9 @@ def visits_of(ratings: Ratings, settings: Settings) -> csr_array:
         weight = np.exp2(-age_days / settings.als_half_life_days)
         visits.data *= np.where(np.isnan(weight), np.nanmean(weight), weight)
     return visits
+
+
+def popularity_of(ratings: Ratings, settings: Settings) -> NDArray[np.float64]:
+    """Return how good each restaurant is for anybody, (restaurants,); see `city_scores`."""
+    shifted = ratings.rating + rating_shift(settings.rating_min)
+    return city_scores(ratings.restaurant, shifted, len(ratings.restaurants))
