@@ -133,7 +133,7 @@ def train(run: TrainingRun) -> tuple[Ratings, Preferences | None]:
             with run.phase("publish recommendations"):
                 stage.seal(users)
                 check_recommendations(run, stage.name)
-                publish(run.db, stage, before_switching=run.may_publish)
+                publish(run.db, stage, lease=run.lease)
     return ratings, model.preferences
 
 

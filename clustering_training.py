@@ -155,7 +155,7 @@ def train(run: TrainingRun, ratings: Ratings, preferences: Preferences | None = 
                 *metadata_documents(found, matrix, scored, ratings, run),
                 *factors_documents(run, ratings, preferences, shown),
             ],
-            may_publish=run.may_publish,
+            lease=run.lease,
         )
 
 

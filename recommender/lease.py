@@ -13,6 +13,7 @@ from recommender.mongo import Document, MongoDatabase
 
 COLLECTION = "TrainingState"
 LEASE_ID = "lease"
+SWITCH = "switch"
 
 _NOW = "$$NOW"
 
@@ -86,9 +87,24 @@ class Lease:
         LeaseLostError
             If another run took the lease over, or it was released.
         """
-        renewed: list[Document] = [{"$set": {"expires_at": self._expiry()}}]
+        self._set({"expires_at": self._expiry()}, session)
+
+    def begin_switch(self, switch: Document) -> None:
+        """Put the expiry off and note a switch, both at once: only a holder can begin one.
+
+        Whoever takes the lease over finds the note, see `recommender.switching.finish_switch`.
+
+        Raises
+        ------
+        LeaseLostError
+            As :meth:`renew` does.
+        """
+        self._set({"expires_at": self._expiry(), SWITCH: {"$literal": switch}})
+
+    def _set(self, fields: Document, session: ClientSession | None = None) -> None:
+        change: list[Document] = [{"$set": fields}]
         mine = self._mine and _key(self._mine)
-        if not mine or not self._state.update_one(mine, renewed, session=session).matched_count:
+        if not mine or not self._state.update_one(mine, change, session=session).matched_count:
             holder = self._state.find_one({"_id": LEASE_ID}, session=session) or {}
             raise LeaseLostError(
                 "this training no longer holds the lease, as it was silent for too long; the "

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
 from recommender.errors import LeaseLostError, ModelRejectedError
@@ -48,6 +47,8 @@ class TrainingRun:
         The database.
     settings
         The settings that it runs with.
+    lease
+        What it holds, and is asked for whenever something is published.
     document
         The run as the ledger has it when it has succeeded; None until then.
     """
@@ -55,11 +56,17 @@ class TrainingRun:
     document: Document | None = None
 
     def __init__(
-        self, run_id: str, db: MongoDatabase, settings: Settings, heartbeat: _Heartbeat
+        self,
+        run_id: str,
+        db: MongoDatabase,
+        settings: Settings,
+        lease: Lease,
+        heartbeat: _Heartbeat,
     ) -> None:
         self.run_id = run_id
         self.db = db
         self.settings = settings
+        self.lease = lease
         self._heartbeat = heartbeat
         self._ledger = Ledger(db)
 
@@ -87,20 +94,6 @@ class TrainingRun:
         """Fetch the run's document from the ledger."""
         self.document = self._ledger.get(self.run_id)
 
-    def may_publish(self, session: ClientSession | None = None) -> None:
-        """Return only if the lease is held at this moment; in a transaction, when it commits.
-
-        Raises
-        ------
-        LeaseLostError
-            If it is not: another training may have published since.
-        """
-        if session:  # what tries a transaction again has to see MongoDB's own errors
-            self._heartbeat.renew_now(session)
-            return
-        with mongo_errors("renewing the lease"):
-            self._heartbeat.renew_now()
-
 
 class _Heartbeat:
     """Renews the lease from a thread of its own."""
@@ -123,9 +116,6 @@ class _Heartbeat:
     def check(self) -> None:
         if self._lost:
             raise self._lost
-
-    def renew_now(self, session: ClientSession | None = None) -> None:
-        self._lease.renew(session)
 
     def _beat(self) -> None:
         while not self._stopped.wait(self._interval):
@@ -176,10 +166,10 @@ def training_run(settings: Settings, adopted: str | None = None) -> Iterator[Tra
                     with mongo_errors("taking the lease"):
                         _take(lease, db, run_id, settings, adopted=adopted is not None)
                     with _Heartbeat(lease, settings.lease_seconds) as heartbeat:
-                        run = TrainingRun(run_id, db, settings, heartbeat)
+                        run = TrainingRun(run_id, db, settings, lease, heartbeat)
                         yield run
                         # Who has lost the lease by now may have been published over.
-                        _quietly("the lease could not be looked at", heartbeat.renew_now)
+                        _quietly("the lease could not be looked at", lease.renew)
                 _quietly("the ledger could not be read", run.look_up)
             finally:
                 _quietly("old runs could not be pruned", partial(_prune, db, settings))

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import struct
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -21,14 +20,21 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING
 from pymongo.collection import Collection
-from pymongo.errors import AutoReconnect, BulkWriteError, OperationFailure, WriteConcernError
+from pymongo.errors import BulkWriteError
 
 from recommender.bulk import SIMPLE, copy_indexes, copy_validator, count_misfits, create_like
 from recommender.errors import PublishError
-from recommender.lease import COLLECTION as STATE
-from recommender.mongo import Document, MongoDatabase, mongo_errors, reason_of
+from recommender.lease import Lease
+from recommender.mongo import Document, MongoDatabase, mongo_errors
 from recommender.scripts import signals_deferred
 from recommender.spot_checks import LOOKED_AT, faults_found
+from recommender.switching import (
+    PREVIOUS,
+    finish_switch,
+    finish_whatever_it_takes,
+    is_switching,
+    switch_of,
+)
 from recommender.together import Replacement, has_transactions, replace_together
 
 RECOMMENDATIONS = "Recommendations"
@@ -44,14 +50,9 @@ FACTORS_ID = "item_factors"
 
 MAX_DOCUMENT_BYTES = 16 * 2**20
 
-_SWITCH_ID = "switch"
 _STAGED = ".staged."
-_PREVIOUS = ".previous"
 _INSERT_ROWS = 10_000
 _DUPLICATE_KEY = 11000
-_NO_SUCH_COLLECTION = 26
-_SWITCH_SECONDS = 30.0
-_RETRY_SECONDS = 0.2
 WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
 
 _ARRAY_BYTES = 16  # a nested array's own length, end, type and position
@@ -60,9 +61,6 @@ _OTHER_FIELDS_BYTES = 4096
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 _INT32 = struct.Struct("<i")
 _SCORE_TAIL = b"\0" * 9  # a double and the document's end
-
-MayPublish = Callable[..., None]
-"""Raises where the training may not; asked without arguments, or with a transaction's session."""
 
 log = logging.getLogger(__name__)
 
@@ -183,53 +181,34 @@ def staged(
         yield stage
     finally:
         with mongo_errors(f"dropping what was staged for {target}"):
-            if not _is_switching(db, stage.name):
+            if not is_switching(db, stage.name):
                 db.drop_collection(stage.name)
-                db.drop_collection(stage.name + _PREVIOUS)
+                db.drop_collection(stage.name + PREVIOUS)
 
 
-def publish(
-    db: MongoDatabase, *stages: Stage, before_switching: Callable[[], None] = lambda: None
-) -> None:
+def publish(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
     """Put sealed stages in their targets' places, one right after the other.
 
-    What is to be switched is written down first: if this process or its connection dies on the way,
-    :func:`finish_switch` does the rest. All but the last target are copied beside, so that they can
-    be put back if the server refuses a later one.
+    What is to be switched is noted first: if this process or its connection dies on the way,
+    :func:`recommender.switching.finish_switch` does the rest. All but the last target are copied
+    beside, so that they can be put back if the server refuses a later one.
 
-    Parameters
-    ----------
-    before_switching
-        Called when nothing but the switch is left to do; an exception leaves what was published
-        before.
+    Raises
+    ------
+    LeaseLostError
+        If the lease is with another when nothing but the switch is left to do: what was published
+        before stays.
     """
     targets = " and ".join(stage.target for stage in stages)
     with mongo_errors(f"publishing {targets}"), signals_deferred():
         for stage in stages:
             stage.carry_over()
-        switch = [{"stage": stage.name, "target": stage.target} for stage in stages]
-        for pair in switch[:-1]:
-            _copy_beside(db[pair["target"]], db[pair["stage"] + _PREVIOUS])
+        for stage in stages[:-1]:
+            _copy_beside(db[stage.target], db[stage.name + PREVIOUS])
         # Whoever took the lease over has dropped the stages; what was carried over since, alone,
         # would pass for one.
-        before_switching()
-        db[STATE].replace_one({"_id": _SWITCH_ID}, {"stages": switch}, upsert=True)
-        _finish_whatever_it_takes(db)
-
-
-def _finish_whatever_it_takes(db: MongoDatabase) -> None:
-    """Finish the switch, also over a connection that is lost for as long as a server restarts."""
-    deadline = time.monotonic() + _SWITCH_SECONDS
-    while True:
-        try:
-            finish_switch(db)
-        except AutoReconnect as error:
-            if time.monotonic() > deadline:
-                raise
-            log.warning("cut off in the switch, trying again: %s", reason_of(error))
-            time.sleep(_RETRY_SECONDS)
-        else:
-            return
+        lease.begin_switch(switch_of({stage.name: stage.target for stage in stages}))
+        finish_whatever_it_takes(db)
 
 
 def _copy_beside(live: Collection[Document], previous: Collection[Document]) -> None:
@@ -237,64 +216,6 @@ def _copy_beside(live: Collection[Document], previous: Collection[Document]) -> 
     live.aggregate([{"$merge": {"into": previous.name}}])
     copy_indexes(live, previous)
     copy_validator(live, previous)
-
-
-def finish_switch(db: MongoDatabase) -> None:
-    """Do what is left of a switch that was begun; only for who holds the lease.
-
-    A switch that the server refuses, as over a view, is undone.
-    """
-    switch = db[STATE].find_one({"_id": _SWITCH_ID})
-    if switch is None:
-        return
-    if switch.get("refused"):
-        _undo_switch(db, switch)
-        return
-    try:
-        for pair in switch["stages"]:
-            _rename(db, pair["stage"], pair["target"])
-    except OperationFailure:
-        refused = switch | {"refused": True}
-        db[STATE].replace_one(switch, refused)
-        _undo_switch(db, refused)
-        raise
-    db[STATE].delete_one(switch)  # this one, not what another has begun since
-
-
-def _rename(db: MongoDatabase, stage: str, target: str) -> None:
-    """Put a stage in its target's place, unless that is done already."""
-    if not _exists(db, stage):
-        return
-    try:
-        db[stage].rename(target, dropTarget=True)
-    except WriteConcernError as error:
-        log.warning("%s is published here, not yet on all members: %s", target, reason_of(error))
-    except OperationFailure as error:
-        if error.code != _NO_SUCH_COLLECTION:
-            raise
-        return  # whoever took the lease over did it meanwhile
-    log.info("published %s", target)
-
-
-def _undo_switch(db: MongoDatabase, switch: Document) -> None:
-    """Put back what was switched before the server refused to go on, and forget the switch."""
-    for pair in switch["stages"]:
-        previous = pair["stage"] + _PREVIOUS
-        if not _exists(db, pair["stage"]) and _exists(db, previous):
-            log.warning("MongoDB refused the rest of a switch: %s is put back", pair["target"])
-            try:
-                db[previous].rename(pair["target"], dropTarget=True)
-            except OperationFailure as error:  # the next training publishes both
-                log.error("%s cannot be put back: %s", pair["target"], error.details)
-    db[STATE].delete_one(switch)
-
-
-def _exists(db: MongoDatabase, name: str) -> bool:
-    return bool(db.list_collection_names(filter={"name": name}))
-
-
-def _is_switching(db: MongoDatabase, stage: str) -> bool:
-    return bool(db[STATE].count_documents({"_id": _SWITCH_ID, "stages.stage": stage}))
 
 
 def sweep(db: MongoDatabase) -> None:
@@ -337,7 +258,7 @@ def publish_clusters(
     clusters: Sequence[Document],
     metadata: Sequence[Document],
     *,
-    may_publish: MayPublish,
+    lease: Lease,
 ) -> None:
     """Publish the clusters and the model that readers find them with.
 
@@ -349,9 +270,14 @@ def publish_clusters(
         One document for each cluster, ``cluster_id`` 0 to k-1.
     metadata
         The documents of ``Metadata``, by their fixed ``_id``.
-    may_publish
-        Called when both are staged and checked, right before each way to switch and in each try of
-        a transaction; an exception leaves what was published before.
+    lease
+        Renewed when both are staged and checked, with each way to switch and in each try of a
+        transaction.
+
+    Raises
+    ------
+    LeaseLostError
+        If it is with another by then: what was published before stays.
     """
     with (
         staged(db, CLUSTERS, run_id, "cluster_id") as new_clusters,
@@ -362,15 +288,15 @@ def publish_clusters(
             new_metadata.insert(metadata)
         new_clusters.seal(len(clusters))
         new_metadata.seal(len(metadata))
-        _publish_together(db, new_metadata, new_clusters, may_publish=may_publish)
+        _publish_together(db, new_metadata, new_clusters, lease=lease)
 
 
-def _publish_together(db: MongoDatabase, *stages: Stage, may_publish: MayPublish) -> None:
+def _publish_together(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
     targets = " and ".join(stage.target for stage in stages)
     replacements = [stage.replacement for stage in stages]
     with mongo_errors(f"publishing {targets}"), signals_deferred():
         if has_transactions(db):
-            may_publish()
-            if replace_together(db, replacements, may_publish):
+            lease.renew()
+            if replace_together(db, replacements, lease.renew):
                 return
-    publish(db, *stages, before_switching=may_publish)
+    publish(db, *stages, lease=lease)

@@ -38,7 +38,10 @@ FLOORS: list[set[str]] = [
         *("recommender.ledger", "recommender.reseeding", "recommender.scripts"),
         *("recommender.confidence", "recommender.tuning", "recommender.weights"),
     },
-    {"recommender.together", "recommender.spot_checks", "recommender.standings"},
+    {
+        *("recommender.together", "recommender.spot_checks", "recommender.standings"),
+        "recommender.switching",
+    },
     {
         *("recommender.city", "recommender.java", "recommender.problems", "recommender.reviews"),
         *("recommender.restaurants", "recommender.schedule", "recommender.store"),

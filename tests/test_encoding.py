@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recommender.encoding import RecommendationEncoder
+from recommender.lease import Lease
 from recommender.mongo import MongoDatabase
 from recommender.store import RECOMMENDATIONS, publish, staged
 
@@ -113,7 +114,9 @@ class TestRecommendationEncoder:
             for _ in range(2):
                 stage.insert(encoder.encode(user, ["x", 7, "z"], items, scores))
             stage.seal(3)
-            publish(db, stage)
+            lease = Lease(db, 60)
+            lease.acquire("r1")
+            publish(db, stage, lease=lease)
         found = {d["user_id"]: d["recommendations"] for d in db[RECOMMENDATIONS].find()}
         assert found == {
             "x": [{"gmap_id": "a", "score": 2.0}, {"gmap_id": "b", "score": 1.0}],

@@ -134,6 +134,22 @@ def test_the_old_holder_cannot_renew_after_a_takeover(db: MongoDatabase) -> None
     assert state(db) == before
 
 
+def test_only_the_holder_begins_a_switch_and_the_next_one_finds_it(db: MongoDatabase) -> None:
+    old = taken(db, "run-1")
+    expire(db)
+    old.begin_switch({"stages": ["$one"]})  # a value, and no expression
+    assert state(db)["switch"] == {"stages": ["$one"]}
+    assert holder(db), "the expiry is put off as well"
+    expire(db)
+    new = taken(db, "run-2")
+    assert state(db)["switch"] == {"stages": ["$one"]}
+    with pytest.raises(LeaseLostError, match="the lease is with run-2"):
+        old.begin_switch({"stages": ["another"]})
+    assert state(db)["switch"] == {"stages": ["$one"]}
+    new.begin_switch({"stages": []})
+    assert state(db)["switch"] == {"stages": []}
+
+
 def test_a_takeover_by_a_run_of_the_same_name_counts_as_one(db: MongoDatabase) -> None:
     old = taken(db, "run-1")
     expire(db)

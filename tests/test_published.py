@@ -19,6 +19,7 @@ from pymongo.monitoring import (
 )
 
 from recommender.errors import DatabaseUnavailableError, DataError
+from recommender.lease import Lease
 from recommender.mongo import Document, MongoDatabase
 from recommender.published import PublishedModel, load_model
 from recommender.ratings import Ratings
@@ -224,13 +225,14 @@ def test_without_mongodb_that_is_said() -> None:
 
 
 def test_while_models_are_published_a_reader_gets_a_whole_one(db: MongoDatabase) -> None:
+    lease = Lease(db, 60)
+    lease.acquire("the publisher")
+
     def publish(number: int) -> None:
         run_id = f"r{number}"
         parts = metadata(run_id)
         parts["kmeans_centroids"]["centroids"][0][0] = float(number)
-        publish_clusters(
-            db, run_id, clusters(run_id), list(parts.values()), may_publish=lambda *_: None
-        )
+        publish_clusters(db, run_id, clusters(run_id), list(parts.values()), lease=lease)
 
     publish(0)
     stop, started = threading.Event(), threading.Event()

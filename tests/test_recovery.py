@@ -17,6 +17,7 @@ from recommender.recovery import Tidier
 from recommender.schedule import Schedule
 from recommender.settings import Settings
 from recommender.store import RECOMMENDATIONS, sweep
+from recommender.switching import switch_of
 from tests.waiting import until
 
 MINUTE = 60.0
@@ -31,8 +32,7 @@ def silent(db: MongoDatabase, db_settings: Settings) -> Lease:
     db[RECOMMENDATIONS].insert_one({"user_id": "ann", "run_id": "run-0"})
     stage = f"{RECOMMENDATIONS}.staged.run-1"
     db[stage].insert_one({"user_id": "ann", "run_id": "run-1"})
-    switch = {"_id": "switch", "stages": [{"stage": stage, "target": RECOMMENDATIONS}]}
-    db[COLLECTION].insert_one(switch)
+    lease.begin_switch(switch_of({stage: RECOMMENDATIONS}))
     return lease
 
 

@@ -24,6 +24,7 @@ from recommender.clock import TrainingClock
 from recommender.demo import PROJECT
 from recommender.errors import ConfigurationError, DataError
 from recommender.java import find_java
+from recommender.lease import Lease
 from recommender.ledger import Ledger
 from recommender.mongo import MongoDatabase, connect, secrets_of
 from recommender.published import load_model
@@ -191,7 +192,9 @@ def publish(db: MongoDatabase) -> None:
     with staged(db, "Recommendations", "r", "user_id", keep_others=True) as stage:
         stage.insert([{"user_id": "a", "run_id": "r"}])
         stage.seal(1)
-        put(db, stage)
+        lease = Lease(db, 60)
+        lease.acquire("r")
+        put(db, stage, lease=lease)
 
 
 @pytest.mark.parametrize("odd", ["date", "text"])

@@ -129,7 +129,7 @@ def test_the_lease_is_held_during_the_run_and_free_after_it(
         held = holder(db)
         assert held
         assert held["run_id"] == run.run_id
-        run.may_publish()
+        run.lease.renew()
     assert holder(db) is None
 
 
@@ -144,7 +144,7 @@ def test_a_run_during_another_is_refused_and_not_in_the_ledger(
             pytest.fail("two at once")
         assert caught.value.holder["host"] == socket.gethostname()
         assert only_entry(db)["state"] == "running"
-        run.may_publish()
+        run.lease.renew()
 
 
 def test_phases_are_written_down_with_their_start_and_length(
@@ -195,7 +195,7 @@ def test_a_run_that_was_replaced_may_not_publish(db: MongoDatabase, db_settings:
 def run_until_publishing(db: MongoDatabase, settings: Settings) -> None:
     with training_run(settings) as run:
         take_over(db)
-        run.may_publish()
+        run.lease.renew()
         pytest.fail("it may not publish")
 
 

@@ -21,7 +21,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, 
 from recommender.embedded import EmbeddedMongo
 from recommender.errors import DatabaseUnavailableError, LeaseLostError, PublishError
 from recommender.lease import COLLECTION as STATE
-from recommender.lease import Lease
+from recommender.lease import LEASE_ID, Lease
 from recommender.mongo import Document, MongoDatabase, connect, database
 from recommender.settings import load_settings
 from recommender.store import (
@@ -34,13 +34,13 @@ from recommender.store import (
     RECOMMENDATIONS,
     Stage,
     columns_that_fit,
-    finish_switch,
     insert_once,
     publish,
     publish_clusters,
     staged,
     sweep,
 )
+from recommender.switching import finish_switch, switch_of
 
 TRAINED_USERS = 500
 
@@ -71,13 +71,35 @@ def recommendations(run_id: str, count: int = TRAINED_USERS) -> list[Document]:
     return [{"user_id": f"u{i}", "run_id": run_id, "recommendations": []} for i in range(count)]
 
 
+class Asked(Lease):
+    """The lease of a run, whoever had it; something happens whenever it is asked for."""
+
+    def __init__(self, db: MongoDatabase, run_id: str, before: Callable[[], None]) -> None:
+        super().__init__(db, 60)
+        db[STATE].update_one({"_id": LEASE_ID}, {"$set": {"run_id": None}})
+        self.acquire(run_id)
+        self._before = before
+
+    def renew(self, session: ClientSession | None = None) -> None:
+        self._before()
+        super().renew(session)
+
+    def begin_switch(self, switch: Document) -> None:
+        self._before()
+        super().begin_switch(switch)
+
+
+def nothing() -> None:
+    pass
+
+
 def train(db: MongoDatabase, run_id: str, documents: list[Document] | None = None) -> None:
     """Publish Recommendations as the training does."""
     documents = recommendations(run_id) if documents is None else documents
     with staged(db, RECOMMENDATIONS, run_id, "user_id", keep_others=True) as stage:
         stage.insert(documents)
         stage.seal(len(documents))
-        publish(db, stage)
+        publish(db, stage, lease=Asked(db, run_id, nothing))
 
 
 def clusters(run_id: str, k: int = 3) -> list[Document]:
@@ -89,17 +111,18 @@ def metadata(run_id: str) -> list[Document]:
 
 
 def publish_pair(
-    db: MongoDatabase, run_id: str, before: Callable[..., None] = lambda *_: None, k: int = 3
+    db: MongoDatabase, run_id: str, before: Callable[[], None] = nothing, k: int = 3
 ) -> None:
-    publish_clusters(db, run_id, clusters(run_id, k), metadata(run_id), may_publish=before)
+    lease = Asked(db, run_id, before)
+    publish_clusters(db, run_id, clusters(run_id, k), metadata(run_id), lease=lease)
 
 
 def everything(db: MongoDatabase) -> dict[str, list[Document]]:
-    """Return what is in the database; a collection that is there and empty counts as none."""
+    """Return what is in the database but for the lease; an empty collection counts as none."""
     found = {
         name: list(db[name].find().sort("_id"))
         for name in db.list_collection_names()
-        if not name.startswith("system.")
+        if not name.startswith("system.") and name != STATE
     }
     return {name: documents for name, documents in found.items() if documents}
 
@@ -335,14 +358,14 @@ class TestStage:
 
         def taken_over() -> None:
             assert db[stage.name].count_documents({"run_id": {"$exists": False}}) == 1
-            raise LeaseLostError("taken over")
+            Asked(db, "r2", nothing)
 
         with staged(db, RECOMMENDATIONS, "r1", "user_id", keep_others=True) as stage:
             stage.insert(recommendations("r1", 1))
             stage.seal(1)
             sweep(db)
             with pytest.raises(LeaseLostError):
-                publish(db, stage, before_switching=taken_over)
+                publish(db, stage, lease=Asked(db, "r1", taken_over))
         assert everything(db) == before
 
     def test_what_dead_runs_left_is_swept_and_nothing_else(self, db: MongoDatabase) -> None:
@@ -433,7 +456,9 @@ class TestColumnsThatFit:
             {"_id": CENTROIDS_ID, "run_id": "r1", "centroids": centroids},
         ]
         for _ in range(2):
-            publish_clusters(either, "r1", clusters("r1"), documents, may_publish=lambda *_: None)
+            publish_clusters(
+                either, "r1", clusters("r1"), documents, lease=Asked(either, "r1", nothing)
+            )
         assert either[METADATA].count_documents({}) == 2
 
 
@@ -493,7 +518,7 @@ class TestPublishClusters:
         publish_pair(either, "r1")
         before = everything(either)
 
-        def refuse(*_: object) -> None:
+        def refuse() -> None:
             beside = set(everything(either)) - set(before)
             stages = sorted(name for name in beside if not name.endswith(".previous"))
             assert [name.split(".")[0] for name in stages] == [CLUSTERS, METADATA]
@@ -509,19 +534,17 @@ class TestPublishClusters:
     ) -> None:
         publish_pair(either, "r1")
         before = everything(either)
-        mine, theirs = Lease(either, 60), Lease(either, 60)
-        mine.acquire("r2")
+        theirs: list[Lease] = []
 
-        def taken_over_meanwhile(*session: ClientSession) -> None:
-            either["TrainingState"].update_one({"_id": "lease"}, {"$set": {"run_id": None}})
-            theirs.acquire("r3")
-            mine.renew(*session)
+        def taken_over_meanwhile() -> None:
+            theirs.append(Asked(either, "r3", nothing))
 
         with pytest.raises(LeaseLostError):
             publish_pair(either, "r2", before=taken_over_meanwhile)
-        after = everything(either)
-        assert all(after[name] == before[name] for name in before)
-        theirs.renew()
+        assert everything(either) == before
+        theirs[-1].renew()
+        sweep(either)
+        assert everything(either) == before
 
     @pytest.mark.parametrize("target", [CLUSTERS, METADATA])
     def test_a_view_as_target_is_a_clear_error_and_nothing_is_lost(
@@ -533,7 +556,7 @@ class TestPublishClusters:
         before = everything(either)
         asked: list[bool] = []
         with pytest.raises(DatabaseUnavailableError, match=f"{re.escape(target)} is a view"):
-            publish_pair(either, "r2", before=lambda *_: asked.append(True))
+            publish_pair(either, "r2", before=lambda: asked.append(True))
         assert everything(either) == before
         assert asked == []
 
@@ -542,7 +565,9 @@ class TestPublishClusters:
         before = everything(either)
         twice = [*clusters("r2"), *clusters("r2", 1)]
         with pytest.raises(DatabaseUnavailableError, match="duplicate key"):
-            publish_clusters(either, "r2", twice, metadata("r2"), may_publish=lambda *_: None)
+            publish_clusters(
+                either, "r2", twice, metadata("r2"), lease=Asked(either, "r2", nothing)
+            )
         assert everything(either) == before
 
     def test_foreign_documents_and_old_clusters_go_the_same_way_again_and_again(
@@ -564,7 +589,7 @@ class TestPublishClusters:
         either[METADATA].create_index("a", name="theirs")
         before, indexes = everything(either), either[METADATA].index_information()
 
-        def turn_against_it(*_: object) -> None:
+        def turn_against_it() -> None:
             if "Source" not in everything(either):
                 either[CLUSTERS].rename("Source")
                 either.create_collection(CLUSTERS, viewOn="Source", pipeline=[])
@@ -581,7 +606,7 @@ class TestPublishClusters:
     def test_a_refused_second_part_of_the_first_publication_leaves_nothing(
         self, either: MongoDatabase
     ) -> None:
-        def turn_against_it(*_: object) -> None:
+        def turn_against_it() -> None:
             if CLUSTERS not in either.list_collection_names():
                 either.create_collection(CLUSTERS, viewOn="Source", pipeline=[])
 
@@ -595,7 +620,7 @@ class TestPublishClusters:
         publish_pair(replica_set, "r1")
         before = everything(replica_set)
 
-        def turn_against_it(*_: object) -> None:
+        def turn_against_it() -> None:
             validator = {"run_id": {"$ne": "r2"}}
             replica_set.command("collMod", CLUSTERS, validator=validator)
 
@@ -646,8 +671,8 @@ class TestSwitch:
             new_metadata.insert(metadata(run_id))
             new_metadata.seal(3)
             stages = [new_metadata, new_clusters]
-            pairs = [{"stage": stage.name, "target": stage.target} for stage in stages]
-            db[STATE].insert_one({"_id": "switch", "stages": pairs})
+            switch = switch_of({stage.name: stage.target for stage in stages})
+            Asked(db, run_id, nothing).begin_switch(switch)
             for stage in stages[:switched]:
                 db[stage.name].rename(stage.target, dropTarget=True)
             raise KeyboardInterrupt
@@ -675,7 +700,7 @@ class TestSwitch:
         with staged(db, RECOMMENDATIONS, "r1", "user_id") as stage:
             stage.insert(recommendations("r1", 1))
         assert stage.name not in everything(db)
-        assert len(everything(db)) == 3  # the two stages and the note of the switch
+        assert len(everything(db)) == 2  # the stages of the switch
 
     def test_a_switch_that_the_server_refuses_is_given_up(self, db: MongoDatabase) -> None:
         db["Source"].insert_one({"user_id": "u"})
@@ -684,10 +709,28 @@ class TestSwitch:
         with staged(db, RECOMMENDATIONS, "r1", "user_id") as stage:
             stage.insert(recommendations("r1", 1))
             with pytest.raises(DatabaseUnavailableError, match="refused publishing Recommend"):
-                publish(db, stage)
+                publish(db, stage, lease=Asked(db, "r1", nothing))
         assert everything(db) == before
         sweep(db)
         assert everything(db) == before
+
+    def test_who_sleeps_in_its_switch_finds_it_done_and_leaves_what_came_after(
+        self, db: MongoDatabase
+    ) -> None:
+        """As where it wakes up right before, and right after, it reads what is noted."""
+        publish_pair(db, "r1")
+        self.begun(db, "r2", 0)
+        sweep(db)  # who took over does it
+        publish_pair(db, "r3")
+        after = everything(db)
+        finish_switch(db)
+        assert everything(db) == after
+        self.begun(db, "r4", 1)
+        finish_switch(db)  # that of another, half done
+        finish_switch(db)
+        assert {document["run_id"] for found in everything(db).values() for document in found} == {
+            "r4"
+        }
 
     def test_nothing_to_finish_is_nothing_to_do(self, db: MongoDatabase) -> None:
         finish_switch(db)

@@ -40,7 +40,7 @@ BETWEEN = Moment("between Metadata and Clusters", "publish clusters", Trap(RENAM
 AFTER_ALL = Moment(
     "after the last switch, not yet noted",
     "publish clusters",
-    Trap("delete", "TrainingState", skip=1),
+    Trap("findAndModify", "TrainingState", skip=2),  # the lease, Recommendations, the pair
 )
 # The same for the clustering alone, which needs no Spark.
 CLUSTERING_BETWEEN = Moment("between the two", "publish clusters", Trap(RENAME, skip=1))

@@ -300,7 +300,9 @@ class World:
     def leftovers(self) -> list[str]:
         """Return what a training that ended well may not leave behind."""
         left = [name for name in self.db.list_collection_names() if ".staged." in name]
-        left += ["a switch"] * self.db["TrainingState"].count_documents({"_id": "switch"})
+        left += ["a switch"] * self.db["TrainingState"].count_documents(
+            {"switch": {"$exists": True}}
+        )
         held = holder(self.db)
         return left + ([f"the lease of {held['run_id']}"] if held else [])
 
