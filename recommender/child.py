@@ -49,8 +49,7 @@ class Trainer:
         self._tidier = Tidier(db, settings.lease_seconds)
         self._lock = threading.Lock()
         self._stopping = False
-        self._child: Guarded | None = None
-        self._watcher: threading.Thread | None = None
+        self._watched: dict[threading.Thread, Guarded] = {}
 
     def start(self, trigger: Trigger, *, force: bool = False) -> str:
         """Start a training and return its run's id.
@@ -82,33 +81,46 @@ class Trainer:
                 settings = self._settings
                 settings = settings.model_copy(update={"gate": False}) if force else settings
                 ledger.open(run_id, trigger, settings, log_file)
-                self._child = self._spawn(run_id, log_file, ["--force"] if force else [])
+                child = self._spawn(run_id, log_file, ["--force"] if force else [])
             except BaseException as error:
                 ledger.close(run_id, "failed", 1, one_line(error))
                 lease.release()
                 raise
-            self._watcher = threading.Thread(
-                target=self._watch, args=(run_id, self._child, lease), name=f"watch {run_id}"
+            self._end_those_without_lease()
+            watcher = threading.Thread(
+                target=self._watch, args=(run_id, child, lease), name=f"watch {run_id}"
             )
-            self._watcher.start()
+            self._watched[watcher] = child
+            watcher.start()
         log.info("training %s started by %s", run_id, trigger)
         return run_id
 
     def stop(self) -> None:
-        """End the training in progress, if it is ours, and start no other."""
+        """End what we started and is still running, and start no other."""
         with self._lock:
             self._stopping = True
-            child, watcher = self._child, self._watcher
-        if child and watcher:
-            child.stop()
+            living = self._living()
+        for watcher, ending in [(watcher, _end(child)) for watcher, child in living.items()]:
+            ending.join()
             watcher.join()
 
     def tidy_up(self) -> None:
         """Do for a training that fell silent what is left; one of ours is watched as it is."""
         with self._lock:
-            watched = self._watcher is not None and self._watcher.is_alive()
+            watched = bool(self._living())
         if not watched:
             self._tidier.look()
+
+    def _living(self) -> dict[threading.Thread, Guarded]:
+        """Return what runs, and forget what has ended."""
+        self._watched = {w: child for w, child in self._watched.items() if w.is_alive()}
+        return self._watched
+
+    def _end_those_without_lease(self) -> None:
+        """End what slept past its lease, such as in a debugger: it can publish nothing any more."""
+        for child in self._living().values():
+            log.warning("a training that lost its lease is still running, and is ended")
+            _end(child)
 
     def _spawn(self, run_id: str, log_file: Path, options: list[str]) -> Guarded:
         command: list[str | Path] = [sys.executable, self._script, "--adopt-run", run_id, *options]
@@ -150,6 +162,13 @@ class Trainer:
         except PyMongoError as failure:
             # Its lease expires, and whoever notices first marks it as crashed.
             log.error("the end of %s could not be written down: %s", run_id, reason_of(failure))
+
+
+def _end(child: Guarded) -> threading.Thread:
+    """Begin to end a training: it may take as long as the grace."""
+    ending = threading.Thread(target=child.stop, name="end a training")
+    ending.start()
+    return ending
 
 
 def _outcome(code: int, *, overdue: bool, stopping: bool) -> tuple[State, str]:

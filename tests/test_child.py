@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from recommender import child
@@ -110,6 +111,38 @@ def test_it_tidies_up_after_others_and_watches_its_own(
         assert (Ledger(db).get(own) or {})["state"] in OPEN_STATES
         until_tidied(Trainer(db_settings, db))
         assert (Ledger(db).get(own) or {})["state"] == "crashed"
+
+
+SAYS_WHO_IT_IS = """
+import os, signal
+print(os.getpid(), flush=True)
+signal.pause()
+"""
+
+
+def test_one_that_slept_past_its_lease_ends_when_another_starts(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    def process_of(run_id: str) -> psutil.Process:
+        log = db_settings.log_dir / f"{run_id}.log"
+        return psutil.Process(int(until(lambda: log.read_text().strip())))
+
+    quick = db_settings.model_copy(update={"stop_grace_seconds": 0.1})
+    with trainer(quick, db, SAYS_WHO_IT_IS) as starts:
+        asleep = process_of(starts.start("api"))
+        asleep.suspend()
+        silent_for_too_long(db)
+        run_id = starts.start("api")
+        awake = process_of(run_id)
+        until(lambda: not asleep.is_running())
+        assert awake.is_running()
+        assert (holder(db) or {})["run_id"] == run_id
+        awake.suspend()
+        silent_for_too_long(db)
+        newest = process_of(starts.start("api"))
+        newest.suspend()
+        starts.stop()
+        assert not any(process.is_running() for process in (awake, newest))
 
 
 HANGS_FOR_GOOD = """
