@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from recommender.mongo import (
     reason_of,
     secrets_of,
 )
+from recommender.run_log import run_log
 from recommender.scripts import Cancelled, TimedOut, redact, time_limit
 from recommender.settings import Settings
 from recommender.store import sweep
@@ -164,8 +165,11 @@ def training_run(settings: Settings, adopted: str | None = None) -> Iterator[Tra
             try:
                 with _closing(settings, write):
                     with mongo_errors("taking the lease"):
-                        _take(lease, db, run_id, settings, adopted=adopted is not None)
-                    with _Heartbeat(lease, settings.lease_seconds) as heartbeat:
+                        (lease.adopt if adopted else lease.acquire)(run_id)
+                    with (
+                        _opened(db, run_id, settings, adopted=adopted is not None),
+                        _Heartbeat(lease, settings.lease_seconds) as heartbeat,
+                    ):
                         run = TrainingRun(run_id, db, settings, lease, heartbeat)
                         yield run
                         # Who has lost the lease by now may have been published over.
@@ -176,17 +180,18 @@ def training_run(settings: Settings, adopted: str | None = None) -> Iterator[Tra
                 release()
 
 
-def _take(
-    lease: Lease, db: MongoDatabase, run_id: str, settings: Settings, *, adopted: bool
-) -> None:
+@contextmanager
+def _opened(db: MongoDatabase, run_id: str, settings: Settings, *, adopted: bool) -> Iterator[None]:
+    """Have the ledger tell of the run, and keep its log where no parent does."""
     ledger = Ledger(db)
-    if adopted:
-        lease.adopt(run_id)
-    else:
-        lease.acquire(run_id)
-        ledger.open(run_id, "script", settings, None)
-    ledger.update(run_id, {"state": "running", "pid": os.getpid(), "started_at": now()})
-    sweep(db)
+    with ExitStack() as stack:
+        log_file = None if adopted else stack.enter_context(run_log(settings, run_id))
+        with mongo_errors("beginning the run"):
+            if not adopted:
+                ledger.open(run_id, "script", settings, log_file)
+            ledger.update(run_id, {"state": "running", "pid": os.getpid(), "started_at": now()})
+            sweep(db)
+        yield
 
 
 class SideRun:
@@ -244,7 +249,11 @@ def side_run(settings: Settings, trigger: Trigger) -> Iterator[SideRun]:
     """
     with connect(settings) as client:
         run = SideRun(database(client, settings), settings)
-        with _closing(settings, partial(run.write, trigger)):
+        with (
+            _closing(settings, partial(run.write, trigger)),
+            run_log(settings, run.run_id) as log_file,
+        ):
+            run.record(log=str(log_file) if log_file else None)
             yield run
 
 

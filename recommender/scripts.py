@@ -31,6 +31,7 @@ exit codes:
   124  the training took longer than TRAIN_TIMEOUT_MINUTES
   130  stopped by Ctrl-C
   143  stopped by SIGTERM
+  141  nobody reads the output any more, as after `| head`
 """
 
 _SECOND_TRY_SECONDS = 0.5

@@ -40,7 +40,7 @@ FLOORS: list[set[str]] = [
     },
     {
         *("recommender.together", "recommender.spot_checks", "recommender.standings"),
-        "recommender.switching",
+        *("recommender.run_log", "recommender.switching"),
     },
     {
         *("recommender.city", "recommender.java", "recommender.problems", "recommender.reviews"),

@@ -1,0 +1,65 @@
+"""The log file of a run whose output nobody else keeps: one started by hand."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from recommender.errors import ConfigurationError, RecommenderError
+from recommender.mongo import secrets_of
+from recommender.scripts import RedactingFormatter, Stopped
+from recommender.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def run_log(settings: Settings, run_id: str) -> Iterator[Path | None]:
+    """Write what is logged in the block to a file as well, and how the block ended.
+
+    A folder that cannot be written to, or a full disk, is no reason not to train: a warning says
+    that there is no file, or no more of it.
+
+    Yields
+    ------
+    Path or None
+        The file, in the log folder of the settings.
+    """
+    try:
+        settings.make_folder(settings.log_dir)
+        handler = _RunLog(settings.log_dir / f"{run_id}.log", settings)
+    except (ConfigurationError, OSError) as error:
+        log.warning("this run has no log file: %s", error)
+        yield None
+        return
+    logging.root.addHandler(handler)
+    try:
+        yield Path(handler.baseFilename)
+    except BaseException as error:
+        handler.add_end(error)
+        raise
+    finally:
+        logging.root.removeHandler(handler)
+        with suppress(OSError):  # of a full disk
+            handler.close()
+
+
+class _RunLog(logging.FileHandler):
+    def __init__(self, path: Path, settings: Settings) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self.setFormatter(RedactingFormatter(secrets_of(settings)))
+
+    def add_end(self, error: BaseException) -> None:
+        """Write what ended the run, with a traceback where nobody foresaw it."""
+        expected = isinstance(error, (RecommenderError, Stopped))
+        text = str(error) or type(error).__name__
+        about = None if expected else sys.exc_info()
+        self.handle(logging.LogRecord(__name__, logging.ERROR, "", 0, text, None, about))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Give the file up where it cannot be written, such as on a full disk."""
+        logging.root.removeHandler(self)
+        log.warning("%s is not written any further: %s", self.baseFilename, sys.exception())

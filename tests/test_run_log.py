@@ -1,0 +1,89 @@
+"""The log file of a run by hand: whole, without secrets, and no condition for training."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from recommender.errors import DataError, LeaseHeldError
+from recommender.ledger import Ledger
+from recommender.mongo import Document, MongoDatabase
+from recommender.runs import side_run, training_run
+from recommender.settings import Settings
+
+
+def only_entry(db: MongoDatabase) -> Document:
+    (found,) = Ledger(db).recent(9)
+    return found
+
+
+def log_of(document: Document) -> str:
+    return Path(document["log"]).read_text(encoding="utf-8")
+
+
+def test_a_run_by_hand_keeps_its_log_where_the_ledger_says(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    settings = db_settings.model_copy(update={"api_key": SecretStr("s3cret-key")})
+    logging.getLogger("recommender").setLevel(logging.INFO)
+    with training_run(settings) as run, run.phase("read"):
+        logging.getLogger("recommender.x").warning("with s3cret-key\nerror: forged")
+    log = log_of(only_entry(db))
+    assert "phase read took" in log
+    assert "with *** error: forged" in log
+    assert "s3cret" not in log
+
+
+@pytest.mark.parametrize(("error", "traceback"), [(DataError("none"), False), (KeyError(1), True)])
+def test_the_log_of_a_run_by_hand_ends_with_what_ended_it(
+    db: MongoDatabase, db_settings: Settings, error: Exception, traceback: bool
+) -> None:
+    with pytest.raises(type(error)), training_run(db_settings):
+        raise error
+    log = log_of(only_entry(db))
+    assert f"ERROR recommender.run_log: {error}" in log
+    assert ("Traceback" in log) is traceback
+
+
+def test_without_a_folder_for_logs_a_run_goes_on_without(
+    db: MongoDatabase, db_settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    with training_run(db_settings.model_copy(update={"work_dir": tmp_path / "file"})):
+        pass
+    assert (only_entry(db)["state"], only_entry(db)["log"]) == ("succeeded", None)
+    assert "this run has no log file: WORK_DIR=" in caplog.text
+
+
+def test_a_log_that_cannot_be_written_any_further_is_given_up(
+    db: MongoDatabase, db_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("recommender.x")
+    with training_run(db_settings):
+        path = only_entry(db)["log"]
+        files = (h for h in logging.root.handlers if isinstance(h, logging.FileHandler))
+        (handler,) = (h for h in files if h.baseFilename == path)
+        handler.setStream(Path("/dev/full").open("w"))  # noqa: SIM115 - the handler closes it
+        logger.warning("first")
+        logger.warning("second")
+    assert only_entry(db)["state"] == "succeeded"
+    assert caplog.text.count("No space left on device") == 1
+    assert "second" in caplog.text
+
+
+def test_a_run_beside_the_trainings_keeps_one_as_well(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    with side_run(db_settings, "tune"):
+        logging.getLogger("recommender.x").warning("so far")
+    assert "so far" in log_of(only_entry(db))
+
+
+def test_who_is_refused_leaves_no_log(db: MongoDatabase, db_settings: Settings) -> None:
+    with training_run(db_settings):
+        with pytest.raises(LeaseHeldError), training_run(db_settings):
+            pytest.fail("two at once")
+        assert len(list(db_settings.log_dir.iterdir())) == 1
