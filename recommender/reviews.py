@@ -7,9 +7,10 @@ Spark data source of :mod:`recommender.mongo_source` calls them in its executors
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -102,7 +103,7 @@ def read(
         A MongoDB filter; None for all rows of the range.
     """
     projection = {"_id": 0} | dict.fromkeys(settings.review_fields, 1)
-    with connect(settings) as client, mongo_errors("reading Reviews"):
+    with _no_search_for_cycles(), connect(settings) as client, mongo_errors("reading Reviews"):
         reviews = database(client, settings)[COLLECTION].with_options(codec_options=CODEC)
         rows_wanted = matching or {}
         cursor = reviews.find(rows_wanted, projection, batch_size=settings.read_batch_rows)
@@ -120,6 +121,21 @@ def read(
             last: Document = {"$and": [rows_wanted, {"_id": MaxKey()}]}
             if rows := reviews.find(last, projection).to_list():
                 yield _clean(rows, settings.review_fields, settings)
+
+
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Let Python's collector rest: rows are many objects without a cycle, and it searches them all.
+
+    That took a third of the time of reading.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def read_ratings(settings: Settings) -> Ratings:
