@@ -21,13 +21,15 @@ LABEL org.opencontainers.image.title="Restaurant Recommender Model Service" \
 # folder for temporary files, so that nothing asks for /tmp.
 ENV WORK_DIR=/var/lib/recommender
 
+# With OpenBLAS, Spark's ALS of many factors takes half the time.
+#
 # A slim base may lack the folder for manual pages, without which the JRE's package fails to install.
 # It lacks bytecode of the standard library, and a read-only root could never keep it: every process
 # would compile what it imports.
 RUN mkdir -p /usr/share/man/man1 \
     && apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-        openjdk-17-jre-headless tini \
+        libopenblas0-serial openjdk-17-jre-headless tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/*.log /tmp/* \
     && python -m compileall -q -x '/(site-packages|lib2to3|tests?)/' \
         "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \

@@ -27,7 +27,7 @@ from recommender.errors import (
     RecommenderError,
     SparkError,
 )
-from recommender.java import find_java
+from recommender.java import LAPACK_PACKAGE, find_java, has_lapack
 from recommender.mongo import one_line
 from recommender.scripts import signals_deferred
 from recommender.settings import Settings
@@ -63,6 +63,8 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
         In place of what PySpark raises in the block.
     """
     find_java()
+    if not has_lapack():
+        log.info("ALS would be faster with a LAPACK (Debian: apt-get install %s)", LAPACK_PACKAGE)
     settings.make_folder(settings.work_dir)
     _sweep(settings.work_dir)
     prefix = f"{_SCRATCH}{os.getpid()}-"

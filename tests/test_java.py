@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -111,7 +112,8 @@ def test_installing_asks_the_package_manager_and_looks_again(
     assert main(["--install"]) == 0
     assert asked.read_text().splitlines() == [
         "noninteractive --quiet update",
-        "noninteractive --quiet install --yes --no-install-recommends openjdk-17-jre-headless",
+        "noninteractive --quiet install --yes --no-install-recommends "
+        "openjdk-17-jre-headless libopenblas0-serial",
     ]
 
 
@@ -147,3 +149,12 @@ def test_the_command_ends_with_the_code_for_a_lack_of_java() -> None:
     )
     assert done.returncode == 78
     assert done.stderr.startswith("error: no Java found")
+
+
+def test_a_lapack_is_found_if_one_can_be_loaded() -> None:
+    try:
+        ctypes.CDLL("liblapack.so.3")
+    except OSError:
+        assert not java.has_lapack()
+    else:
+        assert java.has_lapack()
