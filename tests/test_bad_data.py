@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 
 from recommender.ledger import Ledger
-from recommender.mongo import Document, MongoDatabase
+from recommender.mongo import MongoDatabase
 from recommender.settings import Settings
+from tests.bad_rows import BAD_ROWS, GOOD
 from tests.support import ContractReader, run_script, write_tiny_city
 
 # Each is a user's id and a restaurant's; all that a training makes of them is a value.
@@ -36,24 +36,6 @@ ODD_IDS: list[Any] = [
     "é" * 512,
     "\U0001f363",
 ]
-NESTED: Document = {"$gt": 0}
-for _ in range(60):
-    NESTED = {"rating": NESTED}
-BAD_ROWS: list[tuple[str, Document]] = [
-    ("user_missing", {"user_id": None}),
-    ("restaurant_missing", {"gmap_id": None}),
-    ("rating_missing", {"rating": None}),
-    ("id_too_long", {"user_id": "u" * 2**20}),
-    ("id_too_long", {"gmap_id": "g" * 2**20}),
-    ("id_unusable", {"gmap_id": {"$ne": 1}}),
-    ("rating_not_a_number", {"rating": NESTED}),
-    ("rating_not_a_number", {"rating": "five"}),
-    ("rating_not_finite", {"rating": math.nan}),
-    ("rating_not_finite", {"rating": math.inf}),
-    ("rating_out_of_range", {"rating": 1e300}),
-    ("rating_out_of_range", {"rating": -0.0}),
-]
-GOOD: Document = {"user_id": "u", "gmap_id": "g", "rating": 4, "time": 1_700_000_000_000}
 
 
 def lone_surrogate() -> RawBSONDocument:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults import databases, machines, services, trainings
+from tests.faults import databases, machines, reviews, services, trainings
 from tests.faults.catalogue import Fault
 
 FAULTS: list[Fault] = [
@@ -10,4 +10,5 @@ FAULTS: list[Fault] = [
     *databases.FAULTS,
     *services.FAULTS,
     *machines.FAULTS,
+    *reviews.FAULTS,
 ]

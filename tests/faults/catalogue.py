@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tests.faults.mongod import Trap
@@ -76,6 +76,12 @@ class Moment:
     phase: str
     trap: Trap | None = None
     after: str | None = None
+
+
+def shortly(moment: Moment) -> Moment:
+    """Let what is held go on by itself: it comes to a server that may be a secondary yet."""
+    assert moment.trap
+    return replace(moment, trap=replace(moment.trap, seconds=3.0))
 
 
 def in_words(exit_code: int, state: str, published: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.faults.catalogue import Fault, Moment, hit
+from tests.faults.catalogue import Fault, hit, shortly
 from tests.faults.mongod import Trap
 from tests.faults.trainings import (
     BEFORE_ALL,
@@ -104,12 +104,6 @@ def step_downs() -> list[Fault]:
             slow=False,
         ),
     ]
-
-
-def shortly(moment: Moment) -> Moment:
-    """Let what is held go on by itself: it comes to a server that may be a secondary yet."""
-    assert moment.trap
-    return replace(moment, trap=replace(moment.trap, seconds=3.0))
 
 
 def caught(trap: Trap, script: str = "als_training.py") -> Callable[[World], Outcome]:

@@ -35,6 +35,16 @@ def service_ended(number: Signals, world: World) -> Outcome:
         return world.outcome(service)
 
 
+def ended_as_spark_starts(world: World) -> Outcome:
+    """Stop the service while its training's JVM starts, when no signal may cut in."""
+    with world.service() as (service, url):
+        assert post(url) == 202
+        until(lambda: service.named("java"), LONG_SECONDS)
+        assert (world.latest() or {})["phase"] is None
+        service.send(SIGTERM)
+        return world.outcome(service)
+
+
 def child_killed(world: World) -> Outcome:
     """Kill a service's training between two switches; the service finishes them."""
     assert BETWEEN.trap
@@ -146,6 +156,9 @@ FAULTS = [
         0,
         "cancelled",
         "old",
+    ),
+    Fault(
+        "SIGTERM of the service while Spark starts", ended_as_spark_starts, 0, "cancelled", "old"
     ),
     Fault(
         "kill -9 of the service while its training trains",

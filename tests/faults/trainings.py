@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 
-from tests.faults.catalogue import Fault, Moment, hit
+from tests.faults.catalogue import Fault, Moment, hit, shortly
 from tests.faults.mongod import LONG_SECONDS, Trap
 from tests.faults.world import Outcome, Running, World
 
@@ -190,6 +190,14 @@ def pauses() -> list[Fault]:
             75,
             "crashed",
             f"new Recommendations, {published}",
+        ),
+        Fault(
+            f"the clustering stopped past its lease {IN_THE_TRANSACTION.name}, and woken",
+            hit(shortly(IN_THE_TRANSACTION), pause_past_the_lease, "clustering_training.py"),
+            75,
+            "crashed",
+            published,
+            server="replica set",
         ),
     ]
 
