@@ -21,7 +21,7 @@ from recommender.fitting import REMEDY, choose, fit
 from recommender.foldin import Preferences
 from recommender.gate import add_force_option, check_recommendations, settings_as_asked
 from recommender.judging import judge_lists, judge_ratings
-from recommender.models import Model, visits_of
+from recommender.models import Model, popularity_of, visits_of
 from recommender.mongo_source import read_ratings
 from recommender.newcomers import find_newcomers, stacked
 from recommender.ratings import Ratings, counts_of
@@ -51,7 +51,8 @@ def recommend(
 ) -> int:
     """Stage every user's top restaurants that the user has not rated.
 
-    Users without a review whom ``Users`` knows get theirs, too, unless ratings alone rank.
+    Users without a review whom ``Users`` knows get theirs, too: where ratings alone rank, the most
+    popular ones.
 
     Spark's own ``recommendForAllUsers`` takes many times as long and leaves in what is rated.
 
@@ -70,19 +71,16 @@ def recommend(
     ModelRejectedError
         If a score is not finite, as after a fit that did not hold.
     """
-    visits, users = visits_of(ratings, run.settings), ratings.users
-    if model.preferences is not None:
-        newcomers = find_newcomers(run.db, ratings, run.settings)
-        run.record(newcomers=len(newcomers.users))
-        model = model.with_newcomers(len(newcomers.users))
-        visits = stacked(visits, newcomers.visits)
-        users = pa.concat_arrays([users, newcomers.users])
+    newcomers = find_newcomers(run.db, ratings, run.settings)
+    run.record(newcomers=len(newcomers.users))
+    popularity = popularity_of(ratings, run.settings)
+    users = pa.concat_arrays([ratings.users, newcomers.users])
     task = RecommendTask(
         settings=run.settings,
         run_id=run.run_id,
         stage=stage,
-        model=model,
-        visits=visits,
+        model=model.with_newcomers(len(newcomers.users), popularity),
+        visits=stacked(visits_of(ratings, run.settings), newcomers.visits),
         shown=shown_restaurants(run.db, ratings.restaurants, run.settings),
         users=users,
         restaurants=ratings.restaurants,

@@ -22,7 +22,7 @@ from recommender.cluster_documents import (
 )
 from recommender.clusters import Clustering, cluster, with_previous_ids
 from recommender.elbow import CurvePoint, knee_of, parse_range, svg_of, table_of
-from recommender.evaluation import HeldOut, hold_out, ranking_quality, rating_error
+from recommender.evaluation import HeldOut, hold_out, no_quality, ranking_quality, rating_error
 from recommender.foldin import Preferences
 from recommender.gate import add_force_option, check_clusters, check_finite, settings_as_asked
 from recommender.mongo import connect, database
@@ -35,7 +35,12 @@ from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import Settings
 from recommender.store import publish_clusters
 from recommender.summary import summary_of
-from recommender.user_matrix import UserMatrix, user_matrix, with_factors
+from recommender.user_matrix import (
+    UserMatrix,
+    user_matrix,
+    with_factors,
+    with_factors_of_its_own,
+)
 
 
 def score(matrix: UserMatrix, found: Clustering, settings: Settings) -> ClusterScores:
@@ -59,12 +64,9 @@ def held_out_quality(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
     their ratings: an error on ratings that were picked for being high would flatter who guesses
     high.
     """
-    if settings.clusters_space == "factors":
-        reason = "the factors were fitted to all users, those kept out among them"
-        return {"users": 0, "ndcg": None, "reason": reason}
     held = hold_out(matrix.everything, liked_from(settings), seed=settings.seed)
     rated = hold_out(matrix.everything, -np.inf, seed=settings.seed)
-    part = matrix.part(held.kept)
+    part = with_factors_of_its_own(matrix.part(held.kept), settings)
     found = cluster(part, settings) if rated.hidden.nnz else None
     return {
         **list_quality(held, part, found, settings),
@@ -86,11 +88,7 @@ def list_quality(
     """
     asked = held.seen.shape[0]
     if not asked or not found:
-        return {
-            "users": 0,
-            "ndcg": None,
-            "reason": "no user kept out has liked one restaurant of two",
-        }
+        return {"users": 0, **no_quality("no user kept out has liked one restaurant of two")}
     scored = score(part, found, settings)
     lists = lists_of(scored.scores, scored.city, settings.clusters_top_n)
     labels, _ = found.place(held.seen[:, part.columns])

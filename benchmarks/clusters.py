@@ -168,8 +168,7 @@ def factors(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Itera
             kept = ratings.rows(np.isin(ratings.user, matrix.users[held.kept]))
             confidence = find_confidence(spark, kept, of_split)
             preferences = fit_preferences(spark, kept, of_split, confidence)
-            places = preferences.factors[matrix.columns]
-            part = replace(matrix.part(held.kept), places=places.astype(np.float64))
+            part = replace(matrix.part(held.kept), preferences=preferences)
             clustering = cluster(part, of_split)
             found.append(list_quality(held, part, clustering, of_split))
             shares.append(clustering.landed)

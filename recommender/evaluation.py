@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -215,6 +216,11 @@ class RankingQuality:
     map: float
     coverage: float
     popularity: float
+
+
+def no_quality(reason: str) -> dict[str, Any]:
+    """Return what a :class:`RankingQuality` has, without a figure for a reason."""
+    return {**dict.fromkeys(field.name for field in fields(RankingQuality)), "reason": reason}
 
 
 def hold_out(

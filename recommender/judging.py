@@ -9,7 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.evaluation import cross_fitted, ranking_quality, rating_error
+from recommender.evaluation import (
+    cross_fitted,
+    no_quality,
+    ranking_quality,
+    rating_error,
+)
 from recommender.models import Model, RatingModel, visits_of
 from recommender.ratings import Ratings
 from recommender.settings import Settings
@@ -69,11 +74,11 @@ def judge_lists(
     dict
         The ledger's ``metrics.lists``: a :class:`recommender.evaluation.RankingQuality` of the
         model, one each of ``popular`` and ``random``, and, by how many ratings users have in the
-        training part, ``by_activity``. Without anything liked, ``ndcg`` is None for a ``reason``.
+        training part, ``by_activity``. Without anything liked, figures are None for a ``reason``.
     """
     asked, hidden = who_liked(held_out, settings)
     if not len(asked):
-        return {"users": 0, "ndcg": None, "reason": "no rating held out is of a restaurant liked"}
+        return {"users": 0, **no_quality("no rating held out is of a restaurant liked")}
     rng = np.random.default_rng(settings.seed)
     if len(asked) > settings.als_evaluate_users:
         drawn = np.sort(rng.choice(len(asked), settings.als_evaluate_users, replace=False))

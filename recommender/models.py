@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,15 +89,25 @@ class Model:
             return self.rating.user_factors[user]
         return self.preferences.user_factors(visits)
 
-    def with_newcomers(self, count: int) -> Model:
-        """Return the model with so many more users, of whom no rating is known."""
+    def with_newcomers(self, count: int, popularity: NDArray[np.floating[Any]]) -> Model:
+        """Return the model with so many more users, whom ratings were not fitted to.
+
+        Where the foretold rating ranks, theirs do so by popularity, (restaurants,), as one factor
+        more that is 0 for everybody else.
+        """
         rating = self.rating
         offsets = np.concatenate([rating.baseline.user_offsets, np.zeros(count)])
-        none = np.zeros((count, rating.user_factors.shape[1]), dtype=np.float32)
+        known, places = rating.user_factors, rating.restaurant_factors
+        new = np.zeros((count, known.shape[1]), dtype=np.float32)
+        if self.preferences is None:
+            known = np.column_stack([known, np.zeros(len(known), dtype=np.float32)])
+            new = np.column_stack([new, np.ones(count, dtype=np.float32)])
+            places = np.column_stack([places, popularity.astype(np.float32)])
         more = replace(
             rating,
             baseline=replace(rating.baseline, user_offsets=offsets),
-            user_factors=np.concatenate([rating.user_factors, none]),
+            user_factors=np.concatenate([known, new]),
+            restaurant_factors=places,
         )
         return replace(self, rating=more)
 

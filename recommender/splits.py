@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -50,13 +52,17 @@ def some_users(ratings: Ratings, most: int, settings: Settings) -> Ratings:
 
 
 def teachers(ratings: Ratings, settings: Settings) -> NDArray[np.bool_]:
-    """Return which users, (users,), teach the preference: those of two ratings and more.
+    """Return which users, (users,), teach the preference; see :func:`teachers_of`."""
+    return teachers_of(np.bincount(ratings.user, minlength=len(ratings.users)), settings)
+
+
+def teachers_of(counts: NDArray[np.integer[Any]], settings: Settings) -> NDArray[np.bool_]:
+    """Return who teaches, by how many ratings each has: those of two ratings and more.
 
     If there are more than ``ALS_PREFERENCE_USERS``, those are drawn whose ratings go together with
     more others: with weight n - 1, without replacement, by exponential clocks of that rate
     (Efraimidis and Spirakis, 2006).
     """
-    counts = np.bincount(ratings.user, minlength=len(ratings.users))
     several = np.flatnonzero(counts >= 2)
     rings_at = np.random.default_rng(settings.seed).exponential(1 / (counts[several] - 1.0))
     first = np.argsort(rings_at, kind="stable")[: settings.als_preference_users]

@@ -6,16 +6,16 @@ import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from recommender.errors import DataError
 from recommender.factors import load_factors
-from recommender.foldin import Preferences
+from recommender.foldin import Preferences, alternate, preferences_of
 from recommender.mongo import MongoDatabase
 from recommender.ratings import Ratings, decode_ids, positions_in, rating_shift
 from recommender.settings import Settings
+from recommender.splits import teachers_of
 from recommender.store import columns_that_fit
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,8 @@ class UserMatrix:
         int64 (users,), the users that the rows stand for.
     users_left_out, restaurants_left_out
         Users and restaurants with ratings that take no part, by the limits in force.
-    places
-        float64 (columns, d), where to find the columns on a map that users are clustered on; None
-        for the map of tastes, or none.
+    preferences
+        What ALS found of all restaurants, if users are to be clustered on the map of its factors.
     """
 
     rows: csr_array
@@ -49,7 +48,14 @@ class UserMatrix:
     users: NDArray[np.int64]
     users_left_out: int
     restaurants_left_out: int
-    places: NDArray[np.float64] | None = None
+    preferences: Preferences | None = None
+
+    @property
+    def places(self) -> NDArray[np.float64] | None:
+        """Where the columns are on the map of ALS's factors, float64 (columns, rank), or None."""
+        if self.preferences is None:
+            return None
+        return self.preferences.factors[self.columns].astype(np.float64)
 
     def part(self, chosen: NDArray[np.int64]) -> UserMatrix:
         """Return the chosen rows as a matrix."""
@@ -113,18 +119,37 @@ def with_factors(
         If there is none.
     """
     if preferences is not None:
-        return replace(matrix, places=preferences.factors[matrix.columns].astype(np.float64))
+        return replace(matrix, preferences=preferences)
     published = load_factors(db)
     if published is None:
         raise DataError(
             "CLUSTERS_SPACE=factors, and no training has published factors; run als_training.py "
             "with ALS_OBJECTIVE=preference, or set CLUSTERS_SPACE=tastes"
         )
-    columns = ratings.restaurants.take(pa.array(matrix.columns))
-    row = positions_in(published.restaurants, columns)
-    places = np.zeros((len(row), published.preferences.rank))
-    places[row >= 0] = published.preferences.factors[row[row >= 0]]
-    return replace(matrix, places=places)
+    row = positions_in(published.restaurants, ratings.restaurants)
+    factors = np.zeros((len(row), published.preferences.rank), dtype=np.float32)
+    factors[row >= 0] = published.preferences.factors[row[row >= 0]]
+    return replace(matrix, preferences=replace(published.preferences, factors=factors))
+
+
+def with_factors_of_its_own(part: UserMatrix, settings: Settings) -> UserMatrix:
+    """Return a part with the map that ALS finds of that part alone, with the same parameters.
+
+    For judging by users who are not in the part: the map at hand has seen them, too.
+    """
+    seen = part.preferences
+    if seen is None:
+        return part
+    taught = teachers_of(np.diff(part.everything.indptr), settings)
+    parameters = {"alpha": seen.alpha, "reg_param": seen.reg_param}
+    factors = alternate(
+        csr_array(part.everything[taught]),
+        seen.rank,
+        **parameters,
+        iterations=settings.preference_iterations,
+        seed=settings.seed,
+    )
+    return replace(part, preferences=preferences_of(factors, seen.popularity, **parameters))
 
 
 def _columns(ratings: Ratings, settings: Settings) -> NDArray[np.int64]:

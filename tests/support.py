@@ -62,11 +62,15 @@ def write_tiny_city(db: MongoDatabase, settings: Settings) -> None:
     write_city(db, TINY_CITY, settings, with_users=False)
 
 
-def ratings_of(rows: list[tuple[Any, Any, float]]) -> Ratings:
-    """Return (user, restaurant, rating) rows as ratings on a scale of 0 to 5."""
+def ratings_of(
+    rows: list[tuple[Any, Any, float]], rating_min: float = 0, rating_max: float = 5
+) -> Ratings:
+    """Return (user, restaurant, rating) rows as ratings on a scale, of 0 to 5 if none is given."""
     users, restaurants, values = ([row[i] for row in rows] for i in range(3))
     times = [None] * len(rows)
-    block = clean_block(users, restaurants, values, times, rating_min=0, rating_max=5)
+    block = clean_block(
+        users, restaurants, values, times, rating_min=rating_min, rating_max=rating_max
+    )
     return gather(pa.Table.from_batches([block], schema=BLOCK_SCHEMA))
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
+from pyspark.ml.recommendation import ALS
 from pyspark.sql import SparkSession
 
 import als_training
@@ -19,6 +21,7 @@ from recommender import fitting, mongo_source
 from recommender.errors import DatabaseUnavailableError, ModelRejectedError
 from recommender.lease import Lease
 from recommender.ledger import Ledger
+from recommender.models import popularity_of
 from recommender.mongo import Document, MongoDatabase
 from recommender.mongo_source import read_reviews
 from recommender.ratings import Ratings, decode_ids
@@ -43,6 +46,10 @@ def rated_by_user(db: MongoDatabase) -> dict[Any, dict[Any, float]]:
     for row in db["Reviews"].find({"user_id": {"$exists": True}, "rating": {"$type": "number"}}):
         rated[row["user_id"]][row["gmap_id"]] = row["rating"]
     return rated
+
+
+def left_in(folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()]
 
 
 def test_spark_reads_the_same_ratings_as_one_process(
@@ -100,6 +107,66 @@ def test_every_user_gets_the_best_of_what_the_user_has_not_rated(
         assert foretold == pytest.approx(beside)
 
 
+def test_by_rating_the_lists_are_those_of_sparks_als_less_what_is_rated(
+    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings
+) -> None:
+    """The seed configuration to the letter, by Spark's own ``recommendForAllUsers``."""
+    als = ALS(rank=10, maxIter=10, regParam=0.1, coldStartStrategy="drop", seed=db_settings.seed)
+    als = als.setUserCol("user").setItemCol("restaurant").setNumBlocks(2)
+    columns = [city.user, city.restaurant, city.rating.astype(np.float32)]
+    table = pa.table(columns, names=["user", "restaurant", "rating"])
+    theirs = als.fit(spark.createDataFrame(table).coalesce(2))
+    rows = theirs.recommendForAllUsers(len(city.restaurants)).toArrow().to_pylist()
+    rated = set(zip(city.user.tolist(), city.restaurant.tolist(), strict=True))
+    expected = {
+        row["user"]: {
+            one["restaurant"]: one["rating"]
+            for one in row["recommendations"]
+            if (row["user"], one["restaurant"]) not in rated
+        }
+        for row in rows
+    }
+    settings = db_settings.model_copy(update={"als_objective": "rating"})
+    model = fitting.fit(spark, city, settings, fitting.choose(spark, city, settings))
+    with (
+        training_run(settings) as run,
+        staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
+    ):
+        als_training.recommend(spark, model, city, run, stage.name)
+        documents = {d["user_id"]: d["recommendations"] for d in db[stage.name].find()}
+    number = {gmap_id: i for i, gmap_id in enumerate(decode_ids(city.restaurants))}
+    assert len(expected) == len(documents) == len(city.users)
+    for user, user_id in enumerate(decode_ids(city.users)):
+        best = sorted(expected[user].values(), reverse=True)[:13]
+        assert [e["score"] for e in documents[user_id]] == pytest.approx(best, rel=1e-4)
+        own = [expected[user][number[e["gmap_id"]]] for e in documents[user_id]]
+        assert own == pytest.approx(best, rel=1e-4)
+
+
+def test_by_rating_newcomers_get_the_most_popular_ones(
+    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings
+) -> None:
+    settings = db_settings.model_copy(update={"als_objective": "rating"})
+    popularity = popularity_of(city, settings)
+    best = [decode_ids(city.restaurants)[i] for i in np.argsort(-popularity, kind="stable")]
+    rating = {"gmap_id": best[0], "rating": 5}
+    db["Users"].insert_many([{"user_id": "rated", "ratings": [rating]}, {"user_id": "blank"}])
+    model = fitting.fit(spark, city, settings, None)
+    known = scores_of(model, city, settings)
+    with (
+        training_run(settings) as run,
+        staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
+    ):
+        staged_users = als_training.recommend(spark, model, city, run, stage.name)
+        lists = {d["user_id"]: d["recommendations"] for d in db[stage.name].find()}
+    assert staged_users == len(city.users) + 2
+    assert [entry["gmap_id"] for entry in lists["blank"]] == best[:13]
+    assert [entry["gmap_id"] for entry in lists["rated"]] == best[1:14]
+    first = decode_ids(city.users)[0]
+    place = decode_ids(city.restaurants).index(lists[first][0]["gmap_id"])
+    assert lists[first][0]["score"] == pytest.approx(known[0, place], rel=1e-4)
+
+
 @pytest.mark.parametrize("objective", ["rating", "preference"])
 def test_one_factor_that_is_not_finite_is_found(
     spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings, objective: str
@@ -150,7 +217,7 @@ def test_the_script_trains_publishes_and_chains_into_the_clustering(
     check_clusters(db, run)
     staged_left = [n for n in db.list_collection_names() if "staged" in n]
     assert staged_left == []
-    assert sorted(path.name for path in db_settings.work_dir.iterdir()) == []
+    assert left_in(db_settings.work_dir) == [f"logs/{run['run_id']}.log"]
 
 
 def check_recommendations(db: MongoDatabase, run: Document) -> None:
@@ -302,7 +369,7 @@ def test_a_signal_cancels_cleans_up_and_says_so(
     assert "Traceback" not in errors
     run = Ledger(db).recent(1)[0]
     assert (run["state"], run["exit_code"]) == ("cancelled", code)
-    assert list(folder.iterdir()) == []
+    assert left_in(folder) == [f"logs/{run['run_id']}.log"]
     assert [jvm for jvm in jvms if jvm.is_running()] == []
     Lease(db, 60).acquire("next")  # it was given back
 
@@ -394,5 +461,5 @@ def test_a_training_that_hangs_in_the_jvm_is_ended_by_its_limit(
     assert "Traceback" not in done.stderr
     run = Ledger(db).recent(1)[0]
     assert (run["state"], run["exit_code"]) == ("failed", 124)
-    assert list(db_settings.work_dir.iterdir()) == []
+    assert left_in(db_settings.work_dir) == [f"logs/{run['run_id']}.log"]
     Lease(db, 60).acquire("next")  # it was given back

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from functools import partial
+
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 import clustering_training
 from clustering_training import curve, held_out_quality, score
 from dists import distance, silhouette
 from recommender.clusters import Clustering, cluster, with_previous_ids
-from recommender.evaluation import hold_out
+from recommender.evaluation import RankingQuality, hold_out
+from recommender.foldin import alternate, preferences_of
 from recommender.lease import Lease
+from recommender.models import popularity_of
 from recommender.mongo import MongoDatabase
 from recommender.scoring import rating_means
 from recommender.settings import Settings, load_settings
-from recommender.user_matrix import UserMatrix, user_matrix
+from recommender.user_matrix import (
+    UserMatrix,
+    user_matrix,
+    with_factors,
+    with_factors_of_its_own,
+)
 from tests.small_cities import DEGENERATE, DRAWN, few_ratings, some_users, tiny_ratings
 from tests.support import TINY_CITY, ContractReader, ratings_of, run_script, write_tiny_city
 
@@ -61,7 +72,9 @@ def test_without_a_second_rating_there_is_no_error_but_a_reason() -> None:
     settings = load_settings()
     matrix = user_matrix(ratings_of(DEGENERATE["one rating each"]), settings)
     quality = held_out_quality(matrix, settings)
-    assert quality["ndcg"] is None
+    figures = [field.name for field in fields(RankingQuality)]
+    assert [quality[name] for name in figures] == [None] * 6
+    assert quality["reason"] == "no user kept out has liked one restaurant of two"
     assert quality["ratings"]["rmse"] is quality["ratings"]["city_rmse"] is None
     assert quality["ratings"]["reason"] == "no rating was held out"
 
@@ -90,6 +103,29 @@ def test_users_kept_out_do_not_take_part(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(part.users) == part.rows.shape[0] == len(matrix.users) - len(matrix.users) // 10
     position = np.searchsorted(matrix.users, part.users)
     assert (part.rows.toarray() == matrix.rows[position].toarray()).all()
+
+
+def test_clusters_of_factors_are_judged_by_factors_that_have_not_seen_those_kept_out(
+    db: MongoDatabase,
+) -> None:
+    settings = load_settings(clusters_k=4, clusters_space="factors")
+    ratings = tiny_ratings()
+    visits = ratings.matrix(0.0)
+    fit = partial(alternate, rank=4, alpha=5.0, reg_param=1.0, iterations=10, seed=settings.seed)
+    usable = partial(
+        preferences_of, popularity=popularity_of(ratings, settings), alpha=5.0, reg_param=1.0
+    )
+    seen = usable(fit(visits))
+    matrix = with_factors(user_matrix(ratings, settings), ratings, seen, db)
+    quality = held_out_quality(matrix, settings)
+    assert quality["ndcg"] > quality["popular"]["ndcg"] > 0
+    held = hold_out(matrix.everything, settings.liked, seed=settings.seed)
+    part = with_factors_of_its_own(matrix.part(held.kept), settings)
+    several = np.diff(part.everything.indptr) >= 2
+    unseen = usable(fit(csr_array(part.everything[several])))
+    assert part.preferences
+    assert np.array_equal(part.preferences.factors, unseen.factors)
+    assert not np.array_equal(unseen.factors, seen.factors)
 
 
 def test_scores_cover_restaurants_that_are_no_columns() -> None:

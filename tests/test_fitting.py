@@ -45,6 +45,28 @@ def test_als_finds_a_checkerboard(
     assert share > 0.9
 
 
+@pytest.mark.parametrize(("low", "high", "step"), [(0, 2, 1), (1, 10, 1), (0.5, 5, 0.5)])
+def test_on_any_scale_both_fits_find_what_there_is_to_find(
+    spark: SparkSession, db_settings: Settings, low: float, high: float, step: float
+) -> None:
+    """Users go to places of their colour, and like those of their quarter."""
+    bounds = {"rating_min": low, "rating_max": high}
+    settings = db_settings.model_copy(update=bounds)
+    visits = [(i, j) for i in range(40) for j in range(32) if (i + j) % 2 and (i + 3 * j) % 5]
+    rows = [(f"u{i:02}", f"r{j:02}", high if (i + j) % 4 == 1 else low + step) for i, j in visits]
+    ratings = ratings_of(rows, **bounds)
+    assert (ratings.rating.min(), ratings.rating.max()) == (low + step, high)
+    train, held_out = split(ratings, settings)
+    model = fitting.fit(spark, train, settings, USUAL)
+    share, error = judge_ratings(model.rating, train, held_out, settings)
+    assert error["rmse"] < error["mean_rmse"] / 2
+    pairs = np.arange(40, dtype=np.int32)[:, None], np.arange(32, dtype=np.int32)
+    foretold = model.believing(share).rating.predict(*pairs)
+    assert low <= np.nanmin(foretold) < np.nanmax(foretold) <= high
+    lists = judge_lists(model, train, held_out, settings)
+    assert lists["ndcg"] > 2 * lists["popular"]["ndcg"]
+
+
 def test_all_ratings_equal_are_foretold_without_als(
     spark: SparkSession, db_settings: Settings
 ) -> None:

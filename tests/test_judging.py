@@ -84,5 +84,5 @@ def test_where_nothing_held_out_is_liked_there_is_no_figure_but_a_reason(
     db_settings: Settings,
 ) -> None:
     found = judge_lists(next_ones(circles()), *held_out(circles(), rating=2.0), db_settings)
-    assert (found["users"], found["ndcg"]) == (0, None)
+    assert (found["users"], found["ndcg"], found["map"], found["coverage"]) == (0, *[None] * 3)
     assert found["reason"] == "no rating held out is of a restaurant liked"

@@ -88,7 +88,9 @@ def test_published_factors_are_the_map_of_a_clustering_alone(db: MongoDatabase) 
     preferences, shown = two_camps(ratings), np.ones(len(ratings.restaurants), dtype=bool)
     document = factors_document(preferences, ratings.restaurants, shown, "r1", 0.0)
     db["Metadata"].insert_one(document)
+    assert matrix.places is None
     own = with_factors(matrix, ratings, preferences, db).places
     read = with_factors(matrix, ratings, None, db).places
     assert own is not None
+    assert own == pytest.approx(preferences.factors[matrix.columns])
     assert read == pytest.approx(own)
