@@ -75,6 +75,8 @@ def report(counts: NDArray[np.int64], unplaced: int, model: PublishedModel) -> s
         bar = "#" * round(_BAR_WIDTH * count / widest)
         flag = " empty" if not count else " giant" if share > giant else ""
         lines.append(f"{cluster_id:>7} {count:>10,} {share:>7.1%} {trained:>10,} {bar}{flag}")
+    if model.left_out:
+        lines.append(f"counted are also {model.left_out:,} whom the training's limits left out")
     moved = int(np.abs(counts - np.array(model.sizes)).sum())
     lines += [
         f"{total:,} users in {len(counts)} clusters of training {model.run_id}",

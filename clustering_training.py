@@ -130,7 +130,7 @@ def train(run: TrainingRun, ratings: Ratings, preferences: Preferences | None = 
         scored = score(matrix, found, settings).of(shown)
     with run.phase("evaluate clusters"):
         figures = {
-            **figures_of(found, matrix),
+            **figures_of(found, matrix, rating_shift(settings.rating_min)),
             "shrinkage": scored.shrinkage,
             "users_moved": moved,
         }

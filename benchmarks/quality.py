@@ -6,7 +6,7 @@ ratings, and what lists are worth, as mean and deviation over several splits; ho
 the last row, this service, on the same split; and the median seconds of a fit, next to whatever
 else the machine was doing.
 
-Each split is the one of a training (`recommender.fitting.split`): a fifth of each user's ratings,
+Each split is the one of a training (`recommender.splits.split`): a fifth of each user's ratings,
 at least one, is held out of who has two or more. Everybody is asked the same. Of ratings: those
 held out, of restaurants that are in the training part. Of lists: the users who liked something
 held out, as in `recommender.judging`; all restaurants are candidates, less what the user has in the
@@ -46,7 +46,8 @@ from recommender.spark import spark_session
 from recommender.splits import split, who_liked
 
 OF_RATINGS = ("RMSE", "MAE")
-OF_LISTS = ("NDCG", "recall", "hit rate", "coverage")
+# Fields of `recommender.evaluation.RankingQuality`.
+OF_LISTS = ("ndcg", "recall", "hit_rate", "map", "coverage", "popularity")
 _BLOCK = 1024
 
 
@@ -200,7 +201,7 @@ def _judge_lists(score: Score, one: Split) -> list[float]:
         return [np.nan] * len(OF_LISTS)
     n = one.settings.als_top_n
     quality = ranking_quality(lists_of(score, one, n), one.seen, one.liked, n)
-    return [quality.ndcg, quality.recall, quality.hit_rate, quality.coverage]
+    return [getattr(quality, figure) for figure in OF_LISTS]
 
 
 def lists_of(score: Score, one: Split, n: int) -> NDArray[np.int64]:

@@ -103,15 +103,21 @@ def metadata_documents(
             "_id": CLUSTERS_ID,
             "run_id": run.run_id,
             "distance": "cosine similarity with magnitude",
-            "rating_shift": rating_shift(run.settings.rating_min),
+            "rating_shift": rating_shift(low),
             "sizes": found.sizes.tolist(),
-            **figures_of(found, matrix),
+            **figures_of(found, matrix, rating_shift(low)),
         },
     ]
 
 
-def figures_of(found: Clustering, matrix: UserMatrix) -> dict[str, Any]:
-    """Return what the ledger and ``kmeans_clusters`` tell of the clusters."""
+def figures_of(found: Clustering, matrix: UserMatrix, shift: float) -> dict[str, Any]:
+    """Return what the ledger and ``kmeans_clusters`` tell of the clusters.
+
+    Parameters
+    ----------
+    shift
+        What a reader adds to each rating, as it is in the matrix.
+    """
     placed = found.labels >= 0
     return {
         "k": len(found.centroids),
@@ -120,6 +126,7 @@ def figures_of(found: Clustering, matrix: UserMatrix) -> dict[str, Any]:
         "users_left_out": matrix.users_left_out,
         "users_without_overlap": int((~placed).sum()),
         "landed": found.landed,
+        **({"landed_unshifted": _landed_unshifted(found, matrix, shift)} if shift else {}),
         "columns": len(matrix.columns),
         "restaurants_left_out": matrix.restaurants_left_out,
         "inertia": found.inertia,
@@ -130,6 +137,13 @@ def figures_of(found: Clustering, matrix: UserMatrix) -> dict[str, Any]:
         "smallest": int(found.sizes.min()),
         "largest": int(found.sizes.max()),
     }
+
+
+def _landed_unshifted(found: Clustering, matrix: UserMatrix, shift: float) -> float:
+    """Return the share of the users whom a reader finds who forgets to add the shift."""
+    rows = matrix.rows
+    unshifted = csr_array((rows.data - shift, rows.indices, rows.indptr), shape=rows.shape)
+    return float((found.place(unshifted)[0] == found.labels).mean())
 
 
 def factors_documents(

@@ -40,6 +40,8 @@ class PublishedModel:
         Users that the training put in each cluster.
     unplaced
         Users of the training who share nothing with any cluster.
+    left_out
+        Users who took no part in the training, by its limits.
     rating_shift
         What a reader adds to each rating before it goes into a user's vector.
     clusters
@@ -53,6 +55,7 @@ class PublishedModel:
     centroids: NDArray[np.float64]
     sizes: list[int]
     unplaced: int
+    left_out: int
     rating_shift: float
     clusters: list[Document]
     fallback: list[Document]
@@ -132,6 +135,7 @@ def _model(parts: list[Document], clusters: list[Document], fallback: Document) 
         centroids=matrix,
         sizes=[int(size) for size in figures["sizes"]],
         unplaced=int(figures.get("users_without_overlap", 0)),
+        left_out=int(figures.get("users_left_out", 0)),
         rating_shift=float(figures.get("rating_shift", 0.0)),
         clusters=clusters,
         fallback=fallback.get("recommendations", []),

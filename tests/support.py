@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,14 @@ def run_script(
 def write_tiny_city(db: MongoDatabase, settings: Settings) -> None:
     """Fill Reviews with a city that trains in seconds."""
     write_city(db, TINY_CITY, settings, with_users=False)
+
+
+def rated_by_user(db: MongoDatabase) -> dict[Any, dict[Any, float]]:
+    """Return the valid ratings in Reviews, by user and restaurant."""
+    rated: dict[Any, dict[Any, float]] = defaultdict(dict)
+    for row in db["Reviews"].find({"user_id": {"$exists": True}, "rating": {"$type": "number"}}):
+        rated[row["user_id"]][row["gmap_id"]] = row["rating"]
+    return rated
 
 
 def ratings_of(

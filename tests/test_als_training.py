@@ -5,9 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -34,18 +32,12 @@ from tests.support import (
     TINY_CITY,
     ContractReader,
     environment,
+    rated_by_user,
     run_script,
     scores_of,
     write_tiny_city,
 )
 from tests.waiting import TRAINING_SECONDS, until
-
-
-def rated_by_user(db: MongoDatabase) -> dict[Any, dict[Any, float]]:
-    rated: dict[Any, dict[Any, float]] = defaultdict(dict)
-    for row in db["Reviews"].find({"user_id": {"$exists": True}, "rating": {"$type": "number"}}):
-        rated[row["user_id"]][row["gmap_id"]] = row["rating"]
-    return rated
 
 
 def left_in(folder: Path) -> list[str]:

@@ -167,6 +167,24 @@ def test_users_whom_the_training_could_not_place_either_are_no_other_city(
     assert shown.splitlines()[-1] == "the counts are those of the training"
 
 
+def test_the_counter_says_whom_the_training_left_out(
+    db: MongoDatabase,
+    db_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    limits = {"CLUSTERS_K": "2", "CLUSTERS_MIN_USER_RATINGS": "3"}
+    for name, value in environment(db_settings, **limits).items():
+        monkeypatch.setenv(name, value)
+    rows = [(u, r) for u, places in (("a", "vwx"), ("b", "xyz"), ("c", "v")) for r in places]
+    db["Reviews"].insert_many({"user_id": u, "gmap_id": r, "rating": 4} for u, r in rows)
+    assert clustering_training.main([]) == 0
+    assert clus_counter.main([]) == 0
+    shown = capsys.readouterr().out
+    assert "counted are also 1 whom the training's limits left out" in shown
+    assert shown.splitlines()[-1] == "since the training, the counts have changed by 1 in all"
+
+
 @pytest.mark.parametrize("script", ["clus_counter.py", "clus_test.py"])
 def test_without_a_model_the_scripts_end_with_65(script: str, db_settings: Settings) -> None:
     arguments = ["somebody"] if script == "clus_test.py" else []

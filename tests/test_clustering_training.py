@@ -27,7 +27,14 @@ from recommender.user_matrix import (
     with_factors_of_its_own,
 )
 from tests.small_cities import DEGENERATE, DRAWN, few_ratings, some_users, tiny_ratings
-from tests.support import TINY_CITY, ContractReader, ratings_of, run_script, write_tiny_city
+from tests.support import (
+    TINY_CITY,
+    ContractReader,
+    rated_by_user,
+    ratings_of,
+    run_script,
+    write_tiny_city,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +157,7 @@ def test_by_hand_it_publishes_what_a_contract_reader_can_use(
     figures = run["metrics"]["clusters"]
     assert -1 <= figures["silhouette"] <= 1
     assert figures["landed"] > 0.95
+    assert "landed_unshifted" not in figures
     assert 0 < figures["held_out"]["ndcg"] <= 1
     assert 0 < figures["held_out"]["ratings"]["rmse"] < 4
     reader = ContractReader(db)
@@ -172,6 +180,25 @@ def test_by_hand_it_publishes_what_a_contract_reader_can_use(
         rated = {entry["gmap_id"]: entry["rating"] for entry in check["ratings"]}
         assert reader.cluster_of(rated) == check["cluster_id"]
     assert db["Metadata"].find_one({"_id": "of the backend"}) == foreign
+
+
+def test_on_a_scale_from_zero_a_reader_adds_the_shift(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    write_tiny_city(db, db_settings)
+    scale = {"RATING_MIN": "0", "CLUSTERS_K": "7", "CLUSTERS_EVALUATE": "false"}
+    done = run_script("clustering_training.py", settings=db_settings, **scale)
+    assert done.returncode == 0, done.stderr
+    run = db["TrainingRuns"].find_one() or {}
+    rated = rated_by_user(db).values()
+    reader = ContractReader(db)
+    found = [reader.cluster_of(user) for user in rated]
+    assert (reader.shift, np.bincount(found).tolist()) == (1, reader.sizes)
+    reader.shift = 0
+    without = [reader.cluster_of(user) for user in rated]
+    share = np.mean(np.equal(found, without))
+    assert run["metrics"]["clusters"]["landed_unshifted"] == pytest.approx(share)
+    assert share < 1
 
 
 def test_ids_stay_put_from_one_training_to_the_next(
