@@ -45,19 +45,21 @@ def check_belongs(counts: NDArray[np.int64], unplaced: int, model: PublishedMode
     ------
     DataError
         If the model can place less than half as large a share of the users as in its training, or
-        if half of those whom it places would have to be in other clusters for the sizes to fit.
+        if half of those whom it places would have to be in other clusters for the sizes to fit,
+        those aside whom limits left out of the training.
     """
     users = int(counts.sum()) + unplaced
     placed_trained = sum(model.sizes)
-    share_trained = placed_trained / max(placed_trained + model.unplaced, 1)
+    trained = max(placed_trained + model.unplaced + model.left_out, 1)
+    share_trained = placed_trained / trained
     if counts.sum() < _LEAST_SHARE_PLACED * share_trained * users:
         raise DataError(
             f"the model of training {model.run_id} can place {counts.sum():,} of {users:,} users "
             "only: it was not trained on these reviews; check MONGO_DB or train anew"
         )
-    shares, trained = counts / max(counts.sum(), 1), np.array(model.sizes) / max(placed_trained, 1)
-    misplaced = np.abs(shares - trained).sum() / 2
-    if misplaced > _MOST_MISPLACED:
+    shares, sizes = counts / max(counts.sum(), 1), np.array(model.sizes) / max(placed_trained, 1)
+    misplaced = np.abs(shares - sizes).sum() / 2
+    if misplaced > _MOST_MISPLACED + model.left_out / trained:
         raise DataError(
             f"{misplaced:.0%} of the users are in other clusters than the sizes of training "
             f"{model.run_id} say: it was not trained on these reviews; check MONGO_DB or train anew"

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 from pymongo.errors import PyMongoError
 
@@ -29,6 +30,11 @@ _SIGKILL_CODE = 137
 log = logging.getLogger(__name__)
 
 
+class _Training(NamedTuple):
+    run_id: str
+    child: Guarded
+
+
 class Trainer:
     """Starts trainings, one at a time, each as a child process with a log of its own.
 
@@ -49,7 +55,7 @@ class Trainer:
         self._tidier = Tidier(db, settings.lease_seconds)
         self._lock = threading.Lock()
         self._stopping = False
-        self._watched: dict[threading.Thread, Guarded] = {}
+        self._watched: dict[threading.Thread, _Training] = {}
 
     def start(self, trigger: Trigger, *, force: bool = False) -> str:
         """Start a training and return its run's id.
@@ -86,11 +92,11 @@ class Trainer:
                 ledger.close(run_id, "failed", 1, one_line(error))
                 lease.release()
                 raise
-            self._end_those_without_lease()
+            self._end_those_given_up(ledger)
             watcher = threading.Thread(
                 target=self._watch, args=(run_id, child, lease), name=f"watch {run_id}"
             )
-            self._watched[watcher] = child
+            self._watched[watcher] = _Training(run_id, child)
             watcher.start()
         log.info("training %s started by %s", run_id, trigger)
         return run_id
@@ -100,9 +106,9 @@ class Trainer:
         with self._lock:
             self._stopping = True
             living = self._living()
-        for watcher, ending in [(watcher, _end(child)) for watcher, child in living.items()]:
-            ending.join()
-            watcher.join()
+        endings = [_end(training.child) for training in living.values()]
+        for thread in (*endings, *living):
+            thread.join()
 
     def tidy_up(self) -> None:
         """Do for a training that fell silent what is left; one of ours is watched as it is."""
@@ -111,16 +117,17 @@ class Trainer:
         if not watched:
             self._tidier.look()
 
-    def _living(self) -> dict[threading.Thread, Guarded]:
+    def _living(self) -> dict[threading.Thread, _Training]:
         """Return what runs, and forget what has ended."""
-        self._watched = {w: child for w, child in self._watched.items() if w.is_alive()}
+        self._watched = {w: training for w, training in self._watched.items() if w.is_alive()}
         return self._watched
 
-    def _end_those_without_lease(self) -> None:
-        """End what slept past its lease, such as in a debugger: it can publish nothing any more."""
-        for child in self._living().values():
-            log.warning("a training that lost its lease is still running, and is ended")
-            _end(child)
+    def _end_those_given_up(self, ledger: Ledger) -> None:
+        """End what slept past its lease and counts as crashed: it can publish nothing any more."""
+        for run_id, child in self._living().values():
+            if (ledger.get(run_id) or {}).get("state") == "crashed":
+                log.warning("training %s lost its lease and is still running: ending it", run_id)
+                _end(child)
 
     def _spawn(self, run_id: str, log_file: Path, options: list[str]) -> Guarded:
         command: list[str | Path] = [sys.executable, self._script, "--adopt-run", run_id, *options]

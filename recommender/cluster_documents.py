@@ -140,10 +140,10 @@ def figures_of(found: Clustering, matrix: UserMatrix, shift: float) -> dict[str,
 
 
 def _landed_unshifted(found: Clustering, matrix: UserMatrix, shift: float) -> float:
-    """Return the share of the users whom a reader finds who forgets to add the shift."""
-    rows = matrix.rows
+    """Return the share of those in a cluster whom a reader finds there without the shift."""
+    rows, placed = matrix.rows, found.labels >= 0
     unshifted = csr_array((rows.data - shift, rows.indices, rows.indptr), shape=rows.shape)
-    return float((found.place(unshifted)[0] == found.labels).mean())
+    return float((found.place(unshifted)[0] == found.labels)[placed].mean())
 
 
 def factors_documents(

@@ -112,9 +112,14 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Give the lease back, if it is still ours."""
+        """Give the lease back, if it is still ours.
+
+        Where a switch is still noted, it runs out instead, so that somebody sees to that.
+        """
         if self._mine is not None:
-            self._state.update_one(_key(self._mine), {"$set": {"run_id": None}})
+            free = {**_key(self._mine), SWITCH: {"$exists": False}}
+            if not self._state.update_one(free, {"$set": {"run_id": None}}).matched_count:
+                self.expire()
             self._mine = None
 
     def expire(self) -> None:

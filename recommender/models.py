@@ -64,16 +64,25 @@ class Model:
         Foretells ratings.
     preferences
         Ranks restaurants; None where the foretold rating ranks them.
+    newcomers
+        How many of the last users ratings were not fitted to.
+    popularity
+        (restaurants,), by which newcomers' restaurants are ranked where ratings rank the others'.
     """
 
     rating: RatingModel
     preferences: Preferences | None
+    newcomers: int = 0
+    popularity: NDArray[np.floating[Any]] | None = None
 
     @property
     def restaurant_factors(self) -> NDArray[np.float32]:
         """What ranks, of restaurants: float32 (restaurants, d)."""
         ranking = self.preferences or self.rating
-        return ranking.restaurant_factors
+        factors = ranking.restaurant_factors
+        if self.preferences is not None or self.popularity is None:
+            return factors
+        return np.column_stack([factors, self.popularity.astype(np.float32)])
 
     def user_factors(self, user: NDArray[np.int32], visits: csr_array) -> NDArray[np.float32]:
         """Return what ranks, of users: float32 (n, d).
@@ -85,31 +94,29 @@ class Model:
         visits
             (n, restaurants), their rows of :func:`visits_of`.
         """
-        if self.preferences is None:
-            return self.rating.user_factors[user]
-        return self.preferences.user_factors(visits)
+        if self.preferences is not None:
+            return self.preferences.user_factors(visits)
+        factors = self.rating.user_factors[user]
+        if self.popularity is None:
+            return factors
+        is_new = user >= len(self.rating.user_factors) - self.newcomers
+        return np.column_stack([factors, is_new.astype(np.float32)])
 
     def with_newcomers(self, count: int, popularity: NDArray[np.floating[Any]]) -> Model:
         """Return the model with so many more users, whom ratings were not fitted to.
 
-        Where the foretold rating ranks, theirs do so by popularity, (restaurants,), as one factor
-        more that is 0 for everybody else.
+        Where ratings rank, popularity, (restaurants,), ranks for them: it is one factor more, which
+        is 0 for everybody else.
         """
         rating = self.rating
         offsets = np.concatenate([rating.baseline.user_offsets, np.zeros(count)])
-        known, places = rating.user_factors, rating.restaurant_factors
-        new = np.zeros((count, known.shape[1]), dtype=np.float32)
-        if self.preferences is None:
-            known = np.column_stack([known, np.zeros(len(known), dtype=np.float32)])
-            new = np.column_stack([new, np.ones(count, dtype=np.float32)])
-            places = np.column_stack([places, popularity.astype(np.float32)])
+        none = np.zeros((count, rating.user_factors.shape[1]), dtype=np.float32)
         more = replace(
             rating,
             baseline=replace(rating.baseline, user_offsets=offsets),
-            user_factors=np.concatenate([known, new]),
-            restaurant_factors=places,
+            user_factors=np.concatenate([rating.user_factors, none]),
         )
-        return replace(self, rating=more)
+        return replace(self, rating=more, newcomers=count, popularity=popularity)
 
     def believing(self, share: float) -> Model:
         """Return the model whose foretold ratings believe so much of what ALS says."""

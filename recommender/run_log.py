@@ -10,7 +10,7 @@ from pathlib import Path
 
 from recommender.errors import ConfigurationError, RecommenderError
 from recommender.mongo import secrets_of
-from recommender.scripts import RedactingFormatter, Stopped
+from recommender.scripts import Stopped, make_fit
 from recommender.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -28,11 +28,8 @@ def run_log(settings: Settings, run_id: str) -> Iterator[Path | None]:
     Path or None
         The file, in the log folder of the settings.
     """
-    try:
-        settings.make_folder(settings.log_dir)
-        handler = _RunLog(settings.log_dir / f"{run_id}.log", settings)
-    except (ConfigurationError, OSError) as error:
-        log.warning("this run has no log file: %s", error)
+    handler = _opened(settings, run_id)
+    if handler is None:
         yield None
         return
     logging.root.addHandler(handler)
@@ -47,11 +44,19 @@ def run_log(settings: Settings, run_id: str) -> Iterator[Path | None]:
             handler.close()
 
 
-class _RunLog(logging.FileHandler):
-    def __init__(self, path: Path, settings: Settings) -> None:
-        super().__init__(path, encoding="utf-8", errors="backslashreplace")
-        self.setFormatter(RedactingFormatter(secrets_of(settings)))
+def _opened(settings: Settings, run_id: str) -> _RunLog | None:
+    path = settings.log_dir / f"{run_id}.log"
+    try:
+        settings.make_folder(settings.log_dir)
+        handler = _RunLog(path, encoding="utf-8", errors="backslashreplace")
+    except (ConfigurationError, OSError) as error:
+        log.warning("this run has no log file: %s", error)
+        return None
+    make_fit(handler, secrets_of(settings))
+    return handler
 
+
+class _RunLog(logging.FileHandler):
     def add_end(self, error: BaseException) -> None:
         """Write what ended the run, with a traceback where nobody foresaw it."""
         expected = isinstance(error, (RecommenderError, Stopped))
@@ -61,5 +66,9 @@ class _RunLog(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Give the file up where it cannot be written, such as on a full disk."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
         logging.root.removeHandler(self)
-        log.warning("%s is not written any further: %s", self.baseFilename, sys.exception())
+        log.warning("%s is not written any further: %s", self.baseFilename, error)

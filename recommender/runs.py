@@ -160,6 +160,7 @@ def training_run(settings: Settings, adopted: str | None = None) -> Iterator[Tra
         def give_up(reason: TimedOut) -> None:
             _close(settings, write, "failed", reason)
             release()
+            log.error("%s", reason)  # after all else, as logging may be what hangs
 
         with time_limit(settings.train_timeout_minutes, settings.stop_grace_seconds, give_up):
             try:
@@ -185,10 +186,11 @@ def _opened(db: MongoDatabase, run_id: str, settings: Settings, *, adopted: bool
     """Have the ledger tell of the run, and keep its log where no parent does."""
     ledger = Ledger(db)
     with ExitStack() as stack:
-        log_file = None if adopted else stack.enter_context(run_log(settings, run_id))
         with mongo_errors("beginning the run"):
             if not adopted:
-                ledger.open(run_id, "script", settings, log_file)
+                ledger.open(run_id, "script", settings, None)
+                log_file = stack.enter_context(run_log(settings, run_id))
+                ledger.update(run_id, {"log": str(log_file) if log_file else None})
             ledger.update(run_id, {"state": "running", "pid": os.getpid(), "started_at": now()})
             sweep(db)
         yield

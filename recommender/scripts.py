@@ -118,11 +118,16 @@ def configure_logging(settings: Settings) -> None:
 def _log_to_stderr(level: str, secrets: Sequence[str]) -> None:
     _hidden[:] = secrets
     handler = logging.StreamHandler(sys.stderr)
+    make_fit(handler, secrets)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def make_fit(handler: logging.Handler, secrets: Sequence[str]) -> None:
+    """Make a log fit to be read by anybody: without secrets and forged lines, and to the point."""
     handler.setFormatter(RedactingFormatter(secrets))
     # py4j tells the root logger, with a traceback, of every call that a signal cut short; of a
     # call that failed it raises an error too, which is logged where it is understood.
     handler.addFilter(lambda record: "/py4j/" not in record.pathname)
-    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def raise_on_signals() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from pymongo.errors import AutoReconnect, OperationFailure, WriteConcernError
 
+from recommender.errors import PublishError
 from recommender.lease import COLLECTION as STATE
 from recommender.lease import LEASE_ID, SWITCH
 from recommender.mongo import Document, MongoDatabase, reason_of
@@ -43,11 +44,23 @@ def is_switching(db: MongoDatabase, stage: str) -> bool:
 
 
 def finish_whatever_it_takes(db: MongoDatabase) -> None:
-    """Finish the switch, also over a connection that is lost for as long as a server restarts."""
+    """Finish the switch, also over a connection that is lost for as long as a server restarts.
+
+    Raises
+    ------
+    pymongo.errors.PyMongoError
+        If the server refuses it, or stays away.
+    PublishError
+        If the server had refused it before the connection was lost.
+    """
     deadline = time.monotonic() + _SWITCH_SECONDS
     while True:
         try:
-            finish_switch(db)
+            if not finish_switch(db):
+                raise PublishError(
+                    "MongoDB refused to switch what was staged, and then the connection was lost; "
+                    "what was published before stays"
+                )
         except AutoReconnect as error:
             if time.monotonic() > deadline:
                 raise
@@ -57,18 +70,28 @@ def finish_whatever_it_takes(db: MongoDatabase) -> None:
             return
 
 
-def finish_switch(db: MongoDatabase) -> None:
+def finish_switch(db: MongoDatabase) -> bool:
     """Do what is left of the switch that is noted, if one is.
 
     It can be done twice, and by two at once: a rename that is done already is left alone. A switch
     that the server refuses, as over a view, is undone.
+
+    Returns
+    -------
+    bool
+        False if what was left was to undo it, as the server had refused it before.
+
+    Raises
+    ------
+    pymongo.errors.PyMongoError
+        If the server refuses it now, or does not answer.
     """
     switch = (db[STATE].find_one({"_id": LEASE_ID}) or {}).get(SWITCH)
     if switch is None:
-        return
+        return True
     if switch.get("refused"):
         _undo(db, switch)
-        return
+        return False
     try:
         for pair in switch["stages"]:
             _rename(db, pair["stage"], pair["target"])
@@ -78,10 +101,14 @@ def finish_switch(db: MongoDatabase) -> None:
         _undo(db, refused)
         raise
     _change(db, switch, {"$unset": {SWITCH: ""}})
+    return True
 
 
 def _change(db: MongoDatabase, switch: Document, change: Document) -> None:
-    """Change the note of this switch, not of what another has begun since."""
+    """Change the note of this switch, not of what another has begun since.
+
+    By a command of another name than the heartbeat's, so that a log tells the two apart.
+    """
     db[STATE].find_one_and_update({"_id": LEASE_ID, SWITCH: switch}, change)
 
 

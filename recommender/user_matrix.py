@@ -127,15 +127,19 @@ def with_factors(
             "with ALS_OBJECTIVE=preference, or set CLUSTERS_SPACE=tastes"
         )
     row = positions_in(published.restaurants, ratings.restaurants)
-    factors = np.zeros((len(row), published.preferences.rank), dtype=np.float32)
-    factors[row >= 0] = published.preferences.factors[row[row >= 0]]
-    return replace(matrix, preferences=replace(published.preferences, factors=factors))
+    known, seen = row >= 0, published.preferences
+    factors = np.zeros((len(row), seen.rank), dtype=np.float32)
+    factors[known] = seen.factors[row[known]]
+    popularity = np.zeros(len(row), dtype=np.float32)
+    popularity[known] = seen.popularity[row[known]]
+    return replace(matrix, preferences=replace(seen, factors=factors, popularity=popularity))
 
 
 def with_factors_of_its_own(part: UserMatrix, settings: Settings) -> UserMatrix:
     """Return a part with the map that ALS finds of that part alone, with the same parameters.
 
-    For judging by users who are not in the part: the map at hand has seen them, too.
+    For judging by users who are not in the part: the map at hand has seen them, too. How old a
+    rating is does not count here.
     """
     seen = part.preferences
     if seen is None:

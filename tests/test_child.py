@@ -15,6 +15,7 @@ from recommender.lease import COLLECTION, LEASE_ID, holder
 from recommender.ledger import OPEN_STATES, Ledger
 from recommender.mongo import Document, MongoDatabase
 from recommender.settings import Settings
+from tests.support import PROJECT, environment
 from tests.waiting import until
 
 
@@ -120,29 +121,54 @@ signal.pause()
 """
 
 
+def process_of(run_id: str, settings: Settings) -> psutil.Process:
+    """Return the process that has written its number to its log."""
+    log = settings.log_dir / f"{run_id}.log"
+    return psutil.Process(int(until(lambda: log.read_text().strip())))
+
+
 def test_one_that_slept_past_its_lease_ends_when_another_starts(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
-    def process_of(run_id: str) -> psutil.Process:
-        log = db_settings.log_dir / f"{run_id}.log"
-        return psutil.Process(int(until(lambda: log.read_text().strip())))
-
     quick = db_settings.model_copy(update={"stop_grace_seconds": 0.1})
     with trainer(quick, db, SAYS_WHO_IT_IS) as starts:
-        asleep = process_of(starts.start("api"))
+        asleep = process_of(starts.start("api"), db_settings)
         asleep.suspend()
         silent_for_too_long(db)
         run_id = starts.start("api")
-        awake = process_of(run_id)
+        awake = process_of(run_id, db_settings)
         until(lambda: not asleep.is_running())
         assert awake.is_running()
         assert (holder(db) or {})["run_id"] == run_id
         awake.suspend()
         silent_for_too_long(db)
-        newest = process_of(starts.start("api"))
+        newest = process_of(starts.start("api"), db_settings)
         newest.suspend()
         starts.stop()
         assert not any(process.is_running() for process in (awake, newest))
+
+
+HAS_JUST_SUCCEEDED = """
+import os, signal, sys
+from recommender.runs import training_run
+from recommender.settings import load_settings
+with training_run(load_settings(), adopted=sys.argv[2]):
+    pass
+print(os.getpid(), flush=True)
+signal.pause()
+"""
+
+
+def test_one_that_has_succeeded_may_end_in_peace_while_another_starts(
+    db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(db_settings, PYTHONPATH=str(PROJECT)).items():
+        monkeypatch.setenv(name, value)
+    quick = db_settings.model_copy(update={"stop_grace_seconds": 0.1})
+    with trainer(quick, db, HAS_JUST_SUCCEEDED) as starts:
+        first = process_of(starts.start("api"), db_settings)
+        process_of(starts.start("api"), db_settings)
+        assert first.is_running()
 
 
 HANGS_FOR_GOOD = """

@@ -185,6 +185,22 @@ def test_the_counter_says_whom_the_training_left_out(
     assert shown.splitlines()[-1] == "since the training, the counts have changed by 1 in all"
 
 
+def test_a_model_of_few_restaurants_belongs_to_its_reviews_all_the_same(
+    db: MongoDatabase,
+    db_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    limits = {"CLUSTERS_K": "2", "CLUSTERS_MAX_RESTAURANTS": "2"}
+    for name, value in environment(db_settings, **limits).items():
+        monkeypatch.setenv(name, value)
+    rows = [("a", "v"), ("b", "v"), ("c", "w"), ("d", "w"), *((f"e{i}", f"x{i}") for i in range(9))]
+    db["Reviews"].insert_many({"user_id": u, "gmap_id": r, "rating": 4} for u, r in rows)
+    assert clustering_training.main([]) == 0
+    assert clus_counter.main([]) == 0
+    assert "9 users share no restaurant" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("script", ["clus_counter.py", "clus_test.py"])
 def test_without_a_model_the_scripts_end_with_65(script: str, db_settings: Settings) -> None:
     arguments = ["somebody"] if script == "clus_test.py" else []

@@ -24,7 +24,6 @@ from recommender.user_matrix import (
     UserMatrix,
     user_matrix,
     with_factors,
-    with_factors_of_its_own,
 )
 from tests.small_cities import DEGENERATE, DRAWN, few_ratings, some_users, tiny_ratings
 from tests.support import (
@@ -94,10 +93,8 @@ def test_users_who_liked_nothing_are_foretold_all_the_same() -> None:
     assert quality["ratings"]["rmse"] < quality["ratings"]["mean_rmse"]
 
 
-def test_users_kept_out_do_not_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load_settings(clusters_k=4)
-    ratings = tiny_ratings()
-    matrix = user_matrix(ratings, settings)
+def remembered(monkeypatch: pytest.MonkeyPatch) -> list[UserMatrix]:
+    """Return a list to which each matrix is added that is clustered from now on."""
     trained_on: list[UserMatrix] = []
 
     def remember(part: UserMatrix, settings: Settings) -> Clustering:
@@ -105,6 +102,14 @@ def test_users_kept_out_do_not_take_part(monkeypatch: pytest.MonkeyPatch) -> Non
         return cluster(part, settings)
 
     monkeypatch.setattr(clustering_training, "cluster", remember)
+    return trained_on
+
+
+def test_users_kept_out_do_not_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(clusters_k=4)
+    ratings = tiny_ratings()
+    matrix = user_matrix(ratings, settings)
+    trained_on = remembered(monkeypatch)
     held_out_quality(matrix, settings)
     (part,) = trained_on
     assert len(part.users) == part.rows.shape[0] == len(matrix.users) - len(matrix.users) // 10
@@ -113,7 +118,7 @@ def test_users_kept_out_do_not_take_part(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_clusters_of_factors_are_judged_by_factors_that_have_not_seen_those_kept_out(
-    db: MongoDatabase,
+    db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = load_settings(clusters_k=4, clusters_space="factors")
     ratings = tiny_ratings()
@@ -124,10 +129,10 @@ def test_clusters_of_factors_are_judged_by_factors_that_have_not_seen_those_kept
     )
     seen = usable(fit(visits))
     matrix = with_factors(user_matrix(ratings, settings), ratings, seen, db)
+    trained_on = remembered(monkeypatch)
     quality = held_out_quality(matrix, settings)
     assert quality["ndcg"] > quality["popular"]["ndcg"] > 0
-    held = hold_out(matrix.everything, settings.liked, seed=settings.seed)
-    part = with_factors_of_its_own(matrix.part(held.kept), settings)
+    (part,) = trained_on
     several = np.diff(part.everything.indptr) >= 2
     unseen = usable(fit(csr_array(part.everything[several])))
     assert part.preferences

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from recommender.errors import LeaseHeldError, LeaseLostError
-from recommender.lease import COLLECTION, LEASE_ID, Lease, holder
+from recommender.lease import COLLECTION, LEASE_ID, Lease, abandoned, holder
 from recommender.mongo import Document, MongoDatabase
 from tests.waiting import at_once, until
 
@@ -147,6 +147,16 @@ def test_only_the_holder_begins_a_switch_and_the_next_one_finds_it(db: MongoData
         old.begin_switch({"stages": ["another"]})
     assert state(db)["switch"] == {"stages": ["$one"]}
     new.begin_switch({"stages": []})
+    assert state(db)["switch"] == {"stages": []}
+
+
+def test_with_a_switch_noted_it_is_not_given_back_but_runs_out(db: MongoDatabase) -> None:
+    lease = taken(db, "run-1")
+    lease.begin_switch({"stages": []})
+    lease.release()
+    assert holder(db) is None
+    assert (abandoned(db) or {})["run_id"] == "run-1"
+    taken(db, "run-2")
     assert state(db)["switch"] == {"stages": []}
 
 

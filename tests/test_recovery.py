@@ -77,6 +77,18 @@ def test_a_training_that_fell_silent_is_crashed_and_its_switch_finished(db: Mong
     Lease(db, MINUTE).acquire("run-2")
 
 
+def test_a_switch_that_a_training_gave_up_is_finished_and_its_outcome_stays(
+    db: MongoDatabase, silent: Lease
+) -> None:
+    """As where MongoDB was away for so long that the training ended in its switch."""
+    Ledger(db).close("run-1", "failed", 69, "MongoDB did not answer")
+    silent.release()
+    tidy_up(db)
+    assert (state(db), published_by(db)) == ("failed", ["run-1"])
+    assert holder(db) is None
+    assert abandoned(db) is None
+
+
 @pytest.mark.usefixtures("silent")
 def test_a_training_that_renews_its_lease_is_left_alone(db: MongoDatabase) -> None:
     tidy_up(db)

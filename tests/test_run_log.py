@@ -74,6 +74,25 @@ def test_a_log_that_cannot_be_written_any_further_is_given_up(
     assert "second" in caplog.text
 
 
+def test_a_line_that_cannot_be_put_together_does_not_end_the_log(
+    db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # of pytest's own handler
+    with training_run(db_settings):
+        logging.getLogger("another.library").warning("%d", "no number")
+        logging.getLogger("recommender.x").warning("still there")
+    assert "still there" in log_of(only_entry(db))
+
+
+def test_what_py4j_says_of_calls_that_were_cut_is_left_out(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    with training_run(db_settings):
+        record = logging.LogRecord("root", logging.ERROR, "/x/py4j/y.py", 1, "cut", None, None)
+        logging.root.handle(record)
+    assert "cut" not in log_of(only_entry(db))
+
+
 def test_a_run_beside_the_trainings_keeps_one_as_well(
     db: MongoDatabase, db_settings: Settings
 ) -> None:

@@ -32,7 +32,7 @@ from recommender.mongo import Document, MongoDatabase
 from recommender.runs import side_run, training_run
 from recommender.scripts import Cancelled
 from recommender.settings import Settings
-from recommender.store import staged
+from recommender.store import publish, staged
 from tests.support import PROJECT, environment
 from tests.waiting import until
 
@@ -187,6 +187,7 @@ def test_a_run_that_was_replaced_may_not_publish(db: MongoDatabase, db_settings:
         run_until_publishing(db, db_settings)
     assert caught.value.exit_code == 75
     assert (only_entry(db)["state"], only_entry(db)["exit_code"]) == ("failed", 75)
+    assert [name for name in db.list_collection_names() if "Recommendations" in name] == []
     held = holder(db)
     assert held
     assert held["run_id"] == "another"
@@ -194,8 +195,11 @@ def test_a_run_that_was_replaced_may_not_publish(db: MongoDatabase, db_settings:
 
 def run_until_publishing(db: MongoDatabase, settings: Settings) -> None:
     with training_run(settings) as run:
-        take_over(db)
-        run.lease.renew()
+        with staged(db, "Recommendations", run.run_id, "user_id") as stage:
+            stage.insert([{"user_id": "new", "run_id": run.run_id}])
+            stage.seal(1)
+            take_over(db)
+            publish(db, stage, lease=run.lease)
         pytest.fail("it may not publish")
 
 

@@ -16,8 +16,15 @@ import pytest
 from bson import Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo.client_session import ClientSession
-from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, WriteError
+from pymongo.errors import (
+    AutoReconnect,
+    BulkWriteError,
+    DuplicateKeyError,
+    OperationFailure,
+    WriteError,
+)
 
+from recommender import switching
 from recommender.embedded import EmbeddedMongo
 from recommender.errors import DatabaseUnavailableError, LeaseLostError, PublishError
 from recommender.lease import COLLECTION as STATE
@@ -714,23 +721,46 @@ class TestSwitch:
         sweep(db)
         assert everything(db) == before
 
-    def test_who_sleeps_in_its_switch_finds_it_done_and_leaves_what_came_after(
-        self, db: MongoDatabase
+    def test_who_sleeps_in_its_switch_leaves_that_of_who_came_after(
+        self, db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As where it wakes up right before, and right after, it reads what is noted."""
         publish_pair(db, "r1")
-        self.begun(db, "r2", 0)
-        sweep(db)  # who took over does it
-        publish_pair(db, "r3")
-        after = everything(db)
-        finish_switch(db)
-        assert everything(db) == after
-        self.begun(db, "r4", 1)
-        finish_switch(db)  # that of another, half done
-        finish_switch(db)
-        assert {document["run_id"] for found in everything(db).values() for document in found} == {
-            "r4"
-        }
+        self.begun(db, "r2", 1)
+        rename = switching._rename
+
+        def asleep(db: MongoDatabase, stage: str, target: str) -> None:
+            monkeypatch.setattr(switching, "_rename", rename)
+            sweep(db)  # who took over does it, and then begins one of its own
+            self.begun(db, "r3", 1)
+            rename(db, stage, target)
+
+        monkeypatch.setattr(switching, "_rename", asleep)
+        assert finish_switch(db)
+        found = {name: db[name].distinct("run_id") for name in (METADATA, CLUSTERS)}
+        assert found == {METADATA: ["r3"], CLUSTERS: ["r2"]}
+        assert finish_switch(db)
+        assert set(everything(db)) == {METADATA, CLUSTERS}
+        assert db[CLUSTERS].distinct("run_id") == ["r3"]
+
+    def test_a_refusal_told_by_a_lost_connection_is_no_success(
+        self, db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish_pair(db, "r1")
+        before, undo = everything(db), switching._undo
+
+        def turn_against_it() -> None:
+            db[CLUSTERS].rename("Source")
+            db.create_collection(CLUSTERS, viewOn="Source", pipeline=[])
+
+        def cut_off(db: MongoDatabase, switch: Document) -> None:
+            monkeypatch.setattr(switching, "_undo", undo)
+            raise AutoReconnect("connection closed")
+
+        monkeypatch.setattr(switching, "_undo", cut_off)
+        with pytest.raises(PublishError, match="what was published before stays"):
+            publish_pair(db, "r2", before=turn_against_it)
+        assert everything(db)[METADATA] == before[METADATA]
+        assert everything(db)[CLUSTERS] == before[CLUSTERS]
 
     def test_nothing_to_finish_is_nothing_to_do(self, db: MongoDatabase) -> None:
         finish_switch(db)

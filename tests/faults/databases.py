@@ -52,6 +52,14 @@ def losses() -> list[Fault]:
             "old",
             finished=True,
         ),
+        Fault(
+            name(BETWEEN.name),
+            hit(BETWEEN, lose_mongod),
+            69,
+            "crashed",
+            "new Recommendations and Metadata",
+            mixed=True,
+        ),
     ]
 
 
