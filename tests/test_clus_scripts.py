@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import pytest
 from bson.objectid import ObjectId
 
@@ -149,19 +152,30 @@ def test_a_name_forges_no_line(
     assert sum(line.startswith("Cluster ") for line in shown.splitlines()) == 1
 
 
+def counted(
+    rows: Iterable[tuple[Any, Any]],
+    db: MongoDatabase,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    **more: str,
+) -> None:
+    """Cluster and count users who have rated these restaurants."""
+    for name, value in environment(settings, **more).items():
+        monkeypatch.setenv(name, value)
+    db["Reviews"].insert_many({"user_id": u, "gmap_id": r, "rating": 4} for u, r in rows)
+    assert clustering_training.main([]) == 0
+    assert clus_counter.main([]) == 0
+
+
 def test_users_whom_the_training_could_not_place_either_are_no_other_city(
     db: MongoDatabase,
     db_settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name, value in environment(db_settings, CLUSTERS_K="1").items():
-        monkeypatch.setenv(name, value)
-    loners = [{"user_id": i, "gmap_id": f"alone {i}", "rating": 3} for i in range(9)]
-    friends = [{"user_id": u, "gmap_id": r, "rating": 4} for u in ("x", "y") for r in ("a", "b")]
-    db["Reviews"].insert_many([*loners, *friends])
-    assert clustering_training.main([]) == 0
-    assert clus_counter.main([]) == 0
+    loners = [(i, f"alone {i}") for i in range(9)]
+    friends = [(u, r) for u in ("x", "y") for r in ("a", "b")]
+    counted([*loners, *friends], db, db_settings, monkeypatch, CLUSTERS_K="1")
     shown = capsys.readouterr().out
     assert "9 users share no restaurant" in shown
     assert shown.splitlines()[-1] == "the counts are those of the training"
@@ -174,12 +188,8 @@ def test_the_counter_says_whom_the_training_left_out(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     limits = {"CLUSTERS_K": "2", "CLUSTERS_MIN_USER_RATINGS": "3"}
-    for name, value in environment(db_settings, **limits).items():
-        monkeypatch.setenv(name, value)
     rows = [(u, r) for u, places in (("a", "vwx"), ("b", "xyz"), ("c", "v")) for r in places]
-    db["Reviews"].insert_many({"user_id": u, "gmap_id": r, "rating": 4} for u, r in rows)
-    assert clustering_training.main([]) == 0
-    assert clus_counter.main([]) == 0
+    counted(rows, db, db_settings, monkeypatch, **limits)
     shown = capsys.readouterr().out
     assert "counted are also 1 whom the training's limits left out" in shown
     assert shown.splitlines()[-1] == "since the training, the counts have changed by 1 in all"
@@ -192,12 +202,8 @@ def test_a_model_of_few_restaurants_belongs_to_its_reviews_all_the_same(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     limits = {"CLUSTERS_K": "2", "CLUSTERS_MAX_RESTAURANTS": "2"}
-    for name, value in environment(db_settings, **limits).items():
-        monkeypatch.setenv(name, value)
     rows = [("a", "v"), ("b", "v"), ("c", "w"), ("d", "w"), *((f"e{i}", f"x{i}") for i in range(9))]
-    db["Reviews"].insert_many({"user_id": u, "gmap_id": r, "rating": 4} for u, r in rows)
-    assert clustering_training.main([]) == 0
-    assert clus_counter.main([]) == 0
+    counted(rows, db, db_settings, monkeypatch, **limits)
     assert "9 users share no restaurant" in capsys.readouterr().out
 
 
