@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import PicklingError
 from typing import Any
 
 from py4j.protocol import Py4JError
@@ -41,7 +42,8 @@ _BESIDE_HEAP_BYTES = 1280 * 2**20
 _LEAST_HEAP_BYTES = 512 * 2**20
 _JVM_END_SECONDS = 5.0
 _JVM_LAST_WORDS_SECONDS = 1.0
-_SPARK_ERRORS = (PySparkException, Py4JError, OSError)
+# PicklingError is what PySpark makes of any failure to write what executors are to have.
+_SPARK_ERRORS = (PySparkException, Py4JError, OSError, PicklingError)
 
 log = logging.getLogger(__name__)
 

@@ -31,8 +31,8 @@ def bad_rows(db: MongoDatabase) -> None:
     """Add rows of every bad kind; those of a megabyte once."""
     rows = [{**GOOD, **bad} for _, bad in BAD_ROWS]
     small = [row for row in rows if len(str(row)) < 10_000]
-    db["Reviews"].insert_many(rows)
-    db["Reviews"].insert_many([{**row} for row in small for _ in range(BAD_ONES)])
+    many = [{**row} for row in small for _ in range(BAD_ONES)]
+    db["Reviews"].insert_many([*rows, *many])
 
 
 def every_rating(value: object) -> Spoil:

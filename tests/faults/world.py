@@ -198,12 +198,13 @@ class World:
         """Wait until the latest run, whoever started it, is in a phase."""
         until(lambda: (self.latest() or {}).get("phase") == phase, LONG_SECONDS)
 
-    def ended(self) -> Document:
-        """Wait until the latest run has ended and return it."""
+    def ended(self, run_id: str | None = None) -> Document:
+        """Wait until a run, or else the latest one, has ended and return it."""
+        runs = self.db["TrainingRuns"]
 
         def closed() -> Document | None:
-            latest = self.latest() or {}
-            return latest if latest.get("exit_code") is not None else None
+            found = (runs.find_one({"_id": run_id}) if run_id else self.latest()) or {}
+            return found if found.get("exit_code") is not None else None
 
         found = until(closed, LONG_SECONDS)
         assert found
