@@ -49,7 +49,7 @@ format: $(INSTALLED) ## lay the code out as `make lint` wants it
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: java ## time the whole cycle at full scale (some 10 minutes, 12 GB of memory)
+bench: java ## time the whole cycle at full scale (some 15 minutes, 12 GB of memory)
 	$(PY) -m benchmarks.cycle
 
 clean: ## remove the virtual environment, caches and everything under var/
