@@ -20,6 +20,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
+from recommender.bodies import UnreadBodies
 from recommender.child import Trainer
 from recommender.clock import TrainingClock
 from recommender.errors import DataError
@@ -181,6 +182,7 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
     )
     handle_errors(app)
+    app.add_middleware(UnreadBodies)
     keyed: dict[str, Any] = {"dependencies": [Depends(require_key)]}
     app.post("/train", status_code=202, responses=responses(401, 409, 422, 503), **keyed)(train)
     app.get("/next-training")(next_training)

@@ -20,7 +20,8 @@ PROJECT = Path(__file__).parent.parent
 FLOORS: list[set[str]] = [
     {
         *("dists", "recommender.drawing", "recommender.errors", "recommender.evaluation"),
-        *("recommender.baseline", "recommender.encoding", "recommender.foldin"),
+        *("recommender.baseline", "recommender.bodies", "recommender.encoding"),
+        "recommender.foldin",
         *("recommender.matching", "recommender.scoring", "recommender.summary"),
         "recommender.topn",
     },

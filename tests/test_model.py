@@ -10,9 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2 as httpx
 import psutil
@@ -338,6 +339,27 @@ def answers(url: str) -> bool:
         return httpx.get(f"{url}/health/live").is_success
     except httpx.TransportError:
         return False
+
+
+def test_a_request_is_answered_without_its_body_and_that_is_not_taken_in(
+    db_settings: Settings,
+) -> None:
+    size, most, block = 10 * 2**30, 64 * 2**20, bytes(2**20)
+    head = f"POST /train HTTP/1.1\r\nHost: service\r\nContent-Length: {size}\r\n\r\n".encode()
+    with (
+        service(db_settings, API_KEY="s3cret") as (_, url),
+        socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), timeout=10) as connection,
+    ):
+        connection.sendall(head)
+        answer = connection.recv(1024)
+        assert answer.startswith(b"HTTP/1.1 401 ")
+        assert b"\r\nconnection: close\r\n" in answer
+        connection.settimeout(1)
+        taken = 0
+        with suppress(OSError):  # it hangs up, or lets the sender wait
+            while taken < most:
+                taken += connection.send(block)
+    assert taken < most
 
 
 def test_a_training_on_demand_runs_to_its_end_and_publishes(
