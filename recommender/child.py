@@ -92,12 +92,12 @@ class Trainer:
                 ledger.close(run_id, "failed", 1, one_line(error))
                 lease.release()
                 raise
-            self._end_those_given_up(ledger)
             watcher = threading.Thread(
                 target=self._watch, args=(run_id, child, lease), name=f"watch {run_id}"
             )
             self._watched[watcher] = _Training(run_id, child)
             watcher.start()
+            self._end_those_given_up(ledger)
         log.info("training %s started by %s", run_id, trigger)
         return run_id
 
@@ -125,7 +125,12 @@ class Trainer:
     def _end_those_given_up(self, ledger: Ledger) -> None:
         """End what slept past its lease and counts as crashed: it can publish nothing any more."""
         for run_id, child in self._living().values():
-            if (ledger.get(run_id) or {}).get("state") == "crashed":
+            try:
+                state = (ledger.get(run_id) or {}).get("state")
+            except PyMongoError as failure:  # no reason to deny that another was started
+                log.warning("it cannot be told how %s stands: %s", run_id, reason_of(failure))
+                continue
+            if state == "crashed":
                 log.warning("training %s lost its lease and is still running: ending it", run_id)
                 _end(child)
 
