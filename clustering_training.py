@@ -129,8 +129,9 @@ def train(run: TrainingRun, ratings: Ratings, preferences: Preferences | None = 
         shown = shown_restaurants(run.db, ratings.restaurants, settings)
         scored = score(matrix, found, settings).of(shown)
     with run.phase("evaluate clusters"):
+        published = figures_of(found, matrix, rating_shift(settings.rating_min))
         figures = {
-            **figures_of(found, matrix, rating_shift(settings.rating_min)),
+            **published,
             "shrinkage": scored.shrinkage,
             "users_moved": moved,
         }
@@ -150,7 +151,7 @@ def train(run: TrainingRun, ratings: Ratings, preferences: Preferences | None = 
             run.run_id,
             cluster_documents(found, scored, ratings, matrix, run),
             [
-                *metadata_documents(found, matrix, scored, ratings, run),
+                *metadata_documents(found, matrix, scored, ratings, run, published),
                 *factors_documents(run, ratings, preferences, shown),
             ],
             lease=run.lease,

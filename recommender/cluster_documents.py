@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,15 @@ def metadata_documents(
     scored: ClusterScores,
     ratings: Ratings,
     run: TrainingRun,
+    figures: Mapping[str, Any],
 ) -> list[Document]:
-    """Return the documents of ``Metadata``: all that a reader needs to place a user."""
+    """Return the documents of ``Metadata``: all that a reader needs to place a user.
+
+    Parameters
+    ----------
+    figures
+        Those of :func:`figures_of`.
+    """
     fallback = _top(scored.city, ratings, run.settings.clusters_top_n)
     columns = decode_ids(ratings.restaurants.take(matrix.columns))
     low, high = run.settings.rating_min, run.settings.rating_max
@@ -105,7 +113,7 @@ def metadata_documents(
             "distance": "cosine similarity with magnitude",
             "rating_shift": rating_shift(low),
             "sizes": found.sizes.tolist(),
-            **figures_of(found, matrix, rating_shift(low)),
+            **figures,
         },
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -152,59 +152,52 @@ def test_a_name_forges_no_line(
     assert sum(line.startswith("Cluster ") for line in shown.splitlines()) == 1
 
 
+@pytest.fixture
 def counted(
-    rows: Iterable[tuple[Any, Any]],
-    db: MongoDatabase,
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    **more: str,
-) -> None:
-    """Cluster and count users who have rated these restaurants."""
-    for name, value in environment(settings, **more).items():
-        monkeypatch.setenv(name, value)
-    db["Reviews"].insert_many({"user_id": u, "gmap_id": r, "rating": 4} for u, r in rows)
-    assert clustering_training.main([]) == 0
-    assert clus_counter.main([]) == 0
-
-
-def test_users_whom_the_training_could_not_place_either_are_no_other_city(
     db: MongoDatabase,
     db_settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+) -> Callable[..., str]:
+    """Cluster users who have rated these restaurants, count them, and return what is shown."""
+
+    def count(rows: Iterable[tuple[Any, Any]], **more: str) -> str:
+        for name, value in environment(db_settings, **more).items():
+            monkeypatch.setenv(name, value)
+        db["Reviews"].insert_many({"user_id": u, "gmap_id": r, "rating": 4} for u, r in rows)
+        assert clustering_training.main([]) == 0
+        assert clus_counter.main([]) == 0
+        return capsys.readouterr().out
+
+    return count
+
+
+def test_users_whom_the_training_could_not_place_either_are_no_other_city(
+    counted: Callable[..., str],
 ) -> None:
     loners = [(i, f"alone {i}") for i in range(9)]
     friends = [(u, r) for u in ("x", "y") for r in ("a", "b")]
-    counted([*loners, *friends], db, db_settings, monkeypatch, CLUSTERS_K="1")
-    shown = capsys.readouterr().out
+    shown = counted([*loners, *friends], CLUSTERS_K="1")
     assert "9 users share no restaurant" in shown
     assert shown.splitlines()[-1] == "the counts are those of the training"
 
 
 def test_the_counter_says_whom_the_training_left_out(
-    db: MongoDatabase,
-    db_settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    counted: Callable[..., str],
 ) -> None:
     limits = {"CLUSTERS_K": "2", "CLUSTERS_MIN_USER_RATINGS": "3"}
     rows = [(u, r) for u, places in (("a", "vwx"), ("b", "xyz"), ("c", "v")) for r in places]
-    counted(rows, db, db_settings, monkeypatch, **limits)
-    shown = capsys.readouterr().out
+    shown = counted(rows, **limits)
     assert "counted are also 1 whom the training's limits left out" in shown
     assert shown.splitlines()[-1] == "since the training, the counts have changed by 1 in all"
 
 
 def test_a_model_of_few_restaurants_belongs_to_its_reviews_all_the_same(
-    db: MongoDatabase,
-    db_settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    counted: Callable[..., str],
 ) -> None:
     limits = {"CLUSTERS_K": "2", "CLUSTERS_MAX_RESTAURANTS": "2"}
     rows = [("a", "v"), ("b", "v"), ("c", "w"), ("d", "w"), *((f"e{i}", f"x{i}") for i in range(9))]
-    counted(rows, db, db_settings, monkeypatch, **limits)
-    assert "9 users share no restaurant" in capsys.readouterr().out
+    assert "9 users share no restaurant" in counted(rows, **limits)
 
 
 @pytest.mark.parametrize("script", ["clus_counter.py", "clus_test.py"])

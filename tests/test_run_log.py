@@ -25,10 +25,10 @@ def log_of(document: Document) -> str:
 
 
 def test_a_run_by_hand_keeps_its_log_where_the_ledger_says(
-    db: MongoDatabase, db_settings: Settings
+    db: MongoDatabase, db_settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = db_settings.model_copy(update={"api_key": SecretStr("s3cret-key")})
-    logging.getLogger("recommender").setLevel(logging.INFO)
+    caplog.set_level(logging.INFO, logger="recommender")
     with training_run(settings) as run, run.phase("read"):
         logging.getLogger("recommender.x").warning("with s3cret-key\nerror: forged")
     log = log_of(only_entry(db))
