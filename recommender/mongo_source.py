@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 
-from recommender.ratings import Ratings, gather
+from recommender.ratings import BLOCK_SCHEMA, Ratings, gather
 from recommender.reviews import IdRange, plan, read
 from recommender.settings import Settings
 
 NAME = "mongo_reviews"
 
-# recommender.ratings.BLOCK_SCHEMA in Spark's words.
-SCHEMA = "user string, restaurant string, rating double, time double, rejected byte"
+# A row is a block of reviews, as an Arrow stream: Spark carries some hundred values, not millions.
+SCHEMA = "block binary"
 
+# The JVM copies each block several times; lz4 halves them, and takes less time than one copy.
+_STREAM = pa.ipc.IpcWriteOptions(compression="lz4")
 
-class ReviewsReader(DataSourceReader):
-    """Reads the cleaned blocks of each range of ``_id`` as one partition."""
-
-    def __init__(self, settings: Settings, ranges: int) -> None:
-        self._settings = settings
-        self._ranges = ranges
-
-    def partitions(self) -> Sequence[InputPartition]:
-        """Return the ranges to read; called once, before any is read."""
-        return [InputPartition(id_range) for id_range in plan(self._settings, self._ranges)]
-
-    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
-        """Yield the blocks of one range; called in an executor."""
-        id_range: IdRange = partition.value
-        return read(self._settings, id_range)
+ROWS_A_BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 
 def read_reviews(spark: SparkSession, settings: Settings, ranges: int) -> DataFrame:
@@ -42,10 +32,26 @@ def read_reviews(spark: SparkSession, settings: Settings, ranges: int) -> DataFr
     ----------
     ranges
         How many partitions to read at most.
-    """
 
-    # The settings travel inside the class, as pickled bytes: what is given to a data source as an
-    # option is shown in Spark's plans and logs, and MONGO_URI may hold a password.
+    Raises
+    ------
+    DatabaseUnavailableError
+        If MongoDB does not answer; also raised in the executors, when the frame is used.
+    """
+    # As pickled bytes, for two reasons. What is given to a data source as an option is shown in
+    # Spark's plans and logs, and MONGO_URI may hold a password. And the two processes that Spark
+    # starts to plan a read, one after the other, need import nothing of this package.
+    tasks = [pickle.dumps(partial(_packed, settings, part)) for part in plan(settings, ranges)]
+
+    # Classes in a function travel whole; those of a module would be imported there.
+    class ReviewsReader(DataSourceReader):
+        def partitions(self) -> Sequence[InputPartition]:
+            return [InputPartition(task) for task in tasks]
+
+        def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
+            blocks: Iterator[pa.RecordBatch] = pickle.loads(partition.value)()  # noqa: S301 our own
+            return blocks
+
     class MongoReviews(DataSource):
         @classmethod
         def name(cls) -> str:
@@ -55,10 +61,25 @@ def read_reviews(spark: SparkSession, settings: Settings, ranges: int) -> DataFr
             return SCHEMA
 
         def reader(self, schema: object) -> DataSourceReader:
-            return ReviewsReader(settings, ranges)
+            return ReviewsReader()
 
     spark.dataSource.register(MongoReviews)
     return spark.read.format(NAME).load()
+
+
+def _packed(settings: Settings, id_range: IdRange) -> Iterator[pa.RecordBatch]:
+    """Yield the blocks of one range, each as one row; called in an executor."""
+    for block in read(settings, id_range):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, block.schema, options=_STREAM) as stream:
+            stream.write_batch(block)
+        yield pa.RecordBatch.from_pydict({"block": [sink.getvalue().to_pybytes()]})
+
+
+def _unpacked(rows: pa.Table) -> pa.Table:
+    """Return the reviews of packed blocks, as rows of ``recommender.ratings.BLOCK_SCHEMA``."""
+    blocks = (pa.ipc.open_stream(row.as_buffer()).read_all() for row in rows["block"])
+    return pa.concat_tables([BLOCK_SCHEMA.empty_table(), *blocks])
 
 
 def read_ratings(spark: SparkSession, settings: Settings) -> Ratings:
@@ -68,4 +89,12 @@ def read_ratings(spark: SparkSession, settings: Settings) -> Ratings:
     the time of Spark's StringIndexer, and the clustering works on the same numbers.
     """
     ranges = 2 * spark.sparkContext.defaultParallelism
-    return gather(read_reviews(spark, settings, ranges).toArrow())
+    frame = read_reviews(spark, settings, ranges)
+    # A batch may hold 2 GiB at most: by Spark's default, that of 10,000 rows, blocks would pass it.
+    usual = str(spark.conf.get(ROWS_A_BATCH))
+    spark.conf.set(ROWS_A_BATCH, 1)
+    try:
+        blocks = frame.toArrow()
+    finally:
+        spark.conf.set(ROWS_A_BATCH, usual)
+    return gather(_unpacked(blocks))

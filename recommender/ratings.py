@@ -206,14 +206,16 @@ def gather(table: pa.Table) -> Ratings:
     reasons = np.bincount(_numpy(table["rejected"]), minlength=len(Rejection))
     rejected = {r.name.lower(): int(reasons[r]) for r in Rejection if r and reasons[r]}
     report = CleaningReport(rows_read=table.num_rows, rejected=rejected)
-    valid = table.filter(pc.equal(table["rejected"], int(Rejection.NONE)))
-    if not valid.num_rows:
+    if not reasons[Rejection.NONE]:
         raise DataError(_no_valid_row(report))
-    users, user = _number(valid["user"])
-    restaurants, restaurant = _number(valid["restaurant"])
-    rating, time = _numpy(valid["rating"]), _numpy(valid["time"])
-    user, restaurant, rating, time = _merge(user, restaurant, rating, time)
-    report = replace(report, merged=valid.num_rows - len(rating))
+    users, user = _number(table["user"])
+    restaurants, restaurant = _number(table["restaurant"])
+    rating, time = _numpy(table["rating"]), _numpy(table["time"])
+    valid = user >= 0
+    user, restaurant, rating, time = _merge(
+        user[valid], restaurant[valid], rating[valid], time[valid]
+    )
+    report = replace(report, merged=int(reasons[Rejection.NONE]) - len(rating))
     log.info("%s", report)
     return Ratings(
         users=users,
@@ -375,13 +377,15 @@ def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
 
 
 def _number(keys: pa.ChunkedArray) -> tuple[pa.StringArray, NDArray[np.int32]]:
-    """Return the distinct keys, sorted, and each row's position among them."""
-    found = pc.unique(keys)
-    same = same_number_same_key(found)
-    distinct = same.unique()
-    distinct = distinct.take(pc.sort_indices(distinct))
-    position = pc.index_in(same, value_set=distinct).to_numpy()
-    return distinct, position[_numpy(pc.index_in(keys, value_set=found))]
+    """Return the distinct keys, sorted, and each row's position among them; -1 for null."""
+    coded = keys.dictionary_encode().combine_chunks()
+    same = same_number_same_key(coded.dictionary).dictionary_encode()
+    order = pc.sort_indices(same.dictionary)
+    rank = np.empty(len(order), dtype=np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    # A null is number -1, and so finds the -1 behind the last position.
+    position = np.append(rank[same.indices], np.int32(-1))
+    return same.dictionary.take(order), position[coded.indices.fill_null(-1)]
 
 
 def positions_in(known: pa.StringArray, keys: pa.StringArray) -> NDArray[np.int64]:

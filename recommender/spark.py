@@ -16,6 +16,7 @@ from pathlib import Path
 from pickle import PicklingError
 from typing import Any
 
+import pyspark
 from py4j.protocol import Py4JError
 from pyspark import SparkContext
 from pyspark.errors import PySparkException
@@ -86,7 +87,7 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
 def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
     """Start the JVM; a signal waits until it is there to be ended, and finds our handler again."""
     try:
-        with signals_deferred():
+        with signals_deferred(), _light_home(settings, scratch):
             spark = _builder(settings, name, scratch).getOrCreate()
             # Long lineages overflow the JVM's stack; ALS cuts them where there is a checkpoint.
             checkpoints = settings.spark_checkpoint_dir or str(scratch / "checkpoints")
@@ -98,6 +99,29 @@ def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
             f"Spark does not start with SPARK_MASTER={settings.spark_master} and WORK_DIR="
             f"{settings.work_dir}: {one_line(_text_of(error))}"
         ) from None
+
+
+@contextmanager
+def _light_home(settings: Settings, scratch: Path) -> Iterator[None]:
+    """Let Spark start from a home that is PySpark's own folder, less its zip of Python sources.
+
+    Each Python that Spark starts would take its ``pyspark`` from that zip, where Python finds no
+    compiled modules, rather than the same one from where it is installed: 0.7 s, four times in a
+    row. A cluster's machines have homes of their own, and so has who sets ``SPARK_HOME``.
+    """
+    if not _is_local(settings) or "SPARK_HOME" in os.environ:
+        yield
+        return
+    home = scratch / "home"
+    home.mkdir()
+    for entry in Path(pyspark.__file__).parent.iterdir():
+        if entry.name != "python":
+            (home / entry.name).symlink_to(entry)
+    os.environ["SPARK_HOME"] = str(home)
+    try:
+        yield
+    finally:
+        del os.environ["SPARK_HOME"]
 
 
 @contextmanager
@@ -206,7 +230,7 @@ def _builder(settings: Settings, name: str, scratch: Path) -> SparkSession.Build
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }
-    if settings.spark_master == "local" or settings.spark_master.startswith("local["):
+    if _is_local(settings):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         options |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     builder: SparkSession.Builder = SparkSession.builder.appName(name)
@@ -214,6 +238,10 @@ def _builder(settings: Settings, name: str, scratch: Path) -> SparkSession.Build
     for key, value in options.items():
         builder = builder.config(key, str(value))
     return builder
+
+
+def _is_local(settings: Settings) -> bool:
+    return settings.spark_master == "local" or settings.spark_master.startswith("local[")
 
 
 def _zip_package(scratch: Path) -> Path:

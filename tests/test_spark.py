@@ -1,4 +1,4 @@
-"""What Spark leaves behind where it is killed."""
+"""The home that Spark starts from, and what it leaves behind where it is killed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from recommender import spark
+from recommender.settings import load_settings
 
 
 def test_folders_of_the_dead_are_swept_and_those_of_the_living_stay(tmp_path: Path) -> None:
@@ -23,3 +26,33 @@ def test_folders_of_the_dead_are_swept_and_those_of_the_living_stay(tmp_path: Pa
         (tmp_path / name).mkdir()
     spark._sweep(tmp_path)
     assert {name: (tmp_path / name).exists() for name in names} == names
+
+
+def test_a_local_spark_starts_from_pyspark_without_its_zip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: Path
+) -> None:
+    monkeypatch.delenv("SPARK_HOME", raising=False)
+    with spark._light_home(load_settings(), tmp_path):
+        home = Path(os.environ["SPARK_HOME"])
+        assert any((home / "jars").glob("spark-core_*.jar"))
+        assert os.access(home / "bin" / "spark-submit", os.X_OK)
+        assert not (home / "python").exists()
+    assert "SPARK_HOME" not in os.environ
+
+
+@pytest.mark.parametrize("master", ["local[2]", "spark://host:7077"])
+def test_a_home_set_by_hand_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: Path, master: str
+) -> None:
+    monkeypatch.setenv("SPARK_HOME", "/opt/spark")
+    with spark._light_home(load_settings(spark_master=master), tmp_path):
+        assert os.environ["SPARK_HOME"] == "/opt/spark"
+    assert os.environ["SPARK_HOME"] == "/opt/spark"
+
+
+def test_a_cluster_has_homes_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: Path
+) -> None:
+    monkeypatch.delenv("SPARK_HOME", raising=False)
+    with spark._light_home(load_settings(spark_master="spark://host:7077"), tmp_path):
+        assert "SPARK_HOME" not in os.environ
