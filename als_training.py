@@ -23,7 +23,7 @@ from recommender.gate import add_force_option, check_recommendations, settings_a
 from recommender.judging import judge_lists, judge_ratings
 from recommender.models import Model, popularity_of, visits_of
 from recommender.mongo_source import read_ratings
-from recommender.newcomers import find_newcomers, stacked
+from recommender.newcomers import also_rated, find_newcomers, stacked, structure
 from recommender.ratings import Ratings, counts_of
 from recommender.recommend import COUNTS_SCHEMA, RecommendTask
 from recommender.restaurants import shown_restaurants
@@ -49,7 +49,7 @@ _PARTS_A_CORE = 4
 def recommend(
     spark: SparkSession, model: Model, ratings: Ratings, run: TrainingRun, stage: str
 ) -> int:
-    """Stage every user's top restaurants that the user has not rated.
+    """Stage every user's top restaurants that the user has not rated, by Reviews or ``Users``.
 
     Users without a review whom ``Users`` knows get theirs, too: where ratings alone rank, the most
     popular ones.
@@ -75,12 +75,15 @@ def recommend(
     run.record(newcomers=len(newcomers.users))
     popularity = popularity_of(ratings, run.settings)
     users = pa.concat_arrays([ratings.users, newcomers.users])
+    visits = stacked(visits_of(ratings, run.settings), newcomers.visits)
+    in_users = stacked(also_rated(run.db, ratings, run.settings), newcomers.visits)
     task = RecommendTask(
         settings=run.settings,
         run_id=run.run_id,
         stage=stage,
         model=model.with_newcomers(len(newcomers.users), popularity),
-        visits=stacked(visits_of(ratings, run.settings), newcomers.visits),
+        visits=visits,
+        rated=structure(visits) + structure(in_users),
         shown=shown_restaurants(run.db, ratings.restaurants, run.settings),
         users=users,
         restaurants=ratings.restaurants,

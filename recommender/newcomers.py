@@ -1,10 +1,11 @@
-"""Users whom the backend knows and Reviews does not: they get recommendations all the same."""
+"""What the backend's ``Users`` knows and Reviews does not: newcomers, and more that is rated."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from recommender.ratings import (
     CODEC,
     Ratings,
     Rejection,
+    clean_block,
     decode_ids,
     encode_id,
     gather,
@@ -25,11 +27,14 @@ from recommender.ratings import (
     rating_shift,
     same_number_same_key,
 )
-from recommender.reviews import USERS, clean_users
+from recommender.reviews import USERS, clean_users, no_search_for_cycles
 from recommender.settings import Settings
 from recommender.store import RECOMMENDATIONS, WRITTEN_BY_OTHERS
 
 _USERS_AT_A_TIME = 1_000
+_USERS_A_BLOCK = 5_000
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +67,62 @@ def find_newcomers(db: MongoDatabase, ratings: Ratings, settings: Settings) -> N
             for entries in _entries(db, keys)
         ]
     rated = pa.concat_tables([BLOCK_SCHEMA.empty_table(), *tables])
-    valid = rated.filter(pc.equal(rated["rejected"], int(Rejection.NONE)))
-    shape = len(keys), len(ratings.restaurants)
-    if not valid.num_rows:
-        return Newcomers(keys, csr_array(shape))
-    found = gather(valid)
-    row = positions_in(keys, found.users)[found.user]
-    place = positions_in(ratings.restaurants, found.restaurants)[found.restaurant]
+    return Newcomers(keys, _visits(rated, keys, ratings.restaurants, settings))
+
+
+def also_rated(db: MongoDatabase, ratings: Ratings, settings: Settings) -> csr_array:
+    """Return what ``Users`` says that the users of Reviews have rated, whatever they gave.
+
+    Returns
+    -------
+    csr_array
+        (users, restaurants) of Reviews, something above 0 where rated; a row can be empty.
+    """
+    with mongo_errors("reading Users"), no_search_for_cycles():
+        blocks = [_rated_block(entries, settings) for entries in _rated_entries(db)]
+    rated = pa.Table.from_batches(blocks, BLOCK_SCHEMA)
+    if rated.num_rows:
+        log.info("Users names %d rated restaurants", rated.num_rows)
+    return _visits(rated, ratings.users, ratings.restaurants, settings)
+
+
+def _rated_entries(db: MongoDatabase) -> Iterator[list[Document]]:
+    """Yield users and the ids of what each has rated: ratings would take far longer."""
+    users = db[USERS].with_options(codec_options=CODEC)
+    rated = {"_id": 0, "user_id": 1, "rated": "$ratings.gmap_id"}
+    cursor = users.aggregate([{"$project": rated}], batchSize=_USERS_A_BLOCK)
+    while entries := cursor.to_list(_USERS_A_BLOCK):
+        yield entries
+
+
+def _rated_block(entries: Sequence[Document], settings: Settings) -> pa.RecordBatch:
+    """Return a row of ``BLOCK_SCHEMA`` for each id that is rated, as if with the least rating."""
+    rated = [e["rated"] if isinstance(e.get("rated"), list) else [] for e in entries]
+    users = [repeat(e.get("user_id"), len(ids)) for e, ids in zip(entries, rated, strict=True)]
+    restaurants = list(chain.from_iterable(rated))
+    return clean_block(
+        list(chain.from_iterable(users)),
+        restaurants,
+        [settings.rating_min] * len(restaurants),
+        [None] * len(restaurants),
+        rating_min=settings.rating_min,
+        rating_max=settings.rating_max,
+    )
+
+
+def _visits(
+    rated: pa.Table, users: pa.StringArray, restaurants: pa.StringArray, settings: Settings
+) -> csr_array:
+    """Return the shifted ratings of these users and restaurants, (users, restaurants)."""
+    shape = len(users), len(restaurants)
+    if not pc.any(pc.equal(rated["rejected"], int(Rejection.NONE))).as_py():
+        return csr_array(shape)
+    found = gather(rated)
+    row = positions_in(users, found.users)[found.user]
+    place = positions_in(restaurants, found.restaurants)[found.restaurant]
     both = (row >= 0) & (place >= 0)
     values = found.rating[both] + rating_shift(settings.rating_min)
-    return Newcomers(keys, csr_array((values, (row[both], place[both])), shape=shape))
+    return csr_array((values, (row[both], place[both])), shape=shape)
 
 
 def _keys(db: MongoDatabase, collection: str, matching: Document) -> pa.StringArray:
@@ -106,3 +157,9 @@ def stacked(visits: csr_array, more: csr_array) -> csr_array:
         ),
         shape=(visits.shape[0] + more.shape[0], visits.shape[1]),
     )
+
+
+def structure(matrix: csr_array) -> csr_array:
+    """Return where a matrix stores something: its like of bool, true wherever it does."""
+    there = np.ones(matrix.nnz, dtype=np.bool_)
+    return csr_array((there, matrix.indices, matrix.indptr), shape=matrix.shape)

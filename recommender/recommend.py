@@ -35,7 +35,9 @@ class RecommendTask:
     model
         What ranks, and what foretells ratings.
     visits
-        (users, restaurants); what each user has rated, which is not recommended.
+        (users, restaurants); what ranks and explains: how sure each user's ratings are.
+    rated
+        bool (users, restaurants); what each user has rated, which is not recommended.
     shown
         bool (restaurants,), which may be recommended.
     users, restaurants
@@ -47,6 +49,7 @@ class RecommendTask:
     stage: str
     model: Model
     visits: csr_array
+    rated: csr_array
     shown: NDArray[np.bool_]
     users: pa.StringArray
     restaurants: pa.StringArray
@@ -80,8 +83,8 @@ class RecommendTask:
                 user = batch["id"].to_numpy().astype(np.int32)
                 visits = self.visits[user]
                 factors = self.model.user_factors(user, visits)
-                n = self.settings.als_top_n
-                items, scores = top_n_shown(factors, restaurant_factors, n, visits, self.shown)
+                n, rated = self.settings.als_top_n, self.rated[user]
+                items, scores = top_n_shown(factors, restaurant_factors, n, rated, self.shown)
                 user_ids = decode_ids(self.users.take(pa.array(user)))
                 beside = self._ratings(user, items), self._reasons(visits, items)
                 documents = encoder.encode(user, user_ids, items, scores, *beside)

@@ -103,7 +103,7 @@ def read(
         A MongoDB filter; None for all rows of the range.
     """
     projection = {"_id": 0} | dict.fromkeys(settings.review_fields, 1)
-    with _no_search_for_cycles(), connect(settings) as client, mongo_errors("reading Reviews"):
+    with no_search_for_cycles(), connect(settings) as client, mongo_errors("reading Reviews"):
         reviews = database(client, settings)[COLLECTION].with_options(codec_options=CODEC)
         rows_wanted = matching or {}
         cursor = reviews.find(rows_wanted, projection, batch_size=settings.read_batch_rows)
@@ -124,7 +124,7 @@ def read(
 
 
 @contextmanager
-def _no_search_for_cycles() -> Iterator[None]:
+def no_search_for_cycles() -> Iterator[None]:
     """Let Python's collector rest: rows are many objects without a cycle, and it searches them all.
 
     That took a third of the time of reading.

@@ -21,8 +21,9 @@ from recommender.lease import Lease
 from recommender.ledger import Ledger
 from recommender.models import popularity_of
 from recommender.mongo import Document, MongoDatabase
-from recommender.mongo_source import read_reviews
+from recommender.mongo_source import ROWS_A_BATCH, read_reviews
 from recommender.ratings import Ratings, decode_ids
+from recommender.reviews import IdRange
 from recommender.runs import training_run
 from recommender.settings import Settings, load_settings
 from recommender.spark import errors_that_last
@@ -50,7 +51,9 @@ def test_spark_reads_the_same_ratings_as_one_process(
     small_blocks = db_settings.model_copy(update={"read_batch_rows": 100})
     frame = read_reviews(spark, small_blocks, ranges=4)
     assert frame.rdd.getNumPartitions() == 4
+    batch = spark.conf.get(ROWS_A_BATCH)
     read = mongo_source.read_ratings(spark, small_blocks)
+    assert spark.conf.get(ROWS_A_BATCH) == batch
     assert read.users.equals(city.users)
     assert read.restaurants.equals(city.restaurants)
     assert np.array_equal(read.rating, city.rating)
@@ -245,6 +248,11 @@ def test_newcomers_reasons_and_factors_are_published_and_what_is_closed_is_not(
     db["Restaurants"].update_many({"gmap_id": {"$in": closed}}, {"$set": {"closed": True}})
     rating = {"gmap_id": liked, "rating": 5}
     db["Users"].insert_many([{"user_id": "rated", "ratings": [rating]}, {"user_id": "blank"}])
+    known, reviewed = next(iter(rated_by_user(db).items()))
+    unreviewed = [place for place in places[20:] if place not in reviewed]
+    allowed, only_in_users = set(unreviewed[:5]), unreviewed[5:]
+    more = [{"gmap_id": place, "rating": 3} for place in only_in_users]
+    db["Users"].insert_one({"user_id": known, "ratings": more})
     asked = {"RESTAURANTS_EXCLUDE": '{"closed": true}', "ALS_REASONS": "2", "CLUSTERS_K": "5"}
     done = run_script("als_training.py", settings=db_settings, **asked)
     assert done.returncode == 0, done.stderr
@@ -255,6 +263,7 @@ def test_newcomers_reasons_and_factors_are_published_and_what_is_closed_is_not(
     shown = [*lists.values(), metadata["fallback"]["recommendations"]]
     shown += [cluster["recommendations"] for cluster in db["Clusters"].find()]
     assert not {entry["gmap_id"] for entries in shown for entry in entries} & set(closed)
+    assert {entry["gmap_id"] for entry in lists[known]} == allowed
     assert all(entry["because"] == [liked] for entry in lists["rated"])
     assert all(entry["because"] == [] for entry in lists["blank"])
     rated = rated_by_user(db)
@@ -386,15 +395,24 @@ def test_a_failure_inside_spark_has_its_code_one_line_and_its_place_in_the_ledge
     assert db["Recommendations"].count_documents({}) == 0
 
 
+@pytest.mark.parametrize("planned", [False, True])
 def test_a_database_that_goes_away_from_spark_is_unavailable(
-    spark: SparkSession, clean_environment: Path
+    spark: SparkSession,
+    clean_environment: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    planned: bool,
 ) -> None:
+    """Before the ranges are known, and when the executors come to read them."""
+    if planned:
+        monkeypatch.setattr(mongo_source, "plan", lambda *_: [IdRange()])
+    batch = spark.conf.get(ROWS_A_BATCH)
     gone = load_settings(mongo_uri="mongodb://127.0.0.1:1/", mongo_timeout_seconds=0.2)
     with (
         pytest.raises(DatabaseUnavailableError, match="MongoDB did not answer"),
         errors_that_last(),
     ):
         mongo_source.read_ratings(spark, gone)
+    assert spark.conf.get(ROWS_A_BATCH) == batch
 
 
 def test_a_model_worse_than_the_live_one_is_rejected_unless_forced(

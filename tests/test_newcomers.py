@@ -1,4 +1,4 @@
-"""Users whom the backend knows and Reviews does not, from a real MongoDB."""
+"""What the backend's Users knows and Reviews does not, from a real MongoDB."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bson.int64 import Int64
 from scipy.sparse import csr_array
 
 from recommender.mongo import MongoDatabase
-from recommender.newcomers import find_newcomers, stacked
+from recommender.newcomers import also_rated, find_newcomers, stacked, structure
 from recommender.ratings import Ratings, decode_ids
 from recommender.settings import Settings
 from tests.support import ratings_of
@@ -69,3 +69,51 @@ def test_rows_are_put_below_rows() -> None:
     above, below = csr_array(np.array([[1.0, 0, 2], [0, 0, 0]])), csr_array(np.array([[0.0, 3, 0]]))
     assert stacked(above, below).toarray().tolist() == [[1, 0, 2], [0, 0, 0], [0, 3, 0]]
     assert stacked(above, csr_array((0, 3))).toarray().tolist() == [[1, 0, 2], [0, 0, 0]]
+
+
+def test_what_users_says_that_known_users_have_rated_is_found(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    rated_b = [{"gmap_id": "b", "rating": 1}]
+    db["Users"].insert_many(
+        [
+            {"user_id": "ann", "ratings": [*rated_b, {"gmap_id": "z"}, 3, {"rating": 4}]},
+            {"user_id": "ann", "ratings": [{"gmap_id": ["a"]}, {"gmap_id": "b", "rating": None}]},
+            {"user_id": "bob", "ratings": "none"},
+            {"user_id": "bob", "ratings": {"gmap_id": "a"}},
+            {"user_id": "new", "ratings": rated_b},
+            {"user_id": Int64(7), "ratings": rated_b},
+            {"user_id": None, "ratings": rated_b},
+            {"user_id": "bob"},
+            {"ratings": rated_b},
+        ]
+    )
+    found = also_rated(db, reviews(), db_settings)
+    users = decode_ids(reviews().users)
+    assert dict(zip(users, (found.toarray() > 0).tolist(), strict=True)) == {
+        "ann": [False, True],
+        "bob": [False, False],
+        7: [False, True],
+    }
+
+
+def test_without_users_nothing_more_is_rated(db: MongoDatabase, db_settings: Settings) -> None:
+    found = also_rated(db, reviews(), db_settings)
+    assert (found.nnz, found.shape) == (0, (3, 2))
+
+
+def test_more_users_than_are_read_at_a_time_have_rated_more(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    many = ratings_of([("v", "b", 5), *((f"u{i}", "a", 5) for i in range(12_000))])
+    rated = [{"gmap_id": "b"}]
+    db["Users"].insert_many([{"user_id": f"u{i}", "ratings": rated} for i in range(12_000)])
+    assert also_rated(db, many, db_settings).sum(axis=0).tolist() == [0, 12_000]
+
+
+def test_the_structure_of_a_matrix_is_true_where_it_stores_something() -> None:
+    stored = csr_array((np.array([2.5, 0.0]), np.array([1, 0]), np.array([0, 1, 2])), shape=(2, 2))
+    other = csr_array(np.array([[0, 3.0], [0, 0]]))
+    both = structure(stored) + structure(other)
+    assert both.dtype == np.bool_
+    assert both.toarray().tolist() == [[False, True], [True, False]]
