@@ -31,7 +31,7 @@ from recommender.errors import (
 )
 from recommender.java import LAPACK_PACKAGE, find_java, has_lapack
 from recommender.mongo import one_line
-from recommender.scripts import signals_deferred
+from recommender.scripts import Stopped, signals_deferred
 from recommender.settings import Settings
 
 _PACKAGE = Path(__file__).parent
@@ -128,14 +128,24 @@ def _light_home(settings: Settings, scratch: Path) -> Iterator[None]:
 def errors_that_last() -> Iterator[None]:
     """Turn what PySpark raises into errors of ours while the JVM, which knows their text, lives.
 
-    What a task in an executor raised of ours is raised here again, with its exit code.
+    What a task in an executor raised of ours is raised here again, with its exit code; and so is
+    what stopped us, where PySpark failed of it while it cleaned up.
     """
     try:
         yield
     except _SPARK_ERRORS as error:
+        if stopped := _stopped_before(error):
+            raise stopped from None
         text = _text_of(error)
         log.error("Spark failed: %s", text)
         raise _ours(text) from None
+
+
+def _stopped_before(error: BaseException | None) -> Stopped | None:
+    """Return what an error came of, if that was a stop: a signal, the limit of time."""
+    while error is not None and not isinstance(error, Stopped):
+        error = error.__context__
+    return error
 
 
 def _text_of(error: BaseException) -> str:

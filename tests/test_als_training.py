@@ -344,7 +344,11 @@ def test_each_failure_has_its_code_and_one_line(
 
 @pytest.mark.parametrize(
     ("moment", "signum", "code"),
-    [("Spark starts", signal.SIGTERM, 143), ("it trains", signal.SIGINT, 130)],
+    [
+        ("Spark starts", signal.SIGTERM, 143),
+        ("read", signal.SIGTERM, 143),
+        ("train", signal.SIGINT, 130),
+    ],
 )
 def test_a_signal_cancels_cleans_up_and_says_so(
     db: MongoDatabase, db_settings: Settings, moment: str, signum: signal.Signals, code: int
@@ -357,11 +361,11 @@ def test_a_signal_cancels_cleans_up_and_says_so(
         stderr=subprocess.PIPE,
         text=True,
     )
-    if moment == "it trains":
-        trains = {"phase": "train"}
-        until(lambda: db["TrainingRuns"].count_documents(trains), TRAINING_SECONDS)
-    else:
+    if moment == "Spark starts":
         until(lambda: folder.is_dir() and descendants(process.pid, "java"))
+    else:
+        in_phase = {"phase": moment}
+        until(lambda: db["TrainingRuns"].count_documents(in_phase), TRAINING_SECONDS)
     jvms = descendants(process.pid, "java")
     process.send_signal(signum)
     errors = process.communicate(timeout=30)[1]

@@ -1,15 +1,18 @@
-"""The home that Spark starts from, and what it leaves behind where it is killed."""
+"""The home that Spark starts from, and what it leaves behind and says where it is stopped."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from py4j.protocol import Py4JError
 
 from recommender import spark
+from recommender.scripts import Cancelled
 from recommender.settings import load_settings
 
 
@@ -56,3 +59,19 @@ def test_a_cluster_has_homes_of_its_own(
     monkeypatch.delenv("SPARK_HOME", raising=False)
     with spark._light_home(load_settings(spark_master="spark://host:7077"), tmp_path):
         assert "SPARK_HOME" not in os.environ
+
+
+def test_a_stop_is_not_taken_for_the_failure_of_spark_that_it_causes() -> None:
+    """PySpark asks a JVM for its result in a ``finally``, even where that JVM has been stopped."""
+
+    def collect() -> None:
+        try:
+            raise Cancelled(signal.SIGTERM)
+        finally:
+            try:
+                raise Py4JError("cut short")
+            except Py4JError as error:
+                raise Py4JError("converted") from error
+
+    with pytest.raises(Cancelled, match="stopped by SIGTERM"), spark.errors_that_last():
+        collect()
