@@ -1,8 +1,8 @@
 """Reads Reviews from MongoDB as blocks of cleaned ratings, in one process or in many.
 
 :func:`plan` divides the collection into ranges of ``_id``; :func:`read` reads one of them. The
-Spark data source of :mod:`recommender.mongo_source` calls them in its executors,
-:func:`read_ratings` in this process.
+Spark data source of :mod:`recommender.mongo_source` plans in the driver and reads in its executors,
+:func:`read_ratings` reads all in this process.
 """
 
 from __future__ import annotations
