@@ -30,7 +30,7 @@ def count_users(model: PublishedModel, ratings: Ratings) -> tuple[NDArray[np.int
     counts : int64 (k,)
         Users of each cluster.
     unplaced : int
-        Users who share no restaurant with any cluster.
+        Users who share nothing with any cluster.
     """
     labels, nearest = assign(model.vectors(ratings), model.centroids)
     placed = nearest < 1
@@ -82,7 +82,7 @@ def report(counts: NDArray[np.int64], unplaced: int, model: PublishedModel) -> s
     moved = int(np.abs(counts - np.array(model.sizes)).sum())
     lines += [
         f"{total:,} users in {len(counts)} clusters of training {model.run_id}",
-        f"{unplaced:,} users share no restaurant with any cluster and get the city's list",
+        f"{unplaced:,} users share nothing with any cluster and get the city's list",
         "the counts are those of the training"
         if not moved
         else f"since the training, the counts have changed by {moved:,} in all",

@@ -78,7 +78,7 @@ def report(
         recommendations = model.clusters[cluster_id]["recommendations"]
     else:
         lines += [
-            "Cluster       none: no cluster shares a restaurant with this user",
+            "Cluster       none: no cluster shares anything with this user",
             "Recommended   by the whole city, less what is rated:",
         ]
         recommendations = model.fallback

@@ -26,11 +26,17 @@ from recommender.evaluation import HeldOut, hold_out, no_quality, ranking_qualit
 from recommender.foldin import Preferences
 from recommender.gate import add_force_option, check_clusters, check_finite, settings_as_asked
 from recommender.mongo import connect, database
-from recommender.ratings import Ratings, counts_of, rating_shift
+from recommender.ratings import Ratings, counts_of, rating_shift, reader_shift
 from recommender.restaurants import shown_restaurants
 from recommender.reviews import read_ratings
 from recommender.runs import TrainingRun, training_run
-from recommender.scoring import ClusterScores, leave_one_out_scores, lists_of, rating_means
+from recommender.scoring import (
+    ClusterScores,
+    clusters_without,
+    leave_one_out_scores,
+    lists_of,
+    rating_means,
+)
 from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import Settings
 from recommender.store import publish_clusters
@@ -45,13 +51,15 @@ from recommender.user_matrix import (
 
 def score(matrix: UserMatrix, found: Clustering, settings: Settings) -> ClusterScores:
     """Score every restaurant for every cluster; see ``recommender.scoring``."""
+    read = matrix.as_read(matrix.everything)
+    without = clusters_without(read, found.centroids, matrix.columns)
     return leave_one_out_scores(
-        matrix.everything, found.centroids, matrix.columns, settings.clusters_shrinkage
+        matrix.everything, without, len(found.centroids), settings.clusters_shrinkage
     )
 
 
 def liked_from(settings: Settings) -> float:
-    """Return the least rating that is liked, shifted as the matrix has them."""
+    """Return the least rating that is liked, shifted as in the matrix of everything."""
     return settings.liked + rating_shift(settings.rating_min)
 
 
@@ -67,7 +75,7 @@ def held_out_quality(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
     held = hold_out(matrix.everything, liked_from(settings), seed=settings.seed)
     rated = hold_out(matrix.everything, -np.inf, seed=settings.seed)
     part = with_factors_of_its_own(matrix.part(held.kept), settings)
-    found = cluster(part, settings) if rated.hidden.nnz else None
+    found = cluster(part, settings) if rated.hidden.nnz and part.rows.nnz else None
     return {
         **list_quality(held, part, found, settings),
         "ratings": _rating_quality(rated, part, found),
@@ -91,7 +99,7 @@ def list_quality(
         return {"users": 0, **no_quality("no user kept out has liked one restaurant of two")}
     scored = score(part, found, settings)
     lists = lists_of(scored.scores, scored.city, settings.clusters_top_n)
-    labels, _ = found.place(held.seen[:, part.columns])
+    labels, _ = found.place(part.as_read(held.seen)[:, part.columns])
     shown = settings.als_top_n
     quality = ranking_quality(lists[labels], held.seen, held.hidden, shown)
     popular = ranking_quality(lists[np.full(asked, -1)], held.seen, held.hidden, shown)
@@ -104,7 +112,7 @@ def _rating_quality(rated: HeldOut, part: UserMatrix, found: Clustering | None) 
     if not found:
         return {**asdict(rating_error(actual, actual, 0.0)), "city_rmse": None}
     means = rating_means(part.everything, found.labels, len(found.centroids))
-    users, _ = found.place(rated.seen[:, part.columns])
+    users, _ = found.place(part.as_read(rated.seen)[:, part.columns])
     labels = np.repeat(users, np.diff(rated.hidden.indptr))
     mean = float(part.everything.data.mean())
     error = rating_error(means[labels, place], actual, mean)
@@ -129,7 +137,7 @@ def train(run: TrainingRun, ratings: Ratings, preferences: Preferences | None = 
         shown = shown_restaurants(run.db, ratings.restaurants, settings)
         scored = score(matrix, found, settings).of(shown)
     with run.phase("evaluate clusters"):
-        published = figures_of(found, matrix, rating_shift(settings.rating_min))
+        published = figures_of(found, matrix, reader_shift(settings.rating_min))
         figures = {
             **published,
             "shrinkage": scored.shrinkage,

@@ -14,7 +14,7 @@ from recommender.clusters import Clustering
 from recommender.factors import factors_document, live_factors, still_shown
 from recommender.foldin import Preferences
 from recommender.mongo import Document
-from recommender.ratings import Ratings, decode_ids, rating_shift
+from recommender.ratings import Ratings, decode_ids, rating_shift, reader_shift
 from recommender.runs import TrainingRun
 from recommender.scoring import ClusterScores, best_places, standing_out
 from recommender.store import CENTROIDS_ID, CHECKS_ID, CLUSTERS_ID, COLUMNS_ID, FALLBACK_ID
@@ -105,13 +105,13 @@ def metadata_documents(
             "_id": CHECKS_ID,
             "run_id": run.run_id,
             "distances": distance_checks(),
-            "users": user_checks(found.centroids, columns, (high, low), rating_shift(low)),
+            "users": user_checks(found.centroids, columns, (high, low), reader_shift(low)),
         },
         {
             "_id": CLUSTERS_ID,
             "run_id": run.run_id,
             "distance": "cosine similarity with magnitude",
-            "rating_shift": rating_shift(low),
+            "rating_shift": reader_shift(low),
             "sizes": found.sizes.tolist(),
             **figures,
         },

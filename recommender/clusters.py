@@ -14,7 +14,7 @@ from recommender.errors import DataError
 from recommender.matching import matched_ids, users_moved
 from recommender.mongo import MongoDatabase
 from recommender.published import load_model
-from recommender.ratings import Ratings, rating_shift
+from recommender.ratings import Ratings, reader_shift
 from recommender.reseeding import reseeded
 from recommender.settings import Settings
 from recommender.tastes import TasteClusters, taste_clusters
@@ -70,10 +70,13 @@ def cluster(matrix: UserMatrix, settings: Settings) -> Clustering:
 
     Fewer clusters than ``CLUSTERS_K`` come out where fewer users differ. The ratings themselves are
     clustered where nobody has rated two restaurants, so that there are no tastes to tell apart, and
-    where enough users differ only in how high they rate the same restaurants.
+    where enough users differ only in how high they rate the same restaurants. Users of whom a
+    reader sees nothing, as they gave nothing but 0, are in no cluster.
     """
-    found = _by_tastes(matrix, settings) if settings.clusters_space != "ratings" else None
-    found = found or _by_ratings(matrix, settings)
+    told = np.flatnonzero(np.diff(matrix.rows.indptr))
+    seen = matrix if len(told) == len(matrix.users) else matrix.part(told)
+    found = _by_tastes(seen, settings) if settings.clusters_space != "ratings" else None
+    found = _among(found or _by_ratings(seen, settings), told, len(matrix.users))
     if len(found.centroids) < settings.clusters_k:
         log.warning(
             "CLUSTERS_K lowered from %d to %d, the number of clusters that these users make",
@@ -83,12 +86,20 @@ def cluster(matrix: UserMatrix, settings: Settings) -> Clustering:
     return found
 
 
+def _among(found: Clustering, told: NDArray[np.int64], users: int) -> Clustering:
+    """Return the clustering of some users as that of all, the others being in no cluster."""
+    labels, far = np.full(users, -1, dtype=np.int32), np.ones(users)
+    closeness = np.full(users, np.nan)
+    labels[told], far[told], closeness[told] = found.labels, found.distances, found.closeness
+    return replace(found, labels=labels, distances=far, closeness=closeness)
+
+
 def _by_tastes(matrix: UserMatrix, settings: Settings) -> Clustering | None:
     trained = taste_clusters(
         matrix.rows,
         settings.clusters_k,
         directions=settings.clusters_directions,
-        shortest=settings.rating_min + rating_shift(settings.rating_min),
+        shortest=_shortest(matrix, settings),
         search=_search(settings),
         places=matrix.places,
     )
@@ -98,6 +109,16 @@ def _by_tastes(matrix: UserMatrix, settings: Settings) -> Clustering | None:
     found = as_read(matrix, trained, trained.labels, trained.closeness, settings.clusters_space)
     lacking = settings.clusters_k - len(found.centroids)
     return _with_splits(matrix, trained, found, settings) if lacking else found
+
+
+def _shortest(matrix: UserMatrix, settings: Settings) -> float:
+    """Return the length of the shortest vector that a reader can have, above 0.
+
+    On a scale from 0 that is the least rating above it, but at least a thousandth of the highest:
+    centroids much shorter would leave the distances of active users to rounding.
+    """
+    low = settings.rating_min + reader_shift(settings.rating_min)
+    return low or max(float(matrix.rows.data.min()), settings.rating_max / 1000)
 
 
 def _with_splits(

@@ -146,8 +146,17 @@ class Ratings:
 
 
 def rating_shift(rating_min: float) -> float:
-    """Return what is added to ratings in user vectors, so that none is 0, which means unrated."""
+    """Return what is added to ratings in a training, so that none is 0, which means unrated."""
     return 0.0 if rating_min > 0 else 1.0 - rating_min
+
+
+def reader_shift(rating_min: float) -> float:
+    """Return what a reader of the clusters adds to ratings, so that none is below 0.
+
+    Nothing on a scale from 0: the contract's reader takes ratings as they are, so that the clusters
+    are found by those above 0.
+    """
+    return 0.0 if rating_min >= 0 else rating_shift(rating_min)
 
 
 def clean_block(

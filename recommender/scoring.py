@@ -58,7 +58,7 @@ def clusters_without(
     Parameters
     ----------
     rows
-        (users, restaurants), shifted ratings.
+        (users, restaurants), ratings as a reader has them.
     centroids
         (k, columns).
     columns
@@ -92,10 +92,7 @@ def clusters_without(
 
 
 def leave_one_out_scores(
-    rows: csr_array,
-    centroids: NDArray[np.float64],
-    columns: NDArray[np.int64],
-    shrinkage: float | None = None,
+    rows: csr_array, found: NDArray[np.int32], k: int, shrinkage: float | None = None
 ) -> ClusterScores:
     """Score every restaurant for every cluster.
 
@@ -109,13 +106,16 @@ def leave_one_out_scores(
 
     Parameters
     ----------
-    rows, centroids, columns
-        As in `clusters_without`.
+    rows
+        (users, restaurants), ratings above 0.
+    found
+        (ratings,), the cluster that each counts for, of `clusters_without`.
+    k
+        Clusters.
     shrinkage
         The w; by default that of `city_weight`.
     """
-    k, places = len(centroids), rows.shape[1]
-    found = clusters_without(rows, centroids, columns)
+    places = rows.shape[1]
     counted = found >= 0
     cell = found[counted] * np.int64(places) + rows.indices[counted]
     sums = np.bincount(cell, weights=rows.data[counted], minlength=k * places).reshape(k, places)

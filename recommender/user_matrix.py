@@ -13,7 +13,7 @@ from recommender.errors import DataError
 from recommender.factors import load_factors
 from recommender.foldin import Preferences, alternate, preferences_of
 from recommender.mongo import MongoDatabase
-from recommender.ratings import Ratings, decode_ids, positions_in, rating_shift
+from recommender.ratings import Ratings, decode_ids, positions_in, rating_shift, reader_shift
 from recommender.settings import Settings
 from recommender.splits import teachers_of
 from recommender.store import columns_that_fit
@@ -28,10 +28,13 @@ class UserMatrix:
     Attributes
     ----------
     rows
-        (users, columns), shifted ratings, 0 where unrated; no row is empty.
+        (users, columns), what a reader of the clusters has, 0 where unrated. On a scale from 0 a
+        rating of 0 is as none, and the row of who gave nothing else is empty.
     everything
-        (users, restaurants), the same users' ratings of all restaurants, also those that are no
-        columns.
+        (users, restaurants), the same users' shifted ratings of all restaurants, also those that
+        are no columns.
+    surplus
+        What a rating in ``everything`` has more than in ``rows``.
     columns
         int64 (columns,), the restaurants that the columns stand for, the most rated first.
     users
@@ -44,6 +47,7 @@ class UserMatrix:
 
     rows: csr_array
     everything: csr_array
+    surplus: float
     columns: NDArray[np.int64]
     users: NDArray[np.int64]
     users_left_out: int
@@ -56,6 +60,11 @@ class UserMatrix:
         if self.preferences is None:
             return None
         return self.preferences.factors[self.columns].astype(np.float64)
+
+    def as_read(self, everything: csr_array) -> csr_array:
+        """Return rows like those of ``everything`` with the values that a reader has, 0 kept."""
+        values = everything.data - self.surplus
+        return csr_array((values, everything.indices, everything.indptr), shape=everything.shape)
 
     def part(self, chosen: NDArray[np.int64]) -> UserMatrix:
         """Return the chosen rows as a matrix."""
@@ -78,12 +87,13 @@ def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
     Raises
     ------
     DataError
-        If nobody or nothing is left.
+        If nobody or nothing is left, or no rating that a reader can tell from none.
     """
     columns = _columns(ratings, settings)
     users = _most_active(ratings, settings)
-    everything = ratings.matrix(rating_shift(settings.rating_min))[users]
-    rows = everything[:, columns]
+    shift, read = rating_shift(settings.rating_min), reader_shift(settings.rating_min)
+    everything = ratings.matrix(shift)[users]
+    rows = (everything if read == shift else ratings.matrix(read)[users])[:, columns]
     filled = np.flatnonzero(np.diff(rows.indptr))
     if not len(filled):
         raise DataError(
@@ -91,9 +101,16 @@ def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
             f"{len(ratings.restaurants):,} restaurants, the CLUSTERS_MIN_* and CLUSTERS_MAX_* "
             f"settings leave {len(users):,} and {len(columns):,}, with no rating in common"
         )
+    rows.eliminate_zeros()
+    if not rows.nnz:
+        raise DataError(
+            "every rating is 0, which a reader of the clusters cannot tell from unrated: expected "
+            "some above 0; check RATING_MIN and RATING_MAX"
+        )
     matrix = UserMatrix(
         rows=rows,
         everything=everything,
+        surplus=shift - read,
         columns=columns,
         users=users,
         users_left_out=len(ratings.users) - len(filled),

@@ -120,7 +120,7 @@ def test_the_counter_says_how_the_counts_changed(
     assert clus_counter.main([]) == 0
     shown = capsys.readouterr().out
     assert "the counts have changed by 9 in all" in shown
-    assert "1 users share no restaurant" in shown
+    assert "1 users share nothing" in shown
 
 
 def test_a_model_of_another_city_is_an_error(model: ContractReader, db: MongoDatabase) -> None:
@@ -178,7 +178,7 @@ def test_users_whom_the_training_could_not_place_either_are_no_other_city(
     loners = [(i, f"alone {i}") for i in range(9)]
     friends = [(u, r) for u in ("x", "y") for r in ("a", "b")]
     shown = counted([*loners, *friends], CLUSTERS_K="1")
-    assert "9 users share no restaurant" in shown
+    assert "9 users share nothing" in shown
     assert shown.splitlines()[-1] == "the counts are those of the training"
 
 
@@ -197,7 +197,7 @@ def test_a_model_of_few_restaurants_belongs_to_its_reviews_all_the_same(
 ) -> None:
     limits = {"CLUSTERS_K": "2", "CLUSTERS_MAX_RESTAURANTS": "2"}
     rows = [("a", "v"), ("b", "v"), ("c", "w"), ("d", "w"), *((f"e{i}", f"x{i}") for i in range(9))]
-    assert "9 users share no restaurant" in counted(rows, **limits)
+    assert "9 users share nothing" in counted(rows, **limits)
 
 
 @pytest.mark.parametrize("script", ["clus_counter.py", "clus_test.py"])

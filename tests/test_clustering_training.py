@@ -187,20 +187,47 @@ def test_by_hand_it_publishes_what_a_contract_reader_can_use(
     assert db["Metadata"].find_one({"_id": "of the backend"}) == foreign
 
 
-def test_on_a_scale_from_zero_a_reader_adds_the_shift(
+def test_on_a_scale_from_zero_a_reader_of_raw_ratings_lands(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     write_tiny_city(db, db_settings)
-    scale = {"RATING_MIN": "0", "CLUSTERS_K": "7", "CLUSTERS_EVALUATE": "false"}
+    from_zero = {"$max": [0, {"$subtract": ["$rating", 3]}]}
+    db["Reviews"].update_many({}, [{"$set": {"rating": from_zero}}])
+    scale = {"RATING_MIN": "0", "RATING_MAX": "2", "CLUSTERS_K": "7"}
+    done = run_script("clustering_training.py", settings=db_settings, **scale)
+    assert done.returncode == 0, done.stderr
+    figures = (db["TrainingRuns"].find_one() or {})["metrics"]["clusters"]
+    assert figures["landed"] > 0.95
+    assert "landed_unshifted" not in figures
+    assert figures["held_out"]["ndcg"] > figures["held_out"]["popular"]["ndcg"]
+    reader, rated = ContractReader(db), rated_by_user(db).values()
+    found = [reader.cluster_of(user) for user in rated if any(user.values())]
+    assert (reader.shift, np.bincount(found).tolist()) == (0, reader.sizes)
+    assert figures["users_without_overlap"] == len(rated) - len(found) > 0
+    counted = run_script("clus_counter.py", settings=db_settings, **scale)
+    assert counted.stdout.splitlines()[-1] == "the counts are those of the training"
+
+
+def test_on_a_scale_below_zero_a_reader_adds_the_shift(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    write_tiny_city(db, db_settings)
+    db["Reviews"].update_many({}, [{"$set": {"rating": {"$subtract": ["$rating", 3]}}}])
+    scale = {
+        "RATING_MIN": "-2",
+        "RATING_MAX": "2",
+        "CLUSTERS_K": "7",
+        "CLUSTERS_EVALUATE": "false",
+    }
     done = run_script("clustering_training.py", settings=db_settings, **scale)
     assert done.returncode == 0, done.stderr
     run = db["TrainingRuns"].find_one() or {}
     rated = rated_by_user(db).values()
     reader = ContractReader(db)
     found = [reader.cluster_of(user) for user in rated]
-    assert (reader.shift, np.bincount(found).tolist()) == (1, reader.sizes)
+    assert (reader.shift, np.bincount(found).tolist()) == (3, reader.sizes)
     reader.shift = 0
-    without = [reader.cluster_of(user) for user in rated]
+    without = [reader.cluster_of(user) if any(user.values()) else None for user in rated]
     share = np.mean(np.equal(found, without))
     assert run["metrics"]["clusters"]["landed_unshifted"] == pytest.approx(share)
     assert share < 1

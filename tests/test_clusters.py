@@ -79,6 +79,35 @@ def test_scales_of_other_sources_are_clustered(low: int, high: int) -> None:
     assert found.landed == 1
 
 
+@pytest.mark.parametrize("space", ["tastes", "ratings"])
+def test_who_gave_nothing_but_zero_is_in_no_cluster(space: str) -> None:
+    rows = [*some_users(DRAWN, lambda u, p: (u + p) % 3), ("z", "p0", 0), ("z", "p1", 0)]
+    ratings = ratings_of(rows, rating_max=2)
+    settings = load_settings(rating_min=0, rating_max=2, clusters_k=6, clusters_space=space)
+    matrix = user_matrix(ratings, settings)
+    found = cluster(matrix, settings)
+    silent = np.asarray(matrix.rows.sum(axis=1)).ravel() == 0
+    assert silent[decode_ids(ratings.users).index("z")]
+    assert ((found.labels == -1) == silent).all()
+    assert ((found.distances == 1) == silent).all()
+    assert (np.isnan(found.closeness) == silent).all()
+    assert found.sizes.sum() == np.count_nonzero(~silent)
+    assert found.landed == 1
+    for row, label in zip(matrix.rows.toarray(), found.labels, strict=True):
+        far = [distance(row, centroid) for centroid in found.centroids]
+        assert label == (int(np.argmin(far)) if row.any() else -1)
+
+
+@pytest.mark.parametrize("least", [0.5, 1e-7])
+def test_ratings_just_above_zero_find_a_cluster(least: float) -> None:
+    rows = some_users(DRAWN, lambda u, p: 2.0 if (u + p) % 3 else least)
+    settings = load_settings(rating_min=0, rating_max=2, clusters_k=6)
+    matrix = user_matrix(ratings_of(rows, rating_max=2), settings)
+    found = cluster(matrix, settings)
+    assert (found.labels >= 0).all()
+    assert found.landed > 0.95
+
+
 @pytest.mark.parametrize(
     "rows",
     [

@@ -30,6 +30,7 @@ from recommender.ratings import (
     encode_id,
     gather,
     rating_shift,
+    reader_shift,
 )
 
 Row = tuple[Any, Any, Any, Any]
@@ -239,9 +240,11 @@ def test_the_matrix_holds_the_ratings_where_they_belong() -> None:
     assert ratings.matrix(shift=1).toarray().tolist() == [[3, 0], [2, 5]]
 
 
-@pytest.mark.parametrize(("low", "shift"), [(1, 0), (0.5, 0), (0, 1), (-2, 3)])
-def test_a_scale_is_shifted_where_it_would_reach_zero(low: float, shift: float) -> None:
-    assert rating_shift(low) == shift
+@pytest.mark.parametrize(("low", "shift", "read"), [(1, 0, 0), (0.5, 0, 0), (0, 1, 0), (-2, 3, 3)])
+def test_a_scale_is_shifted_where_it_would_reach_zero(
+    low: float, shift: float, read: float
+) -> None:
+    assert (rating_shift(low), reader_shift(low)) == (shift, read)
 
 
 def test_a_rating_of_minus_zero_on_a_scale_from_zero_is_a_rating() -> None:

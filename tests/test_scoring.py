@@ -58,7 +58,8 @@ def test_a_rating_is_placed_by_the_users_other_ratings(
 @pytest.mark.parametrize("weight", [0.5, 20.0])
 def test_scores_are_means_of_what_was_left_out_shrunk_towards_the_city(weight: float) -> None:
     rows, found = ratings(5), centroids(5, 0.1)
-    scored = leave_one_out_scores(rows, found, COLUMNS, weight)
+    without = clusters_without(rows, found, COLUMNS)
+    scored = leave_one_out_scores(rows, without, len(found), weight)
     labels, sums, sizes = slowly_without(rows, found), np.zeros((4, 11)), np.zeros(4)
     prior, following, city = np.zeros(11), 0, np.zeros(11)
     at = 0
@@ -81,15 +82,17 @@ def test_scores_are_means_of_what_was_left_out_shrunk_towards_the_city(weight: f
 
 def test_without_a_second_rating_every_cluster_has_the_citys_list() -> None:
     rows = csr_array(np.array([[5.0, 0, 0], [0, 3, 0], [0, 4, 0]]))
+    without = clusters_without(rows, np.eye(3), np.arange(3))
     for weight in (None, 10.0):
-        scored = leave_one_out_scores(rows, np.eye(3), np.arange(3), weight)
+        scored = leave_one_out_scores(rows, without, 3, weight)
         for scores in scored.scores:
             assert best_places(scores, 3).tolist() == best_places(scored.city, 3).tolist() == [1, 0]
 
 
 def test_no_weight_and_nothing_counted_is_no_score() -> None:
     rows = csr_array(np.array([[5.0, 1.0]]))
-    scored = leave_one_out_scores(rows, np.zeros((1, 2)), np.arange(2), 0.0)
+    without = clusters_without(rows, np.zeros((1, 2)), np.arange(2))
+    scored = leave_one_out_scores(rows, without, 1, 0.0)
     assert scored.scores.tolist() == [[0, 0]]
 
 
