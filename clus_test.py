@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from dists import distances
 from recommender.errors import DataError
@@ -14,7 +15,12 @@ from recommender.factors import PublishedFactors, load_factors
 from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors, one_line
 from recommender.published import PublishedModel, load_model
 from recommender.ratings import Ratings, decode_ids
-from recommender.reviews import given_rating, ratings_given, ratings_of_user
+from recommender.reviews import (
+    given_rating,
+    rated_in_users,
+    ratings_given,
+    ratings_of_user,
+)
 from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import load_settings
 
@@ -36,9 +42,9 @@ def nearest_clusters(model: PublishedModel, ratings: Ratings) -> list[tuple[int,
     return [(int(i), float(found[i])) for i in order if found[i] < 1]
 
 
-def unrated(recommendations: list[Document], ratings: Ratings) -> list[Document]:
-    """Return the recommendations less what the user has rated."""
-    rated = decode_ids(ratings.restaurants)
+def unrated(recommendations: list[Document], keys: pa.StringArray) -> list[Document]:
+    """Return the recommendations less what the user has rated, given as keys."""
+    rated = decode_ids(keys)
     return [entry for entry in recommendations if entry["gmap_id"] not in rated]
 
 
@@ -46,6 +52,7 @@ def report(
     model: PublishedModel,
     factors: PublishedFactors | None,
     ratings: Ratings,
+    also_rated: pa.StringArray,
     names: dict[Any, str],
 ) -> str:
     """Return what a person reads about one user, of several lines.
@@ -56,6 +63,8 @@ def report(
         What the user is folded in with, where it is published.
     ratings
         One user's ratings.
+    also_rated
+        Keys of restaurants that the user has rated besides, as ``Users`` says.
     names
         Names of restaurants by id, as far as known.
     """
@@ -82,12 +91,13 @@ def report(
             "Recommended   by the whole city, less what is rated:",
         ]
         recommendations = model.fallback
-    lines += _listed(unrated(recommendations, ratings), names)
+    rated = pa.concat_arrays([ratings.restaurants, also_rated])
+    lines += _listed(unrated(recommendations, rated), names)
     if factors is not None:
         lines.append(
             f"Folded in     by what is rated, with the factors of training {factors.fitted_by}:"
         )
-        lines += _listed(factors.recommend(ratings, _FOLDED_IN), names)
+        lines += _listed(factors.recommend(ratings, _FOLDED_IN, also_rated), names)
     return "\n".join(lines)
 
 
@@ -140,11 +150,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = load_model(db)
         if arguments.ratings:
             ratings = ratings_given(settings, arguments.ratings, set(model.columns.to_pylist()))
+            also_rated = pa.array([], pa.string())
         else:
             ratings = ratings_of_user(settings, arguments.user_id)
+            also_rated = rated_in_users(settings, arguments.user_id)
         if len(ratings.users) > 1:
             raise DataError(f"{arguments.user_id!r} stands for {len(ratings.users)} users")
-        print(report(model, load_factors(db), ratings, restaurant_names(db)))
+        print(report(model, load_factors(db), ratings, also_rated, restaurant_names(db)))
     return 0
 
 

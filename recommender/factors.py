@@ -52,8 +52,20 @@ class PublishedFactors:
     shown: NDArray[np.bool_]
     rating_shift: float
 
-    def recommend(self, ratings: Ratings, n: int) -> list[Document]:
-        """Return the best restaurants for the one user of ``ratings``, less what is rated."""
+    def recommend(
+        self, ratings: Ratings, n: int, also_rated: pa.StringArray | None = None
+    ) -> list[Document]:
+        """Return the best restaurants for one user, less what is rated.
+
+        Parameters
+        ----------
+        ratings
+            The user's.
+        n
+            How many, at most.
+        also_rated
+            Keys of more restaurants that the user has rated, nobody knows how high.
+        """
         place = positions_in(self.restaurants, ratings.restaurants)[ratings.restaurant]
         known = place >= 0
         values = ratings.rating[known] + self.rating_shift
@@ -61,7 +73,11 @@ class PublishedFactors:
         visits = csr_array((values, (row, place[known])), shape=(1, len(self.restaurants)))
         users = self.preferences.user_factors(visits)
         factors = self.preferences.restaurant_factors
-        items, scores = top_n_shown(users, factors, n, visits, self.shown)
+        shown = self.shown.copy()
+        if also_rated is not None:
+            more = positions_in(self.restaurants, also_rated)
+            shown[more[more >= 0]] = False
+        items, scores = top_n_shown(users, factors, n, visits, shown)
         ids = decode_ids(self.restaurants.take(pa.array(items[0][items[0] >= 0])))
         return [
             {"gmap_id": gmap_id, "score": score}

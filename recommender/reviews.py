@@ -164,14 +164,36 @@ def ratings_of_user(settings: Settings, user: str) -> Ratings:
     DataError
         If neither knows the user.
     """
-    same: Document = {"$in": [user, *_other_types(user)]}
-    if not _can_be_sent(same):
-        raise DataError(f"user {user!r} is no text that MongoDB could hold; check the id")
+    same = _same_user(user)
     batches = list(read(settings, IdRange(), {settings.reviews_user_field: same}))
     batches = batches or [_ratings_in_users(settings, same)]
     if not sum(batch.num_rows for batch in batches):
         raise DataError(f"user {user!r} has no rating in Reviews or Users; check the id")
     return gather(pa.Table.from_batches(batches))
+
+
+def rated_in_users(settings: Settings, user: str) -> pa.StringArray:
+    """Return the keys of the restaurants that Users says a user has rated, whatever was given.
+
+    Parameters
+    ----------
+    user
+        As for :func:`ratings_of_user`.
+    """
+    with connect(settings) as client, mongo_errors("reading Users"):
+        users = database(client, settings)[USERS].with_options(codec_options=CODEC)
+        found = users.find({"user_id": _same_user(user)}, {"_id": 0, "rated": "$ratings.gmap_id"})
+        ids = [i for entry in found if isinstance(entry.get("rated"), list) for i in entry["rated"]]
+    keys = (encode_id(i) for i in ids)
+    return pa.array([key for key in keys if isinstance(key, str)], pa.string())
+
+
+def _same_user(user: str) -> Document:
+    """Return the condition on a user's id that a text stands for."""
+    same: Document = {"$in": [user, *_other_types(user)]}
+    if not _can_be_sent(same):
+        raise DataError(f"user {user!r} is no text that MongoDB could hold; check the id")
+    return same
 
 
 def _ratings_in_users(settings: Settings, same: Document) -> pa.RecordBatch:

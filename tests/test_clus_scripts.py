@@ -14,7 +14,13 @@ import clustering_training
 from recommender.errors import DataError
 from recommender.mongo import MongoDatabase
 from recommender.settings import Settings
-from tests.support import ContractReader, environment, run_script, write_tiny_city
+from tests.support import (
+    ContractReader,
+    environment,
+    run_script,
+    some_factors,
+    write_tiny_city,
+)
 
 
 @pytest.fixture
@@ -76,6 +82,23 @@ def test_a_user_of_the_app_without_reviews_is_found_in_users(
     db["Users"].insert_one({"user_id": "new", "ratings": [rating]})
     assert clus_test.main(["new"]) == 0
     assert f"Cluster       {model.cluster_of({model.columns[3]: 5})} of" in capsys.readouterr().out
+
+
+def test_what_only_users_says_was_rated_is_not_recommended(
+    model: ContractReader, db: MongoDatabase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    factors = some_factors(model.run_ids.pop())
+    db["Metadata"].insert_one(factors)
+    user = db["Reviews"].distinct("user_id")[5]
+    first, *others = model.recommend(rated_by(db, user))
+    rated = [{"gmap_id": first, "rating": "not said"}, {"gmap_id": "c"}, {"gmap_id": ["no id"]}]
+    db["Users"].insert_many([{"user_id": user, "ratings": rated}, {"user_id": "v", "ratings": 5}])
+    capsys.readouterr()
+    assert clus_test.main([user]) == 0
+    by_cluster, folded_in = capsys.readouterr().out.split("Folded in")
+    listed = [line.split()[2] for line in by_cluster.splitlines() if line[:6].strip(" .").isdigit()]
+    assert listed == others
+    assert [line.split()[2] for line in folded_in.splitlines()[1:]] == ["a", "5"]
 
 
 def test_an_object_id_is_found_by_its_text(

@@ -227,7 +227,7 @@ def test_on_a_scale_below_zero_a_reader_adds_the_shift(
     found = [reader.cluster_of(user) for user in rated]
     assert (reader.shift, np.bincount(found).tolist()) == (3, reader.sizes)
     reader.shift = 0
-    without = [reader.cluster_of(user) if any(user.values()) else None for user in rated]
+    without = [reader.cluster_of(user) if any(user.values()) else -1 for user in rated]
     share = np.mean(np.equal(found, without))
     assert run["metrics"]["clusters"]["landed_unshifted"] == pytest.approx(share)
     assert share < 1

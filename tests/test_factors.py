@@ -64,6 +64,17 @@ def test_a_reader_finds_what_the_training_would(db: MongoDatabase) -> None:
     assert scores == pytest.approx([expected[i] for i in best[:10]], abs=1e-4)
 
 
+def test_what_else_was_rated_is_not_recommended(db: MongoDatabase) -> None:
+    db["Metadata"].insert_one(document_of())
+    factors = load_factors(db)
+    assert factors is not None
+    given = ratings_of([("u", "r1", 5.0)])
+    first, second, third = (entry["gmap_id"] for entry in factors.recommend(given, 3))
+    also = pa.array([str(encode_id(i)) for i in (first, third, "elsewhere")])
+    assert factors.recommend(given, 1, also)[0]["gmap_id"] == second
+    assert factors.recommend(given, 1)[0]["gmap_id"] == first
+
+
 def test_somebody_of_unknown_places_gets_the_popular_ones(db: MongoDatabase) -> None:
     document = document_of()
     db["Metadata"].insert_one(document)
