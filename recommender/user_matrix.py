@@ -20,6 +20,9 @@ from recommender.store import columns_that_fit
 
 log = logging.getLogger(__name__)
 
+# On a scale from 0, what is so small beside the highest rating is 0: its square would be rounding.
+_NEXT_TO_NOTHING = 1e-9
+
 
 @dataclass(frozen=True)
 class UserMatrix:
@@ -101,11 +104,13 @@ def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
             f"{len(ratings.restaurants):,} restaurants, the CLUSTERS_MIN_* and CLUSTERS_MAX_* "
             f"settings leave {len(users):,} and {len(columns):,}, with no rating in common"
         )
+    rows.data[rows.data < _NEXT_TO_NOTHING * settings.rating_max] = 0
     rows.eliminate_zeros()
     if not rows.nnz:
         raise DataError(
-            "every rating is 0, which a reader of the clusters cannot tell from unrated: expected "
-            "some above 0; check RATING_MIN and RATING_MAX"
+            "every rating left to cluster is 0, which a reader cannot tell from unrated: expected "
+            "some above 0; check RATING_MIN, RATING_MAX and the CLUSTERS_MIN_* and CLUSTERS_MAX_* "
+            "settings"
         )
     matrix = UserMatrix(
         rows=rows,

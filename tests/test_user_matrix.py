@@ -74,7 +74,7 @@ def test_columns_beyond_the_document_limit_are_left_out(
 
 
 def test_on_a_scale_from_zero_a_reader_sees_what_is_above_it() -> None:
-    ratings = ratings_of([("u", "a", 0), ("u", "b", 2), ("v", "b", 0)])
+    ratings = ratings_of([("u", "a", 0), ("u", "b", 2), ("v", "b", 1e-300)])
     matrix = user_matrix(ratings, load_settings(rating_min=0, rating_max=2))
     assert [decode_ids(ratings.restaurants)[column] for column in matrix.columns] == ["b", "a"]
     assert (matrix.rows.toarray().tolist(), matrix.rows.nnz) == ([[2, 0], [0, 0]], 1)
@@ -92,7 +92,7 @@ def test_a_scale_below_zero_is_shifted() -> None:
 
 def test_ratings_of_nothing_but_zero_say_so() -> None:
     ratings = ratings_of([("u", "a", 0), ("v", "b", 0)])
-    with pytest.raises(DataError, match="every rating is 0, which a reader"):
+    with pytest.raises(DataError, match="every rating left to cluster is 0, which a reader"):
         user_matrix(ratings, load_settings(rating_min=0, rating_max=2))
 
 
