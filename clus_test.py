@@ -14,10 +14,10 @@ from recommender.errors import DataError
 from recommender.factors import PublishedFactors, load_factors
 from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors, one_line
 from recommender.published import PublishedModel, load_model
-from recommender.ratings import Ratings, decode_ids
+from recommender.ratings import Ratings, keys_of, positions_in
 from recommender.reviews import (
     given_rating,
-    rated_in_users,
+    more_rated,
     ratings_given,
     ratings_of_user,
 )
@@ -44,8 +44,8 @@ def nearest_clusters(model: PublishedModel, ratings: Ratings) -> list[tuple[int,
 
 def unrated(recommendations: list[Document], keys: pa.StringArray) -> list[Document]:
     """Return the recommendations less what the user has rated, given as keys."""
-    rated = decode_ids(keys)
-    return [entry for entry in recommendations if entry["gmap_id"] not in rated]
+    rated = positions_in(keys, keys_of(entry["gmap_id"] for entry in recommendations)) >= 0
+    return [entry for entry, known in zip(recommendations, rated, strict=True) if not known]
 
 
 def report(
@@ -76,6 +76,8 @@ def report(
         f"Rated         {len(ratings)} restaurants, {overlap} of them among the model's "
         f"{len(model.columns):,}",
     ]
+    if len(also_rated):
+        lines.append(f"Left out      besides: {len(also_rated)} that Users says are rated")
     if nearest:
         cluster_id, distance = nearest[0]
         others = ", ".join(f"{other} at {far:.5f}" for other, far in nearest[1:]) or "none"
@@ -153,9 +155,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             also_rated = pa.array([], pa.string())
         else:
             ratings = ratings_of_user(settings, arguments.user_id)
-            also_rated = rated_in_users(settings, arguments.user_id)
-        if len(ratings.users) > 1:
-            raise DataError(f"{arguments.user_id!r} stands for {len(ratings.users)} users")
+            if len(ratings.users) > 1:
+                raise DataError(f"{arguments.user_id!r} stands for {len(ratings.users)} users")
+            also_rated = more_rated(settings, ratings.users)
         print(report(model, load_factors(db), ratings, also_rated, restaurant_names(db)))
     return 0
 

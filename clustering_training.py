@@ -51,7 +51,7 @@ from recommender.user_matrix import (
 
 def score(matrix: UserMatrix, found: Clustering, settings: Settings) -> ClusterScores:
     """Score every restaurant for every cluster; see ``recommender.scoring``."""
-    read = matrix.as_read(matrix.everything)
+    read = matrix.unshifted(matrix.everything)
     without = clusters_without(read, found.centroids, matrix.columns)
     return leave_one_out_scores(
         matrix.everything, without, len(found.centroids), settings.clusters_shrinkage
@@ -95,11 +95,13 @@ def list_quality(
         The others, and their clusters; None where there are none.
     """
     asked = held.seen.shape[0]
-    if not asked or not found:
+    if not asked:
         return {"users": 0, **no_quality("no user kept out has liked one restaurant of two")}
+    if not found:
+        return {"users": 0, **no_quality("the users who are left gave nothing but 0")}
     scored = score(part, found, settings)
     lists = lists_of(scored.scores, scored.city, settings.clusters_top_n)
-    labels, _ = found.place(part.as_read(held.seen)[:, part.columns])
+    labels, _ = found.place(part.unshifted(held.seen)[:, part.columns])
     shown = settings.als_top_n
     quality = ranking_quality(lists[labels], held.seen, held.hidden, shown)
     popular = ranking_quality(lists[np.full(asked, -1)], held.seen, held.hidden, shown)
@@ -110,9 +112,9 @@ def _rating_quality(rated: HeldOut, part: UserMatrix, found: Clustering | None) 
     """Compare hidden ratings with what members of the user's cluster gave, and the whole city."""
     actual, place = rated.hidden.data, rated.hidden.indices
     if not found:
-        return {**asdict(rating_error(actual, actual, 0.0)), "city_rmse": None}
+        return {**asdict(rating_error(actual[:0], actual[:0], 0.0)), "city_rmse": None}
     means = rating_means(part.everything, found.labels, len(found.centroids))
-    users, _ = found.place(part.as_read(rated.seen)[:, part.columns])
+    users, _ = found.place(part.unshifted(rated.seen)[:, part.columns])
     labels = np.repeat(users, np.diff(rated.hidden.indptr))
     mean = float(part.everything.data.mean())
     error = rating_error(means[labels, place], actual, mean)

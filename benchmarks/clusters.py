@@ -136,7 +136,7 @@ def _euclidean(part: UserMatrix, held: HeldOut, settings: Settings) -> Mapping[s
     labels = found.fit_predict(_narrow(part.rows))
     sizes, sums = np.bincount(labels)[:, None], members_of(labels, len(labels)) @ part.everything
     lists = lists_of(sums.toarray() / sizes, _city(part), settings.clusters_top_n)
-    nearest = found.predict(_narrow(part.as_read(held.seen)[:, part.columns]))
+    nearest = found.predict(_narrow(part.unshifted(held.seen)[:, part.columns]))
     return asdict(ranking_quality(lists[nearest], held.seen, held.hidden, settings.als_top_n))
 
 
@@ -192,7 +192,7 @@ def scores(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
         held = hold_out(matrix.everything, liked_from(of_split), seed=seed)
         part = matrix.part(held.kept)
         clustering = cluster(part, of_split)
-        labels, _ = clustering.place(part.as_read(held.seen)[:, part.columns])
+        labels, _ = clustering.place(part.unshifted(held.seen)[:, part.columns])
         for name, of_clusters in scored(part, clustering, of_split).items():
             lists = lists_of(of_clusters, _city(part), of_split.clusters_top_n)
             shown = ranking_quality(lists[labels], held.seen, held.hidden, of_split.als_top_n)

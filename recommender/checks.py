@@ -39,7 +39,8 @@ def user_checks(
     """Return invented users and where a reader must find them.
 
     Each has rated the places that weigh most in one centroid; one has rated nothing, and is in no
-    cluster. Left out are those whose nearest is not clear beyond any rounding.
+    cluster, nor is one whose only rating is 0, where ratings can be that. Left out are those whose
+    nearest is not clear beyond any rounding.
 
     Parameters
     ----------
@@ -53,6 +54,9 @@ def user_checks(
         Added to ratings in users' vectors.
     """
     checks: list[dict[str, Any]] = [{"ratings": [], "cluster_id": None, "distance": 1.0}]
+    if not shift and 0 in ratings:
+        rated_0 = [{"gmap_id": column_ids[0], "rating": 0.0}]
+        checks.append({"ratings": rated_0, "cluster_id": None, "distance": 1.0})
     for centroid in centroids[:_CLUSTERS]:
         places = np.argsort(-centroid, kind="stable")[:_PLACES]
         given = np.resize(np.asarray(ratings, dtype=np.float64), len(places))

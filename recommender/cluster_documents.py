@@ -124,7 +124,7 @@ def figures_of(found: Clustering, matrix: UserMatrix, shift: float) -> dict[str,
     Parameters
     ----------
     shift
-        What a reader adds to each rating, as it is in the matrix.
+        What a reader adds to each rating, as ``matrix.rows`` has it.
     """
     placed = found.labels >= 0
     return {

@@ -20,6 +20,8 @@ from recommender.settings import Settings
 from recommender.tastes import TasteClusters, taste_clusters
 from recommender.user_matrix import UserMatrix
 
+_LEAST_SHARE = 1e-6
+
 log = logging.getLogger(__name__)
 
 
@@ -35,13 +37,15 @@ class Clustering:
         (users,) each: the cluster where a reader finds the user, and the distance; -1 and 1 for who
         shares nothing with any.
     closeness
-        float64 (users,), cosine on the taste map, or 1 - distance where ratings were clustered.
+        float64 (users,), cosine on the taste map, or 1 - distance where ratings were clustered; NaN
+        for who is on no map or gave nothing but 0.
     sizes
         int64 (k,), users in each cluster, none 0.
     space
         What was clustered: ``tastes``, ``factors`` or ``ratings``.
     landed
-        Share of the users whom a reader finds where the training put them.
+        Share of the users whom a reader finds where the training put them, of those it put
+        anywhere.
     inertia, history, iterations, converged
         As ``dists.KMeansResult`` has them, in that space.
     """
@@ -73,10 +77,10 @@ def cluster(matrix: UserMatrix, settings: Settings) -> Clustering:
     where enough users differ only in how high they rate the same restaurants. Users of whom a
     reader sees nothing, as they gave nothing but 0, are in no cluster.
     """
-    told = np.flatnonzero(np.diff(matrix.rows.indptr))
-    seen = matrix if len(told) == len(matrix.users) else matrix.part(told)
-    found = _by_tastes(seen, settings) if settings.clusters_space != "ratings" else None
-    found = _among(found or _by_ratings(seen, settings), told, len(matrix.users))
+    heard = np.flatnonzero(np.diff(matrix.rows.indptr))
+    part = matrix if len(heard) == len(matrix.users) else matrix.part(heard)
+    found = _by_tastes(part, settings) if settings.clusters_space != "ratings" else None
+    found = _among(found or _by_ratings(part, settings), heard, len(matrix.users))
     if len(found.centroids) < settings.clusters_k:
         log.warning(
             "CLUSTERS_K lowered from %d to %d, the number of clusters that these users make",
@@ -86,11 +90,11 @@ def cluster(matrix: UserMatrix, settings: Settings) -> Clustering:
     return found
 
 
-def _among(found: Clustering, told: NDArray[np.int64], users: int) -> Clustering:
+def _among(found: Clustering, heard: NDArray[np.int64], users: int) -> Clustering:
     """Return the clustering of some users as that of all, the others being in no cluster."""
     labels, far = np.full(users, -1, dtype=np.int32), np.ones(users)
     closeness = np.full(users, np.nan)
-    labels[told], far[told], closeness[told] = found.labels, found.distances, found.closeness
+    labels[heard], far[heard], closeness[heard] = found.labels, found.distances, found.closeness
     return replace(found, labels=labels, distances=far, closeness=closeness)
 
 
@@ -114,11 +118,12 @@ def _by_tastes(matrix: UserMatrix, settings: Settings) -> Clustering | None:
 def _shortest(matrix: UserMatrix, settings: Settings) -> float:
     """Return the length of the shortest vector that a reader can have, above 0.
 
-    On a scale from 0 that is the least rating above it, but at least a thousandth of the highest:
-    centroids much shorter would leave the distances of active users to rounding.
+    On a scale from 0 that is the least rating above it, but at least a millionth of the highest:
+    centroids much shorter would leave everybody's distances to rounding.
     """
     low = settings.rating_min + reader_shift(settings.rating_min)
-    return low or max(float(matrix.rows.data.min()), settings.rating_max / 1000)
+    given = matrix.rows.data
+    return low or float(max(given.min(), given.max() * _LEAST_SHARE))
 
 
 def _with_splits(

@@ -64,7 +64,7 @@ class PublishedFactors:
         n
             How many, at most.
         also_rated
-            Keys of more restaurants that the user has rated, nobody knows how high.
+            Keys of more restaurants that the user has rated, whatever was given.
         """
         place = positions_in(self.restaurants, ratings.restaurants)[ratings.restaurant]
         known = place >= 0
@@ -73,10 +73,9 @@ class PublishedFactors:
         visits = csr_array((values, (row, place[known])), shape=(1, len(self.restaurants)))
         users = self.preferences.user_factors(visits)
         factors = self.preferences.restaurant_factors
-        shown = self.shown.copy()
+        shown = self.shown
         if also_rated is not None:
-            more = positions_in(self.restaurants, also_rated)
-            shown[more[more >= 0]] = False
+            shown = shown & (positions_in(also_rated, self.restaurants) < 0)
         items, scores = top_n_shown(users, factors, n, visits, shown)
         ids = decode_ids(self.restaurants.take(pa.array(items[0][items[0] >= 0])))
         return [

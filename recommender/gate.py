@@ -13,6 +13,7 @@ import numpy as np
 from recommender.errors import ModelRejectedError
 from recommender.ledger import Ledger
 from recommender.mongo import Document, mongo_errors
+from recommender.ratings import reader_shift
 from recommender.runs import TrainingRun
 from recommender.settings import Settings, load_settings
 from recommender.store import CLUSTERS_ID, METADATA, RECOMMENDATIONS
@@ -22,6 +23,7 @@ _SAME_RMSE = ("als_objective", "rating_min", "rating_max", "reviews_rating_field
 _SAME_CLUSTERED = (
     *("clusters_min_user_ratings", "clusters_min_restaurant_ratings"),
     *("clusters_max_users", "clusters_max_restaurants"),
+    *("rating_min", "rating_max", "reviews_rating_field"),
 )
 _BY_A_TRAINING: Document = {"run_id": {"$type": "string"}}
 _WITH_A_LIST: Document = {"recommendations.0": {"$exists": True}}
@@ -100,7 +102,8 @@ def check_recommendations(run: TrainingRun, stage: str) -> None:
 def check_clusters(run: TrainingRun, users: int) -> None:
     """Compare the count of the users whom a cluster fits with that of the live clusters.
 
-    Where the settings that limit who is clustered have changed since, there is nothing to compare.
+    Where the settings that limit who is clustered have changed since, or what a reader adds to
+    ratings, there is nothing to compare.
 
     Raises
     ------
@@ -110,7 +113,8 @@ def check_clusters(run: TrainingRun, users: int) -> None:
     with mongo_errors("comparing with the clusters that are live"):
         live = run.db[METADATA].find_one({"_id": CLUSTERS_ID}) or {}
         theirs = Ledger(run.db).get(str(live.get("run_id"))) or {}
-    if not _same(run.settings.public(), theirs, _SAME_CLUSTERED):
+    same_reader = live.get("rating_shift", 0) == reader_shift(run.settings.rating_min)
+    if not (same_reader and _same(run.settings.public(), theirs, _SAME_CLUSTERED)):
         log.info("the gate does not compare the clusters' users: no live run of the same limits")
         return
     reasons = _too_few("clusters", users, sum(live.get("sizes", [])), run.settings)

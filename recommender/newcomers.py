@@ -21,8 +21,8 @@ from recommender.ratings import (
     Rejection,
     clean_block,
     decode_ids,
-    encode_id,
     gather,
+    keys_of,
     positions_in,
     rating_shift,
     same_number_same_key,
@@ -129,8 +129,7 @@ def _keys(db: MongoDatabase, collection: str, matching: Document) -> pa.StringAr
     """Return the keys of the user ids in a collection, each once, less those that cannot be."""
     documents = db[collection].with_options(codec_options=CODEC)
     found = documents.find(matching, {"_id": 0, "user_id": 1})
-    keys = (encode_id(entry["user_id"]) for entry in found if entry.get("user_id") is not None)
-    return pa.array([key for key in keys if isinstance(key, str)], pa.string()).unique()
+    return keys_of(e["user_id"] for e in found if e.get("user_id") is not None).unique()
 
 
 def _new_ones(keys: pa.StringArray, known: Sequence[pa.StringArray]) -> pa.StringArray:

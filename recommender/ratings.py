@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import IntEnum
@@ -270,6 +270,12 @@ def encode_id(value: Any) -> str | Rejection:
     except (UnicodeEncodeError, bson.errors.BSONError):
         return Rejection.ID_UNUSABLE
     return Rejection.ID_TOO_LONG if len(encoded) > MAX_ID_BYTES else f"\0{encoded.hex()}"
+
+
+def keys_of(values: Iterable[Any]) -> pa.StringArray:
+    """Return the keys of those values that can be ids."""
+    keys = map(encode_id, values)
+    return pa.array([key for key in keys if isinstance(key, str)], pa.string())
 
 
 def decode_id(key: str) -> Any:

@@ -25,7 +25,17 @@ from pymongo.collection import Collection as MongoCollection
 
 from recommender.errors import DataError
 from recommender.mongo import Document, connect, database, mongo_errors
-from recommender.ratings import BLOCK_SCHEMA, CODEC, Ratings, clean_block, encode_id, gather
+from recommender.ratings import (
+    BLOCK_SCHEMA,
+    CODEC,
+    Ratings,
+    clean_block,
+    decode_ids,
+    encode_id,
+    gather,
+    keys_of,
+    positions_in,
+)
 from recommender.settings import Settings
 
 COLLECTION = "Reviews"
@@ -164,7 +174,9 @@ def ratings_of_user(settings: Settings, user: str) -> Ratings:
     DataError
         If neither knows the user.
     """
-    same = _same_user(user)
+    same: Document = {"$in": [user, *_other_types(user)]}
+    if not _can_be_sent(same):
+        raise DataError(f"user {user!r} is no text that MongoDB could hold; check the id")
     batches = list(read(settings, IdRange(), {settings.reviews_user_field: same}))
     batches = batches or [_ratings_in_users(settings, same)]
     if not sum(batch.num_rows for batch in batches):
@@ -172,28 +184,25 @@ def ratings_of_user(settings: Settings, user: str) -> Ratings:
     return gather(pa.Table.from_batches(batches))
 
 
-def rated_in_users(settings: Settings, user: str) -> pa.StringArray:
+def more_rated(settings: Settings, user: pa.StringArray) -> pa.StringArray:
     """Return the keys of the restaurants that Users says a user has rated, whatever was given.
 
     Parameters
     ----------
     user
-        As for :func:`ratings_of_user`.
+        The key of the user's id.
     """
+    (user_id,) = decode_ids(user)
+    rated = {"_id": 0, "user_id": 1, "rated": "$ratings.gmap_id"}
+    pipeline = [{"$match": {"user_id": user_id}}, {"$project": rated}]
     with connect(settings) as client, mongo_errors("reading Users"):
         users = database(client, settings)[USERS].with_options(codec_options=CODEC)
-        found = users.find({"user_id": _same_user(user)}, {"_id": 0, "rated": "$ratings.gmap_id"})
-        ids = [i for entry in found if isinstance(entry.get("rated"), list) for i in entry["rated"]]
-    keys = (encode_id(i) for i in ids)
-    return pa.array([key for key in keys if isinstance(key, str)], pa.string())
-
-
-def _same_user(user: str) -> Document:
-    """Return the condition on a user's id that a text stands for."""
-    same: Document = {"$in": [user, *_other_types(user)]}
-    if not _can_be_sent(same):
-        raise DataError(f"user {user!r} is no text that MongoDB could hold; check the id")
-    return same
+        found = list(users.aggregate(pipeline))
+    # MongoDB finds an id in an array of ids, too.
+    mine = [
+        entry for entry in found if positions_in(user, keys_of([entry["user_id"]])).tolist() == [0]
+    ]
+    return keys_of([i for e in mine if isinstance(e.get("rated"), list) for i in e["rated"]])
 
 
 def _ratings_in_users(settings: Settings, same: Document) -> pa.RecordBatch:

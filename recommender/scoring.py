@@ -92,7 +92,7 @@ def clusters_without(
 
 
 def leave_one_out_scores(
-    rows: csr_array, found: NDArray[np.int32], k: int, shrinkage: float | None = None
+    rows: csr_array, cluster_of: NDArray[np.int32], k: int, shrinkage: float | None = None
 ) -> ClusterScores:
     """Score every restaurant for every cluster.
 
@@ -108,7 +108,7 @@ def leave_one_out_scores(
     ----------
     rows
         (users, restaurants), ratings above 0.
-    found
+    cluster_of
         (ratings,), the cluster that each counts for, of `clusters_without`.
     k
         Clusters.
@@ -116,8 +116,8 @@ def leave_one_out_scores(
         The w; by default that of `city_weight`.
     """
     places = rows.shape[1]
-    counted = found >= 0
-    cell = found[counted] * np.int64(places) + rows.indices[counted]
+    counted = cluster_of >= 0
+    cell = cluster_of[counted] * np.int64(places) + rows.indices[counted]
     sums = np.bincount(cell, weights=rows.data[counted], minlength=k * places).reshape(k, places)
     counts = np.bincount(cell, minlength=k * places).reshape(k, places)
     per_user = np.diff(rows.indptr)

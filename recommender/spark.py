@@ -107,21 +107,30 @@ def _light_home(settings: Settings, scratch: Path) -> Iterator[None]:
 
     Each Python that Spark starts would take its ``pyspark`` from that zip, where Python finds no
     compiled modules, rather than the same one from where it is installed: 0.7 s, four times in a
-    row. A cluster's machines have homes of their own, and so has who sets ``SPARK_HOME``.
+    row. A cluster's machines have homes of their own, and so has who sets ``SPARK_HOME``; and Spark
+    starts without where there can be none.
     """
-    if not _is_local(settings) or "SPARK_HOME" in os.environ:
+    own = Path(pyspark.__file__).parent
+    # Java takes the separator of a class path for the end of an entry, wherever it stands.
+    possible = (own / "jars").is_dir() and os.pathsep not in str(scratch)
+    if not possible or not _is_local(settings) or "SPARK_HOME" in os.environ:
         yield
         return
-    home = scratch / "home"
-    home.mkdir()
-    for entry in Path(pyspark.__file__).parent.iterdir():
-        if entry.name != "python":
-            (home / entry.name).symlink_to(entry)
-    os.environ["SPARK_HOME"] = str(home)
+    with suppress(OSError):  # a file system without links
+        os.environ["SPARK_HOME"] = str(_linked(own, scratch / "home"))
     try:
         yield
     finally:
-        del os.environ["SPARK_HOME"]
+        os.environ.pop("SPARK_HOME", None)
+
+
+def _linked(own: Path, home: Path) -> Path:
+    """Make a folder of links to what is in PySpark's own, less its sources."""
+    home.mkdir()
+    for entry in own.iterdir():
+        if entry.name != "python":
+            (home / entry.name).symlink_to(entry)
+    return home
 
 
 @contextmanager

@@ -43,6 +43,8 @@ def top_n(
     kept = min(n, len(item_factors))
     items = np.empty((len(user_factors), kept), dtype=np.int32)
     scores = np.empty((len(user_factors), kept), dtype=np.float32)
+    if not kept:
+        return items, scores
     # Padded with items of no worth to whole groups; item j is in group j % groups.
     groups = max(-(-len(item_factors) // _GROUP_SIZE), kept)
     width = groups * -(-len(item_factors) // groups)

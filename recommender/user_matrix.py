@@ -20,9 +20,6 @@ from recommender.store import columns_that_fit
 
 log = logging.getLogger(__name__)
 
-# On a scale from 0, what is so small beside the highest rating is 0: its square would be rounding.
-_NEXT_TO_NOTHING = 1e-9
-
 
 @dataclass(frozen=True)
 class UserMatrix:
@@ -32,7 +29,7 @@ class UserMatrix:
     ----------
     rows
         (users, columns), what a reader of the clusters has, 0 where unrated. On a scale from 0 a
-        rating of 0 is as none, and the row of who gave nothing else is empty.
+        rating of 0 is not stored, and the row of who gave nothing else is empty.
     everything
         (users, restaurants), the same users' shifted ratings of all restaurants, also those that
         are no columns.
@@ -64,8 +61,8 @@ class UserMatrix:
             return None
         return self.preferences.factors[self.columns].astype(np.float64)
 
-    def as_read(self, everything: csr_array) -> csr_array:
-        """Return rows like those of ``everything`` with the values that a reader has, 0 kept."""
+    def unshifted(self, everything: csr_array) -> csr_array:
+        """Return rows like those of ``everything`` as a reader has them, ratings of 0 stored."""
         values = everything.data - self.surplus
         return csr_array((values, everything.indices, everything.indptr), shape=everything.shape)
 
@@ -104,7 +101,7 @@ def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
             f"{len(ratings.restaurants):,} restaurants, the CLUSTERS_MIN_* and CLUSTERS_MAX_* "
             f"settings leave {len(users):,} and {len(columns):,}, with no rating in common"
         )
-    rows.data[rows.data < _NEXT_TO_NOTHING * settings.rating_max] = 0
+    rows.data[rows.data**2 == 0] = 0  # a length that underflows is 0 to a reader, too
     rows.eliminate_zeros()
     if not rows.nnz:
         raise DataError(
@@ -121,6 +118,9 @@ def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
         users_left_out=len(ratings.users) - len(filled),
         restaurants_left_out=len(ratings.restaurants) - len(columns),
     ).part(filled)
+    silent = int((np.diff(matrix.rows.indptr) == 0).sum())
+    if silent:
+        log.info("%d users gave nothing but 0, and are in no cluster", silent)
     if matrix.users_left_out or matrix.restaurants_left_out:
         log.warning(
             "%d users and %d restaurants take no part in the clustering, by the limits in force",

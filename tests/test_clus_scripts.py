@@ -92,11 +92,19 @@ def test_what_only_users_says_was_rated_is_not_recommended(
     user = db["Reviews"].distinct("user_id")[5]
     first, *others = model.recommend(rated_by(db, user))
     rated = [{"gmap_id": first, "rating": "not said"}, {"gmap_id": "c"}, {"gmap_id": ["no id"]}]
-    db["Users"].insert_many([{"user_id": user, "ratings": rated}, {"user_id": "v", "ratings": 5}])
+    others_rated = [{"gmap_id": gmap_id, "rating": 4} for gmap_id in others]
+    db["Users"].insert_many(
+        [
+            *({"user_id": user, "ratings": kept} for kept in (rated, 5, None)),
+            {"user_id": user},
+            {"user_id": [user], "ratings": others_rated},
+        ]
+    )
     capsys.readouterr()
     assert clus_test.main([user]) == 0
     by_cluster, folded_in = capsys.readouterr().out.split("Folded in")
     listed = [line.split()[2] for line in by_cluster.splitlines() if line[:6].strip(" .").isdigit()]
+    assert "Left out      besides: 2 that Users" in by_cluster
     assert listed == others
     assert [line.split()[2] for line in folded_in.splitlines()[1:]] == ["a", "5"]
 

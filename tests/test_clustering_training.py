@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import fields
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 import clustering_training
@@ -18,7 +20,7 @@ from recommender.foldin import alternate, preferences_of
 from recommender.lease import Lease
 from recommender.models import popularity_of
 from recommender.mongo import MongoDatabase
-from recommender.scoring import rating_means
+from recommender.scoring import ClusterScores, leave_one_out_scores, rating_means
 from recommender.settings import Settings, load_settings
 from recommender.user_matrix import (
     UserMatrix,
@@ -138,6 +140,65 @@ def test_clusters_of_factors_are_judged_by_factors_that_have_not_seen_those_kept
     assert part.preferences
     assert np.array_equal(part.preferences.factors, unseen.factors)
     assert not np.array_equal(unseen.factors, seen.factors)
+
+
+def from_zero() -> tuple[UserMatrix, Settings]:
+    """Return the matrix of ratings on a scale of 0 to 2, with many a 0."""
+    settings = load_settings(clusters_k=4, rating_min=0, rating_max=2)
+    rows = some_users(DRAWN, lambda u, p: (u + 2 * p) % 3)
+    return user_matrix(ratings_of(rows, rating_max=2), settings), settings
+
+
+def test_on_a_scale_from_zero_scores_are_of_where_a_reader_finds_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    matrix, settings = from_zero()
+    found = cluster(matrix, settings)
+    asked = []
+
+    def spied(rows: csr_array, cluster_of: NDArray[np.int32], *rest: Any) -> ClusterScores:
+        asked.append((rows, cluster_of))
+        return leave_one_out_scores(rows, cluster_of, *rest)
+
+    monkeypatch.setattr(clustering_training, "leave_one_out_scores", spied)
+    score(matrix, found, settings)
+    ((rows, cluster_of),) = asked
+    expected = []
+    for row in rows.toarray():
+        for place in np.flatnonzero(row):
+            rest = np.where(row > 0, row - 1, 0)
+            rest[place] = 0
+            far = [distance(rest[matrix.columns], centroid) for centroid in found.centroids]
+            expected.append(int(np.argmin(far)) if min(far) < 1 else -1)
+    assert cluster_of.tolist() == expected
+
+
+def test_on_a_scale_from_zero_who_is_kept_out_is_placed_by_raw_ratings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    matrix, settings = from_zero()
+    placed, place = [], Clustering.place
+
+    def spied(found: Clustering, rows: csr_array) -> Any:
+        placed.append(rows)
+        return place(found, rows)
+
+    monkeypatch.setattr(Clustering, "place", spied)
+    held_out_quality(matrix, settings)
+    assert [set(rows.data) for rows in placed] == [{0, 1, 2}, {0, 1, 2}]
+
+
+def test_without_a_rating_above_zero_in_training_there_is_no_figure() -> None:
+    settings = load_settings(rating_min=0, rating_max=2)
+    silent = [(f"s{i}", "a", 0) for i in range(9)]
+    matrix = user_matrix(
+        ratings_of([*silent, ("u", "a", 2), ("u", "b", 2), ("u", "c", 1)], rating_max=2), settings
+    )
+    alone = next(s for s in range(99) if hold_out(matrix.everything, 3, seed=s).seen.nnz)
+    quality = held_out_quality(matrix, settings.model_copy(update={"seed": alone}))
+    assert quality["reason"] == "the users who are left gave nothing but 0"
+    assert (quality["ndcg"], quality["ratings"]["rmse"]) == (None, None)
+    assert quality["ratings"]["reason"]
 
 
 def test_scores_cover_restaurants_that_are_no_columns() -> None:

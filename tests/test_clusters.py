@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from clustering_training import held_out_quality, score
-from dists import distance
+from dists import distance, distances
 from recommender.city import populate, review_blocks
 from recommender.clusters import as_read, cluster
 from recommender.mongo import MongoDatabase
@@ -98,14 +98,27 @@ def test_who_gave_nothing_but_zero_is_in_no_cluster(space: str) -> None:
         assert label == (int(np.argmin(far)) if row.any() else -1)
 
 
-@pytest.mark.parametrize("least", [0.5, 1e-7])
-def test_ratings_just_above_zero_find_a_cluster(least: float) -> None:
+@pytest.mark.parametrize("least", [0.5, 1e-7, 1e-30, 1e-300])
+@pytest.mark.parametrize("rating_max", [2, 1e10])
+def test_ratings_just_above_zero_find_what_a_reader_finds(least: float, rating_max: float) -> None:
     rows = some_users(DRAWN, lambda u, p: 2.0 if (u + p) % 3 else least)
-    settings = load_settings(rating_min=0, rating_max=2, clusters_k=6)
-    matrix = user_matrix(ratings_of(rows, rating_max=2), settings)
+    ratings = ratings_of(rows, rating_max=rating_max)
+    settings = load_settings(rating_min=0, rating_max=rating_max, clusters_k=6)
+    matrix = user_matrix(ratings, settings)
     found = cluster(matrix, settings)
-    assert (found.labels >= 0).all()
-    assert found.landed > 0.95
+    far = distances(ratings.matrix()[matrix.users][:, matrix.columns], found.centroids)
+    assert found.labels.tolist() == np.where(far.min(axis=1) < 1, far.argmin(axis=1), -1).tolist()
+    assert (found.labels >= 0)[matrix.rows.max(axis=1).toarray() == 2].all()
+
+
+def test_no_limit_of_ratings_changes_the_clusters() -> None:
+    rows = some_users(DRAWN, lambda u, p: 1 + (u + p) % 5)
+    found = []
+    for rating_max in (5, 1e10):
+        settings = load_settings(rating_min=1, rating_max=rating_max, clusters_k=6)
+        matrix = user_matrix(ratings_of(rows, 1, rating_max), settings)
+        found.append(cluster(matrix, settings).centroids)
+    assert np.array_equal(found[0], found[1])
 
 
 @pytest.mark.parametrize(

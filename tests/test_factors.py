@@ -73,6 +73,7 @@ def test_what_else_was_rated_is_not_recommended(db: MongoDatabase) -> None:
     also = pa.array([str(encode_id(i)) for i in (first, third, "elsewhere")])
     assert factors.recommend(given, 1, also)[0]["gmap_id"] == second
     assert factors.recommend(given, 1)[0]["gmap_id"] == first
+    assert factors.recommend(given, 3, factors.restaurants) == []
 
 
 def test_somebody_of_unknown_places_gets_the_popular_ones(db: MongoDatabase) -> None:

@@ -216,6 +216,15 @@ def test_clusters_under_other_limits_are_not_compared(
 ) -> None:
     publish_live(db, db_settings)
     assert cluster_run(db_settings.model_copy(update={"clusters_max_users": 3}), 3).document
+    assert cluster_run(db_settings.model_copy(update={"rating_min": 0.0}), 3).document
+
+
+def test_clusters_for_readers_who_shifted_ratings_are_not_compared(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    publish_live(db, db_settings)
+    db["Metadata"].update_one({"_id": "kmeans_clusters"}, {"$set": {"rating_shift": 1.0}})
+    assert cluster_run(db_settings, 3).document
 
 
 def test_the_first_clusters_pass(db: MongoDatabase, db_settings: Settings) -> None:

@@ -43,6 +43,17 @@ def test_a_local_spark_starts_from_pyspark_without_its_zip(
     assert "SPARK_HOME" not in os.environ
 
 
+def test_where_there_can_be_no_such_home_spark_starts_from_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: Path
+) -> None:
+    monkeypatch.delenv("SPARK_HOME", raising=False)
+    taken = tmp_path / "taken"
+    (taken / "home").mkdir(parents=True)
+    for scratch in (tmp_path / "a:b", taken):
+        with spark._light_home(load_settings(), scratch):
+            assert "SPARK_HOME" not in os.environ
+
+
 @pytest.mark.parametrize("master", ["local[2]", "spark://host:7077"])
 def test_a_home_set_by_hand_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: Path, master: str

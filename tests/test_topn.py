@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.topn import top_n
+from recommender.topn import top_n, top_n_shown
 
 
 def full_sort(
@@ -91,3 +91,9 @@ def test_a_rating_of_zero_that_is_stored_counts_as_rated() -> None:
     rated = csr_array((np.zeros(1), (np.zeros(1, int), np.zeros(1, int))), shape=(1, 2))
     found, _ = top_n(np.ones((1, 1), np.float32), np.ones((2, 1), np.float32), 2, rated)
     assert found.tolist() == [[1, -1]]
+
+
+def test_where_nothing_is_shown_the_lists_are_empty() -> None:
+    users, items = np.ones((3, 2), np.float32), np.ones((4, 2), np.float32)
+    found, scores = top_n_shown(users, items, 5, csr_array((3, 4)), np.zeros(4, dtype=bool))
+    assert found.shape == scores.shape == (3, 0)

@@ -73,21 +73,25 @@ def test_columns_beyond_the_document_limit_are_left_out(
     assert "1 restaurants take no part" in caplog.text
 
 
-def test_on_a_scale_from_zero_a_reader_sees_what_is_above_it() -> None:
+def test_on_a_scale_from_zero_a_reader_sees_what_is_above_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
     ratings = ratings_of([("u", "a", 0), ("u", "b", 2), ("v", "b", 1e-300)])
     matrix = user_matrix(ratings, load_settings(rating_min=0, rating_max=2))
     assert [decode_ids(ratings.restaurants)[column] for column in matrix.columns] == ["b", "a"]
     assert (matrix.rows.toarray().tolist(), matrix.rows.nnz) == ([[2, 0], [0, 0]], 1)
     assert matrix.everything.toarray().tolist() == [[1, 3], [0, 1]]
-    read = matrix.as_read(matrix.everything)
+    read = matrix.unshifted(matrix.everything)
     assert (read.toarray().tolist(), read.nnz) == ([[0, 2], [0, 0]], 3)
+    assert "1 users gave nothing but 0" in caplog.text
 
 
 def test_a_scale_below_zero_is_shifted() -> None:
     ratings = ratings_of([("u", "a", -1), ("u", "b", 1)], rating_min=-1, rating_max=1)
     matrix = user_matrix(ratings, load_settings(rating_min=-1, rating_max=1))
     assert matrix.rows.toarray().tolist() == matrix.everything.toarray().tolist() == [[1, 3]]
-    assert matrix.as_read(matrix.everything).toarray().tolist() == [[1, 3]]
+    assert matrix.unshifted(matrix.everything).toarray().tolist() == [[1, 3]]
 
 
 def test_ratings_of_nothing_but_zero_say_so() -> None:

@@ -207,6 +207,7 @@ def others() -> list[Fault]:
     training = Moment("while it trains", "train")
     return [
         Fault("SIGTERM of the training", hit(training, end), 143, "cancelled", "old"),
+        Fault("SIGTERM of the training while it reads", hit(READING, end), 143, "cancelled", "old"),
         Fault("kill -9 of the JVM alone", hit(training, kill_jvm), 70, "failed", "old"),
         Fault(
             "the JVM's heap exhausted",
