@@ -82,7 +82,7 @@ def also_rated(db: MongoDatabase, ratings: Ratings, settings: Settings) -> csr_a
         blocks = [_rated_block(entries, settings) for entries in _rated_entries(db)]
     rated = pa.Table.from_batches(blocks, BLOCK_SCHEMA)
     if rated.num_rows:
-        log.info("Users names %d ratings, cleaned as Reviews are:", rated.num_rows)
+        log.info("Users names %d ratings, cleaned as Reviews are", rated.num_rows)
     return _visits(rated, ratings.users, ratings.restaurants, settings)
 
 

@@ -46,14 +46,21 @@ def left_in(folder: Path) -> list[str]:
 
 
 def test_spark_reads_the_same_ratings_as_one_process(
-    spark: SparkSession, city: Ratings, db_settings: Settings
+    spark: SparkSession, city: Ratings, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_blocks = db_settings.model_copy(update={"read_batch_rows": 100})
     frame = read_reviews(spark, small_blocks, ranges=4)
     assert frame.rdd.getNumPartitions() == 4
-    batch = spark.conf.get(ROWS_A_BATCH)
+    batch, packed, unpacked = spark.conf.get(ROWS_A_BATCH), [], mongo_source._unpacked
+
+    def spied(rows: pa.Table) -> pa.Table:
+        packed.append(rows["block"])
+        return unpacked(rows)
+
+    monkeypatch.setattr(mongo_source, "_unpacked", spied)
     read = mongo_source.read_ratings(spark, small_blocks)
     assert spark.conf.get(ROWS_A_BATCH) == batch
+    assert {len(chunk) for chunk in packed[0].chunks} == {1}  # else batches could pass 2 GiB
     assert read.users.equals(city.users)
     assert read.restaurants.equals(city.restaurants)
     assert np.array_equal(read.rating, city.rating)

@@ -109,6 +109,7 @@ def test_ratings_just_above_zero_find_what_a_reader_finds(least: float, rating_m
     far = distances(ratings.matrix()[matrix.users][:, matrix.columns], found.centroids)
     assert found.labels.tolist() == np.where(far.min(axis=1) < 1, far.argmin(axis=1), -1).tolist()
     assert (found.labels >= 0)[matrix.rows.max(axis=1).toarray() == 2].all()
+    assert found.space == "tastes"
 
 
 def test_no_limit_of_ratings_changes_the_clusters() -> None:

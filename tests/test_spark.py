@@ -49,6 +49,7 @@ def test_where_there_can_be_no_such_home_spark_starts_from_its_own(
     monkeypatch.delenv("SPARK_HOME", raising=False)
     taken = tmp_path / "taken"
     (taken / "home").mkdir(parents=True)
+    (tmp_path / "a:b").mkdir()
     for scratch in (tmp_path / "a:b", taken):
         with spark._light_home(load_settings(), scratch):
             assert "SPARK_HOME" not in os.environ
