@@ -14,7 +14,7 @@ from recommender.errors import DataError
 from recommender.factors import PublishedFactors, load_factors
 from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors, one_line
 from recommender.published import PublishedModel, load_model
-from recommender.ratings import Ratings, keys_of, positions_in
+from recommender.ratings import Ratings, encode_id, keys_of, positions_in
 from recommender.reviews import (
     given_rating,
     more_rated,
@@ -44,8 +44,9 @@ def nearest_clusters(model: PublishedModel, ratings: Ratings) -> list[tuple[int,
 
 def unrated(recommendations: list[Document], keys: pa.StringArray) -> list[Document]:
     """Return the recommendations less what the user has rated, given as keys."""
-    rated = positions_in(keys, keys_of(entry["gmap_id"] for entry in recommendations)) >= 0
-    return [entry for entry, known in zip(recommendations, rated, strict=True) if not known]
+    listed = keys_of(entry["gmap_id"] for entry in recommendations)
+    rated = set(listed.filter(pa.array(positions_in(keys, listed) >= 0)).to_pylist())
+    return [entry for entry in recommendations if encode_id(entry["gmap_id"]) not in rated]
 
 
 def report(
@@ -76,8 +77,8 @@ def report(
         f"Rated         {len(ratings)} restaurants, {overlap} of them among the model's "
         f"{len(model.columns):,}",
     ]
-    if len(also_rated):
-        lines.append(f"Left out      besides: {len(also_rated)} that Users says are rated")
+    if more := int((positions_in(ratings.restaurants, also_rated) < 0).sum()):
+        lines.append(f"Left out      besides: {more} that Users says are rated")
     if nearest:
         cluster_id, distance = nearest[0]
         others = ", ".join(f"{other} at {far:.5f}" for other, far in nearest[1:]) or "none"

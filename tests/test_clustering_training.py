@@ -265,6 +265,12 @@ def test_on_a_scale_from_zero_a_reader_of_raw_ratings_lands(
     found = [reader.cluster_of(user) for user in rated if any(user.values())]
     assert (reader.shift, np.bincount(found).tolist()) == (0, reader.sizes)
     assert figures["users_without_overlap"] == len(rated) - len(found) > 0
+    checks = db["Metadata"].find_one({"_id": "reader_checks"}) or {}
+    _, zero, *others = checks["users"]
+    assert ([entry["rating"] for entry in zero["ratings"]], zero["cluster_id"]) == ([0], None)
+    for check in others:
+        given = {entry["gmap_id"]: entry["rating"] for entry in check["ratings"]}
+        assert reader.cluster_of(given) == check["cluster_id"]
     counted = run_script("clus_counter.py", settings=db_settings, **scale)
     assert counted.stdout.splitlines()[-1] == "the counts are those of the training"
 
