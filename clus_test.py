@@ -13,14 +13,10 @@ from dists import distances
 from recommender.errors import DataError
 from recommender.factors import PublishedFactors, load_factors
 from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors, one_line
+from recommender.newcomers import more_rated
 from recommender.published import PublishedModel, load_model
 from recommender.ratings import Ratings, encode_id, keys_of, positions_in
-from recommender.reviews import (
-    given_rating,
-    more_rated,
-    ratings_given,
-    ratings_of_user,
-)
+from recommender.reviews import given_rating, ratings_given, ratings_of_user
 from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import load_settings
 
@@ -70,7 +66,6 @@ def report(
         Names of restaurants by id, as far as known.
     """
     overlap = model.vectors(ratings).nnz
-    nearest = nearest_clusters(model, ratings)
     lines = [
         f"Model         of training {model.run_id}: {len(model.centroids)} clusters of "
         f"{sum(model.sizes):,} users",
@@ -79,21 +74,8 @@ def report(
     ]
     if more := int((positions_in(ratings.restaurants, also_rated) < 0).sum()):
         lines.append(f"Left out      besides: {more} that Users says are rated")
-    if nearest:
-        cluster_id, distance = nearest[0]
-        others = ", ".join(f"{other} at {far:.5f}" for other, far in nearest[1:]) or "none"
-        lines += [
-            f"Cluster       {cluster_id} of {model.sizes[cluster_id]:,} users at distance "
-            f"{distance:.5f}; next: {others}",
-            f"Recommended   by cluster {cluster_id}, less what is rated:",
-        ]
-        recommendations = model.clusters[cluster_id]["recommendations"]
-    else:
-        lines += [
-            "Cluster       none: no cluster shares anything with this user",
-            "Recommended   by the whole city, less what is rated:",
-        ]
-        recommendations = model.fallback
+    of_cluster, recommendations = _of_cluster(model, ratings)
+    lines += of_cluster
     rated = pa.concat_arrays([ratings.restaurants, also_rated])
     lines += _listed(unrated(recommendations, rated), names)
     if factors is not None:
@@ -102,6 +84,25 @@ def report(
         )
         lines += _listed(factors.recommend(ratings, _FOLDED_IN, also_rated), names)
     return "\n".join(lines)
+
+
+def _of_cluster(model: PublishedModel, ratings: Ratings) -> tuple[list[str], list[Document]]:
+    """Return the lines that tell of the user's cluster, and what it recommends."""
+    nearest = nearest_clusters(model, ratings)
+    if not nearest:
+        lines = [
+            "Cluster       none: no cluster shares anything with this user",
+            "Recommended   by the whole city, less what is rated:",
+        ]
+        return lines, model.fallback
+    cluster_id, distance = nearest[0]
+    others = ", ".join(f"{other} at {far:.5f}" for other, far in nearest[1:]) or "none"
+    lines = [
+        f"Cluster       {cluster_id} of {model.sizes[cluster_id]:,} users at distance "
+        f"{distance:.5f}; next: {others}",
+        f"Recommended   by cluster {cluster_id}, less what is rated:",
+    ]
+    return lines, model.clusters[cluster_id]["recommendations"]
 
 
 def _listed(entries: list[Document], names: dict[Any, str]) -> list[str]:
@@ -158,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             ratings = ratings_of_user(settings, arguments.user_id)
             if len(ratings.users) > 1:
                 raise DataError(f"{arguments.user_id!r} stands for {len(ratings.users)} users")
-            also_rated = more_rated(settings, ratings.users)
+            also_rated = more_rated(db, ratings.users, settings)
         print(report(model, load_factors(db), ratings, also_rated, restaurant_names(db)))
     return 0
 

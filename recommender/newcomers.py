@@ -79,18 +79,38 @@ def also_rated(db: MongoDatabase, ratings: Ratings, settings: Settings) -> csr_a
         (users, restaurants) of Reviews, something above 0 where rated; a row can be empty.
     """
     with mongo_errors("reading Users"), no_search_for_cycles():
-        blocks = [_rated_block(entries, settings) for entries in _rated_entries(db)]
+        blocks = [_rated_block(entries, settings) for entries in _rated_entries(db, {})]
     rated = pa.Table.from_batches(blocks, BLOCK_SCHEMA)
     if rated.num_rows:
         log.info("Users names %d ratings, cleaned as Reviews are", rated.num_rows)
     return _visits(rated, ratings.users, ratings.restaurants, settings)
 
 
-def _rated_entries(db: MongoDatabase) -> Iterator[list[Document]]:
+def more_rated(db: MongoDatabase, user: pa.StringArray, settings: Settings) -> pa.StringArray:
+    """Return the keys of what ``Users`` says that one user has rated, whatever was given.
+
+    Parameters
+    ----------
+    user
+        The key of the user's id.
+    """
+    (user_id,) = decode_ids(user)
+    with mongo_errors("reading Users"):
+        found = _rated_entries(db, {"user_id": user_id})
+        blocks = [_rated_block(entries, settings) for entries in found]
+    rated = pa.Table.from_batches(blocks, BLOCK_SCHEMA)
+    rated = rated.filter(pc.equal(rated["rejected"], int(Rejection.NONE)))
+    # By a collation of its own, Users finds other ids, too.
+    mine = positions_in(user, rated["user"].combine_chunks()) >= 0
+    return rated["restaurant"].combine_chunks().filter(pa.array(mine))
+
+
+def _rated_entries(db: MongoDatabase, matching: Document) -> Iterator[list[Document]]:
     """Yield users and the ids of what each has rated: ratings would take far longer."""
     users = db[USERS].with_options(codec_options=CODEC)
     rated = {"_id": 0, "user_id": 1, "rated": "$ratings.gmap_id"}
-    cursor = users.aggregate([{"$project": rated}], batchSize=_USERS_A_BLOCK)
+    pipeline = [{"$match": matching}, {"$project": rated}]
+    cursor = users.aggregate(pipeline, batchSize=_USERS_A_BLOCK)
     while entries := cursor.to_list(_USERS_A_BLOCK):
         yield entries
 
@@ -129,7 +149,7 @@ def _keys(db: MongoDatabase, collection: str, matching: Document) -> pa.StringAr
     """Return the keys of the user ids in a collection, each once, less those that cannot be."""
     documents = db[collection].with_options(codec_options=CODEC)
     found = documents.find(matching, {"_id": 0, "user_id": 1})
-    return keys_of(e["user_id"] for e in found if e.get("user_id") is not None).unique()
+    return keys_of(entry.get("user_id") for entry in found).unique()
 
 
 def _new_ones(keys: pa.StringArray, known: Sequence[pa.StringArray]) -> pa.StringArray:

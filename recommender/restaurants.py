@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from recommender.mongo import MongoDatabase, mongo_errors
-from recommender.ratings import CODEC, encode_id, positions_in
+from recommender.ratings import CODEC, keys_of, positions_in
 from recommender.settings import Settings
 
 COLLECTION = "Restaurants"
@@ -38,8 +38,7 @@ def shown_restaurants(
     with mongo_errors("finding what RESTAURANTS_EXCLUDE excludes"):
         places = db[COLLECTION].with_options(codec_options=CODEC)
         found = places.find(settings.restaurants_filter, {"_id": 0, "gmap_id": 1})
-        keys = [encode_id(entry.get("gmap_id")) for entry in found]
-    excluded = pa.array([key for key in keys if isinstance(key, str)], pa.string())
+        excluded = keys_of(entry.get("gmap_id") for entry in found)
     positions = positions_in(restaurants, excluded)
     shown[positions[positions >= 0]] = False
     log.info("RESTAURANTS_EXCLUDE leaves out %d restaurants", int((~shown).sum()))

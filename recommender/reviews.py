@@ -25,17 +25,7 @@ from pymongo.collection import Collection as MongoCollection
 
 from recommender.errors import DataError
 from recommender.mongo import Document, connect, database, mongo_errors
-from recommender.ratings import (
-    BLOCK_SCHEMA,
-    CODEC,
-    Ratings,
-    clean_block,
-    decode_ids,
-    encode_id,
-    gather,
-    keys_of,
-    positions_in,
-)
+from recommender.ratings import BLOCK_SCHEMA, CODEC, Ratings, clean_block, encode_id, gather
 from recommender.settings import Settings
 
 COLLECTION = "Reviews"
@@ -182,27 +172,6 @@ def ratings_of_user(settings: Settings, user: str) -> Ratings:
     if not sum(batch.num_rows for batch in batches):
         raise DataError(f"user {user!r} has no rating in Reviews or Users; check the id")
     return gather(pa.Table.from_batches(batches))
-
-
-def more_rated(settings: Settings, user: pa.StringArray) -> pa.StringArray:
-    """Return the keys of the restaurants that Users says a user has rated, whatever was given.
-
-    Parameters
-    ----------
-    user
-        The key of the user's id.
-    """
-    (user_id,) = decode_ids(user)
-    rated = {"_id": 0, "user_id": 1, "rated": "$ratings.gmap_id"}
-    pipeline = [{"$match": {"user_id": user_id}}, {"$project": rated}]
-    with connect(settings) as client, mongo_errors("reading Users"):
-        users = database(client, settings)[USERS].with_options(codec_options=CODEC)
-        found = list(users.aggregate(pipeline))
-    # MongoDB finds an id in an array of ids, too.
-    mine = [
-        entry for entry in found if positions_in(user, keys_of([entry["user_id"]])).tolist() == [0]
-    ]
-    return keys_of([i for e in mine if isinstance(e.get("rated"), list) for i in e["rated"]])
 
 
 def _ratings_in_users(settings: Settings, same: Document) -> pa.RecordBatch:

@@ -118,6 +118,11 @@ def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
         users_left_out=len(ratings.users) - len(filled),
         restaurants_left_out=len(ratings.restaurants) - len(columns),
     ).part(filled)
+    _log_who_is_left_out(matrix)
+    return matrix
+
+
+def _log_who_is_left_out(matrix: UserMatrix) -> None:
     silent = int((np.diff(matrix.rows.indptr) == 0).sum())
     if silent:
         log.info("%d users gave nothing but 0, and are in no cluster", silent)
@@ -127,7 +132,6 @@ def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
             matrix.users_left_out,
             matrix.restaurants_left_out,
         )
-    return matrix
 
 
 def with_factors(

@@ -252,8 +252,8 @@ def test_on_a_scale_from_zero_a_reader_of_raw_ratings_lands(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     write_tiny_city(db, db_settings)
-    from_zero = {"$max": [0, {"$subtract": ["$rating", 3]}]}
-    db["Reviews"].update_many({}, [{"$set": {"rating": from_zero}}])
+    lowered = {"$max": [0, {"$subtract": ["$rating", 3]}]}
+    db["Reviews"].update_many({}, [{"$set": {"rating": lowered}}])
     scale = {"RATING_MIN": "0", "RATING_MAX": "2", "CLUSTERS_K": "7"}
     done = run_script("clustering_training.py", settings=db_settings, **scale)
     assert done.returncode == 0, done.stderr

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 from bson.int64 import Int64
 from scipy.sparse import csr_array
 
 from recommender.mongo import MongoDatabase
-from recommender.newcomers import also_rated, find_newcomers, stacked, structure
+from recommender.newcomers import (
+    also_rated,
+    find_newcomers,
+    more_rated,
+    stacked,
+    structure,
+)
 from recommender.ratings import Ratings, decode_ids
 from recommender.settings import Settings
 from tests.support import ratings_of
@@ -117,3 +124,15 @@ def test_the_structure_of_a_matrix_is_true_where_it_stores_something() -> None:
     both = structure(stored) + structure(other)
     assert both.dtype == np.bool_
     assert both.toarray().tolist() == [[False, True], [True, False]]
+
+
+def test_a_collation_of_users_makes_nobody_somebody_else(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    db.create_collection("Users", collation={"locale": "en", "strength": 2})
+    rated = {"u": "mine", "U": "another's"}
+    db["Users"].insert_many(
+        {"user_id": user, "ratings": [{"gmap_id": gmap_id}]} for user, gmap_id in rated.items()
+    )
+    assert more_rated(db, pa.array(["u"]), db_settings).to_pylist() == ["mine"]
+    assert more_rated(db, pa.array(["v"]), db_settings).to_pylist() == []
