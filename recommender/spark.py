@@ -43,6 +43,8 @@ _BESIDE_HEAP_BYTES = 1280 * 2**20
 _LEAST_HEAP_BYTES = 512 * 2**20
 _JVM_END_SECONDS = 5.0
 _JVM_LAST_WORDS_SECONDS = 1.0
+_COLLECTOR = re.compile(r"-XX:\+Use\w+GC\b")
+_OPTION_VARIABLES = ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS")
 # PicklingError is what PySpark makes of any failure to write what executors are to have.
 _SPARK_ERRORS = (PySparkException, Py4JError, OSError, PicklingError)
 
@@ -243,7 +245,8 @@ def _builder(settings: Settings, name: str, scratch: Path) -> SparkSession.Build
         "spark.sql.warehouse.dir": scratch / "warehouse",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.driver.extraJavaOptions": (
-            f'"-Djava.io.tmpdir={scratch}" -Dlog4j2.configurationFile={_LOG_CONFIG.as_uri()}'
+            f'"-Djava.io.tmpdir={scratch}" -Dlog4j2.configurationFile={_LOG_CONFIG.as_uri()} '
+            f"{_collector()}"
         ),
         "spark.driver.maxResultSize": "0",
         "spark.ui.enabled": "false",
@@ -257,6 +260,15 @@ def _builder(settings: Settings, name: str, scratch: Path) -> SparkSession.Build
     for key, value in options.items():
         builder = builder.config(key, str(value))
     return builder
+
+
+def _collector() -> str:
+    """Return the garbage collector of who waits for the end, not for each answer.
+
+    Where another was chosen by hand, none: Java does not start with two.
+    """
+    by_hand = " ".join(os.environ.get(name, "") for name in _OPTION_VARIABLES)
+    return "" if _COLLECTOR.search(by_hand) else "-XX:+UseParallelGC"
 
 
 def _is_local(settings: Settings) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from py4j.protocol import Py4JError
 
 from recommender import spark
+from recommender.java import find_java
 from recommender.scripts import Cancelled
 from recommender.settings import load_settings
 
@@ -71,6 +72,23 @@ def test_a_cluster_has_homes_of_its_own(
     monkeypatch.delenv("SPARK_HOME", raising=False)
     with spark._light_home(load_settings(spark_master="spark://host:7077"), tmp_path):
         assert "SPARK_HOME" not in os.environ
+
+
+def test_java_is_given_no_second_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in spark._OPTION_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert _jvm_starts_with(spark._collector())
+    for name in spark._OPTION_VARIABLES:
+        with monkeypatch.context() as by_hand:
+            by_hand.setenv(name, "-Xmx64m -XX:+UseSerialGC")
+            assert spark._collector() == ""
+            by_hand.setenv(name, "-Xmx64m -XX:+UseStringDeduplication")
+            assert spark._collector() == "-XX:+UseParallelGC"
+
+
+def _jvm_starts_with(option: str) -> bool:
+    command = [str(find_java()), "-XX:-UsePerfData", option, "-version"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def test_a_stop_is_not_taken_for_the_failure_of_spark_that_it_causes() -> None:
