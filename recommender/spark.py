@@ -43,6 +43,9 @@ _BESIDE_HEAP_BYTES = 1280 * 2**20
 _LEAST_HEAP_BYTES = 512 * 2**20
 _JVM_END_SECONDS = 5.0
 _JVM_LAST_WORDS_SECONDS = 1.0
+# ALS's lineage is written and read by recursion. A thread's usual 1 MiB holds 15 iterations, and
+# once did not hold the 10 between two checkpoints; this holds 60. Only what is used is taken.
+_STACK = "-Xss4m"
 _COLLECTOR = re.compile(r"-XX:\+Use\w+GC\b")
 _OPTION_VARIABLES = ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS")
 # PicklingError is what PySpark makes of any failure to write what executors are to have.
@@ -246,8 +249,9 @@ def _builder(settings: Settings, name: str, scratch: Path) -> SparkSession.Build
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.driver.extraJavaOptions": (
             f'"-Djava.io.tmpdir={scratch}" -Dlog4j2.configurationFile={_LOG_CONFIG.as_uri()} '
-            f"{_collector()}"
+            f"{_STACK} {_collector()}"
         ),
+        "spark.executor.extraJavaOptions": _STACK,
         "spark.driver.maxResultSize": "0",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",

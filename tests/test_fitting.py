@@ -151,9 +151,14 @@ def test_where_nobody_has_rated_two_the_popular_ones_are_recommended(
     assert (scores_of(model, ratings, db_settings).argmax(axis=1) == popularity.argmax()).all()
 
 
-def test_long_lineages_do_not_kill_the_jvm(spark: SparkSession, db_settings: Settings) -> None:
+@pytest.mark.parametrize("checkpoint_interval", [10, 100])
+def test_long_lineages_do_not_kill_the_jvm(
+    spark: SparkSession, db_settings: Settings, checkpoint_interval: int
+) -> None:
     ratings = ratings_of([(f"u{i}", f"r{i % 7}", i % 5 + 1) for i in range(50)])
-    many = db_settings.model_copy(update={"als_max_iter": 40})
+    many = db_settings.model_copy(
+        update={"als_max_iter": 25, "als_checkpoint_interval": checkpoint_interval}
+    )
     model = fitting.fit(spark, ratings, many, USUAL)
     assert np.isfinite(model.rating.user_factors).all()
 
