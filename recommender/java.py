@@ -36,7 +36,7 @@ def find_java() -> Path:
     Raises
     ------
     ConfigurationError
-        If there is none, or it is of a version that Spark does not run on.
+        If there is none, it does not start, or is of a version that Spark does not run on.
     """
     home = os.environ.get("JAVA_HOME")
     found = str(Path(home, "bin", "java")) if home else shutil.which("java")
@@ -44,19 +44,27 @@ def find_java() -> Path:
         raise ConfigurationError(f"no Java found at {found or 'PATH'}. {_ADVICE}")
     version = _major_version(found)
     if version not in SUPPORTED:
-        raise ConfigurationError(f"{found} is Java {version or 'of no known version'}. {_ADVICE}")
+        raise ConfigurationError(f"{found} is Java {version}. {_ADVICE}")
     return Path(found)
 
 
 @lru_cache
-def _major_version(java: str) -> int | None:
+def _major_version(java: str) -> int:
     command = [java, "-XX:-UsePerfData", "-version"]  # nothing goes to /tmp
     try:
         shown = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    match = re.search(r'version "(?:1\.)?(\d+)', shown.stderr + shown.stdout)
-    return int(match[1]) if match else None
+    except OSError as error:
+        raise ConfigurationError(f"{java} does not start: {error}. {_ADVICE}") from None
+    said = shown.stderr + shown.stdout
+    match = re.search(r'version "(?:1\.)?(\d+)', said)
+    if shown.returncode or not match:
+        # Java repeats the options that it was given, which are nobody else's business.
+        lines = [line for line in said.splitlines() if "Picked up" not in line]
+        raise ConfigurationError(
+            f"{java} -version ended with {shown.returncode}, saying {' '.join(lines[:1])!r}. Look "
+            f"at JDK_JAVA_OPTIONS, JAVA_TOOL_OPTIONS and _JAVA_OPTIONS, if set. {_ADVICE}"
+        )
+    return int(match[1])
 
 
 def has_lapack() -> bool:

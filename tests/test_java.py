@@ -22,7 +22,6 @@ VERSIONS = {
     'java version "1.8.0_202"': 8,
     'openjdk version "11.0.2" 2019-01-15': 11,
     'openjdk version "170.0.1"': 170,
-    "no word of it": None,
 }
 
 
@@ -50,7 +49,7 @@ def no_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(("said", "version"), VERSIONS.items())
 def test_java_is_taken_at_its_word_and_only_17_and_21_will_do(
-    said: str, version: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    said: str, version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = java_of(tmp_path, said)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
@@ -59,8 +58,31 @@ def test_java_is_taken_at_its_word_and_only_17_and_21_will_do(
         return
     with pytest.raises(ConfigurationError, match=r"Spark needs Java 17 or 21") as caught:
         find_java()
-    assert f"{found} is Java {version or 'of no known version'}." in str(caught.value)
+    assert f"{found} is Java {version}." in str(caught.value)
     assert caught.value.exit_code == 78
+
+
+def test_a_java_that_does_not_say_its_version_is_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = java_of(tmp_path, "no word of it")
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(ConfigurationError, match="ended with 0, saying 'no word of it'"):
+        find_java()
+    found.write_text("no program")
+    with pytest.raises(ConfigurationError, match=rf"{found} does not start: .*Spark needs Java"):
+        find_java()
+
+
+def test_options_that_java_cannot_start_with_are_told_from_its_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    java._major_version.cache_clear()
+    monkeypatch.setenv("JDK_JAVA_OPTIONS", "-Dpassword=s3cret -XX:+NoSuchOption")
+    with pytest.raises(ConfigurationError, match="Unrecognized VM option 'NoSuchOption'") as caught:
+        find_java()
+    assert "Look at JDK_JAVA_OPTIONS" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_java_home_wins_over_the_path(
