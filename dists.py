@@ -37,7 +37,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from scipy import sparse
-from sklearn.metrics import silhouette_score
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -597,6 +596,9 @@ def silhouette(
     float or None
         In [-1, 1]; None where the sample has fewer than two clusters, or none with two rows.
     """
+    # Here, since it takes longer to import than a script that only reads takes for all else.
+    from sklearn.metrics import silhouette_score
+
     csr, labels = _as_csr(rows), np.asarray(labels)
     if len(labels) > sample_size:
         drawn = np.random.default_rng(seed).choice(len(labels), sample_size, replace=False)

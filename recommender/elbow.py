@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from kneed import KneeLocator
-
 from recommender.drawing import Panel, dot, line, sheet, words
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 400, 60
@@ -43,6 +41,8 @@ def knee_of(points: Sequence[CurvePoint]) -> int | None:
     int or None
         None where there are fewer than three points, or the curve has no knee.
     """
+    from kneed import KneeLocator  # here, since it is slow to import and few ask for a knee
+
     if len(points) < 3 or points[0].inertia == points[-1].inertia:
         return None
     ks, inertias = [point.k for point in points], [point.inertia for point in points]
