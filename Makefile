@@ -39,7 +39,7 @@ types: $(INSTALLED) ## what mypy finds
 	$(PY) -m mypy
 
 tests: java ## every test, with a real mongod and a real Spark
-	$(PY) -m pytest --numprocesses 2 --dist loadfile
+	$(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 faults: java ## hurt it in every way that docs/faults.md tells, and write that anew (some 45 minutes)
 	$(PY) -m pytest tests/faults -m "slow or not slow" --numprocesses 3 --dist load \

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pyspark.sql import SparkSession
 from scipy.sparse import csr_array
 from sklearn.cluster import KMeans
 
@@ -159,23 +160,30 @@ def _city(part: UserMatrix) -> Floats:
 
 def factors(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterator[str]:
     """Judge the lists by factors that saw nobody who is kept out: of clusters, and folded in."""
-    found, folded_in, shares, began = [], [], [], time.perf_counter()
     with spark_session(settings, "clusters") as spark:
-        for seed in seeds:
-            of_split = settings.model_copy(update={"clusters_space": "factors", "seed": seed})
-            matrix = user_matrix(ratings, of_split)
-            held = hold_out(matrix.everything, liked_from(of_split), seed=seed)
-            kept = ratings.rows(np.isin(ratings.user, matrix.users[held.kept]))
-            confidence = find_confidence(spark, kept, of_split)
-            preferences = fit_preferences(spark, kept, of_split, confidence)
-            part = replace(matrix.part(held.kept), preferences=preferences)
-            clustering = cluster(part, of_split)
-            found.append(list_quality(held, part, clustering, of_split))
-            shares.append(clustering.landed)
-            users, shown = preferences.user_factors(held.seen), of_split.als_top_n
-            lists, _ = top_n(users, preferences.restaurant_factors, shown, held.seen)
-            quality = ranking_quality(lists.astype(np.int64), held.seen, held.hidden, shown)
-            folded_in.append(asdict(quality))
+        yield from judged_factors(spark, ratings, settings, seeds)
+
+
+def judged_factors(
+    spark: SparkSession, ratings: Ratings, settings: Settings, seeds: Sequence[int]
+) -> Iterator[str]:
+    """Judge the lists by factors, which this Spark fits."""
+    found, folded_in, shares, began = [], [], [], time.perf_counter()
+    for seed in seeds:
+        of_split = settings.model_copy(update={"clusters_space": "factors", "seed": seed})
+        matrix = user_matrix(ratings, of_split)
+        held = hold_out(matrix.everything, liked_from(of_split), seed=seed)
+        kept = ratings.rows(np.isin(ratings.user, matrix.users[held.kept]))
+        confidence = find_confidence(spark, kept, of_split)
+        preferences = fit_preferences(spark, kept, of_split, confidence)
+        part = replace(matrix.part(held.kept), preferences=preferences)
+        clustering = cluster(part, of_split)
+        found.append(list_quality(held, part, clustering, of_split))
+        shares.append(clustering.landed)
+        users, shown = preferences.user_factors(held.seen), of_split.als_top_n
+        lists, _ = top_n(users, preferences.restaurant_factors, shown, held.seen)
+        quality = ranking_quality(lists.astype(np.int64), held.seen, held.hidden, shown)
+        folded_in.append(asdict(quality))
     seconds = (time.perf_counter() - began) / len(seeds)
     line = _lists_line("factors", found)
     yield f"{line}; {np.mean(shares):.1%} landed; {seconds:.1f} seconds"

@@ -2,19 +2,22 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
 
+import als_training
+from recommender import searching
 from recommender.embedded import EmbeddedMongo
 from recommender.mongo import MongoDatabase, connect, database
 from recommender.ratings import Ratings
 from recommender.reviews import read_ratings
 from recommender.settings import Settings, load_settings
-from recommender.spark import spark_session
-from tests.support import write_tiny_city
+from recommender.spark import errors_that_last, spark_session
+from tests.support import QUICK_JAVA, environment, write_tiny_city
 
 _FOREIGN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")
 
@@ -62,13 +65,38 @@ def db(db_settings: Settings) -> Iterator[MongoDatabase]:
         client.drop_database(db_settings.mongo_db)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """A real Spark for this test process."""
     folder = tmp_path_factory.mktemp("spark")
     settings = load_settings(work_dir=folder, spark_driver_memory="1g", spark_master="local[2]")
-    with spark_session(settings, "tests") as session:
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("JDK_JAVA_OPTIONS", QUICK_JAVA)
+            session = stack.enter_context(spark_session(settings, "tests"))
         yield session
     assert list(folder.iterdir()) == []  # nothing of Spark's is left behind
+
+
+@pytest.fixture
+def train_here(
+    spark: SparkSession, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., int]:
+    """Run ``als_training.py`` in this process, with a Spark that need not start."""
+
+    @contextmanager
+    def started(*_: object) -> Iterator[SparkSession]:
+        with errors_that_last():
+            yield spark
+
+    def main(*arguments: str, **more: str) -> int:
+        for name, value in environment(db_settings, **more).items():
+            monkeypatch.setenv(name, value)
+        return als_training.main(arguments)
+
+    monkeypatch.setattr(als_training, "spark_session", started)
+    monkeypatch.setattr(searching, "spark_session", started)
+    return main
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ from recommender.ratings import BLOCK_SCHEMA, Ratings, clean_block, encode_id, g
 from recommender.settings import Settings, load_settings
 
 PROJECT = Path(__file__).parent.parent
+# Quick to start rather than quick in the long run.
+QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 TINY_CITY = City(users=300, restaurants=60, reviews=2_000, seed=3, tastes=4)
 
 
@@ -36,9 +38,9 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
         "MONGO_DB": settings.mongo_db,
         "WORK_DIR": str(settings.work_dir),
         "SPARK_DRIVER_MEMORY": "1g",
-        # Quick to start rather than quick in the long run.
-        "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "JDK_JAVA_OPTIONS": QUICK_JAVA,
         "ALS_PREFERENCE_RANK": "16",
+        "ALS_MAX_ITER": "2",
         **more,
     }
 

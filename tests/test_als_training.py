@@ -1,33 +1,24 @@
-"""The ALS job: its steps on a real Spark, and the whole of it as its people run it."""
+"""The ALS job as its people run it: a script with its exit codes, and what it publishes."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import psutil
-import pyarrow as pa
 import pytest
-from pyspark.ml.recommendation import ALS
-from pyspark.sql import SparkSession
 
-import als_training
-from recommender import fitting, mongo_source
-from recommender.errors import DatabaseUnavailableError, ModelRejectedError
+import clus_test
+import clustering_training
+from recommender.errors import DataError, ModelRejectedError
 from recommender.lease import Lease
 from recommender.ledger import Ledger
-from recommender.models import popularity_of
 from recommender.mongo import Document, MongoDatabase
-from recommender.mongo_source import ROWS_A_BATCH, read_reviews
-from recommender.ratings import Ratings, decode_ids
-from recommender.reviews import IdRange
-from recommender.runs import training_run
-from recommender.settings import Settings, load_settings
-from recommender.spark import errors_that_last
-from recommender.store import RECOMMENDATIONS, staged
+from recommender.settings import Settings
 from tests.support import (
     PROJECT,
     TINY_CITY,
@@ -35,7 +26,6 @@ from tests.support import (
     environment,
     rated_by_user,
     run_script,
-    scores_of,
     write_tiny_city,
 )
 from tests.waiting import TRAINING_SECONDS, until
@@ -43,151 +33,6 @@ from tests.waiting import TRAINING_SECONDS, until
 
 def left_in(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()]
-
-
-def test_spark_reads_the_same_ratings_as_one_process(
-    spark: SparkSession, city: Ratings, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small_blocks = db_settings.model_copy(update={"read_batch_rows": 100})
-    frame = read_reviews(spark, small_blocks, ranges=4)
-    assert frame.rdd.getNumPartitions() == 4
-    batch, packed, unpacked = spark.conf.get(ROWS_A_BATCH), [], mongo_source._unpacked
-
-    def spied(rows: pa.Table) -> pa.Table:
-        packed.append(rows["block"])
-        return unpacked(rows)
-
-    monkeypatch.setattr(mongo_source, "_unpacked", spied)
-    read = mongo_source.read_ratings(spark, small_blocks)
-    assert spark.conf.get(ROWS_A_BATCH) == batch
-    assert {len(chunk) for chunk in packed[0].chunks} == {1}  # else batches could pass 2 GiB
-    assert read.users.equals(city.users)
-    assert read.restaurants.equals(city.restaurants)
-    assert np.array_equal(read.rating, city.rating)
-    assert np.array_equal(read.restaurant, city.restaurant)
-    assert read.report == city.report
-
-
-def test_a_password_is_in_no_plan_of_spark(spark: SparkSession, db_settings: Settings) -> None:
-    uri = db_settings.mongo_uri.get_secret_value()
-    frame = read_reviews(spark, db_settings, ranges=2)
-    plan = frame._jdf.queryExecution().toString()
-    assert "mongo_reviews" in plan.lower()
-    assert uri not in plan
-    assert uri.removeprefix("mongodb://").rstrip("/") not in plan
-
-
-@pytest.mark.parametrize("objective", ["rating", "preference"])
-def test_every_user_gets_the_best_of_what_the_user_has_not_rated(
-    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings, objective: str
-) -> None:
-    settings = db_settings.model_copy(update={"als_objective": objective})
-    model = fitting.fit(spark, city, settings, fitting.choose(spark, city, settings))
-    scores = scores_of(model, city, settings)
-    scores[city.user, city.restaurant] = -np.inf
-    with (
-        training_run(db_settings) as run,
-        staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
-    ):
-        assert als_training.recommend(spark, model, city, run, stage.name) == len(city.users)
-        # A block that Spark runs twice is there once.
-        assert als_training.recommend(spark, model, city, run, stage.name) == len(city.users)
-        documents = {d["user_id"]: d for d in db[stage.name].find()}
-        assert db[stage.name].count_documents({}) == len(city.users)
-    ids = decode_ids(city.restaurants)
-    for user, user_id in enumerate(decode_ids(city.users)):
-        entries = documents[user_id]["recommendations"]
-        expected = np.sort(scores[user])[::-1][:13]
-        assert [e["score"] for e in entries] == pytest.approx(expected, rel=1e-4)
-        own = [scores[user, ids.index(e["gmap_id"])] for e in entries]
-        assert own == pytest.approx(expected, rel=1e-4)
-        assert documents[user_id]["run_id"] == run.run_id
-        items = np.array([ids.index(e["gmap_id"]) for e in entries], dtype=np.int32)
-        foretold = [e.get("rating") for e in entries]
-        pairs = np.full(len(items), user, dtype=np.int32), items
-        beside = model.rating.predict(*pairs) if model.preferences else [None] * len(items)
-        assert foretold == pytest.approx(beside)
-
-
-def test_by_rating_the_lists_are_those_of_sparks_als_less_what_is_rated(
-    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings
-) -> None:
-    """The seed configuration to the letter, by Spark's own ``recommendForAllUsers``."""
-    als = ALS(rank=10, maxIter=10, regParam=0.1, coldStartStrategy="drop", seed=db_settings.seed)
-    als = als.setUserCol("user").setItemCol("restaurant").setNumBlocks(2)
-    columns = [city.user, city.restaurant, city.rating.astype(np.float32)]
-    table = pa.table(columns, names=["user", "restaurant", "rating"])
-    theirs = als.fit(spark.createDataFrame(table).coalesce(2))
-    rows = theirs.recommendForAllUsers(len(city.restaurants)).toArrow().to_pylist()
-    rated = set(zip(city.user.tolist(), city.restaurant.tolist(), strict=True))
-    expected = {
-        row["user"]: {
-            one["restaurant"]: one["rating"]
-            for one in row["recommendations"]
-            if (row["user"], one["restaurant"]) not in rated
-        }
-        for row in rows
-    }
-    settings = db_settings.model_copy(update={"als_objective": "rating"})
-    model = fitting.fit(spark, city, settings, fitting.choose(spark, city, settings))
-    with (
-        training_run(settings) as run,
-        staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
-    ):
-        als_training.recommend(spark, model, city, run, stage.name)
-        documents = {d["user_id"]: d["recommendations"] for d in db[stage.name].find()}
-    number = {gmap_id: i for i, gmap_id in enumerate(decode_ids(city.restaurants))}
-    assert len(expected) == len(documents) == len(city.users)
-    for user, user_id in enumerate(decode_ids(city.users)):
-        best = sorted(expected[user].values(), reverse=True)[:13]
-        assert [e["score"] for e in documents[user_id]] == pytest.approx(best, rel=1e-4)
-        own = [expected[user][number[e["gmap_id"]]] for e in documents[user_id]]
-        assert own == pytest.approx(best, rel=1e-4)
-
-
-def test_by_rating_newcomers_get_the_most_popular_ones(
-    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings
-) -> None:
-    settings = db_settings.model_copy(update={"als_objective": "rating"})
-    popularity = popularity_of(city, settings)
-    best = [decode_ids(city.restaurants)[i] for i in np.argsort(-popularity, kind="stable")]
-    rating = {"gmap_id": best[0], "rating": 5}
-    db["Users"].insert_many([{"user_id": "rated", "ratings": [rating]}, {"user_id": "blank"}])
-    model = fitting.fit(spark, city, settings, None)
-    known = scores_of(model, city, settings)
-    with (
-        training_run(settings) as run,
-        staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
-    ):
-        staged_users = als_training.recommend(spark, model, city, run, stage.name)
-        lists = {d["user_id"]: d["recommendations"] for d in db[stage.name].find()}
-    assert staged_users == len(city.users) + 2
-    assert [entry["gmap_id"] for entry in lists["blank"]] == best[:13]
-    assert [entry["gmap_id"] for entry in lists["rated"]] == best[1:14]
-    first = decode_ids(city.users)[0]
-    place = decode_ids(city.restaurants).index(lists[first][0]["gmap_id"])
-    assert lists[first][0]["score"] == pytest.approx(known[0, place], rel=1e-4)
-
-
-@pytest.mark.parametrize("objective", ["rating", "preference"])
-def test_one_factor_that_is_not_finite_is_found(
-    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings, objective: str
-) -> None:
-    settings = db_settings.model_copy(update={"als_objective": objective})
-    model = fitting.fit(spark, city, settings, fitting.choose(spark, city, settings))
-    if model.preferences is None:
-        model.rating.user_factors[7] = np.inf
-        told = "1 users have scores that are not finite"
-    else:
-        model.preferences.factors[0] = np.nan
-        told = "users have scores that are not finite"
-    with (
-        pytest.raises(ModelRejectedError, match=told),
-        training_run(db_settings) as run,
-        staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
-    ):
-        als_training.recommend(spark, model, city, run, stage.name)
-    assert db[RECOMMENDATIONS].count_documents({}) == 0
 
 
 def test_the_script_trains_publishes_and_chains_into_the_clustering(
@@ -247,7 +92,10 @@ def check_clusters(db: MongoDatabase, run: Document) -> None:
 
 
 def test_newcomers_reasons_and_factors_are_published_and_what_is_closed_is_not(
-    db: MongoDatabase, db_settings: Settings
+    train_here: Callable[..., int],
+    db: MongoDatabase,
+    db_settings: Settings,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_tiny_city(db, db_settings)
     places = db["Restaurants"].distinct("gmap_id")
@@ -261,8 +109,7 @@ def test_newcomers_reasons_and_factors_are_published_and_what_is_closed_is_not(
     more = [{"gmap_id": place, "rating": 3} for place in only_in_users]
     db["Users"].insert_one({"user_id": known, "ratings": more})
     asked = {"RESTAURANTS_EXCLUDE": '{"closed": true}', "ALS_REASONS": "2", "CLUSTERS_K": "5"}
-    done = run_script("als_training.py", settings=db_settings, **asked)
-    assert done.returncode == 0, done.stderr
+    assert train_here(**asked) == 0
     run = Ledger(db).recent(1)[0]
     assert run["newcomers"] == 2
     lists = {d["user_id"]: d["recommendations"] for d in db["Recommendations"].find()}
@@ -281,13 +128,14 @@ def test_newcomers_reasons_and_factors_are_published_and_what_is_closed_is_not(
             0 < len(e["because"]) <= 2 and set(e["because"]) <= set(given) for e in lists[user]
         )
     assert metadata["item_factors"]["run_id"] == run["run_id"]
-    again = run_script("clustering_training.py", settings=db_settings, **asked)
-    assert again.returncode == 0, again.stderr
+    assert clustering_training.main([]) == 0
     alone = Ledger(db).recent(1)[0]["run_id"]
     assert db["Metadata"].distinct("run_id") == [alone]
     kept = {**metadata["item_factors"], "run_id": alone}
     assert db["Metadata"].find_one({"_id": "item_factors"}) == kept
-    told = run_script("clus_test.py", "rated", settings=db_settings).stdout.splitlines()
+    capsys.readouterr()
+    assert clus_test.main(["rated"]) == 0
+    told = capsys.readouterr().out.splitlines()
     first = told.index(
         f"Folded in     by what is rated, with the factors of training {run['run_id']}:"
     )
@@ -296,24 +144,22 @@ def test_newcomers_reasons_and_factors_are_published_and_what_is_closed_is_not(
 
 
 def test_without_the_clustering_only_recommendations_are_published(
-    db: MongoDatabase, db_settings: Settings
+    train_here: Callable[..., int], db: MongoDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:
     db["Reviews"].insert_one({"user_id": "only", "gmap_id": "one", "rating": 4})
-    done = run_script("als_training.py", "--no-clustering", settings=db_settings)
-    assert done.returncode == 0, done.stderr
+    assert train_here("--no-clustering") == 0
     assert [d["recommendations"] for d in db["Recommendations"].find()] == [[]]
     assert db["Clusters"].count_documents({}) == 0
-    assert "RMSE         none: no rating was held out" in done.stdout
+    assert "RMSE         none: no rating was held out" in capsys.readouterr().out
 
 
 def test_an_empty_database_ends_with_65_and_leaves_what_was_there(
-    db: MongoDatabase, db_settings: Settings
+    train_here: Callable[..., int], db: MongoDatabase
 ) -> None:
     db["Recommendations"].insert_one({"user_id": "u", "recommendations": [{"gmap_id": "r"}]})
     before = list(db["Recommendations"].find())
-    done = run_script("als_training.py", settings=db_settings)
-    assert done.returncode == 65
-    assert done.stderr.splitlines()[-1].startswith("error: Reviews holds no review")
+    with pytest.raises(DataError, match=r"^Reviews holds no review"):
+        train_here()
     assert list(db["Recommendations"].find()) == before
     run = Ledger(db).recent(1)[0]
     assert (run["state"], run["exit_code"]) == ("failed", 65)
@@ -406,43 +252,24 @@ def test_a_failure_inside_spark_has_its_code_one_line_and_its_place_in_the_ledge
     assert db["Recommendations"].count_documents({}) == 0
 
 
-@pytest.mark.parametrize("planned", [False, True])
-def test_a_database_that_goes_away_from_spark_is_unavailable(
-    spark: SparkSession,
-    clean_environment: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    planned: bool,
-) -> None:
-    """Before the ranges are known, and when the executors come to read them."""
-    if planned:
-        monkeypatch.setattr(mongo_source, "plan", lambda *_: [IdRange()])
-    batch = spark.conf.get(ROWS_A_BATCH)
-    gone = load_settings(mongo_uri="mongodb://127.0.0.1:1/", mongo_timeout_seconds=0.2)
-    with (
-        pytest.raises(DatabaseUnavailableError, match="MongoDB did not answer"),
-        errors_that_last(),
-    ):
-        mongo_source.read_ratings(spark, gone)
-    assert spark.conf.get(ROWS_A_BATCH) == batch
-
-
 def test_a_model_worse_than_the_live_one_is_rejected_unless_forced(
-    db: MongoDatabase, db_settings: Settings
+    train_here: Callable[..., int],
+    db: MongoDatabase,
+    db_settings: Settings,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_tiny_city(db, db_settings)
     live = [{"user_id": f"u{i}", "run_id": "r0", "recommendations": [{}]} for i in range(700)]
     db["Recommendations"].insert_many(live)
-    done = run_script("als_training.py", settings=db_settings)
+    with pytest.raises(ModelRejectedError, match="300 users where 700") as caught:
+        train_here()
     run = Ledger(db).recent(1)[0]
-    assert done.returncode == 76, done.stderr
-    assert done.stderr.splitlines()[-1] == f"error: {run['error']}"
-    assert "300 users where 700" in run["error"]
-    assert run["state"] == "rejected"
+    assert (run["state"], run["exit_code"]) == ("rejected", 76)
+    assert run["error"] == str(caught.value)
     assert db["Recommendations"].distinct("run_id") == ["r0"]
     assert "Clusters" not in db.list_collection_names()
-    done = run_script("als_training.py", "--force", "--no-clustering", settings=db_settings)
-    assert done.returncode == 0, done.stderr
-    assert "gate         off, so this was published" in done.stdout
+    assert train_here("--force", "--no-clustering") == 0
+    assert "gate         off, so this was published" in capsys.readouterr().out
     forced = Ledger(db).recent(1)[0]
     assert (forced["state"], forced["forced"]) == ("succeeded", True)
     assert db["Recommendations"].distinct("run_id") == [forced["run_id"]]

@@ -63,7 +63,7 @@ def changing(db: MongoDatabase) -> Iterator[None]:
 
     def change() -> None:
         number = 0
-        while not stopped.wait(0.001):
+        while not stopped.wait(0.01):
             number += 1
             new = {**GOOD, "user_id": f"new {number % 50}", "gmap_id": f"place {number}"}
             db["Reviews"].insert_one(new)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyspark.sql import SparkSession
 from scipy.sparse import csr_array
 
 from benchmarks import clusters, contenders, quality
@@ -127,11 +128,11 @@ def _rows(table: Iterable[str]) -> dict[str, list[float]]:
 
 
 def test_clusters_by_factors_of_others_serve_new_users_better_than_one_list(
-    clean_environment: Path,
+    spark: SparkSession, clean_environment: Path
 ) -> None:
     ratings = _tiny_city()
-    settings = load_settings(clusters_k=4, spark_driver_memory="1g", als_preference_rank=8)
-    line, folded_in = clusters.factors(ratings, settings, [0, 1])
+    settings = load_settings(clusters_k=4, als_preference_rank=8)
+    line, folded_in = clusters.judged_factors(spark, ratings, settings, [0, 1])
     popular = list(clusters.spaces(ratings, settings, [0, 1]))[-1]
     assert float(folded_in.split()[2]) > 1.2 * float(popular.split()[1])
     assert float(line.split()[1]) > 1.2 * float(popular.split()[1])

@@ -387,7 +387,8 @@ def test_a_training_on_demand_runs_to_its_end_and_publishes(
 def test_the_schedule_trains_by_itself(db: MongoDatabase, db_settings: Settings) -> None:
     write_tiny_city(db, db_settings)
     # An interval of two seconds; what falls due during the training is skipped and counted.
-    with service(db_settings, TRAIN_INTERVAL_HOURS=str(2 / 3600)):
+    every_two_seconds = {"TRAIN_INTERVAL_HOURS": str(2 / 3600), "ALS_OBJECTIVE": "rating"}
+    with service(db_settings, **every_two_seconds):
         until(lambda: db["TrainingRuns"].count_documents({"state": "succeeded"}), TRAINING_SECONDS)
         run = db["TrainingRuns"].find_one({"state": "succeeded"}) or {}
         assert run["trigger"] == "schedule"
@@ -400,7 +401,7 @@ def test_stopping_the_service_stops_its_training(db: MongoDatabase, db_settings:
     write_tiny_city(db, db_settings)
     with service(db_settings) as (process, url):
         run_id = httpx.post(f"{url}/train").json()["run_id"]
-        until(lambda: db["TrainingRuns"].count_documents({"phase": "train"}), TRAINING_SECONDS)
+        until(lambda: db["TrainingRuns"].count_documents({"phase": "read"}), TRAINING_SECONDS)
         family = psutil.Process(process.pid).children(recursive=True)
         assert any("java" in member.name() for member in family)
         process.terminate()
@@ -417,7 +418,7 @@ def test_a_service_that_is_killed_takes_its_training_with_it(
     write_tiny_city(db, db_settings)
     with service(db_settings) as (process, url):
         run_id = httpx.post(f"{url}/train").json()["run_id"]
-        until(lambda: db["TrainingRuns"].count_documents({"phase": "train"}), TRAINING_SECONDS)
+        until(lambda: db["TrainingRuns"].count_documents({"phase": "read"}), TRAINING_SECONDS)
         family = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, signal.SIGKILL)
         psutil.wait_procs(family, timeout=20)

@@ -1,0 +1,70 @@
+"""Reviews as a source of Spark's, on a real Spark and a real mongod."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyspark.sql import SparkSession
+
+from recommender import mongo_source
+from recommender.errors import DatabaseUnavailableError
+from recommender.mongo_source import ROWS_A_BATCH, read_reviews
+from recommender.ratings import Ratings
+from recommender.reviews import IdRange
+from recommender.settings import Settings, load_settings
+from recommender.spark import errors_that_last
+
+
+def test_spark_reads_the_same_ratings_as_one_process(
+    spark: SparkSession, city: Ratings, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_blocks = db_settings.model_copy(update={"read_batch_rows": 100})
+    frame = read_reviews(spark, small_blocks, ranges=4)
+    assert frame.rdd.getNumPartitions() == 4
+    batch, packed, unpacked = spark.conf.get(ROWS_A_BATCH), [], mongo_source._unpacked
+
+    def spied(rows: pa.Table) -> pa.Table:
+        packed.append(rows["block"])
+        return unpacked(rows)
+
+    monkeypatch.setattr(mongo_source, "_unpacked", spied)
+    read = mongo_source.read_ratings(spark, small_blocks)
+    assert spark.conf.get(ROWS_A_BATCH) == batch
+    assert {len(chunk) for chunk in packed[0].chunks} == {1}  # else batches could pass 2 GiB
+    assert read.users.equals(city.users)
+    assert read.restaurants.equals(city.restaurants)
+    assert np.array_equal(read.rating, city.rating)
+    assert np.array_equal(read.restaurant, city.restaurant)
+    assert read.report == city.report
+
+
+def test_a_password_is_in_no_plan_of_spark(spark: SparkSession, db_settings: Settings) -> None:
+    uri = db_settings.mongo_uri.get_secret_value()
+    frame = read_reviews(spark, db_settings, ranges=2)
+    plan = frame._jdf.queryExecution().toString()
+    assert "mongo_reviews" in plan.lower()
+    assert uri not in plan
+    assert uri.removeprefix("mongodb://").rstrip("/") not in plan
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_a_database_that_goes_away_from_spark_is_unavailable(
+    spark: SparkSession,
+    clean_environment: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    planned: bool,
+) -> None:
+    """Before the ranges are known, and when the executors come to read them."""
+    if planned:
+        monkeypatch.setattr(mongo_source, "plan", lambda *_: [IdRange()])
+    batch = spark.conf.get(ROWS_A_BATCH)
+    gone = load_settings(mongo_uri="mongodb://127.0.0.1:1/", mongo_timeout_seconds=0.2)
+    with (
+        pytest.raises(DatabaseUnavailableError, match="MongoDB did not answer"),
+        errors_that_last(),
+    ):
+        mongo_source.read_ratings(spark, gone)
+    assert spark.conf.get(ROWS_A_BATCH) == batch
