@@ -38,6 +38,7 @@ lint: $(INSTALLED) ## what ruff finds
 types: $(INSTALLED) ## what mypy finds
 	$(PY) -m mypy
 
+# As reordered by xdist, files of few but long tests would come last, for one process.
 tests: java ## every test, with a real mongod and a real Spark
 	$(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 

@@ -41,10 +41,10 @@ def knee_of(points: Sequence[CurvePoint]) -> int | None:
     int or None
         None where there are fewer than three points, or the curve has no knee.
     """
-    from kneed import KneeLocator  # here, since it is slow to import and few ask for a knee
-
     if len(points) < 3 or points[0].inertia == points[-1].inertia:
         return None
+    from kneed import KneeLocator  # here, since it is slow to import and few ask for a knee
+
     ks, inertias = [point.k for point in points], [point.inertia for point in points]
     knee = KneeLocator(ks, inertias, curve="convex", direction="decreasing").knee
     return None if knee is None else int(knee)

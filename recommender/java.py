@@ -20,6 +20,8 @@ from pathlib import Path
 from recommender.errors import ConfigurationError
 
 SUPPORTED = (17, 21)
+# Where people give options to any Java that starts.
+OPTION_VARIABLES = ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS")
 DEBIAN_PACKAGE = "openjdk-17-jre-headless"
 # Of OpenBLAS's builds the one for programs that have threads enough, as Spark has.
 LAPACK_PACKAGE = "libopenblas0-serial"
@@ -52,17 +54,19 @@ def find_java() -> Path:
 def _major_version(java: str) -> int:
     command = [java, "-XX:-UsePerfData", "-version"]  # nothing goes to /tmp
     try:
-        shown = subprocess.run(command, capture_output=True, text=True, check=False)
+        shown = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False
+        )
     except OSError as error:
         raise ConfigurationError(f"{java} does not start: {error}. {_ADVICE}") from None
-    said = shown.stderr + shown.stdout
-    match = re.search(r'version "(?:1\.)?(\d+)', said)
+    match = re.search(r'version "(?:1\.)?(\d+)', shown.stderr + shown.stdout)
     if shown.returncode or not match:
-        # Java repeats the options that it was given, which are nobody else's business.
-        lines = [line for line in said.splitlines() if "Picked up" not in line]
+        # What it said is not quoted: it may repeat its options, and these a password.
+        options = ", ".join(name for name in OPTION_VARIABLES if os.environ.get(name)) or "none"
         raise ConfigurationError(
-            f"{java} -version ended with {shown.returncode}, saying {' '.join(lines[:1])!r}. Look "
-            f"at JDK_JAVA_OPTIONS, JAVA_TOOL_OPTIONS and _JAVA_OPTIONS, if set. {_ADVICE}"
+            f"`{java} -version` ended with {shown.returncode} and without a version that can be "
+            f"read; run it to see why (variables with options for it that are set: {options}). "
+            f"{_ADVICE}"
         )
     return int(match[1])
 

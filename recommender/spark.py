@@ -29,7 +29,7 @@ from recommender.errors import (
     RecommenderError,
     SparkError,
 )
-from recommender.java import LAPACK_PACKAGE, find_java, has_lapack
+from recommender.java import LAPACK_PACKAGE, OPTION_VARIABLES, find_java, has_lapack
 from recommender.mongo import one_line
 from recommender.scripts import Stopped, signals_deferred
 from recommender.settings import Settings
@@ -46,8 +46,11 @@ _JVM_LAST_WORDS_SECONDS = 1.0
 # ALS's lineage is written and read by recursion. A thread's usual 1 MiB holds 15 iterations, and
 # once did not hold the 10 between two checkpoints; this holds 60. Only what is used is taken.
 _STACK = "-Xss4m"
-_COLLECTOR = re.compile(r"-XX:\+Use\w+GC\b")
-_OPTION_VARIABLES = ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS")
+_STACK_BY_HAND = re.compile(r"-Xss|-XX:ThreadStackSize=")
+# Of who waits for the end, not for each answer.
+_COLLECTOR = "-XX:+UseParallelGC"
+_COLLECTOR_BY_HAND = re.compile(r"-XX:\+Use\w+GC\b")
+_OPTION_VARIABLES = (*OPTION_VARIABLES, "SPARK_SUBMIT_OPTS")
 # PicklingError is what PySpark makes of any failure to write what executors are to have.
 _SPARK_ERRORS = (PySparkException, Py4JError, OSError, PicklingError)
 
@@ -249,9 +252,9 @@ def _builder(settings: Settings, name: str, scratch: Path) -> SparkSession.Build
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.driver.extraJavaOptions": (
             f'"-Djava.io.tmpdir={scratch}" -Dlog4j2.configurationFile={_LOG_CONFIG.as_uri()} '
-            f"{_STACK} {_collector()}"
+            f"{_java_options()}"
         ),
-        "spark.executor.extraJavaOptions": _STACK,
+        "spark.executor.defaultJavaOptions": _STACK,  # the extra ones, a cluster's own, win
         "spark.driver.maxResultSize": "0",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
@@ -266,13 +269,14 @@ def _builder(settings: Settings, name: str, scratch: Path) -> SparkSession.Build
     return builder
 
 
-def _collector() -> str:
-    """Return the garbage collector of who waits for the end, not for each answer.
+def _java_options() -> str:
+    """Return a stack and a garbage collector for the driver, where none was chosen by hand.
 
-    Where another was chosen by hand, none: Java does not start with two.
+    Of two stacks ours would win, and with two collectors Java does not start.
     """
     by_hand = " ".join(os.environ.get(name, "") for name in _OPTION_VARIABLES)
-    return "" if _COLLECTOR.search(by_hand) else "-XX:+UseParallelGC"
+    ours = ((_STACK, _STACK_BY_HAND), (_COLLECTOR, _COLLECTOR_BY_HAND))
+    return " ".join(option for option, chosen in ours if not chosen.search(by_hand))
 
 
 def _is_local(settings: Settings) -> bool:

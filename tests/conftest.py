@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -67,7 +69,7 @@ def db(db_settings: Settings) -> Iterator[MongoDatabase]:
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    """A real Spark for this test process."""
+    """A real Spark for this test process, in which no test may start another."""
     folder = tmp_path_factory.mktemp("spark")
     settings = load_settings(work_dir=folder, spark_driver_memory="1g", spark_master="local[2]")
     with ExitStack() as stack:
@@ -79,24 +81,42 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 
 
 @pytest.fixture
-def train_here(
-    spark: SparkSession, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+def signals_and_logging_stay_as_they_are() -> Iterator[None]:
+    """Undo what scripts do to the process that they run in."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    root = logging.getLogger()
+    level, installed = root.level, root.handlers[:]
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    root.handlers[:] = installed
+    root.setLevel(level)
+
+
+@pytest.fixture
+def run_here(
+    spark: SparkSession,
+    db_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    signals_and_logging_stay_as_they_are: None,
 ) -> Callable[..., int]:
-    """Run ``als_training.py`` in this process, with a Spark that need not start."""
+    """Run a script's ``main`` in this process, with a Spark that need not start."""
 
     @contextmanager
     def started(*_: object) -> Iterator[SparkSession]:
         with errors_that_last():
             yield spark
 
-    def main(*arguments: str, **more: str) -> int:
-        for name, value in environment(db_settings, **more).items():
-            monkeypatch.setenv(name, value)
-        return als_training.main(arguments)
+    def run(main: Callable[[Sequence[str]], int], *arguments: str, **more: str) -> int:
+        with monkeypatch.context() as patch:
+            for name, value in environment(db_settings, **more).items():
+                patch.setenv(name, value)
+            patch.setattr(als_training, "spark_session", started)
+            patch.setattr(searching, "spark_session", started)
+            return main(arguments)
 
-    monkeypatch.setattr(als_training, "spark_session", started)
-    monkeypatch.setattr(searching, "spark_session", started)
-    return main
+    return run
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ import numpy as np
 import psutil
 import pytest
 
+import als_training
 import clus_test
 import clustering_training
-from recommender.errors import DataError, ModelRejectedError
+from recommender.errors import DataError, ModelRejectedError, SparkError
 from recommender.lease import Lease
 from recommender.ledger import Ledger
 from recommender.mongo import Document, MongoDatabase
@@ -43,7 +44,7 @@ def test_the_script_trains_publishes_and_chains_into_the_clustering(
     found = {"als_alpha": 10.0, "als_rank": 5}
     adopted = {"_id": "adopted", "objective": "preference", "parameters": found, "run_id": "search"}
     db["Tuning"].insert_one(adopted)
-    done = run_script("als_training.py", settings=db_settings, ALS_RANK="8")
+    done = run_script("als_training.py", settings=db_settings, ALS_RANK="8", ALS_MAX_ITER="10")
     assert done.returncode == 0, done.stderr
     run = db["TrainingRuns"].find_one()
     assert run is not None
@@ -92,7 +93,7 @@ def check_clusters(db: MongoDatabase, run: Document) -> None:
 
 
 def test_newcomers_reasons_and_factors_are_published_and_what_is_closed_is_not(
-    train_here: Callable[..., int],
+    run_here: Callable[..., int],
     db: MongoDatabase,
     db_settings: Settings,
     capsys: pytest.CaptureFixture[str],
@@ -109,7 +110,7 @@ def test_newcomers_reasons_and_factors_are_published_and_what_is_closed_is_not(
     more = [{"gmap_id": place, "rating": 3} for place in only_in_users]
     db["Users"].insert_one({"user_id": known, "ratings": more})
     asked = {"RESTAURANTS_EXCLUDE": '{"closed": true}', "ALS_REASONS": "2", "CLUSTERS_K": "5"}
-    assert train_here(**asked) == 0
+    assert run_here(als_training.main, **asked) == 0
     run = Ledger(db).recent(1)[0]
     assert run["newcomers"] == 2
     lists = {d["user_id"]: d["recommendations"] for d in db["Recommendations"].find()}
@@ -128,13 +129,13 @@ def test_newcomers_reasons_and_factors_are_published_and_what_is_closed_is_not(
             0 < len(e["because"]) <= 2 and set(e["because"]) <= set(given) for e in lists[user]
         )
     assert metadata["item_factors"]["run_id"] == run["run_id"]
-    assert clustering_training.main([]) == 0
+    assert run_here(clustering_training.main, **asked) == 0
     alone = Ledger(db).recent(1)[0]["run_id"]
     assert db["Metadata"].distinct("run_id") == [alone]
     kept = {**metadata["item_factors"], "run_id": alone}
     assert db["Metadata"].find_one({"_id": "item_factors"}) == kept
     capsys.readouterr()
-    assert clus_test.main(["rated"]) == 0
+    assert run_here(clus_test.main, "rated") == 0
     told = capsys.readouterr().out.splitlines()
     first = told.index(
         f"Folded in     by what is rated, with the factors of training {run['run_id']}:"
@@ -144,22 +145,23 @@ def test_newcomers_reasons_and_factors_are_published_and_what_is_closed_is_not(
 
 
 def test_without_the_clustering_only_recommendations_are_published(
-    train_here: Callable[..., int], db: MongoDatabase, capsys: pytest.CaptureFixture[str]
+    run_here: Callable[..., int], db: MongoDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:
     db["Reviews"].insert_one({"user_id": "only", "gmap_id": "one", "rating": 4})
-    assert train_here("--no-clustering") == 0
+    assert run_here(als_training.main, "--no-clustering") == 0
     assert [d["recommendations"] for d in db["Recommendations"].find()] == [[]]
     assert db["Clusters"].count_documents({}) == 0
     assert "RMSE         none: no rating was held out" in capsys.readouterr().out
 
 
 def test_an_empty_database_ends_with_65_and_leaves_what_was_there(
-    train_here: Callable[..., int], db: MongoDatabase
+    run_here: Callable[..., int], db: MongoDatabase
 ) -> None:
     db["Recommendations"].insert_one({"user_id": "u", "recommendations": [{"gmap_id": "r"}]})
     before = list(db["Recommendations"].find())
-    with pytest.raises(DataError, match=r"^Reviews holds no review"):
-        train_here()
+    with pytest.raises(DataError, match=r"^Reviews holds no review") as caught:
+        run_here(als_training.main)
+    assert caught.value.exit_code == 65
     assert list(db["Recommendations"].find()) == before
     run = Ledger(db).recent(1)[0]
     assert (run["state"], run["exit_code"]) == ("failed", 65)
@@ -237,23 +239,23 @@ def descendants(pid: int, name: str) -> list[psutil.Process]:
 
 
 def test_a_failure_inside_spark_has_its_code_one_line_and_its_place_in_the_ledger(
-    db: MongoDatabase, db_settings: Settings
+    run_here: Callable[..., int], db: MongoDatabase
 ) -> None:
     db["Reviews"].insert_many(
         [{"user_id": f"u{i}", "gmap_id": f"r{i % 3}", "rating": 1 + i % 5} for i in range(40)]
     )
     singular = {"ALS_REG_PARAM": "0", "ALS_RANK": "60"}
-    done = run_script("als_training.py", settings=db_settings, **singular)
+    with pytest.raises(SparkError, match=r"^Spark failed: .*; the log has more$") as caught:
+        run_here(als_training.main, **singular)
+    assert caught.value.exit_code == 70
     run = Ledger(db).recent(1)[0]
-    assert done.returncode == 70, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: Spark failed: ")
     assert (run["state"], run["exit_code"]) == ("failed", 70)
-    assert run["error"].startswith("Spark failed: ")
+    assert run["error"] == str(caught.value)
     assert db["Recommendations"].count_documents({}) == 0
 
 
 def test_a_model_worse_than_the_live_one_is_rejected_unless_forced(
-    train_here: Callable[..., int],
+    run_here: Callable[..., int],
     db: MongoDatabase,
     db_settings: Settings,
     capsys: pytest.CaptureFixture[str],
@@ -262,13 +264,13 @@ def test_a_model_worse_than_the_live_one_is_rejected_unless_forced(
     live = [{"user_id": f"u{i}", "run_id": "r0", "recommendations": [{}]} for i in range(700)]
     db["Recommendations"].insert_many(live)
     with pytest.raises(ModelRejectedError, match="300 users where 700") as caught:
-        train_here()
+        run_here(als_training.main)
     run = Ledger(db).recent(1)[0]
     assert (run["state"], run["exit_code"]) == ("rejected", 76)
     assert run["error"] == str(caught.value)
     assert db["Recommendations"].distinct("run_id") == ["r0"]
     assert "Clusters" not in db.list_collection_names()
-    assert train_here("--force", "--no-clustering") == 0
+    assert run_here(als_training.main, "--force", "--no-clustering") == 0
     assert "gate         off, so this was published" in capsys.readouterr().out
     forced = Ledger(db).recent(1)[0]
     assert (forced["state"], forced["forced"]) == ("succeeded", True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -151,16 +153,24 @@ def test_where_nobody_has_rated_two_the_popular_ones_are_recommended(
     assert (scores_of(model, ratings, db_settings).argmax(axis=1) == popularity.argmax()).all()
 
 
-@pytest.mark.parametrize("checkpoint_interval", [10, 100])
-def test_long_lineages_do_not_kill_the_jvm(
-    spark: SparkSession, db_settings: Settings, checkpoint_interval: int
+@pytest.mark.parametrize(("checkpoint_interval", "cut"), [(10, True), (100, False)])
+def test_long_lineages_are_cut_and_where_not_do_not_kill_the_jvm(
+    spark: SparkSession, db_settings: Settings, checkpoint_interval: int, cut: bool
 ) -> None:
-    ratings = ratings_of([(f"u{i}", f"r{i % 7}", i % 5 + 1) for i in range(50)])
+    pairs = [(i, (i + step) % 7) for i in range(50) for step in range(2)]
+    ratings = ratings_of([(f"u{i}", f"r{j}", i % 5 + 1) for i, j in pairs])
     many = db_settings.model_copy(
         update={"als_max_iter": 25, "als_checkpoint_interval": checkpoint_interval}
     )
-    model = fitting.fit(spark, ratings, many, USUAL)
-    assert np.isfinite(model.rating.user_factors).all()
+    folder = spark.sparkContext.getCheckpointDir()
+    assert folder
+    written = Path(folder.removeprefix("file:"))
+    rating = fitting.fit_rating(spark, ratings, many, Weights())
+    assert np.isfinite(rating.user_factors).all()
+    before = set(written.iterdir())
+    preferences = fitting.fit_preferences(spark, ratings, many, CONFIDENCE)
+    assert np.isfinite(preferences.factors).all()
+    assert bool(set(written.iterdir()) - before) == cut
 
 
 def test_a_fit_that_did_not_hold_is_not_used(spark: SparkSession) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote_plus
 
@@ -44,15 +44,8 @@ PASSWORD = "s3/cr@et: %41+x"
 
 
 @pytest.fixture(autouse=True)
-def signals_and_logging_stay_as_they_are() -> Iterator[None]:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    root = logging.getLogger()
-    level, installed = root.level, root.handlers[:]
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    root.handlers[:] = installed
-    root.setLevel(level)
+def _undone(signals_and_logging_stay_as_they_are: None) -> None:
+    """What each test does to this process is undone."""
 
 
 def start(body: str, **environment: str) -> subprocess.Popen[str]:

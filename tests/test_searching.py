@@ -107,7 +107,7 @@ def test_what_was_adopted_can_be_forgotten(
 
 
 def test_tuning_searches_beside_a_training_and_goes_on_where_it_ended(
-    train_here: Callable[..., int],
+    run_here: Callable[..., int],
     db: MongoDatabase,
     db_settings: Settings,
     capsys: pytest.CaptureFixture[str],
@@ -136,7 +136,8 @@ def test_tuning_searches_beside_a_training_and_goes_on_where_it_ended(
         "als_user_weight": 3
     }
     capsys.readouterr()
-    assert train_here("--tune", *grid, "--budget=0", ALS_PREFERENCE_RANK="4") == 0
+    more = ("--tune", *grid, "--budget=0")
+    assert run_here(als_training.main, *more, ALS_PREFERENCE_RANK="4") == 0
     again = capsys.readouterr()
     assert again.err.count("as before") == again.err.count(", fold ") > 0
     # What was adopted is in force now, and is not tried twice.

@@ -74,20 +74,20 @@ def test_a_cluster_has_homes_of_its_own(
         assert "SPARK_HOME" not in os.environ
 
 
-def test_java_is_given_no_second_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stack_and_a_collector_chosen_by_hand_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in spark._OPTION_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert _jvm_starts_with(spark._collector())
+    assert _jvm_starts_with(spark._java_options())
     for name in spark._OPTION_VARIABLES:
         with monkeypatch.context() as by_hand:
             by_hand.setenv(name, "-Xmx64m -XX:+UseSerialGC")
-            assert spark._collector() == ""
-            by_hand.setenv(name, "-Xmx64m -XX:+UseStringDeduplication")
-            assert spark._collector() == "-XX:+UseParallelGC"
+            assert spark._java_options() == "-Xss4m"
+            by_hand.setenv(name, "-Xss16m -XX:+UseStringDeduplication")
+            assert spark._java_options() == "-XX:+UseParallelGC"
 
 
-def _jvm_starts_with(option: str) -> bool:
-    command = [str(find_java()), "-XX:-UsePerfData", option, "-version"]
+def _jvm_starts_with(options: str) -> bool:
+    command = [str(find_java()), "-XX:-UsePerfData", *options.split(), "-version"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
