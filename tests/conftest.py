@@ -17,9 +17,10 @@ from recommender.embedded import EmbeddedMongo
 from recommender.mongo import MongoDatabase, connect, database
 from recommender.ratings import Ratings
 from recommender.reviews import read_ratings
+from recommender.scripts import run_script
 from recommender.settings import Settings, load_settings
 from recommender.spark import errors_that_last, spark_session
-from tests.support import QUICK_JAVA, environment, write_tiny_city
+from tests.support import QUICK_JAVA, set_environment, write_tiny_city
 
 _FOREIGN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")
 
@@ -101,7 +102,7 @@ def run_here(
     monkeypatch: pytest.MonkeyPatch,
     signals_and_logging_stay_as_they_are: None,
 ) -> Callable[..., int]:
-    """Run a script's ``main`` in this process, with a Spark that need not start."""
+    """Run a script in this process, to its exit code, with a Spark that need not start."""
 
     @contextmanager
     def started(*_: object) -> Iterator[SparkSession]:
@@ -110,11 +111,10 @@ def run_here(
 
     def run(main: Callable[[Sequence[str]], int], *arguments: str, **more: str) -> int:
         with monkeypatch.context() as patch:
-            for name, value in environment(db_settings, **more).items():
-                patch.setenv(name, value)
+            set_environment(patch, db_settings, **more)
             patch.setattr(als_training, "spark_session", started)
             patch.setattr(searching, "spark_session", started)
-            return main(arguments)
+            return run_script(lambda _: main(arguments))
 
     return run
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
@@ -43,6 +44,12 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
         "ALS_MAX_ITER": "2",
         **more,
     }
+
+
+def set_environment(patch: pytest.MonkeyPatch, settings: Settings, **more: str) -> None:
+    """Let a script's ``main`` in this process find what :func:`environment` gives a script."""
+    for name, value in environment(settings, **more).items():
+        patch.setenv(name, value)
 
 
 def run_script(

@@ -15,7 +15,7 @@ from recommender.lease import COLLECTION, LEASE_ID, holder
 from recommender.ledger import OPEN_STATES, Ledger
 from recommender.mongo import Document, MongoDatabase
 from recommender.settings import Settings
-from tests.support import PROJECT, environment
+from tests.support import PROJECT, set_environment
 from tests.waiting import until
 
 
@@ -162,8 +162,7 @@ signal.pause()
 def test_one_that_has_succeeded_may_end_in_peace_while_another_starts(
     db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in environment(db_settings, PYTHONPATH=str(PROJECT)).items():
-        monkeypatch.setenv(name, value)
+    set_environment(monkeypatch, db_settings, PYTHONPATH=str(PROJECT))
     quick = db_settings.model_copy(update={"stop_grace_seconds": 0.1})
     with trainer(quick, db, HAS_JUST_SUCCEEDED) as starts:
         first = process_of(starts.start("api"), db_settings)

@@ -16,8 +16,8 @@ from recommender.mongo import MongoDatabase
 from recommender.settings import Settings
 from tests.support import (
     ContractReader,
-    environment,
     run_script,
+    set_environment,
     some_factors,
     write_tiny_city,
 )
@@ -28,8 +28,7 @@ def model(
     db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> ContractReader:
     """A published model of seven clusters; the scripts' environment is set for in-process runs."""
-    for name, value in environment(db_settings, CLUSTERS_K="7").items():
-        monkeypatch.setenv(name, value)
+    set_environment(monkeypatch, db_settings, CLUSTERS_K="7")
     write_tiny_city(db, db_settings)
     assert clustering_training.main([]) == 0
     return ContractReader(db)
@@ -199,8 +198,7 @@ def counted(
     """Cluster users who have rated these restaurants, count them, and return what is shown."""
 
     def count(rows: Iterable[tuple[Any, Any]], **more: str) -> str:
-        for name, value in environment(db_settings, **more).items():
-            monkeypatch.setenv(name, value)
+        set_environment(monkeypatch, db_settings, **more)
         db["Reviews"].insert_many({"user_id": u, "gmap_id": r, "rating": 4} for u, r in rows)
         assert clustering_training.main([]) == 0
         assert clus_counter.main([]) == 0

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from recommender.lease import Lease
 from recommender.ledger import Ledger
 from recommender.mongo import MongoDatabase
 from recommender.settings import Settings
+from tests import support
 from tests.support import PROJECT, ContractReader, environment, some_factors, write_tiny_city
 from tests.waiting import TRAINING_SECONDS, until
 
@@ -35,11 +37,7 @@ HAS_READ = {"phases.name": "read"}  # so that Spark and its Pythons are there
 
 @pytest.fixture
 def set_environment(db_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def set_all(**more: str) -> None:
-        for name, value in environment(db_settings, **more).items():
-            monkeypatch.setenv(name, value)
-
-    return set_all
+    return partial(support.set_environment, monkeypatch, db_settings)
 
 
 @pytest.fixture

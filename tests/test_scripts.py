@@ -43,9 +43,7 @@ CODES = {
 PASSWORD = "s3/cr@et: %41+x"
 
 
-@pytest.fixture(autouse=True)
-def _undone(signals_and_logging_stay_as_they_are: None) -> None:
-    """What each test does to this process is undone."""
+pytestmark = pytest.mark.usefixtures("signals_and_logging_stay_as_they_are")
 
 
 def start(body: str, **environment: str) -> subprocess.Popen[str]:

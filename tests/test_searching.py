@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 
 import numpy as np
@@ -21,10 +20,6 @@ from recommender.ratings import Ratings
 from recommender.settings import Settings
 from recommender.weights import find_weights
 from tests.support import run_script, write_tiny_city
-
-
-def tuned(settings: Settings, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return run_script("als_training.py", "--tune", *arguments, settings=settings, **more)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +110,9 @@ def test_tuning_searches_beside_a_training_and_goes_on_where_it_ended(
     write_tiny_city(db, db_settings)
     Lease(db, 60).acquire("1999-training")
     Ledger(db).open("1999-training", "api", db_settings, None)
-    grid = ("--grid", "ALS_ALPHA=20,40", "--grid", "ALS_USER_WEIGHT=3", "--folds", "2")
-    done = tuned(db_settings, *grid, "--adopt", ALS_PREFERENCE_RANK="4")
+    grid = ("--tune", "--grid", "ALS_ALPHA=20,40", "--grid", "ALS_USER_WEIGHT=3", "--folds", "2")
+    small = {"ALS_PREFERENCE_RANK": "4"}
+    done = run_script("als_training.py", *grid, "--adopt", settings=db_settings, **small)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("<- in force") == 3  # of the baseline, the rating, the preference
     assert "preference: NDCG, most first, over 2 folds" in done.stdout
@@ -136,8 +132,7 @@ def test_tuning_searches_beside_a_training_and_goes_on_where_it_ended(
         "als_user_weight": 3
     }
     capsys.readouterr()
-    more = ("--tune", *grid, "--budget=0")
-    assert run_here(als_training.main, *more, ALS_PREFERENCE_RANK="4") == 0
+    assert run_here(als_training.main, *grid, "--budget=0", **small) == 0
     again = capsys.readouterr()
     assert again.err.count("as before") == again.err.count(", fold ") > 0
     # What was adopted is in force now, and is not tried twice.
