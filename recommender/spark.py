@@ -86,7 +86,7 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
         spark = _start(settings, name, scratch)
         with errors_that_last():
             yield spark
-        spark.stop()
+            spark.stop()
     finally:
         _end_jvm()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -146,13 +146,16 @@ def errors_that_last() -> Iterator[None]:
     """Turn what PySpark raises into errors of ours while the JVM, which knows their text, lives.
 
     What a task in an executor raised of ours is raised here again, with its exit code; and so is
-    what stopped us, where PySpark failed of it while it cleaned up.
+    what stopped us, where PySpark failed of it while it cleaned up: with any error, since what it
+    then asks may be answered with what it had asked before.
     """
     try:
         yield
-    except _SPARK_ERRORS as error:
+    except Exception as error:
         if stopped := _stopped_before(error):
             raise stopped from None
+        if not isinstance(error, _SPARK_ERRORS):
+            raise
         text = _text_of(error)
         log.error("Spark failed: %s", text)
         raise _ours(text) from None

@@ -91,7 +91,8 @@ def _jvm_starts_with(options: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def test_a_stop_is_not_taken_for_the_failure_of_spark_that_it_causes() -> None:
+@pytest.mark.parametrize("failure", [Py4JError("converted"), KeyError("c")])
+def test_a_stop_is_not_taken_for_the_failure_of_spark_that_it_causes(failure: Exception) -> None:
     """PySpark asks a JVM for its result in a ``finally``, even where that JVM has been stopped."""
 
     def collect() -> None:
@@ -99,9 +100,14 @@ def test_a_stop_is_not_taken_for_the_failure_of_spark_that_it_causes() -> None:
             raise Cancelled(signal.SIGTERM)
         finally:
             try:
-                raise Py4JError("cut short")
-            except Py4JError as error:
-                raise Py4JError("converted") from error
+                raise KeyError("the answer to another question")
+            except KeyError as error:
+                raise failure from error
 
     with pytest.raises(Cancelled, match="stopped by SIGTERM"), spark.errors_that_last():
         collect()
+
+
+def test_an_error_that_is_neither_sparks_nor_a_stops_stays_what_it_is() -> None:
+    with pytest.raises(KeyError, match="ours"), spark.errors_that_last():
+        raise KeyError("ours")
