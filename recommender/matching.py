@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 Labels = NDArray[np.int32]
 
@@ -28,6 +27,9 @@ def matched_ids(labels: Labels, previous: Labels, k: int) -> NDArray[np.int64]:
     int64 (k,)
         The id of each of today's clusters, 0 to k - 1 in some order.
     """
+    # Here, since it takes a script longer to import than most else.
+    from scipy.optimize import linear_sum_assignment
+
     both = (labels >= 0) & (previous >= 0) & (previous < k)
     cells = labels[both] * np.int64(k) + previous[both]
     users = np.bincount(cells, minlength=k * k).reshape(k, k)

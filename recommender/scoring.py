@@ -10,12 +10,12 @@ Arrays in, arrays out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_array
 from scipy.special import gammaln
 
@@ -180,13 +180,21 @@ def city_weight(counts: NDArray[np.int64]) -> float:
     count = counts[cluster, place]
     share = counts.sum(axis=0)[place] / sizes.sum()
 
-    def cost(log_weight: float) -> float:
-        w = np.exp(log_weight)
+    def cost(w: float) -> float:
         of_sizes = (gammaln(w) - gammaln(w + sizes)).sum()
         return -float(of_sizes + (gammaln(count + w * share) - gammaln(w * share)).sum())
 
-    best = minimize_scalar(cost, bounds=(0, np.log(_LARGEST_WEIGHT)), method="bounded")
-    return float(np.exp(best.x))
+    return _cheapest_weight(cost, least=1.0)
+
+
+def _cheapest_weight(cost: Callable[[float], float], least: float) -> float:
+    """Search the logarithm of a weight for the least cost; ``least`` is the smallest weight."""
+    # Here, since executors, which only score lists, would import it for nothing.
+    from scipy.optimize import minimize_scalar
+
+    bounds = (np.log(least), np.log(_LARGEST_WEIGHT))
+    found = minimize_scalar(lambda x: cost(np.exp(x)), bounds=bounds, method="bounded")
+    return float(np.exp(found.x))
 
 
 def rating_means(rows: csr_array, labels: NDArray[np.int32], k: int) -> NDArray[np.float64]:
@@ -252,11 +260,10 @@ def _leaning_means(
     def without(weight: float) -> NDArray[np.float64]:
         return np.asarray((rest + weight * prior) / (others + weight))
 
-    def cost(log_weight: float) -> float:
-        return float(((rating - without(np.exp(log_weight))) ** 2).sum())
+    def cost(weight: float) -> float:
+        return float(((rating - without(weight)) ** 2).sum())
 
-    bounds = (-np.log(_LARGEST_WEIGHT), np.log(_LARGEST_WEIGHT))
-    weight = float(np.exp(minimize_scalar(cost, bounds=bounds, method="bounded").x))
+    weight = _cheapest_weight(cost, least=1 / _LARGEST_WEIGHT)
     return (sums + weight * cell_prior) / (counts + weight), without(weight)
 
 
