@@ -20,7 +20,7 @@ from recommender.reviews import read_ratings
 from recommender.scripts import run_script
 from recommender.settings import Settings, load_settings
 from recommender.spark import errors_that_last, spark_session
-from tests.support import QUICK_JAVA, set_environment, write_tiny_city
+from tests.support import QUICK_ALS, QUICK_JAVA, set_environment, write_tiny_city
 
 _FOREIGN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")
 
@@ -61,6 +61,12 @@ def db_settings(mongo_uri: str, clean_environment: Path) -> Settings:
 
 
 @pytest.fixture
+def quick_settings(db_settings: Settings) -> Settings:
+    """``db_settings`` for fits of which only the form is looked at."""
+    return db_settings.model_copy(update=QUICK_ALS)
+
+
+@pytest.fixture
 def db(db_settings: Settings) -> Iterator[MongoDatabase]:
     """The database of ``db_settings``, dropped afterwards."""
     with connect(db_settings) as client:
@@ -97,10 +103,23 @@ def signals_and_logging_stay_as_they_are() -> Iterator[None]:
 
 @pytest.fixture
 def run_here(
-    spark: SparkSession,
     db_settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
     signals_and_logging_stay_as_they_are: None,
+) -> Callable[..., int]:
+    """Run a script in this process, to its exit code."""
+
+    def run(main: Callable[[Sequence[str]], int], *arguments: str, **more: str) -> int:
+        with monkeypatch.context() as patch:
+            set_environment(patch, db_settings, **more)
+            return run_script(lambda _: main(arguments))
+
+    return run
+
+
+@pytest.fixture
+def train_here(
+    run_here: Callable[..., int], spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., int]:
     """Run a script in this process, to its exit code, with a Spark that need not start."""
 
@@ -109,14 +128,9 @@ def run_here(
         with errors_that_last():
             yield spark
 
-    def run(main: Callable[[Sequence[str]], int], *arguments: str, **more: str) -> int:
-        with monkeypatch.context() as patch:
-            set_environment(patch, db_settings, **more)
-            patch.setattr(als_training, "spark_session", started)
-            patch.setattr(searching, "spark_session", started)
-            return run_script(lambda _: main(arguments))
-
-    return run
+    monkeypatch.setattr(als_training, "spark_session", started)
+    monkeypatch.setattr(searching, "spark_session", started)
+    return run_here
 
 
 @pytest.fixture

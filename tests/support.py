@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
@@ -28,6 +30,8 @@ from recommender.settings import Settings, load_settings
 PROJECT = Path(__file__).parent.parent
 # Quick to start rather than quick in the long run.
 QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# Enough to fit something, where it does not matter how well.
+QUICK_ALS = {"als_preference_rank": 16, "als_max_iter": 2}
 TINY_CITY = City(users=300, restaurants=60, reviews=2_000, seed=3, tastes=4)
 
 
@@ -40,8 +44,7 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
         "WORK_DIR": str(settings.work_dir),
         "SPARK_DRIVER_MEMORY": "1g",
         "JDK_JAVA_OPTIONS": QUICK_JAVA,
-        "ALS_PREFERENCE_RANK": "16",
-        "ALS_MAX_ITER": "2",
+        **{name.upper(): str(value) for name, value in QUICK_ALS.items()},
         **more,
     }
 
@@ -65,6 +68,16 @@ def run_script(
         timeout=240,
         check=False,
     )
+
+
+def descendants(pid: int, name: str) -> list[psutil.Process]:
+    """Return the processes of that name that a process has started, itself or by others."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # Spark is started by shells that come and go
+            if process.name() == name:
+                found.append(process)
+    return found
 
 
 def write_tiny_city(db: MongoDatabase, settings: Settings) -> None:

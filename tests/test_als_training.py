@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 import als_training
@@ -23,6 +22,7 @@ from tests.support import (
     PROJECT,
     TINY_CITY,
     ContractReader,
+    descendants,
     environment,
     rated_by_user,
     run_script,
@@ -43,7 +43,7 @@ def test_the_script_trains_publishes_and_chains_into_the_clustering(
     found = {"als_alpha": 10.0, "als_rank": 5}
     adopted = {"_id": "adopted", "objective": "preference", "parameters": found, "run_id": "search"}
     db["Tuning"].insert_one(adopted)
-    done = run_script("als_training.py", settings=db_settings, ALS_RANK="8", ALS_MAX_ITER="10")
+    done = run_script("als_training.py", settings=db_settings, ALS_RANK="8")
     assert done.returncode == 0, done.stderr
     run = db["TrainingRuns"].find_one()
     assert run is not None
@@ -92,7 +92,7 @@ def check_clusters(db: MongoDatabase, run: Document) -> None:
 
 
 def test_newcomers_reasons_and_factors_are_published_and_what_is_closed_is_not(
-    run_here: Callable[..., int],
+    train_here: Callable[..., int],
     db: MongoDatabase,
     db_settings: Settings,
     capsys: pytest.CaptureFixture[str],
@@ -109,7 +109,7 @@ def test_newcomers_reasons_and_factors_are_published_and_what_is_closed_is_not(
     more = [{"gmap_id": place, "rating": 3} for place in only_in_users]
     db["Users"].insert_one({"user_id": known, "ratings": more})
     asked = {"RESTAURANTS_EXCLUDE": '{"closed": true}', "ALS_REASONS": "2", "CLUSTERS_K": "5"}
-    assert run_here(als_training.main, **asked) == 0
+    assert train_here(als_training.main, **asked) == 0
     run = Ledger(db).recent(1)[0]
     assert run["newcomers"] == 2
     lists = {d["user_id"]: d["recommendations"] for d in db["Recommendations"].find()}
@@ -128,13 +128,13 @@ def test_newcomers_reasons_and_factors_are_published_and_what_is_closed_is_not(
             0 < len(e["because"]) <= 2 and set(e["because"]) <= set(given) for e in lists[user]
         )
     assert metadata["item_factors"]["run_id"] == run["run_id"]
-    assert run_here(clustering_training.main, **asked) == 0
+    assert train_here(clustering_training.main, **asked) == 0
     alone = Ledger(db).recent(1)[0]["run_id"]
     assert db["Metadata"].distinct("run_id") == [alone]
     kept = {**metadata["item_factors"], "run_id": alone}
     assert db["Metadata"].find_one({"_id": "item_factors"}) == kept
     capsys.readouterr()
-    assert run_here(clus_test.main, "rated") == 0
+    assert train_here(clus_test.main, "rated") == 0
     told = capsys.readouterr().out.splitlines()
     first = told.index(
         f"Folded in     by what is rated, with the factors of training {run['run_id']}:"
@@ -144,21 +144,21 @@ def test_newcomers_reasons_and_factors_are_published_and_what_is_closed_is_not(
 
 
 def test_without_the_clustering_only_recommendations_are_published(
-    run_here: Callable[..., int], db: MongoDatabase, capsys: pytest.CaptureFixture[str]
+    train_here: Callable[..., int], db: MongoDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:
     db["Reviews"].insert_one({"user_id": "only", "gmap_id": "one", "rating": 4})
-    assert run_here(als_training.main, "--no-clustering") == 0
+    assert train_here(als_training.main, "--no-clustering") == 0
     assert [d["recommendations"] for d in db["Recommendations"].find()] == [[]]
     assert db["Clusters"].count_documents({}) == 0
     assert "RMSE         none: no rating was held out" in capsys.readouterr().out
 
 
 def test_an_empty_database_ends_with_65_and_leaves_what_was_there(
-    run_here: Callable[..., int], db: MongoDatabase, capsys: pytest.CaptureFixture[str]
+    train_here: Callable[..., int], db: MongoDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:
     db["Recommendations"].insert_one({"user_id": "u", "recommendations": [{"gmap_id": "r"}]})
     before = list(db["Recommendations"].find())
-    assert run_here(als_training.main) == 65
+    assert train_here(als_training.main) == 65
     told = capsys.readouterr().err.splitlines()
     assert told[-1].startswith("error: Reviews holds no review")
     assert list(db["Recommendations"].find()) == before
@@ -175,33 +175,40 @@ def test_a_training_in_progress_ends_the_script_with_75(
     assert "the-other-run" in done.stderr
 
 
+def test_an_unknown_option_is_a_usage_error(db_settings: Settings) -> None:
+    done = run_script("als_training.py", "--no-such-option", settings=db_settings)
+    assert done.returncode == 2
+    assert "unrecognized arguments" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "more", "code", "words"),
+    ("more", "code", "words"),
     [
-        (["--no-such-option"], {}, 2, "unrecognized arguments"),
-        ([], {"ALS_RANK": "many"}, 78, "ALS_RANK='many'"),
-        ([], {"ALS_RNAK": "5"}, 78, "did you mean ALS_RANK?"),
-        ([], {"JAVA_HOME": "/nowhere"}, 78, "Spark needs Java"),
-        ([], {"MONGO_URI": "mongodb://me:s3cret@127.0.0.1:1/"}, 69, "MongoDB did not answer"),
-        ([], {"MONGO_URI": "mongodb://me:s3cret/x@127.0.0.1:1/"}, 78, "MONGO_URI cannot be read"),
+        ({"ALS_RANK": "many"}, 78, "ALS_RANK='many'"),
+        ({"ALS_RNAK": "5"}, 78, "did you mean ALS_RANK?"),
+        ({"JAVA_HOME": "/nowhere"}, 78, "Spark needs Java"),
+        ({"MONGO_URI": "mongodb://me:s3cret@127.0.0.1:1/"}, 69, "MongoDB did not answer"),
+        ({"MONGO_URI": "mongodb://me:s3cret/x@127.0.0.1:1/"}, 78, "MONGO_URI cannot be read"),
     ],
 )
 def test_each_failure_has_its_code_and_one_line(
-    db_settings: Settings, arguments: list[str], more: dict[str, str], code: int, words: str
+    run_here: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    more: dict[str, str],
+    code: int,
+    words: str,
 ) -> None:
-    quick = {"MONGO_TIMEOUT_SECONDS": "0.3", **more}
-    done = run_script("als_training.py", *arguments, settings=db_settings, **quick)
-    assert done.returncode == code, done.stderr
-    assert words in done.stderr.splitlines()[-1]
-    assert "s3cret" not in done.stdout + done.stderr
+    assert run_here(als_training.main, MONGO_TIMEOUT_SECONDS="0.3", **more) == code
+    out, err = capsys.readouterr()
+    assert words in err.splitlines()[-1]
+    assert "s3cret" not in out + err
 
 
 @pytest.mark.parametrize(
     ("moment", "signum", "code"),
     [
         ("Spark starts", signal.SIGTERM, 143),
-        ("read", signal.SIGTERM, 143),
-        ("train", signal.SIGINT, 130),
+        ("read", signal.SIGINT, 130),
     ],
 )
 def test_a_signal_cancels_cleans_up_and_says_so(
@@ -233,18 +240,14 @@ def test_a_signal_cancels_cleans_up_and_says_so(
     Lease(db, 60).acquire("next")  # it was given back
 
 
-def descendants(pid: int, name: str) -> list[psutil.Process]:
-    return [p for p in psutil.Process(pid).children(recursive=True) if p.name() == name]
-
-
 def test_a_failure_inside_spark_has_its_code_one_line_and_its_place_in_the_ledger(
-    run_here: Callable[..., int], db: MongoDatabase, capsys: pytest.CaptureFixture[str]
+    train_here: Callable[..., int], db: MongoDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:
     db["Reviews"].insert_many(
         [{"user_id": f"u{i}", "gmap_id": f"r{i % 3}", "rating": 1 + i % 5} for i in range(40)]
     )
     singular = {"ALS_REG_PARAM": "0", "ALS_RANK": "60"}
-    assert run_here(als_training.main, **singular) == 70
+    assert train_here(als_training.main, **singular) == 70
     run = Ledger(db).recent(1)[0]
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {run['error']}"
     assert (run["state"], run["exit_code"]) == ("failed", 70)
@@ -254,7 +257,7 @@ def test_a_failure_inside_spark_has_its_code_one_line_and_its_place_in_the_ledge
 
 
 def test_a_model_worse_than_the_live_one_is_rejected_unless_forced(
-    run_here: Callable[..., int],
+    train_here: Callable[..., int],
     db: MongoDatabase,
     db_settings: Settings,
     capsys: pytest.CaptureFixture[str],
@@ -262,14 +265,14 @@ def test_a_model_worse_than_the_live_one_is_rejected_unless_forced(
     write_tiny_city(db, db_settings)
     live = [{"user_id": f"u{i}", "run_id": "r0", "recommendations": [{}]} for i in range(700)]
     db["Recommendations"].insert_many(live)
-    assert run_here(als_training.main) == 76
+    assert train_here(als_training.main) == 76
     run = Ledger(db).recent(1)[0]
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {run['error']}"
     assert "300 users where 700" in run["error"]
     assert (run["state"], run["exit_code"]) == ("rejected", 76)
     assert db["Recommendations"].distinct("run_id") == ["r0"]
     assert "Clusters" not in db.list_collection_names()
-    assert run_here(als_training.main, "--force", "--no-clustering") == 0
+    assert train_here(als_training.main, "--force", "--no-clustering") == 0
     assert "gate         off, so this was published" in capsys.readouterr().out
     forced = Ledger(db).recent(1)[0]
     assert (forced["state"], forced["forced"]) == ("succeeded", True)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import bson
+import pytest
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 
+import als_training
 from recommender.ledger import Ledger
 from recommender.mongo import MongoDatabase
 from recommender.settings import Settings
 from tests.bad_rows import BAD_ROWS, GOOD
-from tests.support import ContractReader, run_script, write_tiny_city
+from tests.support import ContractReader, write_tiny_city
 
 # Each is a user's id and a restaurant's; all that a training makes of them is a value.
 ODD_IDS: list[Any] = [
@@ -81,14 +83,17 @@ def changing(db: MongoDatabase) -> Iterator[None]:
 
 
 def test_odd_ids_are_only_values_and_one_snapshot_serves_both_models(
-    db: MongoDatabase, db_settings: Settings
+    train_here: Callable[..., int],
+    db: MongoDatabase,
+    db_settings: Settings,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_tiny_city(db, db_settings)
     write_odd_reviews(db)
     with changing(db):
-        done = run_script("als_training.py", settings=db_settings)
-    assert done.returncode == 0, done.stderr
-    assert not any(line.startswith("2026-01-01 00:00") for line in done.stderr.splitlines())
+        assert train_here(als_training.main) == 0
+    logged = capsys.readouterr().err.splitlines()
+    assert not any(line.startswith("2026-01-01 00:00") for line in logged)
     run = Ledger(db).recent(1)[0]
     expected = Counter(reason for reason, _ in BAD_ROWS) | Counter({"id_unusable": 2})
     assert run["rows_rejected"] == dict(expected)

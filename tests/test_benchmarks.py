@@ -131,7 +131,7 @@ def test_clusters_by_factors_of_others_serve_new_users_better_than_one_list(
     spark: SparkSession, clean_environment: Path
 ) -> None:
     ratings = _tiny_city()
-    settings = load_settings(clusters_k=4, als_preference_rank=8)
+    settings = load_settings(clusters_k=4, als_preference_rank=8, als_max_iter=3)
     line, folded_in = clusters.judged_factors(spark, ratings, settings, [0, 1])
     popular = list(clusters.spaces(ratings, settings, [0, 1]))[-1]
     assert float(folded_in.split()[2]) > 1.2 * float(popular.split()[1])

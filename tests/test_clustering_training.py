@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+import clus_counter
 import clustering_training
 from clustering_training import curve, held_out_quality, score
 from dists import distance, silhouette
@@ -249,14 +251,16 @@ def test_by_hand_it_publishes_what_a_contract_reader_can_use(
 
 
 def test_on_a_scale_from_zero_a_reader_of_raw_ratings_lands(
-    db: MongoDatabase, db_settings: Settings
+    run_here: Callable[..., int],
+    db: MongoDatabase,
+    db_settings: Settings,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_tiny_city(db, db_settings)
     lowered = {"$max": [0, {"$subtract": ["$rating", 3]}]}
     db["Reviews"].update_many({}, [{"$set": {"rating": lowered}}])
     scale = {"RATING_MIN": "0", "RATING_MAX": "2", "CLUSTERS_K": "7"}
-    done = run_script("clustering_training.py", settings=db_settings, **scale)
-    assert done.returncode == 0, done.stderr
+    assert run_here(clustering_training.main, **scale) == 0
     figures = (db["TrainingRuns"].find_one() or {})["metrics"]["clusters"]
     assert figures["landed"] > 0.95
     assert "landed_unshifted" not in figures
@@ -271,12 +275,12 @@ def test_on_a_scale_from_zero_a_reader_of_raw_ratings_lands(
     for check in others:
         given = {entry["gmap_id"]: entry["rating"] for entry in check["ratings"]}
         assert reader.cluster_of(given) == check["cluster_id"]
-    counted = run_script("clus_counter.py", settings=db_settings, **scale)
-    assert counted.stdout.splitlines()[-1] == "the counts are those of the training"
+    assert run_here(clus_counter.main, **scale) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "the counts are those of the training"
 
 
 def test_on_a_scale_below_zero_a_reader_adds_the_shift(
-    db: MongoDatabase, db_settings: Settings
+    run_here: Callable[..., int], db: MongoDatabase, db_settings: Settings
 ) -> None:
     write_tiny_city(db, db_settings)
     db["Reviews"].update_many({}, [{"$set": {"rating": {"$subtract": ["$rating", 3]}}}])
@@ -286,8 +290,7 @@ def test_on_a_scale_below_zero_a_reader_adds_the_shift(
         "CLUSTERS_K": "7",
         "CLUSTERS_EVALUATE": "false",
     }
-    done = run_script("clustering_training.py", settings=db_settings, **scale)
-    assert done.returncode == 0, done.stderr
+    assert run_here(clustering_training.main, **scale) == 0
     run = db["TrainingRuns"].find_one() or {}
     rated = rated_by_user(db).values()
     reader = ContractReader(db)
@@ -301,14 +304,13 @@ def test_on_a_scale_below_zero_a_reader_adds_the_shift(
 
 
 def test_ids_stay_put_from_one_training_to_the_next(
-    db: MongoDatabase, db_settings: Settings
+    run_here: Callable[..., int], db: MongoDatabase, db_settings: Settings
 ) -> None:
     write_tiny_city(db, db_settings)
     settings = {"CLUSTERS_K": "7", "CLUSTERS_EVALUATE": "false"}
     readers, moved = [], []
     for seed in ("1", "1", "2"):
-        done = run_script("clustering_training.py", settings=db_settings, SEED=seed, **settings)
-        assert done.returncode == 0, done.stderr
+        assert run_here(clustering_training.main, SEED=seed, **settings) == 0
         readers.append(ContractReader(db))
         (run,) = db["TrainingRuns"].find({"run_id": {"$in": list(readers[-1].run_ids)}})
         moved.append(run["metrics"]["clusters"]["users_moved"])
@@ -348,13 +350,13 @@ def test_without_a_previous_model_of_its_shape_ids_start_anew(
 
 
 def test_an_unfit_database_ends_with_65_and_leaves_the_old_model(
-    db: MongoDatabase, db_settings: Settings
+    run_here: Callable[..., int], db: MongoDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:
     db["Clusters"].insert_one({"cluster_id": 0, "run_id": "old"})
     db["Reviews"].insert_one({"user_id": "u", "gmap_id": "r", "rating": "NaN"})
-    done = run_script("clustering_training.py", settings=db_settings)
-    assert done.returncode == 65
-    assert "none of the 1 reviews is valid (1 rating_not_a_number)" in done.stderr
+    assert run_here(clustering_training.main) == 65
+    told = "none of the 1 reviews is valid (1 rating_not_a_number)"
+    assert told in capsys.readouterr().err.splitlines()[-1]
     assert db["Clusters"].count_documents({"run_id": "old"}) == 1
 
 
@@ -372,13 +374,16 @@ def test_the_curve_is_that_of_the_clusterings_and_ends_where_k_does() -> None:
 
 
 def test_the_elbow_is_shown_beside_a_training_and_publishes_nothing(
-    db: MongoDatabase, db_settings: Settings
+    run_here: Callable[..., int],
+    db: MongoDatabase,
+    db_settings: Settings,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_tiny_city(db, db_settings)
     Lease(db, 60).acquire("another training")
-    done = run_script("clustering_training.py", "--elbow", "2:8:2", settings=db_settings)
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()[1:5]] == ["2", "4", "6", "8"]
+    assert run_here(clustering_training.main, "--elbow", "2:8:2") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed[1:5]] == ["2", "4", "6", "8"]
     assert (db_settings.work_dir / "elbow.svg").read_text().startswith("<svg")
     names = db.list_collection_names()
     assert not {"Clusters", "Metadata", "TrainingRuns"} & set(names)

@@ -70,23 +70,23 @@ def test_on_any_scale_both_fits_find_what_there_is_to_find(
 
 
 def test_all_ratings_equal_are_foretold_without_als(
-    spark: SparkSession, db_settings: Settings
+    spark: SparkSession, quick_settings: Settings
 ) -> None:
     ratings = ratings_of([(f"u{i}", f"r{j}", 4.0) for i in range(9) for j in range(i % 4 + 1)])
-    train, held_out = split(ratings, db_settings)
-    model = fitting.fit(spark, train, db_settings, USUAL)
-    share, error = judge_ratings(model.rating, train, held_out, db_settings)
+    train, held_out = split(ratings, quick_settings)
+    model = fitting.fit(spark, train, quick_settings, USUAL)
+    share, error = judge_ratings(model.rating, train, held_out, quick_settings)
     assert (share, error["rmse"]) == (0, pytest.approx(0))
-    assert judge_lists(model, train, held_out, db_settings)["ndcg"] > 0
+    assert judge_lists(model, train, held_out, quick_settings)["ndcg"] > 0
 
 
 def test_a_held_out_part_of_strangers_has_no_rmse(
-    spark: SparkSession, db_settings: Settings
+    spark: SparkSession, quick_settings: Settings
 ) -> None:
     ratings = ratings_of([("u1", "r1", 4), ("u2", "r2", 3), ("u3", "r3", 5)])
     train, held_out = ratings.rows(ratings.user < 2), ratings.rows(ratings.user == 2)
-    model = fitting.fit_rating(spark, train, db_settings, Weights())
-    _, error = judge_ratings(model, train, held_out, db_settings)
+    model = fitting.fit_rating(spark, train, quick_settings, Weights())
+    _, error = judge_ratings(model, train, held_out, quick_settings)
     assert (error["rmse"], error["cold"]) == (None, 1)
     assert error["reason"] is not None
 
@@ -104,17 +104,18 @@ def test_a_preference_is_for_where_one_goes_not_for_what_one_rates_highly(
 
 
 def test_users_who_are_folded_in_get_what_spark_gives_them(
-    spark: SparkSession, city: Ratings, db_settings: Settings
+    spark: SparkSession, city: Ratings, quick_settings: Settings
 ) -> None:
     several = city.rows(np.bincount(city.user)[city.user] >= 2)
-    visits = visits_of(city, db_settings)
-    preferences = fitting.fit_preferences(spark, city, db_settings, CONFIDENCE)
+    visits = visits_of(city, quick_settings)
+    preferences = fitting.fit_preferences(spark, city, quick_settings, CONFIDENCE)
     als = ALS(
-        rank=db_settings.als_preference_rank,
+        rank=quick_settings.als_preference_rank,
+        maxIter=quick_settings.als_max_iter,
         regParam=CONFIDENCE.reg_param,
         alpha=CONFIDENCE.alpha / visits.data.mean(),
         implicitPrefs=True,
-        seed=db_settings.seed,
+        seed=quick_settings.seed,
         userCol="user",
         itemCol="restaurant",
         numUserBlocks=2,
@@ -132,9 +133,9 @@ def test_users_who_are_folded_in_get_what_spark_gives_them(
 
 
 def test_only_so_many_users_teach_the_preference(
-    spark: SparkSession, city: Ratings, db_settings: Settings
+    spark: SparkSession, city: Ratings, quick_settings: Settings
 ) -> None:
-    few = db_settings.model_copy(update={"als_preference_users": 2})
+    few = quick_settings.model_copy(update={"als_preference_users": 2})
     factors = fitting.fit_preferences(spark, city, few, CONFIDENCE).factors
     taught = np.flatnonzero(factors.any(axis=1))
     rated = [set(city.restaurant[city.user == user]) for user in range(len(city.users))]
@@ -145,22 +146,22 @@ def test_only_so_many_users_teach_the_preference(
 
 
 def test_where_nobody_has_rated_two_the_popular_ones_are_recommended(
-    spark: SparkSession, db_settings: Settings
+    spark: SparkSession, quick_settings: Settings
 ) -> None:
     ratings = ratings_of([(f"u{i}", f"r{i % 7 * (i % 2)}", 4) for i in range(50)])
-    model = fitting.fit(spark, ratings, db_settings, USUAL)
+    model = fitting.fit(spark, ratings, quick_settings, USUAL)
     popularity = np.bincount(ratings.restaurant)
-    assert (scores_of(model, ratings, db_settings).argmax(axis=1) == popularity.argmax()).all()
+    assert (scores_of(model, ratings, quick_settings).argmax(axis=1) == popularity.argmax()).all()
 
 
-@pytest.mark.parametrize(("checkpoint_interval", "cut"), [(10, True), (100, False)])
+@pytest.mark.parametrize(("iterations", "interval", "cut"), [(11, 10, True), (25, 100, False)])
 def test_long_lineages_are_cut_and_where_not_do_not_kill_the_jvm(
-    spark: SparkSession, db_settings: Settings, checkpoint_interval: int, cut: bool
+    spark: SparkSession, db_settings: Settings, iterations: int, interval: int, cut: bool
 ) -> None:
     pairs = [(i, (i + step) % 7) for i in range(50) for step in range(2)]
     ratings = ratings_of([(f"u{i}", f"r{j}", i % 5 + 1) for i, j in pairs])
     many = db_settings.model_copy(
-        update={"als_max_iter": 25, "als_checkpoint_interval": checkpoint_interval}
+        update={"als_max_iter": iterations, "als_checkpoint_interval": interval}
     )
     folder = spark.sparkContext.getCheckpointDir()
     assert folder

@@ -28,7 +28,14 @@ from recommender.ledger import Ledger
 from recommender.mongo import MongoDatabase
 from recommender.settings import Settings
 from tests import support
-from tests.support import PROJECT, ContractReader, environment, some_factors, write_tiny_city
+from tests.support import (
+    PROJECT,
+    ContractReader,
+    descendants,
+    environment,
+    some_factors,
+    write_tiny_city,
+)
 from tests.waiting import TRAINING_SECONDS, until
 
 PROBLEM = "application/problem+json"
@@ -384,16 +391,16 @@ def test_a_training_on_demand_runs_to_its_end_and_publishes(
 
 
 def test_the_schedule_trains_by_itself(db: MongoDatabase, db_settings: Settings) -> None:
-    write_tiny_city(db, db_settings)
-    # An interval of two seconds; what falls due during the training is skipped and counted.
-    every_two_seconds = {"TRAIN_INTERVAL_HOURS": str(2 / 3600), "ALS_OBJECTIVE": "rating"}
-    with service(db_settings, **every_two_seconds):
+    db["Reviews"].insert_one({"user_id": "only", "gmap_id": "one", "rating": 4})
+    # What falls due during the training is skipped and counted.
+    with service(db_settings, TRAIN_INTERVAL_HOURS=str(2 / 3600)):
         until(lambda: db["TrainingRuns"].count_documents({"state": "succeeded"}), TRAINING_SECONDS)
         run = db["TrainingRuns"].find_one({"state": "succeeded"}) or {}
         assert run["trigger"] == "schedule"
         schedule = db["TrainingState"].find_one({"_id": "schedule"}) or {}
         assert schedule["skipped"] >= 1
         assert db["TrainingRuns"].count_documents({"state": "running"}) <= 1
+    assert ContractReader(db).run_ids == {run["run_id"]}
 
 
 def test_stopping_the_service_stops_its_training(db: MongoDatabase, db_settings: Settings) -> None:
@@ -402,7 +409,7 @@ def test_stopping_the_service_stops_its_training(db: MongoDatabase, db_settings:
         run_id = httpx.post(f"{url}/train").json()["run_id"]
         until(lambda: db["TrainingRuns"].count_documents(HAS_READ), TRAINING_SECONDS)
         family = psutil.Process(process.pid).children(recursive=True)
-        assert any("java" in member.name() for member in family)
+        assert descendants(process.pid, "java")
         process.terminate()
         assert process.wait(timeout=10) == 0
     run = db["TrainingRuns"].find_one({"_id": run_id}) or {}
@@ -417,10 +424,10 @@ def test_a_service_that_is_killed_takes_its_training_with_it(
     write_tiny_city(db, db_settings)
     with service(db_settings) as (process, url):
         run_id = httpx.post(f"{url}/train").json()["run_id"]
-        until(lambda: db["TrainingRuns"].count_documents(HAS_READ), TRAINING_SECONDS)
+        until(lambda: descendants(process.pid, "java"), TRAINING_SECONDS)
         family = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, signal.SIGKILL)
-        psutil.wait_procs(family, timeout=20)
+        psutil.wait_procs(family, timeout=60)
     assert [member for member in family if member.is_running()] == []
     run = db["TrainingRuns"].find_one({"_id": run_id}) or {}
     assert (run["state"], run["exit_code"]) == ("cancelled", 143)

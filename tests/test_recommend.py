@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,32 +14,54 @@ from pyspark.sql import SparkSession
 import als_training
 from recommender import fitting
 from recommender.errors import ModelRejectedError
-from recommender.models import popularity_of
-from recommender.mongo import MongoDatabase
+from recommender.models import Model, popularity_of
+from recommender.mongo import Document, MongoDatabase
 from recommender.ratings import Ratings, decode_ids
 from recommender.runs import training_run
 from recommender.settings import Settings
 from recommender.store import RECOMMENDATIONS, staged
 from tests.support import scores_of
 
+StageLists = Callable[..., dict[Any, Document]]
+
+
+@pytest.fixture
+def stage_lists(spark: SparkSession, city: Ratings, db: MongoDatabase) -> StageLists:
+    """Stage a model's lists, a given number of times; give the documents by user."""
+
+    def stage_lists(model: Model, settings: Settings, times: int = 1) -> dict[Any, Document]:
+        with (
+            training_run(settings) as run,
+            staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
+        ):
+            for _ in range(times):
+                told = als_training.recommend(spark, model, city, run, stage.name)
+                assert told == db[stage.name].count_documents({})
+            documents = {d["user_id"]: d for d in db[stage.name].find()}
+        assert {d["run_id"] for d in documents.values()} == {run.run_id}
+        return documents
+
+    return stage_lists
+
+
+def fitted(spark: SparkSession, city: Ratings, settings: Settings) -> Model:
+    return fitting.fit(spark, city, settings, fitting.choose(spark, city, settings))
+
 
 @pytest.mark.parametrize("objective", ["rating", "preference"])
 def test_every_user_gets_the_best_of_what_the_user_has_not_rated(
-    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings, objective: str
+    spark: SparkSession,
+    city: Ratings,
+    quick_settings: Settings,
+    stage_lists: StageLists,
+    objective: str,
 ) -> None:
-    settings = db_settings.model_copy(update={"als_objective": objective})
-    model = fitting.fit(spark, city, settings, fitting.choose(spark, city, settings))
+    settings = quick_settings.model_copy(update={"als_objective": objective})
+    model = fitted(spark, city, settings)
     scores = scores_of(model, city, settings)
     scores[city.user, city.restaurant] = -np.inf
-    with (
-        training_run(db_settings) as run,
-        staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
-    ):
-        assert als_training.recommend(spark, model, city, run, stage.name) == len(city.users)
-        # A block that Spark runs twice is there once.
-        assert als_training.recommend(spark, model, city, run, stage.name) == len(city.users)
-        documents = {d["user_id"]: d for d in db[stage.name].find()}
-        assert db[stage.name].count_documents({}) == len(city.users)
+    documents = stage_lists(model, settings, times=2)  # a block that Spark runs twice is there once
+    assert len(documents) == len(city.users)
     ids = decode_ids(city.restaurants)
     for user, user_id in enumerate(decode_ids(city.users)):
         entries = documents[user_id]["recommendations"]
@@ -44,7 +69,6 @@ def test_every_user_gets_the_best_of_what_the_user_has_not_rated(
         assert [e["score"] for e in entries] == pytest.approx(expected, rel=1e-4)
         own = [scores[user, ids.index(e["gmap_id"])] for e in entries]
         assert own == pytest.approx(expected, rel=1e-4)
-        assert documents[user_id]["run_id"] == run.run_id
         items = np.array([ids.index(e["gmap_id"]) for e in entries], dtype=np.int32)
         foretold = [e.get("rating") for e in entries]
         pairs = np.full(len(items), user, dtype=np.int32), items
@@ -53,7 +77,7 @@ def test_every_user_gets_the_best_of_what_the_user_has_not_rated(
 
 
 def test_by_rating_the_lists_are_those_of_sparks_als_less_what_is_rated(
-    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings
+    spark: SparkSession, city: Ratings, db_settings: Settings, stage_lists: StageLists
 ) -> None:
     """The seed configuration to the letter, by Spark's own ``recommendForAllUsers``."""
     als = ALS(rank=10, maxIter=10, regParam=0.1, coldStartStrategy="drop", seed=db_settings.seed)
@@ -72,39 +96,33 @@ def test_by_rating_the_lists_are_those_of_sparks_als_less_what_is_rated(
         for row in rows
     }
     settings = db_settings.model_copy(update={"als_objective": "rating"})
-    model = fitting.fit(spark, city, settings, fitting.choose(spark, city, settings))
-    with (
-        training_run(settings) as run,
-        staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
-    ):
-        als_training.recommend(spark, model, city, run, stage.name)
-        documents = {d["user_id"]: d["recommendations"] for d in db[stage.name].find()}
+    documents = stage_lists(fitted(spark, city, settings), settings)
     number = {gmap_id: i for i, gmap_id in enumerate(decode_ids(city.restaurants))}
     assert len(expected) == len(documents) == len(city.users)
     for user, user_id in enumerate(decode_ids(city.users)):
         best = sorted(expected[user].values(), reverse=True)[:13]
-        assert [e["score"] for e in documents[user_id]] == pytest.approx(best, rel=1e-4)
-        own = [expected[user][number[e["gmap_id"]]] for e in documents[user_id]]
+        entries = documents[user_id]["recommendations"]
+        assert [e["score"] for e in entries] == pytest.approx(best, rel=1e-4)
+        own = [expected[user][number[e["gmap_id"]]] for e in entries]
         assert own == pytest.approx(best, rel=1e-4)
 
 
 def test_by_rating_newcomers_get_the_most_popular_ones(
-    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings
+    spark: SparkSession,
+    city: Ratings,
+    db: MongoDatabase,
+    quick_settings: Settings,
+    stage_lists: StageLists,
 ) -> None:
-    settings = db_settings.model_copy(update={"als_objective": "rating"})
+    settings = quick_settings.model_copy(update={"als_objective": "rating"})
     popularity = popularity_of(city, settings)
     best = [decode_ids(city.restaurants)[i] for i in np.argsort(-popularity, kind="stable")]
     rating = {"gmap_id": best[0], "rating": 5}
     db["Users"].insert_many([{"user_id": "rated", "ratings": [rating]}, {"user_id": "blank"}])
     model = fitting.fit(spark, city, settings, None)
     known = scores_of(model, city, settings)
-    with (
-        training_run(settings) as run,
-        staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
-    ):
-        staged_users = als_training.recommend(spark, model, city, run, stage.name)
-        lists = {d["user_id"]: d["recommendations"] for d in db[stage.name].find()}
-    assert staged_users == len(city.users) + 2
+    lists = {user: d["recommendations"] for user, d in stage_lists(model, settings).items()}
+    assert len(lists) == len(city.users) + 2
     assert [entry["gmap_id"] for entry in lists["blank"]] == best[:13]
     assert [entry["gmap_id"] for entry in lists["rated"]] == best[1:14]
     first = decode_ids(city.users)[0]
@@ -114,20 +132,21 @@ def test_by_rating_newcomers_get_the_most_popular_ones(
 
 @pytest.mark.parametrize("objective", ["rating", "preference"])
 def test_one_factor_that_is_not_finite_is_found(
-    spark: SparkSession, city: Ratings, db: MongoDatabase, db_settings: Settings, objective: str
+    spark: SparkSession,
+    city: Ratings,
+    db: MongoDatabase,
+    quick_settings: Settings,
+    stage_lists: StageLists,
+    objective: str,
 ) -> None:
-    settings = db_settings.model_copy(update={"als_objective": objective})
-    model = fitting.fit(spark, city, settings, fitting.choose(spark, city, settings))
+    settings = quick_settings.model_copy(update={"als_objective": objective})
+    model = fitted(spark, city, settings)
     if model.preferences is None:
         model.rating.user_factors[7] = np.inf
         told = "1 users have scores that are not finite"
     else:
         model.preferences.factors[0] = np.nan
         told = "users have scores that are not finite"
-    with (
-        pytest.raises(ModelRejectedError, match=told),
-        training_run(db_settings) as run,
-        staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
-    ):
-        als_training.recommend(spark, model, city, run, stage.name)
+    with pytest.raises(ModelRejectedError, match=told):
+        stage_lists(model, settings)
     assert db[RECOMMENDATIONS].count_documents({}) == 0

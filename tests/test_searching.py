@@ -19,7 +19,7 @@ from recommender.mongo import MongoDatabase
 from recommender.ratings import Ratings
 from recommender.settings import Settings
 from recommender.weights import find_weights
-from tests.support import run_script, write_tiny_city
+from tests.support import write_tiny_city
 
 
 @pytest.mark.parametrize(
@@ -44,23 +44,23 @@ def test_a_search_that_cannot_be_is_a_usage_error(
 
 
 def test_a_fit_is_told_from_what_cannot_be_measured(
-    spark: SparkSession, city: Ratings, db_settings: Settings
+    spark: SparkSession, city: Ratings, quick_settings: Settings
 ) -> None:
-    ((part, held_out),) = searching.folds_of(city, db_settings, 1)
+    ((part, held_out),) = searching.folds_of(city, quick_settings, 1)
     ratings = part.rows(part.rating < 4)
     alone, on_top = (
-        searching.reached(spark, search, part, held_out, db_settings)
+        searching.reached(spark, search, part, held_out, quick_settings)
         for search in (BASELINE, RATING)
     )
-    model = fitting.fit_rating(spark, part, db_settings, find_weights(part, db_settings))
-    _, error = judge_ratings(model, part, held_out, db_settings)
+    model = fitting.fit_rating(spark, part, quick_settings, find_weights(part, quick_settings))
+    _, error = judge_ratings(model, part, held_out, quick_settings)
     assert alone == pytest.approx(error["baseline_rmse"], rel=1e-12)
     assert on_top == pytest.approx(error["rmse"], rel=1e-3)
     with pytest.raises(DataError, match="no NDCG: no rating held out"):
-        searching.reached(spark, PREFERENCE, part, ratings, db_settings)
+        searching.reached(spark, PREFERENCE, part, ratings, quick_settings)
     single = city.rows(np.diff(city.user, prepend=-1) > 0)
     with pytest.raises(DataError, match="no user has rated two restaurants"):
-        searching.folds_of(single, db_settings, 2)
+        searching.folds_of(single, quick_settings, 2)
 
 
 def test_folds_hold_out_different_ratings(city: Ratings, db_settings: Settings) -> None:
@@ -102,7 +102,7 @@ def test_what_was_adopted_can_be_forgotten(
 
 
 def test_tuning_searches_beside_a_training_and_goes_on_where_it_ended(
-    run_here: Callable[..., int],
+    train_here: Callable[..., int],
     db: MongoDatabase,
     db_settings: Settings,
     capsys: pytest.CaptureFixture[str],
@@ -112,10 +112,10 @@ def test_tuning_searches_beside_a_training_and_goes_on_where_it_ended(
     Ledger(db).open("1999-training", "api", db_settings, None)
     grid = ("--tune", "--grid", "ALS_ALPHA=20,40", "--grid", "ALS_USER_WEIGHT=3", "--folds", "2")
     small = {"ALS_PREFERENCE_RANK": "4"}
-    done = run_script("als_training.py", *grid, "--adopt", settings=db_settings, **small)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("<- in force") == 3  # of the baseline, the rating, the preference
-    assert "preference: NDCG, most first, over 2 folds" in done.stdout
+    assert train_here(als_training.main, *grid, "--adopt", **small) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("<- in force") == 3  # of the baseline, the rating, the preference
+    assert "preference: NDCG, most first, over 2 folds" in printed
     assert (db_settings.work_dir / "tuning.svg").read_text().startswith("<svg")
     run = Ledger(db).recent(1)[0]
     assert (run["state"], run["trigger"], run["exit_code"]) == ("succeeded", "tune", 0)
@@ -131,12 +131,11 @@ def test_tuning_searches_beside_a_training_and_goes_on_where_it_ended(
     assert adopted["parameters"] == {"als_alpha": table[0]["parameters"]["als_alpha"]} | {
         "als_user_weight": 3
     }
-    capsys.readouterr()
-    assert run_here(als_training.main, *grid, "--budget=0", **small) == 0
+    assert train_here(als_training.main, *grid, "--budget=0", **small) == 0
     again = capsys.readouterr()
     assert again.err.count("as before") == again.err.count(", fold ") > 0
     # What was adopted is in force now, and is not tried twice.
-    assert figures_in(again.out) <= figures_in(done.stdout)
+    assert figures_in(again.out) <= figures_in(printed)
 
 
 def figures_in(table: str) -> set[str]:

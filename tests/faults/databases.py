@@ -154,7 +154,6 @@ def cuts() -> list[Fault]:
             "succeeded",
             clustered,
             mixed=True,
-            slow=False,
         ),
         Fault(
             "a switch that is done but not acknowledged",
