@@ -188,7 +188,7 @@ def city_weight(counts: NDArray[np.int64]) -> float:
 
 
 def _cheapest_weight(cost: Callable[[float], float], least: float) -> float:
-    """Search the logarithm of a weight for the least cost; ``least`` is the smallest weight."""
+    """Search the weights from ``least`` to the largest, by their logarithms, for the cheapest."""
     # Here, since executors, which only score lists, would import it for nothing.
     from scipy.optimize import minimize_scalar
 

@@ -39,6 +39,7 @@ _LAST_WORDS_SECONDS = 5.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What this process may not show; a script's last line is written without the logging's help.
 _hidden: list[str] = []
+_to_tell: list[Callable[[], object]] = []
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -137,6 +138,20 @@ def raise_on_signals() -> None:
 
 
 @contextmanager
+def told_to_stop(tell: Callable[[], object]) -> Iterator[None]:
+    """Have ``tell`` called at once when a signal or the time limit stops the block.
+
+    For a process that the block waits for: libraries wait for its answer once more while they
+    clean up, and would do so until it is done.
+    """
+    _to_tell.append(tell)
+    try:
+        yield
+    finally:
+        _to_tell.remove(tell)
+
+
+@contextmanager
 def time_limit(
     minutes: float, grace_seconds: float, last_words: Callable[[TimedOut], object]
 ) -> Iterator[None]:
@@ -224,6 +239,8 @@ def _stop(reason: Callable[[], Stopped]) -> NoReturn:
     _ignore_signals()  # a second one must not cut the clean-up short
     signal.signal(signal.SIGALRM, lambda *_: _raise_if_lost(reason))
     signal.setitimer(signal.ITIMER_REAL, _SECOND_TRY_SECONDS, _SECOND_TRY_SECONDS)
+    for tell in _to_tell:
+        tell()
     raise reason()
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import PicklingError
@@ -18,7 +18,7 @@ from typing import Any
 
 import pyspark
 from py4j.protocol import Py4JError
-from pyspark import SparkContext
+from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -31,7 +31,7 @@ from recommender.errors import (
 )
 from recommender.java import LAPACK_PACKAGE, OPTION_VARIABLES, find_java, has_lapack
 from recommender.mongo import one_line
-from recommender.scripts import Stopped, signals_deferred
+from recommender.scripts import Stopped, signals_deferred, told_to_stop
 from recommender.settings import Settings
 
 _PACKAGE = Path(__file__).parent
@@ -84,7 +84,7 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     try:
         spark = _start(settings, name, scratch)
-        with errors_that_last():
+        with told_to_stop(_jvm().terminate), errors_that_last():
             yield spark
             spark.stop()
     finally:
@@ -93,20 +93,25 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
 
 
 def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
-    """Start the JVM; a signal waits until it is there to be ended, and finds our handler again."""
-    try:
+    """Start the JVM, and Spark in it; a signal waits until there is a JVM to be ended."""
+
+    def not_started(text: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"Spark does not start with SPARK_MASTER={settings.spark_master} and WORK_DIR="
+            f"{settings.work_dir}: {one_line(text)}"
+        )
+
+    with _errors_as(not_started):
+        conf = _conf(settings, name, scratch)
         with signals_deferred(), _light_home(settings, scratch):
-            spark = _builder(settings, name, scratch).getOrCreate()
+            SparkContext._ensure_initialized(conf=conf)
+        with told_to_stop(_jvm().terminate):
+            spark = SparkSession.builder.config(conf=conf).getOrCreate()
             # Long lineages overflow the JVM's stack; ALS cuts them where there is a checkpoint.
             checkpoints = settings.spark_checkpoint_dir or str(scratch / "checkpoints")
             spark.sparkContext.setCheckpointDir(checkpoints)
             spark.sparkContext.addPyFile(str(_zip_package(scratch)))
             return spark
-    except _SPARK_ERRORS as error:
-        raise ConfigurationError(
-            f"Spark does not start with SPARK_MASTER={settings.spark_master} and WORK_DIR="
-            f"{settings.work_dir}: {one_line(_text_of(error))}"
-        ) from None
 
 
 @contextmanager
@@ -146,8 +151,18 @@ def errors_that_last() -> Iterator[None]:
     """Turn what PySpark raises into errors of ours while the JVM, which knows their text, lives.
 
     What a task in an executor raised of ours is raised here again, with its exit code; and so is
-    what stopped us, where PySpark failed of it while it cleaned up: with any error, since what it
-    then asks may be answered with what it had asked before.
+    what stopped us, where PySpark failed of it while it cleaned up.
+    """
+    with _errors_as(_failure):
+        yield
+
+
+@contextmanager
+def _errors_as(ours: Callable[[str], RecommenderError]) -> Iterator[None]:
+    """Raise what ``ours`` makes of the text of an error of Spark's, or the stop it came of.
+
+    A stop can end in any error: the answer to the call that it cut short is still in the
+    connection, and PySpark, which cleans up, takes it for the answer to its next one.
     """
     try:
         yield
@@ -156,9 +171,7 @@ def errors_that_last() -> Iterator[None]:
             raise stopped from None
         if not isinstance(error, _SPARK_ERRORS):
             raise
-        text = _text_of(error)
-        log.error("Spark failed: %s", text)
-        raise _ours(text) from None
+        raise ours(_text_of(error)) from None
 
 
 def _stopped_before(error: BaseException | None) -> Stopped | None:
@@ -175,11 +188,10 @@ def _text_of(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _ours(text: str) -> RecommenderError:
-    gateway: Any = SparkContext._gateway
-    process: subprocess.Popen[bytes] = gateway.proc
+def _failure(text: str) -> RecommenderError:
+    log.error("Spark failed: %s", text)
     with suppress(subprocess.TimeoutExpired):
-        code = process.wait(_JVM_LAST_WORDS_SECONDS)
+        code = _jvm().wait(_JVM_LAST_WORDS_SECONDS)
         return SparkError(
             f"Spark's JVM ended with code {code}, perhaps for lack of memory; nothing more was "
             "published; set SPARK_DRIVER_MEMORY"
@@ -191,6 +203,12 @@ def _ours(text: str) -> RecommenderError:
     if "No space left on device" in text:
         return ConfigurationError("no space is left for Spark's files; set WORK_DIR elsewhere")
     return SparkError(f"Spark failed: {one_line(text, limit=300)}; the log has more")
+
+
+def _jvm() -> subprocess.Popen[bytes]:
+    gateway: Any = SparkContext._gateway
+    process: subprocess.Popen[bytes] = gateway.proc
+    return process
 
 
 def _sweep(work_dir: Path) -> None:
@@ -244,7 +262,7 @@ def _megabytes(memory: str) -> int:
     return int(int(memory[:-1]) * scale)
 
 
-def _builder(settings: Settings, name: str, scratch: Path) -> SparkSession.Builder:
+def _conf(settings: Settings, name: str, scratch: Path) -> SparkConf:
     options = {
         "spark.driver.memory": driver_memory(settings),
         "spark.executor.memory": settings.spark_executor_memory,
@@ -265,11 +283,8 @@ def _builder(settings: Settings, name: str, scratch: Path) -> SparkSession.Build
     if _is_local(settings):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         options |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-    builder: SparkSession.Builder = SparkSession.builder.appName(name)
-    builder = builder.master(settings.spark_master)
-    for key, value in options.items():
-        builder = builder.config(key, str(value))
-    return builder
+    conf = SparkConf().setAppName(name).setMaster(settings.spark_master)
+    return conf.setAll([(key, str(value)) for key, value in options.items()])
 
 
 def _java_options() -> str:

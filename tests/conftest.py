@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -87,30 +88,39 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     assert list(folder.iterdir()) == []  # nothing of Spark's is left behind
 
 
-@pytest.fixture
-def signals_and_logging_stay_as_they_are() -> Iterator[None]:
-    """Undo what scripts do to the process that they run in."""
+@contextmanager
+def signals_and_logging_kept() -> Iterator[None]:
+    """Undo what scripts do to signals, to their timer (pytest-timeout's too) and to logging."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
     handlers = {number: signal.getsignal(number) for number in numbers}
     root = logging.getLogger()
     level, installed = root.level, root.handlers[:]
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    root.handlers[:] = installed
-    root.setLevel(level)
+    (left, _), began = signal.getitimer(signal.ITIMER_REAL), time.monotonic()
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        root.handlers[:] = installed
+        root.setLevel(level)
+        if left:
+            rest = left - (time.monotonic() - began)
+            signal.setitimer(signal.ITIMER_REAL, max(rest, 0.001))
 
 
 @pytest.fixture
-def run_here(
-    db_settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    signals_and_logging_stay_as_they_are: None,
-) -> Callable[..., int]:
+def signals_and_logging_stay_as_they_are() -> Iterator[None]:
+    """Let a test do in this process what scripts do."""
+    with signals_and_logging_kept():
+        yield
+
+
+@pytest.fixture
+def run_here(db_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run a script in this process, to its exit code."""
 
     def run(main: Callable[[Sequence[str]], int], *arguments: str, **more: str) -> int:
-        with monkeypatch.context() as patch:
+        with monkeypatch.context() as patch, signals_and_logging_kept():
             set_environment(patch, db_settings, **more)
             return run_script(lambda _: main(arguments))
 
@@ -121,7 +131,7 @@ def run_here(
 def train_here(
     run_here: Callable[..., int], spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., int]:
-    """Run a script in this process, to its exit code, with a Spark that need not start."""
+    """Run a script in this process, to its exit code, with the tests' Spark."""
 
     @contextmanager
     def started(*_: object) -> Iterator[SparkSession]:

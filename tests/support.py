@@ -70,14 +70,22 @@ def run_script(
     )
 
 
-def descendants(pid: int, name: str) -> list[psutil.Process]:
-    """Return the processes of that name that a process has started, itself or by others."""
+def jvms(pid: int) -> list[psutil.Process]:
+    """Return the JVMs of Spark that a process has started, itself or by others.
+
+    Two come before it: one that tells Java's version, and one that tells how Spark is started.
+    """
     found = []
     for process in psutil.Process(pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # Spark is started by shells that come and go
-            if process.name() == name:
+        with suppress(psutil.NoSuchProcess):  # of those that come and go
+            if process.name() == "java" and _is_of_spark(process.cmdline()):
                 found.append(process)
     return found
+
+
+def _is_of_spark(command: list[str]) -> bool:
+    started = [part for part in command if part.startswith("org.apache.spark.")]
+    return started[:1] == ["org.apache.spark.deploy.SparkSubmit"]
 
 
 def write_tiny_city(db: MongoDatabase, settings: Settings) -> None:

@@ -22,8 +22,8 @@ from tests.support import (
     PROJECT,
     TINY_CITY,
     ContractReader,
-    descendants,
     environment,
+    jvms,
     rated_by_user,
     run_script,
     write_tiny_city,
@@ -175,10 +175,19 @@ def test_a_training_in_progress_ends_the_script_with_75(
     assert "the-other-run" in done.stderr
 
 
-def test_an_unknown_option_is_a_usage_error(db_settings: Settings) -> None:
-    done = run_script("als_training.py", "--no-such-option", settings=db_settings)
-    assert done.returncode == 2
-    assert "unrecognized arguments" in done.stderr.splitlines()[-1]
+@pytest.mark.parametrize(
+    ("arguments", "more", "code", "words"),
+    [
+        (["--no-such-option"], {}, 2, "unrecognized arguments"),
+        ([], {"JAVA_HOME": "/nowhere"}, 78, "Spark needs Java"),
+    ],
+)
+def test_what_ends_the_script_before_spark_starts(
+    db_settings: Settings, arguments: list[str], more: dict[str, str], code: int, words: str
+) -> None:
+    done = run_script("als_training.py", *arguments, settings=db_settings, **more)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +195,6 @@ def test_an_unknown_option_is_a_usage_error(db_settings: Settings) -> None:
     [
         ({"ALS_RANK": "many"}, 78, "ALS_RANK='many'"),
         ({"ALS_RNAK": "5"}, 78, "did you mean ALS_RANK?"),
-        ({"JAVA_HOME": "/nowhere"}, 78, "Spark needs Java"),
         ({"MONGO_URI": "mongodb://me:s3cret@127.0.0.1:1/"}, 69, "MongoDB did not answer"),
         ({"MONGO_URI": "mongodb://me:s3cret/x@127.0.0.1:1/"}, 78, "MONGO_URI cannot be read"),
     ],
@@ -223,11 +231,11 @@ def test_a_signal_cancels_cleans_up_and_says_so(
         text=True,
     )
     if moment == "Spark starts":
-        until(lambda: folder.is_dir() and descendants(process.pid, "java"))
+        until(lambda: jvms(process.pid), TRAINING_SECONDS)
     else:
         in_phase = {"phase": moment}
         until(lambda: db["TrainingRuns"].count_documents(in_phase), TRAINING_SECONDS)
-    jvms = descendants(process.pid, "java")
+    started = jvms(process.pid)
     process.send_signal(signum)
     errors = process.communicate(timeout=30)[1]
     assert process.returncode == code
@@ -236,7 +244,8 @@ def test_a_signal_cancels_cleans_up_and_says_so(
     run = Ledger(db).recent(1)[0]
     assert (run["state"], run["exit_code"]) == ("cancelled", code)
     assert left_in(folder) == [f"logs/{run['run_id']}.log"]
-    assert [jvm for jvm in jvms if jvm.is_running()] == []
+    assert started
+    assert [jvm for jvm in started if jvm.is_running()] == []
     Lease(db, 60).acquire("next")  # it was given back
 
 
@@ -279,8 +288,8 @@ def test_a_model_worse_than_the_live_one_is_rejected_unless_forced(
     assert db["Recommendations"].distinct("run_id") == [forced["run_id"]]
 
 
-HANGS_IN_THE_JVM = """
-import sys
+HANGS_IN_SPARK = """
+import time
 from recommender.runs import training_run
 from recommender.scripts import run_script
 from recommender.settings import load_settings
@@ -290,26 +299,26 @@ def main(argv):
     settings = load_settings()
     with training_run(settings), spark_session(settings, "hangs") as spark:
         print("hangs", flush=True)
-        spark._jvm.java.lang.Thread.sleep(600_000)
+        spark.sparkContext.parallelize([600], 1).foreach(time.sleep)
 
 raise SystemExit(run_script(main))
 """
 
 
-def test_a_training_that_hangs_in_the_jvm_is_ended_by_its_limit(
+def test_a_training_that_hangs_in_spark_is_ended_by_its_limit(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
-    limits = {"TRAIN_TIMEOUT_MINUTES": "0.15", "STOP_GRACE_SECONDS": "60"}
+    limits = {"TRAIN_TIMEOUT_MINUTES": "0.4", "STOP_GRACE_SECONDS": "60"}
     done = subprocess.run(
-        [sys.executable, "-c", HANGS_IN_THE_JVM],
+        [sys.executable, "-c", HANGS_IN_SPARK],
         env={**environment(db_settings, **limits), "PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
         timeout=200,
         check=False,
     )
-    assert done.returncode == 124, done.stderr
-    assert "took longer than TRAIN_TIMEOUT_MINUTES=0.15" in done.stderr.splitlines()[-1]
+    assert (done.returncode, done.stdout) == (124, "hangs\n"), done.stderr
+    assert "took longer than TRAIN_TIMEOUT_MINUTES=0.4" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     run = Ledger(db).recent(1)[0]
     assert (run["state"], run["exit_code"]) == ("failed", 124)

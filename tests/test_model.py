@@ -27,12 +27,12 @@ from recommender.lease import Lease
 from recommender.ledger import Ledger
 from recommender.mongo import MongoDatabase
 from recommender.settings import Settings
-from tests import support
 from tests.support import (
     PROJECT,
     ContractReader,
-    descendants,
     environment,
+    jvms,
+    set_environment,
     some_factors,
     write_tiny_city,
 )
@@ -43,14 +43,14 @@ HAS_READ = {"phases.name": "read"}  # so that Spark and its Pythons are there
 
 
 @pytest.fixture
-def set_environment(db_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    return partial(support.set_environment, monkeypatch, db_settings)
+def configure(db_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    return partial(set_environment, monkeypatch, db_settings)
 
 
 @pytest.fixture
-def client(set_environment: Callable[..., None], db: MongoDatabase) -> Iterator[TestClient]:
+def client(configure: Callable[..., None], db: MongoDatabase) -> Iterator[TestClient]:
     """The API in this process, without a key, with a schedule of the default interval."""
-    set_environment()
+    configure()
     with TestClient(model.create_app()) as test_client:
         yield test_client
 
@@ -95,9 +95,9 @@ def test_the_first_training_is_an_interval_away_in_words_and_numbers(client: Tes
 
 
 def test_a_skipped_slot_is_told_with_the_training_that_was_in_its_way(
-    set_environment: Callable[..., None], db: MongoDatabase
+    configure: Callable[..., None], db: MongoDatabase
 ) -> None:
-    set_environment()
+    configure()
     with TestClient(model.create_app()) as client:
         body = client.get("/next-training").json()
         assert (body["skipped"], body["last_skipped"]) == (0, None)
@@ -147,9 +147,9 @@ def test_durations_in_words(seconds: float, words: str) -> None:
 
 
 def test_a_restart_does_not_reset_the_clock(
-    set_environment: Callable[..., None], db: MongoDatabase
+    configure: Callable[..., None], db: MongoDatabase
 ) -> None:
-    set_environment()
+    configure()
     with TestClient(model.create_app()) as first:
         before = first.get("/next-training").json()["seconds_left"]
     db["TrainingState"].update_one(
@@ -161,10 +161,10 @@ def test_a_restart_does_not_reset_the_clock(
 
 
 def test_alive_without_mongodb_but_not_ready(
-    set_environment: Callable[..., None], db: MongoDatabase
+    configure: Callable[..., None], db: MongoDatabase
 ) -> None:
     with closed_port() as port:
-        set_environment(MONGO_URI=f"mongodb://127.0.0.1:{port}/", MONGO_TIMEOUT_SECONDS="0.2")
+        configure(MONGO_URI=f"mongodb://127.0.0.1:{port}/", MONGO_TIMEOUT_SECONDS="0.2")
         with TestClient(model.create_app()) as client:
             assert client.get("/health/live").json() == {"status": "alive"}
             refused = [
@@ -227,8 +227,8 @@ def test_a_setting_that_cannot_be_ends_uvicorn_in_one_line(
     assert "s3cr" not in done.stderr
 
 
-def test_the_app_that_servers_ask_for_is_made_once(set_environment: Callable[..., None]) -> None:
-    set_environment()
+def test_the_app_that_servers_ask_for_is_made_once(configure: Callable[..., None]) -> None:
+    configure()
     assert model.app is model.app
     with pytest.raises(AttributeError, match="no attribute 'application'"):
         _ = model.application
@@ -290,9 +290,9 @@ def test_every_error_is_a_problem(client: TestClient, method: str, path: str, st
 
 
 def test_with_an_api_key_only_its_holders_train_and_see_runs(
-    set_environment: Callable[..., None], db: MongoDatabase
+    configure: Callable[..., None], db: MongoDatabase
 ) -> None:
-    set_environment(API_KEY="kéy")
+    configure(API_KEY="kéy")
     Lease(db, 60).acquire("by-hand")
     good = [{b"X-API-Key": "kéy".encode()}, {b"Authorization": "Bearer kéy".encode()}]
     bad: list[dict[bytes, bytes]] = [
@@ -393,7 +393,8 @@ def test_a_training_on_demand_runs_to_its_end_and_publishes(
 def test_the_schedule_trains_by_itself(db: MongoDatabase, db_settings: Settings) -> None:
     db["Reviews"].insert_one({"user_id": "only", "gmap_id": "one", "rating": 4})
     # What falls due during the training is skipped and counted.
-    with service(db_settings, TRAIN_INTERVAL_HOURS=str(2 / 3600)):
+    every_two_seconds = {"TRAIN_INTERVAL_HOURS": str(2 / 3600), "ALS_OBJECTIVE": "rating"}
+    with service(db_settings, **every_two_seconds):
         until(lambda: db["TrainingRuns"].count_documents({"state": "succeeded"}), TRAINING_SECONDS)
         run = db["TrainingRuns"].find_one({"state": "succeeded"}) or {}
         assert run["trigger"] == "schedule"
@@ -409,7 +410,7 @@ def test_stopping_the_service_stops_its_training(db: MongoDatabase, db_settings:
         run_id = httpx.post(f"{url}/train").json()["run_id"]
         until(lambda: db["TrainingRuns"].count_documents(HAS_READ), TRAINING_SECONDS)
         family = psutil.Process(process.pid).children(recursive=True)
-        assert descendants(process.pid, "java")
+        assert jvms(process.pid)
         process.terminate()
         assert process.wait(timeout=10) == 0
     run = db["TrainingRuns"].find_one({"_id": run_id}) or {}
@@ -421,10 +422,9 @@ def test_stopping_the_service_stops_its_training(db: MongoDatabase, db_settings:
 def test_a_service_that_is_killed_takes_its_training_with_it(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
-    write_tiny_city(db, db_settings)
-    with service(db_settings) as (process, url):
+    with service(db_settings, STOP_GRACE_SECONDS="60") as (process, url):
         run_id = httpx.post(f"{url}/train").json()["run_id"]
-        until(lambda: descendants(process.pid, "java"), TRAINING_SECONDS)
+        until(lambda: jvms(process.pid), TRAINING_SECONDS)
         family = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, signal.SIGKILL)
         psutil.wait_procs(family, timeout=60)

@@ -29,7 +29,7 @@ StageLists = Callable[..., dict[Any, Document]]
 def stage_lists(spark: SparkSession, city: Ratings, db: MongoDatabase) -> StageLists:
     """Stage a model's lists, a given number of times; give the documents by user."""
 
-    def stage_lists(model: Model, settings: Settings, times: int = 1) -> dict[Any, Document]:
+    def documents_of(model: Model, settings: Settings, times: int = 1) -> dict[Any, Document]:
         with (
             training_run(settings) as run,
             staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
@@ -41,7 +41,7 @@ def stage_lists(spark: SparkSession, city: Ratings, db: MongoDatabase) -> StageL
         assert {d["run_id"] for d in documents.values()} == {run.run_id}
         return documents
 
-    return stage_lists
+    return documents_of
 
 
 def fitted(spark: SparkSession, city: Ratings, settings: Settings) -> Model:

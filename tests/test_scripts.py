@@ -194,6 +194,25 @@ def test_a_second_signal_does_not_cut_the_clean_up_short(first: str) -> None:
     assert (code, out) == (128 + signal.Signals[first], "cleaned up\n")
 
 
+def test_what_a_clean_up_waits_for_is_told_of_the_stop_before() -> None:
+    process = start(
+        """
+        from recommender.scripts import told_to_stop
+        here, there = socket.socketpair()
+        told = []
+        with told_to_stop(lambda: told.append("another block's")):
+            pass
+        with told_to_stop(there.close):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                threading.Event().wait(25)
+            finally:
+                print(here.recv(1), told, flush=True)
+        """
+    )
+    assert ended(process) == (143, "b'' []\n", "error: stopped by SIGTERM\n")
+
+
 def test_a_signal_that_was_dropped_on_the_way_is_raised_again() -> None:
     process = start(
         """

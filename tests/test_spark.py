@@ -12,6 +12,7 @@ import pytest
 from py4j.protocol import Py4JError
 
 from recommender import spark
+from recommender.errors import SparkError
 from recommender.java import find_java
 from recommender.scripts import Cancelled
 from recommender.settings import load_settings
@@ -91,8 +92,8 @@ def _jvm_starts_with(options: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("failure", [Py4JError("converted"), KeyError("c")])
-def test_a_stop_is_not_taken_for_the_failure_of_spark_that_it_causes(failure: Exception) -> None:
+@pytest.mark.parametrize("kind", [Py4JError, KeyError])
+def test_a_stop_is_not_taken_for_the_failure_of_spark_that_it_causes(kind: type) -> None:
     """PySpark asks a JVM for its result in a ``finally``, even where that JVM has been stopped."""
 
     def collect() -> None:
@@ -102,7 +103,7 @@ def test_a_stop_is_not_taken_for_the_failure_of_spark_that_it_causes(failure: Ex
             try:
                 raise KeyError("the answer to another question")
             except KeyError as error:
-                raise failure from error
+                raise kind("converted") from error
 
     with pytest.raises(Cancelled, match="stopped by SIGTERM"), spark.errors_that_last():
         collect()
@@ -111,3 +112,19 @@ def test_a_stop_is_not_taken_for_the_failure_of_spark_that_it_causes(failure: Ex
 def test_an_error_that_is_neither_sparks_nor_a_stops_stays_what_it_is() -> None:
     with pytest.raises(KeyError, match="ours"), spark.errors_that_last():
         raise KeyError("ours")
+
+
+def test_a_jvm_that_is_gone_by_the_end_is_a_failure_of_spark(
+    clean_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Session:
+        def stop(self) -> None:
+            raise Py4JError("nobody answers")
+
+    jvm = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    stand_ins = {"_start": lambda *_: Session(), "_jvm": lambda: jvm, "_end_jvm": lambda: None}
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(spark, name, stand_in)
+    told = "JVM ended with code 3"
+    with pytest.raises(SparkError, match=told), spark.spark_session(load_settings(), "test"):
+        jvm.wait()

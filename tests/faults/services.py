@@ -13,6 +13,7 @@ from tests.faults.catalogue import Fault, hit
 from tests.faults.mongod import LONG_SECONDS, Trap
 from tests.faults.trainings import BETWEEN, CLUSTERING_BETWEEN, kill
 from tests.faults.world import Outcome, Running, World, alive
+from tests.support import jvms
 from tests.waiting import at_once, until
 
 
@@ -37,9 +38,9 @@ def service_ended(number: Signals, world: World) -> Outcome:
 
 def ended_as_spark_starts(world: World) -> Outcome:
     """Stop the service while its training's JVM starts, when no signal may cut in."""
-    with world.service() as (service, url):
+    with world.service(STOP_GRACE_SECONDS="60") as (service, url):
         assert post(url) == 202
-        until(lambda: service.named("java"), LONG_SECONDS)
+        until(lambda: jvms(service.pid), LONG_SECONDS)
         assert (world.latest() or {})["phase"] is None
         service.send(SIGTERM)
         return world.outcome(service)
