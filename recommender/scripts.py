@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NoReturn
 
@@ -39,6 +39,7 @@ _LAST_WORDS_SECONDS = 5.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What this process may not show; a script's last line is written without the logging's help.
 _hidden: list[str] = []
+# What a stop calls before it unwinds.
 _to_tell: list[Callable[[], object]] = []
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -215,8 +216,9 @@ def _watch_time(
 def signals_deferred() -> Iterator[None]:
     """Let the block finish before a signal that asks to stop, or a time limit, is heeded.
 
-    For what must not be cut in two: what came meanwhile raises :class:`Stopped` after it. Only the
-    main thread hears signals; elsewhere there is nothing to defer.
+    For what must not be cut in two: what came meanwhile raises :class:`Stopped` after it, also in
+    place of what the block raises. Only the main thread hears signals; elsewhere there is nothing
+    to defer.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -231,8 +233,8 @@ def signals_deferred() -> Iterator[None]:
     finally:
         for signum, handler in zip(signals, handlers, strict=True):
             signal.signal(signum, handler)
-    if came:
-        signal.raise_signal(came[0])
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _stop(reason: Callable[[], Stopped]) -> NoReturn:
@@ -240,7 +242,8 @@ def _stop(reason: Callable[[], Stopped]) -> NoReturn:
     signal.signal(signal.SIGALRM, lambda *_: _raise_if_lost(reason))
     signal.setitimer(signal.ITIMER_REAL, _SECOND_TRY_SECONDS, _SECOND_TRY_SECONDS)
     for tell in _to_tell:
-        tell()
+        with suppress(OSError):
+            tell()
     raise reason()
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,10 +70,16 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
     Raises
     ------
     ConfigurationError
-        If there is no Java that Spark runs on, or Spark does not start.
+        If there is no Java that Spark runs on, or Spark does not start, or has been started before
+        by ``spark-submit``.
     SparkError
         In place of what PySpark raises in the block.
     """
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        raise ConfigurationError(
+            "this was started by spark-submit, but starts Spark itself; run it with python, and "
+            "name a cluster by SPARK_MASTER"
+        )
     find_java()
     if not has_lapack():
         log.info("ALS would be faster with a LAPACK (Debian: apt-get install %s)", LAPACK_PACKAGE)
@@ -104,14 +111,30 @@ def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
     with _errors_as(not_started):
         conf = _conf(settings, name, scratch)
         with signals_deferred(), _light_home(settings, scratch):
-            SparkContext._ensure_initialized(conf=conf)
+            SparkContext._ensure_initialized(conf=conf)  # the JVM alone
         with told_to_stop(_jvm().terminate):
+            with _sigint_kept():
+                SparkContext(conf=conf)
             spark = SparkSession.builder.config(conf=conf).getOrCreate()
             # Long lineages overflow the JVM's stack; ALS cuts them where there is a checkpoint.
             checkpoints = settings.spark_checkpoint_dir or str(scratch / "checkpoints")
             spark.sparkContext.setCheckpointDir(checkpoints)
             spark.sparkContext.addPyFile(str(_zip_package(scratch)))
             return spark
+
+
+@contextmanager
+def _sigint_kept() -> Iterator[None]:
+    """Take SIGINT back from PySpark, whose handler knows of no clean-up, for the block's end.
+
+    It would also ask the JVM something amid the answer to another call.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) not in (before, signal.SIG_IGN):  # ignored: a stop
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -321,8 +344,9 @@ def _end_jvm() -> None:
     SparkSession._instantiatedSession = None
     if gateway is None:
         return
-    if context is not None:  # not stopped in order: its server would print that the JVM is gone
-        context._accumulatorServer.handle_error = lambda *_: None  # type: ignore[method-assign]
+    # Where Spark was not stopped in order, its server would print that the JVM is gone.
+    if (server := getattr(context, "_accumulatorServer", None)) is not None:
+        server.handle_error = lambda *_: None
     process: subprocess.Popen[bytes] = gateway.proc
     if process.stdin is not None:
         process.stdin.close()  # the JVM ends when its standard input does

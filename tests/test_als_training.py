@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -242,11 +243,32 @@ def test_a_signal_cancels_cleans_up_and_says_so(
     assert errors.splitlines()[-1] == f"error: stopped by {signum.name}"
     assert "Traceback" not in errors
     run = Ledger(db).recent(1)[0]
-    assert (run["state"], run["exit_code"]) == ("cancelled", code)
+    told = (run["state"], run["exit_code"], run["error"])
+    assert told == ("cancelled", code, f"stopped by {signum.name}")
     assert left_in(folder) == [f"logs/{run['run_id']}.log"]
     assert started
     assert [jvm for jvm in started if jvm.is_running()] == []
     Lease(db, 60).acquire("next")  # it was given back
+
+
+def test_a_stop_is_heeded_while_spark_looks_for_its_cluster(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        master = f"spark://127.0.0.1:{nobody_listens.getsockname()[1]}"
+        process = subprocess.Popen(
+            [sys.executable, str(PROJECT / "als_training.py")],
+            env=environment(db_settings, SPARK_MASTER=master, SPARK_LOCAL_IP="127.0.0.1"),
+            cwd=db_settings.work_dir,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        until(lambda: list(db_settings.work_dir.glob("spark-*/blockmgr-*")), TRAINING_SECONDS)
+        process.terminate()
+        errors = process.communicate(timeout=15)[1]  # it would look for a minute
+    assert process.returncode == 143
+    assert errors.splitlines()[-1] == "error: stopped by SIGTERM"
 
 
 def test_a_failure_inside_spark_has_its_code_one_line_and_its_place_in_the_ledger(

@@ -312,6 +312,18 @@ def test_a_time_limit_waits_for_what_must_not_be_cut_in_two() -> None:
     assert ended(process)[:2] == (124, "whole\n")
 
 
+def test_a_stop_outlives_the_failure_of_what_must_not_be_cut_in_two() -> None:
+    process = start(
+        """
+        from recommender.scripts import signals_deferred
+        with signals_deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise KeyError("of the stop, perhaps")
+        """
+    )
+    assert ended(process) == (143, "", "error: stopped by SIGTERM\n")
+
+
 def test_in_time_there_is_no_limit_left_behind() -> None:
     process = start(
         """

@@ -12,7 +12,7 @@ import pytest
 from py4j.protocol import Py4JError
 
 from recommender import spark
-from recommender.errors import SparkError
+from recommender.errors import ConfigurationError, SparkError
 from recommender.java import find_java
 from recommender.scripts import Cancelled
 from recommender.settings import load_settings
@@ -112,6 +112,15 @@ def test_a_stop_is_not_taken_for_the_failure_of_spark_that_it_causes(kind: type)
 def test_an_error_that_is_neither_sparks_nor_a_stops_stays_what_it_is() -> None:
     with pytest.raises(KeyError, match="ours"), spark.errors_that_last():
         raise KeyError("ours")
+
+
+def test_what_spark_submit_started_is_told_to_start_by_python(
+    clean_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
+    told = "started by spark-submit"
+    with pytest.raises(ConfigurationError, match=told), spark.spark_session(load_settings(), "x"):
+        pass
 
 
 def test_a_jvm_that_is_gone_by_the_end_is_a_failure_of_spark(
