@@ -79,7 +79,8 @@ def db(db_settings: Settings) -> Iterator[MongoDatabase]:
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """A real Spark for this test process, in which no test may start another."""
     folder = tmp_path_factory.mktemp("spark")
-    settings = load_settings(work_dir=folder, spark_driver_memory="1g", spark_master="local[2]")
+    small = {"spark_driver_memory": "1g", "spark_shuffle_partitions": 4}
+    settings = load_settings(work_dir=folder, spark_master="local[2]", **small)
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("JDK_JAVA_OPTIONS", QUICK_JAVA)

@@ -43,6 +43,7 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
         "MONGO_DB": settings.mongo_db,
         "WORK_DIR": str(settings.work_dir),
         "SPARK_DRIVER_MEMORY": "1g",
+        "SPARK_SHUFFLE_PARTITIONS": "4",
         "JDK_JAVA_OPTIONS": QUICK_JAVA,
         **{name.upper(): str(value) for name, value in QUICK_ALS.items()},
         **more,

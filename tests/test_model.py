@@ -372,7 +372,7 @@ def test_a_training_on_demand_runs_to_its_end_and_publishes(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     write_tiny_city(db, db_settings)
-    with service(db_settings) as (_, url):
+    with service(db_settings, ALS_OBJECTIVE="rating") as (_, url):
         started = httpx.post(f"{url}/train")
         assert started.status_code == 202
         run_id = started.json()["run_id"]
