@@ -190,18 +190,14 @@ def test_a_name_forges_no_line(
 
 @pytest.fixture
 def counted(
-    db: MongoDatabase,
-    db_settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run_here: Callable[..., int], db: MongoDatabase, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
     """Cluster users who have rated these restaurants, count them, and return what is shown."""
 
     def count(rows: Iterable[tuple[Any, Any]], **more: str) -> str:
-        set_environment(monkeypatch, db_settings, **more)
         db["Reviews"].insert_many({"user_id": u, "gmap_id": r, "rating": 4} for u, r in rows)
-        assert clustering_training.main([]) == 0
-        assert clus_counter.main([]) == 0
+        assert run_here(clustering_training.main, **more) == 0
+        assert run_here(clus_counter.main, **more) == 0
         return capsys.readouterr().out
 
     return count

@@ -1,4 +1,4 @@
-"""The search for better parameters, on a real Spark and as its people run it."""
+"""The search for better parameters, on a real Spark."""
 
 from __future__ import annotations
 
@@ -85,16 +85,11 @@ def test_candidates_are_what_is_in_force_and_all_combinations(db_settings: Setti
 
 
 def test_what_was_adopted_can_be_forgotten(
-    db: MongoDatabase,
-    db_settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run_here: Callable[..., int], db: MongoDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MONGO_URI", db_settings.mongo_uri.get_secret_value())
-    monkeypatch.setenv("MONGO_DB", db_settings.mongo_db)
     db["Tuning"].insert_many([{"_id": "adopted"}, {"_id": "a figure"}])
-    assert als_training.main(["--forget"]) == 0
-    assert als_training.main(["--forget"]) == 0
+    assert run_here(als_training.main, "--forget") == 0
+    assert run_here(als_training.main, "--forget") == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("forgotten: ")
     assert second.startswith("nothing was adopted: ")
