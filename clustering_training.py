@@ -6,8 +6,7 @@ once; ``als_training.py`` chains into it with the ratings that it has already re
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,11 +20,10 @@ from recommender.cluster_documents import (
     metadata_documents,
 )
 from recommender.clusters import Clustering, cluster, with_previous_ids
-from recommender.elbow import CurvePoint, knee_of, parse_range, svg_of, table_of
+from recommender.elbow import parse_range, run_elbow
 from recommender.evaluation import HeldOut, hold_out, no_quality, ranking_quality, rating_error
 from recommender.foldin import Preferences
 from recommender.gate import add_force_option, check_clusters, check_finite, settings_as_asked
-from recommender.mongo import connect, database
 from recommender.ratings import Ratings, counts_of, rating_shift, reader_shift
 from recommender.restaurants import shown_restaurants
 from recommender.reviews import read_ratings
@@ -168,40 +166,6 @@ def train(run: TrainingRun, ratings: Ratings, preferences: Preferences | None = 
         )
 
 
-def curve(matrix: UserMatrix, ks: Iterable[int], settings: Settings) -> list[CurvePoint]:
-    """Cluster into each number of clusters in turn, up to the most that the users make."""
-    points = []
-    for k in ks:
-        began = time.perf_counter()
-        found = cluster(matrix, settings.model_copy(update={"clusters_k": k}))
-        seconds = time.perf_counter() - began
-        placed = found.labels >= 0
-        width = silhouette(matrix.rows[placed], found.labels[placed], seed=settings.seed)
-        points.append(CurvePoint(len(found.centroids), found.inertia, width, seconds))
-        if len(found.centroids) < k:
-            break
-    return points
-
-
-def show_curve(ks: range, settings: Settings) -> None:
-    """Print what each number of clusters gives, and draw it to ``elbow.svg`` in ``WORK_DIR``.
-
-    Nothing is published and no lease is taken: it may run beside a training.
-    """
-    settings.make_folder(settings.work_dir)
-    ratings = read_ratings(settings)
-    matrix = user_matrix(ratings, settings.model_copy(update={"clusters_k": ks[-1]}))
-    if settings.clusters_space == "factors":
-        with connect(settings) as client:
-            matrix = with_factors(matrix, ratings, None, database(client, settings))
-    points = curve(matrix, ks, settings)
-    knee = knee_of(points)
-    drawing = settings.work_dir / "elbow.svg"
-    drawing.write_text(svg_of(points, knee), encoding="utf-8")
-    print(table_of(points, knee))
-    print(f"drawn in {drawing}; {'no knee' if knee is None else f'CLUSTERS_K={knee} is its knee'}")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Cluster the users of the reviews in MongoDB and publish the outcome."""
     parser = script_parser("Group the users by K-Means and publish Clusters and Metadata.")
@@ -216,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = settings_as_asked(arguments)
     configure_logging(settings)
     if arguments.elbow:
-        show_curve(arguments.elbow, settings)
+        print(run_elbow(arguments.elbow, settings))
         return 0
     with training_run(settings) as run:
         with run.phase("read"):

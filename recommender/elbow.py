@@ -1,17 +1,21 @@
-"""What each number of clusters would give: a curve, its knee, a table and a drawing of it."""
+"""The elbow curve: K-Means for several numbers of clusters, as a table and a plot with its knee."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from recommender.drawing import Panel, dot, line, sheet, words
-
-_WIDTH, _HEIGHT, _MARGIN = 640, 400, 60
+from dists import silhouette
+from recommender.clusters import cluster
+from recommender.core.plots import save_elbow
+from recommender.reviews import read_ratings
+from recommender.settings import Settings
+from recommender.user_matrix import UserMatrix, user_matrix
 
 
 class CurvePoint(NamedTuple):
-    """What a clustering into k clusters reaches, and how long it took."""
+    """Inertia, silhouette and fit time of a clustering into k clusters."""
 
     k: int
     inertia: float
@@ -19,39 +23,57 @@ class CurvePoint(NamedTuple):
     seconds: float
 
 
-def parse_range(text: str) -> range:
-    """Read ``first:last:step``, the last included.
+def run_elbow(ks: range, settings: Settings) -> str:
+    """Cluster the reviews for each k, plot ``elbow.svg`` in ``WORK_DIR``, and return the table.
 
-    Raises
-    ------
-    ValueError
-        If the text is not of that form, or names no number of clusters.
+    It publishes nothing and takes no lease, so it can run during a training.
     """
-    first, last, step = (int(part) for part in text.split(":"))
-    if not (1 <= first <= last and step >= 1):
-        raise ValueError(f"{text!r}: expected 1 <= first <= last and a step of at least 1")
-    return range(first, last + 1, step)
+    settings.make_folder(settings.work_dir)
+    ratings = read_ratings(settings)
+    matrix = user_matrix(ratings, settings.model_copy(update={"clusters_k": ks[-1]}))
+    points = elbow_curve(matrix, ks, settings)
+    knee = find_knee(points)
+    path = settings.work_dir / "elbow.svg"
+    save_elbow(path, [point.k for point in points], [point.inertia for point in points], knee)
+    advice = "no knee" if knee is None else f"the knee is at CLUSTERS_K={knee}"
+    return f"{format_table(points, knee)}\nplot: {path}; {advice}"
 
 
-def knee_of(points: Sequence[CurvePoint]) -> int | None:
-    """Return the k after which the inertia falls off slowly (Satopaa et al., 2011).
+def elbow_curve(matrix: UserMatrix, ks: Iterable[int], settings: Settings) -> list[CurvePoint]:
+    """Cluster for each k in turn; stop at the first k with fewer than k clusters."""
+    points = []
+    for k in ks:
+        started = time.perf_counter()
+        clustering = cluster(matrix, settings.model_copy(update={"clusters_k": k}))
+        seconds = time.perf_counter() - started
+        assigned = clustering.labels >= 0
+        labels = clustering.labels[assigned]
+        width = silhouette(matrix.rows[assigned], labels, seed=settings.seed)
+        points.append(CurvePoint(len(clustering.centroids), clustering.inertia, width, seconds))
+        if len(clustering.centroids) < k:
+            break
+    return points
+
+
+def find_knee(points: Sequence[CurvePoint]) -> int | None:
+    """Return the k after which inertia falls slowly (Satopaa et al., 2011).
 
     Returns
     -------
     int or None
-        None where there are fewer than three points, or the curve has no knee.
+        None for fewer than three points, or for a curve without a knee.
     """
     if len(points) < 3 or points[0].inertia == points[-1].inertia:
         return None
-    from kneed import KneeLocator  # here, since it is slow to import and few ask for a knee
+    from kneed import KneeLocator  # slow to import
 
     ks, inertias = [point.k for point in points], [point.inertia for point in points]
     knee = KneeLocator(ks, inertias, curve="convex", direction="decreasing").knee
     return None if knee is None else int(knee)
 
 
-def table_of(points: Sequence[CurvePoint], knee: int | None) -> str:
-    """Return the points as lines, the knee marked."""
+def format_table(points: Sequence[CurvePoint], knee: int | None) -> str:
+    """Return a line per point, the knee marked."""
     lines = [f"{'k':>6} {'inertia':>14} {'silhouette':>11} {'seconds':>8}"]
     for point in points:
         width = "none" if point.silhouette is None else f"{point.silhouette:.4f}"
@@ -62,22 +84,15 @@ def table_of(points: Sequence[CurvePoint], knee: int | None) -> str:
     return "\n".join(lines)
 
 
-def svg_of(points: Sequence[CurvePoint], knee: int | None) -> str:
-    """Return the inertia over k as an SVG drawing, the knee marked."""
-    ks, inertias = [point.k for point in points], [point.inertia for point in points]
-    across, up = max(ks[-1] - ks[0], 1), max(inertias) or 1.0
+def parse_range(text: str) -> range:
+    """Parse ``first:last:step``, last included.
 
-    panel = Panel(_MARGIN, _MARGIN, _WIDTH - _MARGIN, _HEIGHT - _MARGIN)
-    places = [panel.place((p.k - ks[0]) / across, p.inertia / up) for p in points]
-    parts = [
-        panel.axes(),
-        words(_WIDTH / 2, _HEIGHT - 15, "clusters", anchor="middle"),
-        words(_MARGIN, _MARGIN - 15, f"inertia, 0 to {up:,.2f}"),
-        line(places, "steelblue"),
-    ]
-    for point, (x, y) in zip(points, places, strict=True):
-        parts.append(dot(x, y, "crimson" if point.k == knee else "steelblue"))
-        parts.append(words(x, panel.bottom + 18, str(point.k), anchor="middle"))
-        if point.k == knee:
-            parts.append(words(x, y - 10, f"knee at {knee}", fill="crimson"))
-    return sheet(_WIDTH, _HEIGHT, parts)
+    Raises
+    ------
+    ValueError
+        If the text has another form, or the range is empty or starts below 1.
+    """
+    first, last, step = (int(part) for part in text.split(":"))
+    if not (1 <= first <= last and step >= 1):
+        raise ValueError(f"{text!r}: expected 1 <= first <= last and a step of at least 1")
+    return range(first, last + 1, step)

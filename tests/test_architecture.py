@@ -28,7 +28,6 @@ FLOORS: list[set[str]] = [
     {
         *("recommender", "recommender.guard", "recommender.ports", "recommender.ratings"),
         *("recommender.settings", "recommender.checks", "recommender.spherical"),
-        "recommender.elbow",
     },
     {
         *("recommender.grids", "recommender.models", "recommender.mongo", "recommender.splits"),
@@ -56,7 +55,7 @@ FLOORS: list[set[str]] = [
     {"recommender.child", "recommender.gate", "recommender.tuned"},
     {"recommender.fitting", "recommender.user_matrix"},
     {"recommender.clusters", "recommender.searching"},
-    {"recommender.cluster_documents"},
+    {"recommender.cluster_documents", "recommender.elbow"},
     {"clustering_training", "clus_test", "clus_counter"},
     {"als_training"},
     {"model"},

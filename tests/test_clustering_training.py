@@ -14,12 +14,11 @@ from scipy.sparse import csr_array
 
 import clus_counter
 import clustering_training
-from clustering_training import curve, held_out_quality, score
-from dists import distance, silhouette
+from clustering_training import held_out_quality, score
+from dists import distance
 from recommender.clusters import Clustering, cluster, with_previous_ids
 from recommender.evaluation import RankingQuality, hold_out
 from recommender.foldin import alternate, preferences_of
-from recommender.lease import Lease
 from recommender.models import popularity_of
 from recommender.mongo import MongoDatabase
 from recommender.scoring import ClusterScores, leave_one_out_scores, rating_means
@@ -29,7 +28,7 @@ from recommender.user_matrix import (
     user_matrix,
     with_factors,
 )
-from tests.small_cities import DEGENERATE, DRAWN, few_ratings, some_users, tiny_ratings
+from tests.small_cities import DEGENERATE, DRAWN, some_users, tiny_ratings
 from tests.support import (
     TINY_CITY,
     ContractReader,
@@ -358,40 +357,6 @@ def test_an_unfit_database_ends_with_65_and_leaves_the_old_model(
     told = "none of the 1 reviews is valid (1 rating_not_a_number)"
     assert told in capsys.readouterr().err.splitlines()[-1]
     assert db["Clusters"].count_documents({"run_id": "old"}) == 1
-
-
-def test_the_curve_is_that_of_the_clusterings_and_ends_where_k_does() -> None:
-    ratings = few_ratings()
-    settings = load_settings(clusters_space="ratings")
-    matrix = user_matrix(ratings, settings)
-    points = curve(matrix, [1, 3, 9, 10], settings)
-    assert [point.k for point in points] == [1, 3, 5]
-    for point in points:
-        found = cluster(matrix, load_settings(clusters_space="ratings", clusters_k=point.k))
-        assert point.inertia == found.inertia
-        assert point.silhouette == silhouette(matrix.rows, found.labels, seed=settings.seed)
-        assert point.seconds > 0
-
-
-def test_the_elbow_is_shown_beside_a_training_and_publishes_nothing(
-    run_here: Callable[..., int],
-    db: MongoDatabase,
-    db_settings: Settings,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    write_tiny_city(db, db_settings)
-    Lease(db, 60).acquire("another training")
-    assert run_here(clustering_training.main, "--elbow", "2:8:2") == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed[1:5]] == ["2", "4", "6", "8"]
-    assert (db_settings.work_dir / "elbow.svg").read_text().startswith("<svg")
-    names = db.list_collection_names()
-    assert not {"Clusters", "Metadata", "TrainingRuns"} & set(names)
-
-
-def test_an_elbow_of_another_form_is_a_usage_error(db_settings: Settings) -> None:
-    done = run_script("clustering_training.py", "--elbow", "9:1:1", settings=db_settings)
-    assert done.returncode == 2
 
 
 def test_the_module_does_not_need_spark() -> None:

@@ -1,51 +1,73 @@
-"""The curve over the number of clusters, and what is shown of it."""
+"""The elbow curve, its knee, and its table."""
 
 from __future__ import annotations
 
-from xml.etree import ElementTree
+from collections.abc import Callable
 
 import pytest
 
-from recommender.elbow import CurvePoint, knee_of, parse_range, svg_of, table_of
+import clustering_training
+from dists import silhouette
+from recommender.clusters import cluster
+from recommender.elbow import CurvePoint, elbow_curve, find_knee, format_table, parse_range
+from recommender.lease import Lease
+from recommender.mongo import MongoDatabase
+from recommender.settings import Settings, load_settings
+from recommender.user_matrix import user_matrix
+from tests.small_cities import few_ratings
+from tests.support import write_tiny_city
 
 BENT = [CurvePoint(k, 1000 - 90 * k if k <= 10 else 100 - k, 0.1, 0.5) for k in range(2, 31, 2)]
 
 
-def test_the_range_includes_its_last() -> None:
-    assert list(parse_range("5:100:5"))[:2] == [5, 10]
-    assert list(parse_range("5:100:5"))[-1] == 100
+def test_a_range_includes_its_last_number() -> None:
+    assert list(parse_range("5:14:3")) == [5, 8, 11, 14]
     assert list(parse_range("3:3:1")) == [3]
-
-
-@pytest.mark.parametrize("text", ["5", "5:10", "5:10:0", "0:10:1", "9:5:1", "a:b:c", "1:2:3:4", ""])
-def test_another_range_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"expected|invalid literal|unpack"):
-        parse_range(text)
+    for text in ("5", "5:10", "5:10:0", "0:10:1", "9:5:1", "a:b:c", "1:2:3:4", ""):
+        with pytest.raises(ValueError, match=r".+"):
+            parse_range(text)
 
 
 def test_the_knee_is_where_the_curve_bends() -> None:
-    assert knee_of(BENT) == 10
-
-
-@pytest.mark.parametrize("points", [[], BENT[:2], [CurvePoint(k, 0.0, None, 1) for k in (1, 2, 3)]])
-def test_too_few_or_equal_points_have_no_knee(points: list[CurvePoint]) -> None:
-    assert knee_of(points) is None
+    assert find_knee(BENT) == 10
+    for points in ([], BENT[:2], [CurvePoint(k, 0.0, None, 1) for k in (1, 2, 3)]):
+        assert find_knee(points) is None
 
 
 def test_the_table_marks_the_knee_alone() -> None:
-    lines = table_of([*BENT, CurvePoint(40, 50, None, 2)], 10).splitlines()
+    lines = format_table([*BENT, CurvePoint(40, 50, None, 2)], 10).splitlines()
     assert len(lines) == len(BENT) + 2
     assert [line.split()[0] for line in lines if "knee" in line] == ["10"]
+    assert lines[1].split() == ["2", "820.00", "0.1000", "0.5"]
     assert lines[-1].split() == ["40", "50.00", "none", "2.0"]
 
 
-@pytest.mark.parametrize("points", [BENT, BENT[:1], [CurvePoint(1, 0.0, None, 0)]])
-def test_the_drawing_is_svg_with_a_dot_for_each_point(points: list[CurvePoint]) -> None:
-    root = ElementTree.fromstring(svg_of(points, 10))
-    dots = root.findall("{http://www.w3.org/2000/svg}circle")
-    assert len(dots) == len(points)
-    for dot in dots:
-        assert 0 <= float(dot.attrib["cx"]) <= 640
-        assert 0 <= float(dot.attrib["cy"]) <= 400
-    marked = [dot for dot in dots if dot.attrib["fill"] == "crimson"]
-    assert len(marked) == (points is BENT)
+@pytest.mark.usefixtures("clean_environment")
+def test_the_curve_is_that_of_the_clusterings_and_ends_where_k_does() -> None:
+    settings = load_settings(clusters_space="ratings")
+    matrix = user_matrix(few_ratings(), settings)
+    points = elbow_curve(matrix, [1, 3, 9, 10], settings)
+    assert [point.k for point in points] == [1, 3, 5]
+    for point in points:
+        clustering = cluster(matrix, load_settings(clusters_space="ratings", clusters_k=point.k))
+        assert point.inertia == clustering.inertia
+        assert point.silhouette == silhouette(matrix.rows, clustering.labels, seed=settings.seed)
+        assert point.seconds > 0
+
+
+def test_the_elbow_runs_beside_a_training_and_publishes_nothing(
+    run_here: Callable[..., int],
+    db: MongoDatabase,
+    db_settings: Settings,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_tiny_city(db, db_settings)
+    Lease(db, 60).acquire("another training")
+    assert run_here(clustering_training.main, "--elbow", "2:8:2") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed[1:5]] == ["2", "4", "6", "8"]
+    assert (db_settings.work_dir / "elbow.svg").stat().st_size > 5_000
+    assert not {"Clusters", "Metadata", "TrainingRuns"} & set(db.list_collection_names())
+    with pytest.raises(SystemExit) as caught:
+        clustering_training.main(["--elbow", "9:1:1"])
+    assert caught.value.code == 2

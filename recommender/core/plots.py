@@ -1,0 +1,90 @@
+"""SVG plots by matplotlib, which is imported only when a plot is drawn."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LABELLED_LINES = 14
+
+
+class Point(NamedTuple):
+    """A point of a line: its tick, its value, half its error bar, and a note above it."""
+
+    tick: int
+    value: float
+    error: float = 0.0
+    note: str = ""
+
+
+class LineChart(NamedTuple):
+    """Lines over named ticks; each line has a label for the legend."""
+
+    title: str
+    x_label: str
+    y_label: str
+    ticks: Sequence[str]
+    lines: Sequence[tuple[str, Sequence[Point]]]
+
+
+def save_elbow(path: Path, ks: Sequence[int], inertias: Sequence[float], knee: int | None) -> None:
+    """Plot inertia over the number of clusters as SVG, with a vertical line at the knee."""
+    figure = _new_figure(path, 4.5)
+    axes = figure.subplots()
+    axes.plot(ks, inertias, marker="o")
+    if knee is not None:
+        axes.axvline(knee, color="crimson", linestyle="--", label=f"knee: k = {knee}")
+        axes.legend()
+    axes.set(title="Elbow curve", xlabel="number of clusters k", ylabel="inertia")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def save_line_charts(path: Path, charts: Sequence[LineChart]) -> None:
+    """Plot charts below each other as SVG; without charts, an empty figure."""
+    figure = _new_figure(path, 4.5 * max(1, len(charts)))
+    for number, chart in enumerate(charts, start=1):
+        _draw_lines(figure.add_subplot(len(charts), 1, number), chart)
+    _save(figure, path)
+
+
+def _draw_lines(axes: Axes, chart: LineChart) -> None:
+    for number, (label, points) in enumerate(chart.lines):
+        style = ("-", "--", ":")[number // 10 % 3]  # there are ten colours
+        # Shifted by parts of a tick, so that error bars of different lines do not overlap.
+        shift = (number - (len(chart.lines) - 1) / 2) * min(0.04, 0.4 / len(chart.lines))
+        ticks, values, errors, notes = zip(*points, strict=True)
+        xs = [tick + shift for tick in ticks]
+        label = label if number < _LABELLED_LINES else ""
+        axes.errorbar(xs, values, errors, label=label, linestyle=style, marker="o", capsize=3)
+        for x, value, error, note in zip(xs, values, errors, notes, strict=True):
+            axes.text(x, value + error, note, ha="center", va="bottom", weight="bold")
+    axes.set(title=chart.title, xlabel=chart.x_label, ylabel=chart.y_label)
+    axes.set_xticks(range(len(chart.ticks)), chart.ticks)
+    axes.margins(y=0.12)
+    axes.set_xlim(-0.5, len(chart.ticks) - 0.5)
+    axes.grid(alpha=0.3)
+    if any(label for label, _ in chart.lines):
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small", handlelength=4)
+
+
+def _new_figure(path: Path, height: float) -> Figure:
+    os.environ.setdefault("MPLCONFIGDIR", str(path.parent / "matplotlib"))  # its font cache
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(10, height), layout="constrained")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write the same bytes for the same plot: no date, and ids that do not vary."""
+    from matplotlib import rc_context
+
+    with rc_context({"svg.hashsalt": "recommender", "svg.fonttype": "none"}):
+        figure.savefig(path, format="svg", metadata={"Date": None})
