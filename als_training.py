@@ -2,8 +2,7 @@
 
 The data's way: read -> split -> choose -> train -> evaluate -> refit on all -> recommend -> publish
 -> chain into the clustering. Run it by hand for a retrain at once; the service runs the same file.
-By ``--tune`` it searches for better parameters instead, with the same fits on the same kind of
-split.
+With ``--tune`` it searches for better parameters instead; see ``recommender/searching.py``.
 """
 
 from __future__ import annotations
@@ -29,18 +28,11 @@ from recommender.recommend import COUNTS_SCHEMA, RecommendTask
 from recommender.restaurants import shown_restaurants
 from recommender.runs import TrainingRun, training_run
 from recommender.scripts import configure_logging, run_script, script_parser
-from recommender.searching import (
-    add_tuning_options,
-    asked_axes,
-    check_tuning_options,
-    forget_adopted,
-    run_search,
-)
+from recommender.searching import add_tuning_options, run_tuning, tuning_axes
 from recommender.spark import spark_session
 from recommender.splits import split
 from recommender.store import RECOMMENDATIONS, publish, staged
 from recommender.summary import summary_of
-from recommender.tuned import take_over_adopted
 
 # A few, so that no core waits long for the last.
 _PARTS_A_CORE = 4
@@ -111,7 +103,7 @@ def train(run: TrainingRun) -> tuple[Ratings, Preferences | None]:
     preferences
         What it found of them, if that is what ranks.
     """
-    settings = take_over_adopted(run)
+    settings = run.settings
     with spark_session(settings, f"als_training {run.run_id}") as spark:
         with run.phase("read"):
             ratings = read_ratings(spark, settings)
@@ -149,14 +141,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # How the service hands the lease that it has taken over to its child.
     parser.add_argument("--adopt-run", metavar="RUN_ID", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    check_tuning_options(parser, arguments)
     settings = settings_as_asked(arguments)
+    axes = tuning_axes(parser, arguments, settings)
     configure_logging(settings)
-    if arguments.forget:
-        print(forget_adopted(settings))
-        return 0
     if arguments.tune:
-        for line in run_search(settings, arguments, asked_axes(parser, arguments, settings)):
+        for line in run_tuning(settings, arguments, axes):
             print(line)
         return 0
     with training_run(settings, adopted=arguments.adopt_run) as run:

@@ -1,4 +1,4 @@
-"""What can be tuned: the searches, the values that they try, and the settings that decide them."""
+"""The search space of ``als_training.py --tune``: its searches, their parameters and values."""
 
 from __future__ import annotations
 
@@ -7,145 +7,91 @@ from dataclasses import dataclass
 from typing import Any
 
 from recommender.errors import ConfigurationError
-from recommender.settings import Settings, load_settings
+from recommender.settings import load_settings
 
 Parameters = dict[str, Any]
 Axes = dict[str, tuple[Any, ...]]
 
+_SPLIT = ("seed", "rating_min", "rating_max", "als_test_fraction", "als_test_split")
+_RATINGS = (*_SPLIT, "als_objective", "als_cold_start_strategy")
+_RATING_GRID = {"als_reg_param": (0.05, 0.1, 0.3), "als_rank": (5, 10, 20)}
+
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """One fit whose parameters are searched for.
-
-    Attributes
-    ----------
-    name
-        What is fitted.
-    measure
-        What its candidates are compared by.
-    sign
-        1 where more of the measure is better, -1 where less is.
-    grid
-        Its parameters, which are settings, and the values to try; none where only those count that
-        are asked for.
-    decided_by
-        Settings that, besides the parameters, decide what a fit reaches.
-    """
+    """A fit whose parameters are searched, and the measure that compares them."""
 
     name: str
     measure: str
-    sign: int
-    grid: Mapping[str, tuple[Any, ...]]
-    decided_by: tuple[str, ...]
+    maximize: bool  # a higher measure is better
+    grid: Mapping[str, tuple[Any, ...]]  # default values to try of each searched parameter
+    depends_on: tuple[str, ...]  # other settings that change the measure
+    base: tuple[str, ...] = ()  # parameters that an earlier search chooses
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of all parameters of the fit."""
+        return (*self.base, *self.grid)
 
 
-_SPLIT = ("seed", "rating_min", "rating_max", "als_test_fraction", "als_test_split")
-_OF_RATINGS = (*_SPLIT, "als_objective", "als_cold_start_strategy")
-
-BASELINE = Search(
-    "baseline",
-    "RMSE",
-    -1,
-    {"als_user_weight": (1.5, 3.0, 6.0), "als_restaurant_weight": (2.5, 10.0, 40.0)},
-    _OF_RATINGS,
-)
+_BASELINE_GRID = {"als_user_weight": (1.5, 3.0, 6.0), "als_restaurant_weight": (2.5, 10.0, 40.0)}
+BASELINE = Search("baseline", "RMSE", False, _BASELINE_GRID, _RATINGS)
 RATING = Search(
-    "rating",
-    "RMSE",
-    -1,
-    {"als_reg_param": (0.05, 0.1, 0.3), "als_rank": (5, 10, 20), "als_max_iter": (5, 10)},
-    _OF_RATINGS,
+    "rating", "RMSE", False, _RATING_GRID, (*_RATINGS, "als_max_iter"), tuple(_BASELINE_GRID)
 )
+RATING_ALONE = Search("rating", "RMSE", False, {**_RATING_GRID, "als_max_iter": (5, 10)}, _RATINGS)
 PREFERENCE = Search(
     "preference",
     "NDCG",
-    1,
+    True,
     {
         "als_preference_reg_param": (1.0, 4.0, 12.0),
         "als_alpha": (5.0, 20.0, 60.0),
         "als_preference_rank": (32, 64),
-        "als_preference_max_iter": (10, 20),
-        "als_half_life_days": (),
+        "als_max_iter": (10, 20),
     },
     (*_SPLIT, "als_top_n", "als_evaluate_users", "als_preference_users"),
 )
+# By ALS_OBJECTIVE: each stage starts from the best parameters of the one before. ALS_MAX_ITER
+# belongs to the fit that ranks restaurants.
+STAGES = {"preference": [[BASELINE], [RATING, PREFERENCE]], "rating": [[RATING_ALONE]]}
 
-TUNABLE = (*BASELINE.grid, *RATING.grid, *PREFERENCE.grid)
 
-
-def read_grid(texts: Sequence[str], settings: Settings) -> dict[str, Axes]:
-    """Return what to search: for each search by its name, the values of its parameters.
+def parse_grid(texts: Sequence[str], objective: str) -> Axes:
+    """Return the values to try of each searched parameter.
 
     Parameters
     ----------
     texts
-        Each ``NAME=value,value,...``. If there are any, these alone are tried; else the default
-        grids are.
+        Each ``NAME=VALUE,VALUE,...``; the default grids if empty.
+    objective
+        Value of ``ALS_OBJECTIVE``, which decides the parameters that can be searched.
 
     Raises
     ------
     ValueError
-        If a text is not of that form, names no setting that can be tuned, or one twice, or has a
-        value that the setting cannot have.
+        If a name is unknown or repeated, or a value is invalid for its setting.
     """
-    searches = (RATING,) if settings.als_objective == "rating" else (BASELINE, RATING, PREFERENCE)
-    asked: Axes = {}
+    searches = [search for stage in STAGES[objective] for search in stage]
+    defaults = {name: values for search in searches for name, values in search.grid.items()}
+    axes: Axes = {}
     for text in texts:
-        name, values = _read_axis(text)
-        if name in asked:
-            raise ValueError(f"--grid names {name.upper()} twice; give all its values at once")
-        if not any(name in search.grid for search in searches):
-            raise ValueError(f"{name.upper()} does nothing with ALS_OBJECTIVE=rating; leave it out")
-        asked[name] = values
-    grids = {
-        search.name: {
-            name: asked.get(name, ()) if asked else values for name, values in search.grid.items()
-        }
-        for search in searches
-    }
-    return {name: {n: v for n, v in axes.items() if v} for name, axes in grids.items()}
+        name, _, values = text.partition("=")
+        name = name.strip().lower()
+        if name not in defaults:
+            names = ", ".join(map(str.upper, defaults))
+            raise ValueError(
+                f"--grid {text!r}: expected NAME=VALUE,VALUE,...; with ALS_OBJECTIVE={objective}, "
+                f"NAME is one of {names}"
+            )
+        if name in axes:
+            raise ValueError(f"--grid has {name.upper()} twice; list all its values at once")
+        axes[name] = tuple(dict.fromkeys(_parse_value(name, v) for v in values.split(",")))
+    return axes or defaults
 
 
-def _read_axis(text: str) -> tuple[str, tuple[Any, ...]]:
-    name, equals, values = text.partition("=")
-    name = name.strip().lower()
-    if name not in TUNABLE:
-        tunable = ", ".join(name.upper() for name in TUNABLE)
-        raise ValueError(f"--grid {text!r}: expected NAME=value,value,... with one of {tunable}")
-    if not equals or not all(value.strip() for value in values.split(",")):
-        raise ValueError(f"--grid {text!r}: expected {name.upper()}=value,value,...")
-    return name, tuple(dict.fromkeys(valid(name, value.strip()) for value in values.split(",")))
-
-
-def valid(name: str, value: object) -> Any:
-    """Return the value as the setting has it.
-
-    Raises
-    ------
-    ValueError
-        If the setting cannot have it.
-    """
+def _parse_value(name: str, text: str) -> Any:
     try:
-        return getattr(load_settings(**{name: value}), name)
+        return getattr(load_settings(**{name: text.strip()}), name)
     except ConfigurationError as error:
-        raise ValueError(str(error)) from None
-
-
-def parameters_of(search: Search, settings: Settings) -> Parameters:
-    """Return the values in force of a search's parameters.
-
-    Those of the rating include the baseline's, which it is fitted on top of.
-    """
-    names = (*BASELINE.grid, *RATING.grid) if search is RATING else tuple(search.grid)
-    effective = {"als_preference_max_iter": settings.preference_iterations}
-    return {name: effective.get(name, getattr(settings, name)) for name in names}
-
-
-def told(parameters: Mapping[str, Any]) -> str:
-    """Return parameters as one would set them."""
-    return " ".join(f"{name.upper()}={shown(value)}" for name, value in parameters.items())
-
-
-def shown(value: float | None) -> str:
-    """Return a parameter's value as people read it."""
-    return "unset" if value is None else f"{value:g}"
+        raise ValueError(f"--grid {name.upper()}: {error}") from None

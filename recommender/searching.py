@@ -1,316 +1,169 @@
-"""``als_training.py --tune``: a search for better parameters, with the fits that trainings use."""
+"""``als_training.py --tune``: its options, and the search with the fits that trainings use."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator
-from contextlib import suppress
+import math
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-from pyspark.ml.param import Param, Params, TypeConverters
-from pyspark.ml.recommendation import ALS
-from pyspark.ml.tuning import ParamGridBuilder
 from pyspark.sql import SparkSession
 
 from recommender.confidence import find_confidence
+from recommender.core.plots import save_line_charts
 from recommender.errors import DataError
 from recommender.fitting import fit_preferences, fit_rating, offsets_alone
-from recommender.grids import (
-    BASELINE,
-    PREFERENCE,
-    RATING,
-    Axes,
-    Parameters,
-    Search,
-    parameters_of,
-    read_grid,
-    told,
-)
+from recommender.grids import BASELINE, PREFERENCE, RATING_ALONE, STAGES, Axes, Search, parse_grid
 from recommender.judging import judge_lists, judge_ratings
 from recommender.models import Model
-from recommender.mongo import connect, database
 from recommender.mongo_source import read_ratings
 from recommender.ratings import Ratings, counts_of
 from recommender.runs import SideRun, side_run
 from recommender.settings import Settings
 from recommender.spark import spark_session
 from recommender.splits import of_fold, split
-from recommender.standings import best_of, document_of, svg_of, table_of
-from recommender.tuned import KeptFits, adopt, fingerprint, forget, take_over_adopted
-from recommender.tuning import Budget, Candidate, explore
+from recommender.standings import best_parameters, env_lines, format_table, line_chart
+from recommender.tuning import ResultStore, Trial, fingerprint, make_trials, run_trials, summarize
 from recommender.weights import Weights, find_weights
 
 _FOLDS = 3
-_PARAMS: dict[str, Param[Any]] = {
-    "als_user_weight": Param(Params._dummy(), "userWeight", "", TypeConverters.toFloat),
-    "als_restaurant_weight": Param(Params._dummy(), "restaurantWeight", "", TypeConverters.toFloat),
-    "als_rank": ALS.rank,
-    "als_reg_param": ALS.regParam,
-    "als_max_iter": ALS.maxIter,
-    "als_preference_rank": ALS.rank,
-    "als_preference_reg_param": ALS.regParam,
-    "als_preference_max_iter": ALS.maxIter,
-    "als_alpha": ALS.alpha,
-    "als_half_life_days": Param(Params._dummy(), "halfLifeDays", "", TypeConverters.toFloat),
-}
 
 log = logging.getLogger(__name__)
 
 
 def add_tuning_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--tune``, what belongs to it, and ``--forget``."""
-    instead = parser.add_mutually_exclusive_group()
-    instead.add_argument(
-        "--tune",
-        action="store_true",
-        help="only search for better parameters, show them, and publish nothing; called again, it "
-        "goes on where it ended",
-    )
-    instead.add_argument(
-        "--forget", action="store_true", help="only forget what --tune --adopt has stored"
-    )
-    parser.add_argument(
-        "--grid",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE,...",
-        help="with --tune: try these values of a setting, and only of those so named",
-    )
-    parser.add_argument(
-        "--budget",
-        type=_minutes,
-        metavar="MINUTES",
-        help="with --tune: begin no fit after so long",
-    )
-    parser.add_argument(
-        "--folds", type=_folds, help=f"with --tune: how often each is tried (default {_FOLDS})"
-    )
-    parser.add_argument(
-        "--adopt",
-        action="store_true",
-        help="with --tune: make the next trainings use the best; a setting given by hand wins",
-    )
+    """Add ``--tune`` and the options that go with it."""
+    group = parser.add_argument_group("search for better parameters; it publishes nothing")
+    add = group.add_argument
+    add("--tune", action="store_true", help="search, or continue a search, and print the best")
+    add("--grid", action="append", default=[], metavar="NAME=VALUE,...", help="values to try")
+    add("--budget", type=float, default=math.inf, metavar="MINUTES", help="start no fit later")
+    add("--folds", type=int, default=_FOLDS, help=f"splits to try each on (default {_FOLDS})")
 
 
-def asked_axes(
+def tuning_axes(
     parser: argparse.ArgumentParser, arguments: argparse.Namespace, settings: Settings
-) -> dict[str, Axes]:
-    """Return what ``--grid`` asks for, as :func:`read_grid` does; else end as for bad usage."""
+) -> Axes:
+    """Return the values to try; end with a usage error if the tuning options are invalid."""
+    options = (arguments.grid, arguments.budget, arguments.folds)
+    if not arguments.tune and options != ([], math.inf, _FOLDS):
+        parser.error("--grid, --budget and --folds need --tune")
+    if not (arguments.budget >= 0 and arguments.folds >= 1):
+        parser.error("expected --budget of 0 or more minutes, and --folds of 1 or more")
     try:
-        return read_grid(arguments.grid, settings)
+        return parse_grid(arguments.grid, settings.als_objective)
     except ValueError as error:
         parser.error(str(error))
 
 
-def _minutes(text: str) -> float:
-    with suppress(ValueError):
-        if 0 <= (minutes := float(text)) < np.inf:
-            return minutes
-    raise argparse.ArgumentTypeError(f"expected minutes, such as 30, found {text!r}")
+def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) -> Iterator[str]:
+    """Search, plot ``tuning.svg`` in ``WORK_DIR``, and yield the lines to print.
 
-
-def _folds(text: str) -> int:
-    with suppress(ValueError):
-        if (folds := int(text)) >= 1:
-            return folds
-    raise argparse.ArgumentTypeError(f"expected a number of folds, 1 or more, found {text!r}")
-
-
-def check_tuning_options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """End as for bad usage where an option of ``--tune`` is given without it."""
-    of_tuning = (arguments.grid, arguments.adopt)
-    numbers = (arguments.budget, arguments.folds)
-    if not arguments.tune and (any(of_tuning) or any(number is not None for number in numbers)):
-        parser.error("--grid, --budget, --folds and --adopt are for --tune")
-    if arguments.folds is None:
-        arguments.folds = _FOLDS
-
-
-def reached(
-    spark: SparkSession, search: Search, part: Ratings, held_out: Ratings, settings: Settings
-) -> float:
-    """Fit what a search is about to ``part``, and return its measure on what is held out.
+    It publishes nothing and takes no lease, so it can run during a training.
 
     Raises
     ------
     DataError
-        If there is nothing to measure.
-    ModelRejectedError
-        If the fit did not hold.
+        If fits failed and no trial is complete.
     """
-    if search is PREFERENCE:
-        figures = _lists_reached(spark, part, held_out, settings)
-        figure = figures["ndcg"]
-    else:
-        figures = _ratings_reached(spark, part, held_out, settings, alone=search is BASELINE)
-        figure = figures["rmse"]
-    if figure is None:
-        raise DataError(f"no {search.measure}: {figures['reason']}")
-    return float(figure)
+    folds = arguments.folds
+    deadline = time.monotonic() + 60 * arguments.budget
+    settings.make_folder(settings.work_dir)
+    with side_run(settings, "tune") as run:
+        entries = tune(run, axes, folds, lambda: time.monotonic() >= deadline)
+        path = settings.work_dir / "tuning.svg"
+        charts = [line_chart(name, entry) for name, entry in entries.items() if entry["table"]]
+        save_line_charts(path, charts)
+        for name, entry in entries.items():
+            yield format_table(name, entry) + "\n"
+        yield f"search {run.run_id}; plot: {path}"
+        lines = env_lines(entries.values(), axes)
+        failed = [failure for entry in entries.values() for failure in entry["failed"]]
+        if failed and not lines:
+            raise DataError(f"no trial is complete; the first failed: {failed[0]['reason']}")
+        if lines:
+            yield "best values, as lines for .env:"
+            yield from lines
+        else:
+            yield "no trial is complete; run the same command again to continue"
 
 
-def _lists_reached(
-    spark: SparkSession, part: Ratings, held_out: Ratings, settings: Settings
-) -> dict[str, Any]:
-    confidence = find_confidence(spark, part, settings)
-    preferences = fit_preferences(spark, part, settings, confidence)
-    model = Model(offsets_alone(part, settings, Weights()), preferences)
-    return judge_lists(model, part, held_out, settings)
-
-
-def _ratings_reached(
-    spark: SparkSession, part: Ratings, held_out: Ratings, settings: Settings, *, alone: bool
-) -> dict[str, Any]:
-    """Fit the offsets ``alone``, or ALS on top of them."""
-    weights = None if settings.als_objective == "rating" else find_weights(part, settings)
-    if alone and weights:
-        rating = offsets_alone(part, settings, weights)
-    else:
-        rating = fit_rating(spark, part, settings, weights)
-    return judge_ratings(rating, part, held_out, settings)[1]
-
-
-def folds_of(ratings: Ratings, settings: Settings, folds: int) -> list[tuple[Ratings, Ratings]]:
-    """Divide the ratings as :func:`split` does, once for each fold, with a seed of its own.
-
-    Raises
-    ------
-    DataError
-        If nothing can be held out.
-    """
-    parts = [split(ratings, of_fold(settings, fold)) for fold in range(folds)]
-    if not len(parts[0][1]):
-        raise DataError(
-            "no user has rated two restaurants, so that none can be held out to tune by; load more "
-            "reviews"
-        )
-    if settings.als_test_split == "time":
-        log.warning("ALS_TEST_SPLIT=time holds the same out in each fold: deviations are too small")
-    return parts
-
-
-def candidates_of(
-    search: Search, axes: Axes, settings: Settings, around: Settings
-) -> list[Candidate]:
-    """Return what a search tries: what is in force, and each combination of the axes' values.
-
-    Parameters
-    ----------
-    settings
-        Those in force.
-    around
-        Where the values of all other parameters are from.
-    """
-    now, fixed = parameters_of(search, settings), parameters_of(search, around)
-    builder = ParamGridBuilder()
-    for name, values in axes.items():
-        builder = builder.addGrid(_PARAMS[name], list(values))
-    points = [{name: point[_PARAMS[name]] for name in axes} for point in builder.build()]
-    tried: list[Parameters] = [{**fixed, **point} for point in points]
-    others = [Candidate(search, parameters) for parameters in tried if parameters != now]
-    return [Candidate(search, now, in_force=True), *others]
-
-
-def tune(run: SideRun, axes: dict[str, Axes], folds: int, budget: Budget) -> list[Candidate]:
-    """Try parameters on several folds, and return all candidates with what they reached.
-
-    The baseline is searched for first, alone, which takes no Spark; then the rating on top of the
-    best, and the preference, whose candidates take turns.
-    """
-    settings = take_over_adopted(run)
-    found: list[Candidate] = []
+def tune(
+    run: SideRun, axes: Axes, folds: int, expired: Callable[[], bool]
+) -> dict[str, dict[str, Any]]:
+    """Search, and return and record the ledger's entry of each search, by its name."""
+    settings = run.settings
+    groups: list[list[Trial]] = []
+    entries: dict[str, dict[str, Any]] = {}
     with spark_session(settings, f"als_training --tune {run.run_id}") as spark:
         with run.phase("read"):
             ratings = read_ratings(spark, settings)
             run.record(**counts_of(ratings))
-            parts = folds_of(ratings, settings, folds)
-        kept = KeptFits(run.db, run.run_id, settings, fingerprint(ratings))
+            parts = split_folds(ratings, settings, folds)
+        store = ResultStore(run.db, run.run_id, settings, fingerprint(ratings))
 
-        def fit_one(candidate: Candidate, fold: int) -> float:
-            tried = of_fold(settings, fold).model_copy(update=candidate.parameters)
-            return reached(spark, candidate.search, *parts[fold], tried)
-
-        def look(candidates: list[Candidate]) -> None:
-            found.extend(candidates)
-            explore(candidates, folds, fit_one, kept, budget, seed=settings.seed)
+        def fit(trial: Trial, fold: int) -> float:
+            fold_settings = of_fold(settings, fold).model_copy(update=trial.parameters)
+            return measure(spark, trial.search, *parts[fold], fold_settings)
 
         try:
             with run.phase("search"):
-                if of_baseline := axes.get(BASELINE.name):
-                    look(candidates_of(BASELINE, of_baseline, settings, settings))
-                best = best_of(found, BASELINE, folds)
-                around = settings.model_copy(update=best.parameters if best else {})
-                look(_als_candidates(axes, settings, around))
+                for stage in STAGES[settings.als_objective]:
+                    base = best_parameters(summarize(trials, folds) for trials in groups)
+                    searches = [s for s in stage if not axes.keys().isdisjoint(s.parameters)]
+                    new = [make_trials(search, axes, settings, base) for search in searches]
+                    groups += new
+                    trials = [trial for group in new for trial in group]
+                    run_trials(trials, folds, fit, store, seed=settings.seed, expired=expired)
         finally:
-            searches = dict.fromkeys(candidate.search for candidate in found)
-            tables = {search.name: document_of(found, search, folds) for search in searches}
-            run.record(metrics={"tuning": {"folds": folds, "searches": tables}})
-    return found
+            entries |= {trials[0].search.name: summarize(trials, folds) for trials in groups}
+            run.record(metrics={"tuning": {"folds": folds, "searches": entries}})
+    return entries
 
 
-def _als_candidates(axes: dict[str, Axes], settings: Settings, around: Settings) -> list[Candidate]:
-    found = []
-    if axes.get(RATING.name) or axes.get(BASELINE.name):
-        found += candidates_of(RATING, axes[RATING.name], settings, around)
-    if of_preference := axes.get(PREFERENCE.name):
-        found += candidates_of(PREFERENCE, of_preference, settings, settings)
-    return found
-
-
-def run_search(
-    settings: Settings, arguments: argparse.Namespace, axes: dict[str, Axes]
-) -> Iterator[str]:
-    """Search, yield how the candidates stand, and draw it to ``tuning.svg`` in ``WORK_DIR``.
-
-    Nothing is published and no lease is taken: it may run beside a training.
+def split_folds(ratings: Ratings, settings: Settings, folds: int) -> list[tuple[Ratings, Ratings]]:
+    """Split the ratings into training and test part, with another seed for each fold.
 
     Raises
     ------
     DataError
-        If no candidate has a figure, as no fit can be measured.
+        If the test part is empty.
     """
-    minutes, folds = arguments.budget, arguments.folds
-    settings.make_folder(settings.work_dir)
-    budget = Budget(None if minutes is None else minutes * 60)
-    with side_run(settings, "tune") as run:
-        found = tune(run, axes, folds, budget)
-        searches = list(dict.fromkeys(candidate.search for candidate in found))
-        drawing = settings.work_dir / "tuning.svg"
-        drawing.write_text(svg_of(found, searches, folds), encoding="utf-8")
-        yield "\n\n".join(table_of(found, search, folds) for search in searches)
-        yield f"\nsearch {run.run_id}, drawn in {drawing}"
-        best = [best_of(found, search, folds) for search in (RATING, PREFERENCE)]
-        winners = [candidate for candidate in best if candidate]
-        reasons = [candidate.reason for candidate in found if candidate.reason]
-        if reasons and not winners:
-            raise DataError(f"no candidate has a figure, such as: {reasons[0]}; load more reviews")
-        for winner in winners:
-            yield f"best {winner.search.name}: {told(winner.parameters)}"
-        if arguments.adopt:
-            yield from _adopted(run, winners, axes)
+    parts = [split(ratings, of_fold(settings, fold)) for fold in range(folds)]
+    if not len(parts[0][1]):
+        raise DataError("no user has two ratings, so the test part is empty; load more reviews")
+    if settings.als_test_split == "time":
+        log.warning("with ALS_TEST_SPLIT=time all folds are equal: deviations are too small")
+    return parts
 
 
-def _adopted(run: SideRun, winners: list[Candidate], axes: dict[str, Axes]) -> Iterator[str]:
-    if not winners:
-        yield "nothing is adopted: no candidate is finished; tune again to go on"
-        return
-    searched = {
-        RATING.name: [*axes.get(BASELINE.name, ()), *axes[RATING.name]],
-        PREFERENCE.name: [*axes.get(PREFERENCE.name, ())],
-    }
-    taken = [(winner, searched[winner.search.name]) for winner in winners]
-    adopted = adopt(run.db, run.run_id, run.settings, taken)
-    yield f"adopted, for the next trainings: {told(adopted)}"
-    by_hand = sorted(name.upper() for name in set(adopted) & run.settings.model_fields_set)
-    if by_hand:
-        yield f"but {', '.join(by_hand)} is set by hand, which wins"
+def measure(
+    spark: SparkSession, search: Search, train: Ratings, test: Ratings, settings: Settings
+) -> float:
+    """Fit to the training part as a training does, and return the measure on the test part.
 
-
-def forget_adopted(settings: Settings) -> str:
-    """Forget what was adopted, and return what trainings use now."""
-    with connect(settings) as client:
-        was = forget(database(client, settings))
-    before = "forgotten" if was else "nothing was adopted"
-    return f"{before}: the next trainings use the settings alone"
+    Raises
+    ------
+    DataError
+        If the test part has nothing to measure.
+    ModelRejectedError
+        If the fit is not finite.
+    """
+    if search is PREFERENCE:
+        confidence = find_confidence(spark, train, settings)
+        preferences = fit_preferences(spark, train, settings, confidence)
+        model = Model(offsets_alone(train, settings, Weights()), preferences)
+        metrics = judge_lists(model, train, test, settings)
+    elif search is BASELINE:
+        rating = offsets_alone(train, settings, find_weights(train, settings))
+        metrics = judge_ratings(rating, train, test, settings)[1]
+    else:
+        weights = None if search is RATING_ALONE else find_weights(train, settings)
+        rating = fit_rating(spark, train, settings, weights)
+        metrics = judge_ratings(rating, train, test, settings)[1]
+    figure = metrics[search.measure.lower()]
+    if figure is None:
+        raise DataError(f"no {search.measure}: {metrics['reason']}")
+    return float(figure)

@@ -16,7 +16,6 @@ def summary_of(run: Mapping[str, Any] | None) -> str:
     lines = [
         _headline(run),
         *_rows(run),
-        *_adopted(run),
         *_chosen(run),
         *_als(run),
         *_lists(run),
@@ -40,20 +39,6 @@ def _rows(run: Mapping[str, Any]) -> list[str]:
         f"  ratings      {run['ratings']:,} of {run['restaurants']:,} restaurants "
         f"by {run['users']:,} users",
     ]
-
-
-def _adopted(run: Mapping[str, Any]) -> list[str]:
-    adopted = run.get("adopted")
-    if not adopted:
-        return []
-    taken = ", ".join(f"{n.upper()}={_value(value)}" for n, value in adopted["parameters"].items())
-    by_hand = ", ".join(name.upper() for name in adopted["by_hand"])
-    beside = f"; set by hand: {by_hand}" if by_hand else ""
-    return [f"  adopted      {taken or 'nothing'}, found by {adopted['run_id']}{beside}"]
-
-
-def _value(parameter: float | None) -> str:
-    return "unset" if parameter is None else f"{parameter:g}"
 
 
 def _chosen(run: Mapping[str, Any]) -> list[str]:

@@ -1,36 +1,35 @@
-"""The search for better parameters: which are tried, in what order, for how long, and which won."""
+"""The parameter search: trials, the order and budget of their fits, and their stored results."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from statistics import fmean, stdev
-from typing import Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from recommender.errors import DataError, ModelRejectedError
-from recommender.grids import Parameters, Search, told
+from recommender.grids import Axes, Parameters, Search
+from recommender.ledger import now
+from recommender.mongo import MongoDatabase, mongo_errors
+from recommender.ratings import Ratings
+from recommender.settings import Settings
+
+COLLECTION = "Tuning"
+
+_VERSION = 3  # increase it when the same fit comes to measure something else
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What one fit reached.
-
-    Attributes
-    ----------
-    figure
-        The search's measure; None where there is none.
-    seconds
-        How long it took.
-    reason
-        Why there is no figure.
-    """
+class Result(NamedTuple):
+    """Outcome of one fit: its measure, or the reason why it has none."""
 
     figure: float | None
     seconds: float
@@ -38,172 +37,165 @@ class Outcome:
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
-    """Parameters that are tried, once on each fold.
-
-    Attributes
-    ----------
-    search
-        What they are of.
-    parameters
-        All parameters of that fit.
-    in_force
-        Whether these are what a training uses now.
-    outcomes
-        What it reached, by fold; filled by :func:`explore`.
-    """
+class Trial:
+    """Parameters to fit once on each fold, and the results so far."""
 
     search: Search
     parameters: Parameters
-    in_force: bool = False
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    in_force: bool = False  # trainings use these parameters now
+    results: list[Result] = field(default_factory=list)
 
     @property
     def figures(self) -> list[float]:
-        """The figures that there are."""
-        return [o.figure for o in self.outcomes.values() if o.figure is not None]
+        """Measures of the folds that have one."""
+        return [result.figure for result in self.results if result.figure is not None]
 
     @property
     def reason(self) -> str | None:
-        """Why a fold has no figure, if one was tried and has none."""
-        return next((o.reason for o in self.outcomes.values() if o.figure is None), None)
-
-    @property
-    def mean(self) -> float:
-        """The mean over the folds."""
-        return fmean(self.figures)
-
-    @property
-    def deviation(self) -> float | None:
-        """The standard deviation over the folds, None of a single one."""
-        return stdev(self.figures) if len(self.figures) > 1 else None
-
-    @property
-    def seconds(self) -> float:
-        """What all its fits took."""
-        return sum(outcome.seconds for outcome in self.outcomes.values())
+        """Why a fit failed, or None."""
+        return next((result.reason for result in self.results if result.figure is None), None)
 
 
-class Kept(Protocol):
-    """Remembers what fits have reached, also from one call to the next."""
+class ResultStore:
+    """Keeps results in the collection ``Tuning``, under a digest of all that determines them."""
 
-    def get(self, candidate: Candidate, fold: int) -> Outcome | None:
-        """Return what is known of a fit."""
+    def __init__(self, db: MongoDatabase, run_id: str, settings: Settings, data: str) -> None:
+        """Take the settings in force, and the :func:`fingerprint` of the ratings as data."""
+        self._collection = db[COLLECTION]
+        self._run_id = run_id
+        self._settings = settings.public()
+        self._data = data
 
-    def put(self, candidate: Candidate, fold: int, outcome: Outcome) -> None:
-        """Remember what a fit has reached."""
+    def get(self, trial: Trial, fold: int) -> Result | None:
+        """Return the stored result of a fit, or None."""
+        with mongo_errors(f"reading {COLLECTION}"):
+            document = self._collection.find_one({"_id": self._digest(trial, fold)})
+        return Result(*(document[name] for name in Result._fields)) if document else None
+
+    def put(self, trial: Trial, fold: int, result: Result) -> None:
+        """Store the result of a fit."""
+        fields = {"search": trial.search.name, "parameters": trial.parameters, "fold": fold}
+        origin = {"data": self._data, "run_id": self._run_id, "at": now()}
+        key = {"_id": self._digest(trial, fold)}
+        with mongo_errors(f"writing to {COLLECTION}"):
+            self._collection.replace_one(key, fields | result._asdict() | origin, upsert=True)
+
+    def _digest(self, trial: Trial, fold: int) -> str:
+        settings = {name: self._settings[name] for name in trial.search.depends_on}
+        basis = [_VERSION, self._data, trial.search.name, fold, settings, trial.parameters]
+        text = json.dumps(basis, sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-class Budget:
-    """The time until which fits may be begun.
+def fingerprint(ratings: Ratings) -> str:
+    """Return a digest of the ratings."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (ratings.user, ratings.restaurant, ratings.rating, ratings.time):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def make_trials(search: Search, axes: Axes, settings: Settings, base: Parameters) -> list[Trial]:
+    """Return the trial in force, and one for each other combination of the axes' values.
 
     Parameters
     ----------
-    seconds
-        From now on; None: as long as it takes.
-    clock
-        Returns the time, in seconds from any start.
+    axes
+        Values to try, also of other searches.
+    settings
+        Settings in force.
+    base
+        Parameters that earlier searches have chosen.
     """
-
-    def __init__(
-        self, seconds: float | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.clock = clock
-        self._end = math.inf if seconds is None else clock() + seconds
-
-    @property
-    def left(self) -> float:
-        """Seconds left, 0 where none are."""
-        return max(0.0, self._end - self.clock())
+    in_force = {name: getattr(settings, name) for name in search.parameters}
+    fixed = {name: base.get(name, value) for name, value in in_force.items()}
+    names = [name for name in search.grid if name in axes]
+    combinations = product(*(axes[name] for name in names))
+    points = [fixed | dict(zip(names, values, strict=True)) for values in combinations]
+    others = [Trial(search, point) for point in points if point != in_force]
+    return [Trial(search, in_force, in_force=True), *others]
 
 
-def explore(
-    candidates: Sequence[Candidate],
+def run_trials(
+    trials: Sequence[Trial],
     folds: int,
-    fit: Callable[[Candidate, int], float],
-    kept: Kept,
-    budget: Budget,
+    fit: Callable[[Trial, int], float],
+    store: ResultStore,
     *,
     seed: int,
+    expired: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Fit each candidate on each fold, and write down what it reaches.
+    """Fit each trial on each fold, unless its result is stored, and add the results to the trial.
 
-    First what is in force, then the others in random order, so that a search that ends early has
-    looked everywhere. A candidate is finished before the next one is begun. One of a fit that fails
-    is not tried on other folds.
+    The trials in force come first, then the others in random order, so that an interrupted search
+    has covered the whole space. A trial ends with its first failed fit.
 
     Parameters
     ----------
-    candidates
-        Without outcomes yet.
-    folds
-        Count of the folds.
     fit
-        Returns the measure; raises DataError or ModelRejectedError where there is none.
-    kept
-        What has been found before is not fitted again, and is found also when the time is up.
-    budget
-        No fit is begun when it is used up.
+        Returns the measure of a trial on a fold. DataError and ModelRejectedError are failed fits.
     seed
-        Of the order.
+        Seed of the order.
+    expired
+        No fit starts once it returns true.
     """
-    chance = np.random.default_rng(seed).permutation(len(candidates))
-    order = sorted(chance.tolist(), key=lambda i: not candidates[i].in_force)
-    plan = [(candidates[i], fold) for i in order for fold in range(folds)]
-    known = [kept.get(candidate, fold) for candidate, fold in plan]
-    seconds: dict[str, list[float]] = {}
-    for number, ((candidate, fold), before) in enumerate(zip(plan, known, strict=True), start=1):
-        if candidate.reason:
-            continue
-        if before is None and not budget.left:
-            continue
-        outcome = before or _tried(candidate, fold, fit, budget.clock)
-        if before is None:
-            kept.put(candidate, fold, outcome)
-        candidate.outcomes[fold] = outcome
-        seconds.setdefault(candidate.search.name, []).append(outcome.seconds)
-        rest = [c for (c, _), k in zip(plan[number:], known[number:], strict=True) if k is None]
-        left = "as before" if before else _in_words(_estimate(rest, seconds), budget.left)
-        progress = f"{candidate.search.name} {number} of {len(plan)}"
-        log.info("%s, fold %d: %s", progress, fold + 1, _line(candidate, outcome, left))
+    order = np.random.default_rng(seed).permutation(len(trials)).tolist()
+    order.sort(key=lambda i: not trials[i].in_force)
+    for number, trial in enumerate((trials[i] for i in order), start=1):
+        for fold in range(folds):
+            result = store.get(trial, fold)
+            if result is None:
+                if expired():
+                    continue
+                result = _run_fit(fit, trial, fold)
+                store.put(trial, fold, result)
+                name = f"{trial.search.name} trial {number} of {len(trials)}, fold {fold + 1}"
+                log.info("%s: %s: %s", name, trial.parameters, result)
+            trial.results.append(result)
+            if result.figure is None:
+                break
 
 
-def _tried(
-    candidate: Candidate,
-    fold: int,
-    fit: Callable[[Candidate, int], float],
-    clock: Callable[[], float],
-) -> Outcome:
-    began = clock()
+def _run_fit(fit: Callable[[Trial, int], float], trial: Trial, fold: int) -> Result:
+    figure, reason, started = None, None, time.perf_counter()
     try:
-        figure = fit(candidate, fold)
+        figure = fit(trial, fold)
     except (DataError, ModelRejectedError) as error:
-        return Outcome(None, clock() - began, str(error))
-    return Outcome(figure, clock() - began)
+        reason = str(error)
+    return Result(figure, time.perf_counter() - started, reason)
 
 
-def _estimate(rest: Sequence[Candidate], seconds: dict[str, list[float]]) -> float:
-    """Return how long the fits to come may take: each as those of its kind, or as all."""
-    everything = fmean(s for of_one in seconds.values() for s in of_one)
-    means = {name: fmean(of_one) for name, of_one in seconds.items()}
-    return sum(means.get(candidate.search.name, everything) for candidate in rest)
+def rank_trials(trials: Sequence[Trial], folds: int) -> list[Trial]:
+    """Return one search's trials with a measure on each fold, best first.
 
-
-def _in_words(estimate: float, left: float) -> str:
-    minutes = f"some {min(estimate, left) / 60:.1f} min left"
-    return minutes if estimate <= left else f"{minutes} by the budget, {estimate / 60:.1f} for all"
-
-
-def _line(candidate: Candidate, outcome: Outcome, left: str) -> str:
-    measure = candidate.search.measure
-    found = f"{measure} {outcome.figure:.4f}" if outcome.figure is not None else outcome.reason
-    return f"{told(candidate.parameters)}: {found}, {outcome.seconds:.1f} s; {left}"
-
-
-def ranked(candidates: Sequence[Candidate], search: Search, folds: int) -> list[Candidate]:
-    """Return a search's candidates that have a figure for each fold, best first.
-
-    Of equal ones what is in force comes first: there is no reason to change it.
+    Among equals, the trial in force comes first.
     """
-    complete = [c for c in candidates if c.search is search and len(c.figures) == folds]
-    return sorted(complete, key=lambda c: (-search.sign * c.mean, not c.in_force))
+
+    def key(trial: Trial) -> tuple[float, bool]:
+        mean = fmean(trial.figures)
+        return -mean if trial.search.maximize else mean, not trial.in_force
+
+    return sorted((trial for trial in trials if len(trial.figures) == folds), key=key)
+
+
+def summarize(trials: Sequence[Trial], folds: int) -> dict[str, Any]:
+    """Return one search's entry in the ledger's ``metrics.tuning.searches``."""
+    ranked = rank_trials(trials, folds)
+    table = [
+        {
+            "parameters": trial.parameters,
+            "in_force": trial.in_force,
+            "mean": fmean(trial.figures),
+            "deviation": stdev(trial.figures) if folds > 1 else None,
+            "folds": trial.figures,
+            "seconds": sum(result.seconds for result in trial.results),
+        }
+        for trial in ranked
+    ]
+    return {
+        "measure": trials[0].search.measure,
+        "candidates": len(trials),
+        "complete": len(ranked),
+        "table": table,
+        "failed": [{"parameters": t.parameters, "reason": t.reason} for t in trials if t.reason],
+    }

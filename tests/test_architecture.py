@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parent.parent
 # A file imports only from lower floors; what stands on one floor does not know each other.
 FLOORS: list[set[str]] = [
     {
-        *("dists", "recommender.drawing", "recommender.errors", "recommender.evaluation"),
+        *("dists", "recommender.errors", "recommender.evaluation"),
         *("recommender.baseline", "recommender.bodies", "recommender.encoding"),
         "recommender.foldin",
         *("recommender.matching", "recommender.scoring", "recommender.summary"),
@@ -36,10 +36,11 @@ FLOORS: list[set[str]] = [
     {
         *("recommender.bulk", "recommender.embedded", "recommender.judging", "recommender.lease"),
         *("recommender.ledger", "recommender.reseeding", "recommender.scripts"),
-        *("recommender.confidence", "recommender.tuning", "recommender.weights"),
+        *("recommender.confidence", "recommender.weights"),
     },
     {
         *("recommender.together", "recommender.spot_checks", "recommender.standings"),
+        "recommender.tuning",
         *("recommender.run_log", "recommender.switching"),
     },
     {
@@ -52,7 +53,7 @@ FLOORS: list[set[str]] = [
         *("recommender.published", "recommender.recommend", "recommender.runs"),
         "recommender.spark",
     },
-    {"recommender.child", "recommender.gate", "recommender.tuned"},
+    {"recommender.child", "recommender.gate"},
     {"recommender.fitting", "recommender.user_matrix"},
     {"recommender.clusters", "recommender.searching"},
     {"recommender.cluster_documents", "recommender.elbow"},

@@ -54,15 +54,6 @@ def run(**changes: Any) -> dict[str, Any]:
     }
 
 
-def test_it_tells_what_was_adopted_of_a_search() -> None:
-    parameters = {"als_alpha": 40.0, "als_user_weight": None}
-    adopted = {"run_id": "t1", "parameters": parameters, "by_hand": ["als_rank"]}
-    lines = summary_of(run(adopted=adopted)).splitlines()
-    told = "ALS_ALPHA=40, ALS_USER_WEIGHT=unset, found by t1; set by hand: ALS_RANK"
-    assert f"  adopted      {told}" in lines
-    assert "adopted" not in summary_of(run())
-
-
 def test_it_tells_what_was_chosen() -> None:
     weights = {"user": 3.0, "restaurant": 2.5}
     chosen = {"weights": weights, "confidence": {"alpha": 20.0, "reg_param": 4.0}}

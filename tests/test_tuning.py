@@ -1,159 +1,193 @@
-"""The search: its order, its budget, what it remembers, and who wins."""
+"""The search: its order, its budget, its stored results, and the ranking."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from recommender.errors import DataError, ModelRejectedError, SparkError
 from recommender.grids import BASELINE, PREFERENCE, RATING, Search
-from recommender.tuning import Budget, Candidate, Outcome, explore, ranked
+from recommender.mongo import MongoDatabase
+from recommender.settings import Settings
+from recommender.tuning import (
+    Result,
+    ResultStore,
+    Trial,
+    fingerprint,
+    make_trials,
+    rank_trials,
+    run_trials,
+    summarize,
+)
+from tests.support import ratings_of
 
-Fit = Callable[[Candidate, int], float]
-
-
-class Notes:
-    """Remembers in this process."""
-
-    def __init__(self) -> None:
-        self.known: dict[tuple[Any, int], Outcome] = {}
-
-    def get(self, candidate: Candidate, fold: int) -> Outcome | None:
-        return self.known.get((number(candidate), fold))
-
-    def put(self, candidate: Candidate, fold: int, outcome: Outcome) -> None:
-        self.known[number(candidate), fold] = outcome
-
-
-def number(candidate: Candidate) -> int:
-    found: int = candidate.parameters["als_rank"]
-    return found
+Fit = Callable[[Trial, int], float]
 
 
-def candidates(count: int, search: Search = RATING, in_force: int | None = None) -> list[Candidate]:
-    return [Candidate(search, {"als_rank": i}, in_force=i == in_force) for i in range(count)]
+@pytest.fixture
+def store(db: MongoDatabase, db_settings: Settings) -> ResultStore:
+    return ResultStore(db, "t1", db_settings, "data")
+
+
+def rank(trial: Trial) -> int:
+    value: int = trial.parameters["als_rank"]
+    return value
+
+
+def make(count: int, search: Search = RATING, in_force: int | None = None) -> list[Trial]:
+    return [Trial(search, {"als_rank": i}, in_force=i == in_force) for i in range(count)]
 
 
 class Fits:
-    """Takes a minute of its own clock for each fit, and writes down what it was asked for."""
+    """Records the fits that it is asked for, and allows a number of them."""
 
-    def __init__(self, figure: Fit = lambda c, fold: number(c) + fold / 10) -> None:
+    def __init__(self, figure: Fit = lambda trial, fold: rank(trial) + fold / 10) -> None:
         self.done: list[tuple[int, int]] = []
-        self.now = 0.0
         self._figure = figure
 
-    def __call__(self, candidate: Candidate, fold: int) -> float:
-        self.done.append((number(candidate), fold))
-        self.now += 60
-        return self._figure(candidate, fold)
+    def __call__(self, trial: Trial, fold: int) -> float:
+        self.done.append((rank(trial), fold))
+        return self._figure(trial, fold)
 
-    def explore(
-        self, of: list[Candidate], kept: Notes, *, seed: int = 1, budget: float | None = None
-    ) -> list[Candidate]:
-        explore(of, 3, self, kept, Budget(budget, lambda: self.now), seed=seed)
-        return of
-
-
-def test_each_candidate_is_fitted_once_on_each_fold_and_finished_before_the_next() -> None:
-    fits = Fits()
-    found = fits.explore(candidates(6), Notes())
-    assert sorted(fits.done) == [(i, fold) for i in range(6) for fold in range(3)]
-    assert [fold for _, fold in fits.done] == [0, 1, 2] * 6
-    assert all(len({i for i, _ in fits.done[at : at + 3]}) == 1 for at in range(0, 18, 3))
-    assert found[4].figures == [4, 4.1, 4.2]
-    assert found[4].mean == pytest.approx(4.1)
-    assert found[4].deviation == pytest.approx(0.1)
-    assert found[4].seconds == 180
+    def run(
+        self, trials: list[Trial], store: ResultStore, *, seed: int = 1, most: int = 99
+    ) -> list[Trial]:
+        expired = lambda: len(self.done) >= most  # noqa: E731
+        run_trials(trials, 3, self, store, seed=seed, expired=expired)
+        return trials
 
 
-def test_what_is_in_force_comes_first_and_the_rest_in_an_order_of_the_seed() -> None:
+def test_the_trial_in_force_is_first_and_the_others_in_the_order_of_the_seed(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
     orders = []
-    for seed in (1, 1, 2):
+    for data, seed in enumerate((1, 1, 2)):
         fits = Fits()
-        fits.explore(candidates(12, in_force=7), Notes(), seed=seed)
-        orders.append([i for i, fold in fits.done if fold == 0])
-    assert orders[0][0] == 7
+        store = ResultStore(db, "t1", db_settings, str(data))
+        fits.run(make(12, in_force=7), store, seed=seed)
+        ranks = [i for i, fold in fits.done if fold == 0]
+        assert fits.done == [(i, fold) for i in ranks for fold in range(3)]
+        orders.append(ranks)
+    assert orders[0][0] == orders[2][0] == 7
     assert orders[0] == orders[1] != orders[2]
-    assert orders[0][1:] != sorted(orders[0][1:])
+    assert orders[0] != sorted(orders[0])
 
 
-def test_no_fit_is_begun_when_the_budget_is_used_up() -> None:
+def test_an_interrupted_search_continues_from_its_stored_results(store: ResultStore) -> None:
     fits = Fits()
-    found = fits.explore(candidates(6), Notes(), budget=4.5 * 60)
-    assert len(fits.done) == 5  # the fifth was begun in time
-    assert len(ranked(found, RATING, 3)) == 1
-    assert fits.explore(candidates(6), Notes(), budget=0)
-    assert len(fits.done) == 5
-
-
-def test_another_call_takes_up_what_is_finished_also_without_time() -> None:
-    kept, fits = Notes(), Fits()
-    fits.explore(candidates(6), kept, budget=7 * 60)
+    trials = fits.run(make(6), store, most=7)
     assert len(fits.done) == 7
-    for seed in (1, 5):  # another order finds it, too
-        found = fits.explore(candidates(6), kept, seed=seed, budget=0)
-        assert len(fits.done) == 7
-        assert sum(len(c.figures) for c in found) == 7
-    found = fits.explore(candidates(6), kept)
-    assert sorted(fits.done) == [(i, fold) for i in range(6) for fold in range(3)]
-    assert [c.figures for c in found] == [c.figures for c in Fits().explore(candidates(6), Notes())]
+    assert len(rank_trials(trials, 3)) == 2
+    for seed in (1, 5):  # also in another order, and without time
+        again = Fits()
+        trials = again.run(make(6), store, seed=seed, most=0)
+        assert again.done == []
+        assert sum(len(trial.figures) for trial in trials) == 7
+    assert [trial.figures for trial in fits.run(make(6), store)] == [
+        [i, i + 0.1, i + 0.2] for i in range(6)
+    ]
+    assert len(set(fits.done)) == len(fits.done) == 18
 
 
 @pytest.mark.parametrize("error", [DataError("none"), ModelRejectedError("none")])
-def test_a_fit_that_fails_costs_its_candidate_alone(error: Exception) -> None:
-    def figure(candidate: Candidate, fold: int) -> float:
-        if (number(candidate), fold) == (2, 1):
+def test_a_failed_fit_ends_its_trial_alone(store: ResultStore, error: Exception) -> None:
+    def figure(trial: Trial, fold: int) -> float:
+        if (rank(trial), fold) == (2, 1):
             raise error
         return 1.0
 
-    kept = Notes()
     fits = Fits(figure)
-    found = fits.explore(candidates(4), kept)
-    assert (2, 2) not in fits.done
-    assert found[2].reason == "none"
-    assert [number(c) for c in ranked(found, RATING, 3)] == [0, 1, 3]
-    again = Fits(figure)
-    assert again.explore(candidates(4), kept)[2].reason == "none"
-    assert again.done == []
+    for _ in range(2):  # the failure is stored, too
+        trials = fits.run(make(4), store)
+        assert trials[2].reason == "none"
+        assert [rank(trial) for trial in rank_trials(trials, 3)] == [0, 1, 3]
+    assert len(fits.done) == 11
 
 
-def test_a_spark_that_fails_ends_the_search_and_what_was_found_is_kept() -> None:
-    def figure(_candidate: Candidate, fold: int) -> float:
+def test_a_failure_of_spark_ends_the_search_and_stores_nothing(
+    store: ResultStore, db: MongoDatabase
+) -> None:
+    def figure(_trial: Trial, fold: int) -> float:
         if fold == 2:
             raise SparkError("out of memory")
         return 1.0
 
-    kept = Notes()
     with pytest.raises(SparkError):
-        Fits(figure).explore(candidates(4), kept)
-    assert len(kept.known) == 2
+        Fits(figure).run(make(4), store)
+    assert db["Tuning"].count_documents({}) == 2
 
 
-@pytest.mark.parametrize(
-    ("search", "first"), [(RATING, 0), (BASELINE, 0), (PREFERENCE, 3)], ids=lambda s: str(s)
-)
-def test_the_least_error_or_the_most_gain_wins(search: Search, first: int) -> None:
-    found = Fits().explore(candidates(4, search), Notes())
-    assert number(ranked(found, search, 3)[0]) == first
-    assert ranked(found, search, 4) == []  # of candidates that lack a fold
+def test_a_result_is_found_again_only_for_the_same_fit(
+    db: MongoDatabase, db_settings: Settings, store: ResultStore
+) -> None:
+    trial = Trial(PREFERENCE, {"als_alpha": 40.0})
+    results = [Result(0.5, 2.0), Result(None, 2.0, "not finite")]
+    for fold, result in enumerate(results):
+        store.put(trial, fold, result)
+        store.put(trial, fold, result)
+    assert [store.get(trial, fold) for fold in range(3)] == [*results, None]
+    assert {document["run_id"] for document in db["Tuning"].find()} == {"t1"}
+
+    def is_known(data: str = "data", trial: Trial = trial, **changes: Any) -> bool:
+        settings = db_settings.model_copy(update=changes)
+        return ResultStore(db, "t2", settings, data).get(trial, 0) is not None
+
+    assert is_known(als_rank=99, clusters_k=3, port=1)
+    assert not is_known(data="other")
+    for changes in ({"seed": 1}, {"als_top_n": 5}, {"als_test_fraction": 0.5}):
+        assert not is_known(**changes)
+    assert not is_known(trial=Trial(PREFERENCE, {"als_alpha": 5.0}))
+    assert not is_known(trial=replace(trial, search=RATING))
 
 
-def test_of_equal_ones_what_is_in_force_wins() -> None:
-    found = Fits(lambda _c, _f: 1.0).explore(candidates(4, in_force=2), Notes())
-    assert number(ranked(found, RATING, 3)[0]) == 2
+def test_the_fingerprint_depends_on_the_ratings_and_not_on_their_order() -> None:
+    rows = [("a", "x", 3.0), ("a", "y", 4.0), ("b", "x", 5.0)]
+    assert fingerprint(ratings_of(rows)) == fingerprint(ratings_of(rows[::-1]))
+    others = [rows[:2], [*rows[:2], ("b", "x", 4.5)], [*rows[:2], ("b", "y", 5.0)]]
+    assert len({fingerprint(ratings_of(r)) for r in [rows, *others]}) == 4
 
 
-def test_each_fit_is_told_with_what_is_left(caplog: pytest.LogCaptureFixture) -> None:
-    kept = Notes()
-    Fits().explore(candidates(2), kept, budget=60)
-    caplog.clear()
-    with caplog.at_level(logging.INFO):
-        Fits().explore(candidates(2), kept, budget=2.5 * 60)
-    first, second, *_ = (record.getMessage() for record in caplog.records)
-    assert len(caplog.records) == 4
-    assert first.startswith("rating 1 of 6, fold 1: ALS_RANK=")
-    assert first.endswith("60.0 s; as before")
-    assert second.endswith("60.0 s; some 1.5 min left by the budget, 4.0 for all")
+def test_trials_are_the_one_in_force_and_all_other_combinations(db_settings: Settings) -> None:
+    axes = {"als_rank": (10, 20), "als_reg_param": (0.1, 1.0), "als_alpha": (5.0,)}
+    trials = make_trials(RATING, axes, db_settings, {"als_user_weight": 6.0, "als_alpha": 1.0})
+    assert [trial.in_force for trial in trials] == [True, False, False, False, False]
+    names = ("als_user_weight", "als_restaurant_weight", "als_rank", "als_reg_param")
+    assert [tuple(trial.parameters) for trial in trials] == [tuple(trials[0].parameters)] * 5
+    points = [tuple(trial.parameters[name] for name in names) for trial in trials]
+    assert points[0] == (None, None, 10, 0.1)
+    assert set(points[1:]) == {(6, None, r, reg) for r in (10, 20) for reg in (0.1, 1.0)}
+    assert "als_alpha" not in trials[0].parameters
+    assert len(make_trials(RATING, axes, db_settings, {})) == 4  # without one like it in force
+
+
+def test_the_lowest_error_or_the_highest_gain_is_best_and_in_force_among_equals() -> None:
+    for search, best in ((RATING, 0), (BASELINE, 0), (PREFERENCE, 3)):
+        trials = make(4, search)
+        for trial in trials:
+            trial.results.append(Result(float(rank(trial)), 1.0))
+        assert rank(rank_trials(trials, 1)[0]) == best
+        assert rank_trials(trials, 2) == []
+    equal = make(4, in_force=2)
+    for trial in equal:
+        trial.results.append(Result(1.0, 1.0))
+    assert rank(rank_trials(equal, 1)[0]) == 2
+
+
+def test_the_ledger_gets_all_figures() -> None:
+    trials = make(4, PREFERENCE, in_force=0)
+    trials[0].results.extend([Result(0.1, 1.0), Result(0.2, 2.0)])
+    trials[1].results.extend([Result(0.3, 1.0), Result(0.31, 2.5)])
+    trials[2].results.append(Result(None, 1.0, "not finite"))
+    entry = summarize(trials, 2)
+    assert (entry["candidates"], entry["complete"], entry["measure"]) == (4, 2, "NDCG")
+    best, other = entry["table"]
+    assert best["parameters"] == {"als_rank": 1}
+    assert (best["mean"], best["deviation"]) == pytest.approx((0.305, 0.5**0.5 / 100))
+    assert (best["folds"], best["seconds"], best["in_force"]) == ([0.3, 0.31], 3.5, False)
+    assert other["in_force"]
+    assert entry["failed"] == [{"parameters": {"als_rank": 2}, "reason": "not finite"}]
+    trials[0].results.pop()
+    assert summarize(trials[:1], 1)["table"][0]["deviation"] is None
