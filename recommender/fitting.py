@@ -107,7 +107,7 @@ def fit_preferences(
     rows = teachers(ratings, settings)[ratings.user]
     if rows.any():
         als = _als(spark, settings).setRank(settings.als_preference_rank).setRegParam(reg_param)
-        als = als.setImplicitPrefs(True).setAlpha(alpha).setMaxIter(settings.preference_iterations)
+        als = als.setImplicitPrefs(True).setAlpha(alpha).setMaxIter(settings.als_max_iter)
         table = _table(ratings, visits.data).filter(pa.array(rows))
         model = als.fit(_frame(spark, table, als))
         factors = factor_matrix(model.itemFactors, len(ratings.restaurants), model.rank)

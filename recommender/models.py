@@ -15,8 +15,6 @@ from recommender.ratings import Ratings, rating_shift
 from recommender.scoring import city_scores
 from recommender.settings import Settings
 
-_DAY_MS = 86_400_000.0
-
 
 @dataclass(frozen=True, eq=False)
 class RatingModel:
@@ -124,18 +122,8 @@ class Model:
 
 
 def visits_of(ratings: Ratings, settings: Settings) -> csr_array:
-    """Return how sure each rating makes it that the user goes there: (users, restaurants), above 0.
-
-    That is the rating, shifted so that 0 means never been there. By ``ALS_HALF_LIFE_DAYS``, if set,
-    it counts half as much for each so many days that it is older than the latest of all; a rating
-    of unknown time counts as the mean of the others.
-    """
-    visits = ratings.matrix(rating_shift(settings.rating_min))
-    if settings.als_half_life_days and not np.isnan(ratings.time).all():
-        age_days = (np.nanmax(ratings.time) - ratings.time) / _DAY_MS
-        weight = np.exp2(-age_days / settings.als_half_life_days)
-        visits.data *= np.where(np.isnan(weight), np.nanmean(weight), weight)
-    return visits
+    """Return the ratings shifted so that 0 means unrated: (users, restaurants), all above 0."""
+    return ratings.matrix(rating_shift(settings.rating_min))
 
 
 def popularity_of(ratings: Ratings, settings: Settings) -> NDArray[np.float64]:

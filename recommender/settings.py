@@ -164,19 +164,11 @@ class Settings(BaseSettings):
         description="users of two ratings and more whom the preference is fitted to, at most, "
         "drawn by how many more; the others are folded in",
     )
-    als_preference_max_iter: Count | None = Field(
-        None, description="ALS iterations of the preference; unset: ALS_MAX_ITER"
-    )
     als_alpha: float | None = Field(
         None,
         gt=0,
         description="how much more a restaurant rated with the mean counts than one unrated; "
         "unset: as much as ranks held-out ratings best, 20 where none does so surely",
-    )
-    als_half_life_days: float | None = Field(
-        None,
-        gt=0,
-        description="a rating so many days older says half as much of a preference; unset: as much",
     )
     als_cold_start_strategy: Literal["drop", "nan"] = Field(
         "drop",
@@ -271,11 +263,6 @@ class Settings(BaseSettings):
     def liked(self) -> float:
         """The least rating of a restaurant that is liked: three quarters up the scale."""
         return self.rating_min + _LIKED * (self.rating_max - self.rating_min)
-
-    @property
-    def preference_iterations(self) -> int:
-        """ALS iterations of the preference."""
-        return self.als_preference_max_iter or self.als_max_iter
 
     @property
     def log_dir(self) -> Path:

@@ -164,8 +164,7 @@ def with_factors(
 def with_factors_of_its_own(part: UserMatrix, settings: Settings) -> UserMatrix:
     """Return a part with the map that ALS finds of that part alone, with the same parameters.
 
-    For judging by users who are not in the part: the map at hand has seen them, too. How old a
-    rating is does not count here.
+    For judging by users who are not in the part: the map at hand has seen them, too.
     """
     seen = part.preferences
     if seen is None:
@@ -176,7 +175,7 @@ def with_factors_of_its_own(part: UserMatrix, settings: Settings) -> UserMatrix:
         csr_array(part.everything[taught]),
         seen.rank,
         **parameters,
-        iterations=settings.preference_iterations,
+        iterations=settings.als_max_iter,
         seed=settings.seed,
     )
     return replace(part, preferences=preferences_of(factors, seen.popularity, **parameters))
