@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     )
     restaurants_exclude: JsonFilter | None = Field(
         None,
-        description="restaurants that are learnt from and not recommended: a MongoDB filter of "
+        description="restaurants that are trained on but not recommended: a MongoDB filter of "
         """`Restaurants`, as JSON, such as `{"closed": true}`""",
     )
     rating_min: float = Field(1.0, description="lowest valid rating")
@@ -89,7 +89,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address that the API listens on")
     port: int = Field(8080, ge=1, le=65535, description="port that the API listens on")
     api_key: SecretStr | None = Field(
-        None, description="if set, what POST /train and GET /runs ask for (X-API-Key or bearer)"
+        None,
+        description="if set, all calls but /next-training and the health checks need it (X-API-Key "
+        "or bearer)",
     )
     train_interval_hours: float = Field(
         3.0, ge=1 / 3600, le=8760, description="hours from one scheduled training to the next"
@@ -101,7 +103,10 @@ class Settings(BaseSettings):
         7.0, ge=0, le=600, description="how long a stopped training may clean up, seconds"
     )
     lease_seconds: float = Field(
-        60.0, ge=10, le=3600, description="a training that is silent for so long has lost its lease"
+        60.0,
+        ge=10,
+        le=3600,
+        description="a lease that is not renewed for this long is lost, seconds",
     )
     gate: bool = Field(
         True, description="whether a model that is worse than the live one is rejected"
@@ -147,11 +152,11 @@ class Settings(BaseSettings):
     als_user_weight: float | None = Field(
         None,
         gt=0,
-        description="how many ratings of the mean weigh in on how high a user rates; unset: as "
-        "many as foretell held-out ratings best",
+        description="damping of the user bias, in ratings equal to the mean; unset: chosen by each "
+        "training on held-out ratings",
     )
     als_restaurant_weight: float | None = Field(
-        None, gt=0, description="the same for how high a restaurant is rated"
+        None, gt=0, description="damping of the restaurant bias, likewise"
     )
     als_preference_rank: Count = Field(64, description="number of latent factors of the preference")
     als_preference_reg_param: float | None = Field(
@@ -161,7 +166,7 @@ class Settings(BaseSettings):
     )
     als_preference_users: Count = Field(
         50_000,
-        description="users of two ratings and more whom the preference is fitted to, at most, "
+        description="users of two ratings and more that the preference is fitted to, at most, "
         "drawn by how many more; the others are folded in",
     )
     als_alpha: float | None = Field(
@@ -175,7 +180,7 @@ class Settings(BaseSettings):
         description="held-out ratings of unknown users or restaurants: left out, or RMSE is null",
     )
     als_test_fraction: Fraction = Field(
-        0.2, description="share of each user's ratings held out to judge the model by"
+        0.2, description="share of each user's ratings held out to evaluate the model"
     )
     als_test_split: Literal["random", "time"] = Field(
         "random", description="which are held out: `random` ones, or by `time` the latest"
@@ -323,7 +328,7 @@ def _refuse_unknown_names() -> None:
         near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=_RESEMBLANCE)
         if name.upper() in known or not (near or name.upper().startswith(_OWN_PREFIXES)):
             continue
-        hint = f"; did you mean {near[0]}?" if near else "; the README lists them all"
+        hint = f"; did you mean {near[0]}?" if near else "; docs/settings.md lists them all"
         raise ConfigurationError(f"{name} is no setting{hint}")
 
 
