@@ -1,4 +1,4 @@
-# `make` lists the commands. Each makes the virtual environment first, if it is not there.
+# `make` lists the commands. Each creates the virtual environment first, if it is missing.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
@@ -7,12 +7,12 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install java run train test lint types tests faults format bench clean
+.PHONY: help install java run train test lint types tests faults format docs bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## make the virtual environment and install everything into it
+install: $(INSTALLED) ## create the virtual environment and install everything into it
 
 $(INSTALLED): requirements.txt requirements-dev.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; set PYTHON= to one" >&2; exit 1; }
@@ -20,35 +20,38 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-java: $(INSTALLED) ## check for Java 17 or 21; install Debian's where there is none and we may
+java: $(INSTALLED) ## check for Java 17 or 21; install Debian's if there is none and apt-get may be used
 	@$(PY) -m recommender.java --install
 
 run: java ## train once, then serve on PORT until Ctrl-C; without MONGO_URI, on a generated city
 	@$(PY) -m recommender.demo run
 
-train: java ## train once; make itself ends with 2 where the training fails, and says its code
+train: java ## train once; if that fails, make prints the exit code and ends with 2
 	@$(PY) -m recommender.demo train
 
 test: lint types tests ## lint, types and every test
 
-lint: $(INSTALLED) ## what ruff finds
+lint: $(INSTALLED) ## check with ruff
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-types: $(INSTALLED) ## what mypy finds
+types: $(INSTALLED) ## check types with mypy
 	$(PY) -m mypy
 
-# As reordered by xdist, files of few but long tests would come last, for one process.
+# In xdist's own order, files with few but long tests would run last, in one process.
 tests: java ## every test, with a real mongod and a real Spark
 	$(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-faults: java ## hurt it in every way that docs/faults.md tells, and write that anew (some 45 minutes)
+faults: java ## inject every fault of docs/faults.md, and write that page (some 45 minutes)
 	$(PY) -m pytest tests/faults -m "slow or not slow" --numprocesses 3 --dist load \
 		--write-table docs/faults.md
 
-format: $(INSTALLED) ## lay the code out as `make lint` wants it
+format: $(INSTALLED) ## format the code as `make lint` checks it
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+docs: $(INSTALLED) ## write the generated parts of docs/ and .env.example
+	$(PY) -m docs.generate
 
 bench: java ## time the whole cycle at full scale (some 15 minutes, 12 GB of memory)
 	$(PY) -m benchmarks.cycle
