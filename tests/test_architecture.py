@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 import subprocess
 import sys
 import textwrap
@@ -11,8 +10,6 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-
-from recommender.settings import Settings
 
 PROJECT = Path(__file__).parent.parent
 
@@ -222,14 +219,3 @@ def test_what_the_service_imports_is_what_it_requires() -> None:
     # scikit-learn.
     within = {"bson", "starlette", "threadpoolctl"}
     assert roots - own - set(sys.stdlib_module_names) - within <= modules
-
-
-def settings_in_readme() -> set[str]:
-    """Return the names in the first column of the README's tables."""
-    rows = re.findall(r"^\|\s*(`[A-Z].*?)\|", (PROJECT / "README.md").read_text(), re.MULTILINE)
-    return {name for row in rows for name in re.findall(r"`([A-Z][A-Z0-9_]*)`", row)}
-
-
-@pytest.mark.parametrize("name", [name.upper() for name in Settings.model_fields])
-def test_the_readme_tells_every_setting(name: str) -> None:
-    assert name in settings_in_readme()
