@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
+from recommender.weights import find_weights, offsets
 from scipy.sparse import csr_array, csr_matrix
 
 from recommender.baseline import Baseline
@@ -28,7 +29,6 @@ from recommender.fitting import fit_preferences, fit_rating
 from recommender.models import visits_of
 from recommender.ratings import Ratings
 from recommender.settings import Settings
-from recommender.weights import find_weights, offsets
 
 Floats: TypeAlias = NDArray[Any]
 # What a fit gives: of rows, the rating of each; of users, (users, restaurants), what ranks.

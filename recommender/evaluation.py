@@ -1,4 +1,4 @@
-"""How well a model foretells what was held out, ratings or restaurants, on plain arrays."""
+"""Metrics of predicted ratings and of recommendation lists, on plain arrays."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from scipy.sparse import csr_array
 
 @dataclass(frozen=True)
 class RatingError:
-    """How far predictions are from held-out ratings, on the ratings' scale.
+    """Errors of predicted test ratings, on the ratings' scale.
 
     Attributes
     ----------
     rmse, mae
-        Root mean squared and mean absolute error; None, as the others, if there is none.
+        Root mean squared and mean absolute error; None, as the others, without a prediction.
     mean_rmse, mean_mae
-        Those of always guessing the training ratings' mean, for the same ratings.
+        Errors of the training ratings' mean, on the same ratings.
     baseline_rmse, baseline_mae
-        Those of the users' and restaurants' offsets alone; None where none were fitted.
+        Errors of the user and item bias alone; None where no bias was fitted.
     rows
-        Held-out ratings that were predicted.
+        Number of test ratings that were predicted.
     cold
-        Held-out ratings of a user or a restaurant that training did not see.
+        Number of test ratings of a user or a restaurant without a training rating.
     reason
-        Why there is no figure, where there is none.
+        Why there are no errors; None where there are.
     """
 
     rmse: float | None
@@ -41,29 +41,30 @@ class RatingError:
     reason: str | None = None
 
 
-def held_out_rows(
+def choose_test_rows(
     user: NDArray[np.int32],
     fraction: float,
     *,
     seed: int,
     time: NDArray[np.float64] | None = None,
 ) -> NDArray[np.bool_]:
-    """Choose which ratings of each user are held out.
+    """Choose the test ratings of each user, bool (n,).
 
     Parameters
     ----------
     user
-        (n,), whose each rating is.
+        (n,), the user of each rating.
     fraction
-        Share of each user's ratings, rounded down, but at least one of who has two or more; who
-        has one keeps it.
+        Share of each user's ratings, rounded down, but at least one of two or more. The only rating
+        of a user is never chosen.
     seed
-        Of the choice.
+        Of the random choice.
     time
-        (n,): hold out the latest; those without a time, NaN, last, and equal ones by the seed.
+        (n,): choose the latest ratings; ratings of unknown time, NaN, come last. Ties are random.
     """
     chance = np.random.default_rng(seed).random(len(user))
     age = np.zeros(len(user)) if time is None else -np.where(np.isnan(time), -np.inf, time)
+    # Order each user's ratings, and choose the first ones up to the user's quota.
     order = np.lexsort((chance, age, user))
     totals = np.bincount(user)
     quota = np.where(totals >= 2, np.maximum(1, (totals * fraction).astype(np.int64)), 0)
@@ -74,36 +75,35 @@ def held_out_rows(
 
 
 def cross_fitted(
-    explained: NDArray[np.float64], actual: NDArray[np.float64], *, seed: int
+    predictor: NDArray[np.float64], actual: NDArray[np.float64], *, seed: int
 ) -> tuple[float, NDArray[np.float64]]:
-    """Weigh an explanation by how well it holds on data that it was not fitted to.
+    """Scale a predictor by the blend weight that minimises the squared error out of sample.
 
-    The weight w of least (actual - w explained)^2, less its standard error and within [0, 1], is
-    found on each random half and used on the other, so that no value has a say in its own
-    prediction.
+    The weight w minimises the sum of (actual - w predictor)^2, less one standard error and clipped
+    to [0, 1]. Each random half is predicted with the weight of the other half.
 
     Parameters
     ----------
-    explained, actual
-        (n,) each; NaN in ``explained`` is left out.
+    predictor, actual
+        (n,) each; rows with NaN in ``predictor`` are ignored.
 
     Returns
     -------
     weight
-        That of both halves together; 0 without data.
+        Fitted to both halves together; 0 without data.
     predicted
-        float64 (n,), the weighed explanation.
+        float64 (n,), the scaled predictor.
     """
     half = np.random.default_rng(seed).random(len(actual)) < 0.5
     predicted = np.empty(len(actual))
-    for of in (half, ~half):
-        predicted[of] = _weight(explained[~of], actual[~of]) * explained[of]
-    return _weight(explained, actual), predicted
+    for part in (half, ~half):
+        predicted[part] = _weight(predictor[~part], actual[~part]) * predictor[part]
+    return _weight(predictor, actual), predicted
 
 
-def _weight(explained: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
-    known = ~np.isnan(explained)
-    x, y = explained[known], actual[known]
+def _weight(predictor: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
+    known = ~np.isnan(predictor)
+    x, y = predictor[known], actual[known]
     squared = float(x @ x)
     if not squared:
         return 0.0
@@ -120,24 +120,24 @@ def rating_error(
     *,
     drop_cold: bool = True,
 ) -> RatingError:
-    """Compare predictions with held-out ratings.
+    """Return the errors of predicted test ratings.
 
     Parameters
     ----------
     predicted
-        (n,), NaN where training did not see the user or the restaurant.
+        (n,), NaN where the user or the restaurant has no training rating (cold).
     actual
-        (n,), the held-out ratings.
+        (n,), the test ratings.
     mean
-        Mean of the ratings that were trained on.
+        Mean of the training ratings.
     baseline
-        (n,), what the offsets alone predict.
+        (n,), predictions of the bias alone.
     drop_cold
-        Leave the unseen out; else a single one leaves no figure.
+        Ignore cold rows; if false, one cold row means no result.
     """
     known = ~np.isnan(predicted)
     rows, cold = int(known.sum()), int((~known).sum())
-    reason = _why_no_figure(rows, cold, drop_cold=drop_cold)
+    reason = _no_error_reason(rows, cold, drop_cold=drop_cold)
     if reason:
         return RatingError(None, None, None, None, None, None, rows, cold, reason)
     truth = actual[known]
@@ -161,7 +161,7 @@ def _mae(error: NDArray[np.float64]) -> float:
     return float(np.mean(np.abs(error)))
 
 
-def _why_no_figure(rows: int, cold: int, *, drop_cold: bool) -> str | None:
+def _no_error_reason(rows: int, cold: int, *, drop_cold: bool) -> str | None:
     if not rows and not cold:
         return "no rating was held out"
     if not rows:
@@ -173,16 +173,16 @@ def _why_no_figure(rows: int, cold: int, *, drop_cold: bool) -> str | None:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Users who were kept out of the training, and what they are to be recommended.
+    """Users held out of the training, with their seen and their relevant items.
 
     Attributes
     ----------
     kept
-        int64, the users left to train on.
+        int64, the training users.
     seen
-        (t, places), what finds the cluster of each user kept out.
+        (test users, items), the ratings a model may use.
     hidden
-        (t, places), liked places that were taken away from the same users, one or more of each.
+        (test users, items), relevant items missing from ``seen``, one or more of each user.
     """
 
     kept: NDArray[np.int64]
@@ -192,25 +192,28 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class RankingQuality:
-    """How well lists foretell what was hidden, as means over users.
+    """Quality of recommendation lists, as means over the test users.
 
     Attributes
     ----------
     ndcg
         Normalised discounted cumulative gain (Jarvelin and Kekalainen, 2002), gains 0 or 1.
+    ndcg_error
+        Standard error of ``ndcg`` over the users; None for one user.
     recall
-        Share of what is hidden, or of a whole list where more is hidden, that is in the list.
+        Share of the relevant items, at most the list's length, that are listed.
     hit_rate
-        Share of the users with at least one hidden place in the list.
+        Share of the users with a relevant item in the list.
     map
-        Mean average precision: of a hidden place, the share of hidden ones down to it.
+        Mean average precision.
     coverage
-        Share of all places that are shown to anybody.
+        Share of all items that are in any list.
     popularity
-        How many of these users, as a share, have seen a place that is shown, on average.
+        Share of the test users who have seen a listed item, on average.
     """
 
     ndcg: float
+    ndcg_error: float | None
     recall: float
     hit_rate: float
     map: float
@@ -219,7 +222,7 @@ class RankingQuality:
 
 
 def no_quality(reason: str) -> dict[str, Any]:
-    """Return what a :class:`RankingQuality` has, without a figure for a reason."""
+    """Return the fields of :class:`RankingQuality` as None, and the ``reason``."""
     return {**dict.fromkeys(field.name for field in fields(RankingQuality)), "reason": reason}
 
 
@@ -231,76 +234,82 @@ def hold_out(
     users_share: float = 0.1,
     hidden_share: float = 0.2,
 ) -> HeldOut:
-    """Keep users out, and hide a share of what each of them liked, at least one place.
+    """Hold users out of the training, and for each of them a share of the relevant items.
 
-    Users with one rating, or who liked nothing, are kept out like the others and then not asked.
+    Held-out users with one rating or without a relevant item are not test users.
 
     Parameters
     ----------
     rows
-        (users, places), ratings.
+        (users, items), ratings.
     liked
-        The least rating of a place that is liked.
+        Lowest rating of a relevant item.
     seed
         Of both choices.
-    users_share, hidden_share
-        Share of the users to keep out, and of their liked places to hide, both rounded down.
+    users_share
+        Share of the users to hold out, rounded down.
+    hidden_share
+        Share of their relevant items, rounded down, but at least one.
     """
     rng = np.random.default_rng(seed)
     out = np.sort(rng.permutation(rows.shape[0])[: int(rows.shape[0] * users_share)])
-    kept = np.setdiff1d(np.arange(rows.shape[0]), out)
-    asked = csr_array(rows[out])
-    degrees = np.diff(asked.indptr)
+    train_users = np.setdiff1d(np.arange(rows.shape[0]), out)
+    test = csr_array(rows[out])
+    degrees = np.diff(test.indptr)
     user = np.repeat(np.arange(len(out)), degrees)
-    likes = np.bincount(user[asked.data >= liked], minlength=len(out))
-    quota = np.where(degrees >= 2, np.minimum(np.maximum(1, likes * hidden_share), likes), 0)
-    order = np.lexsort((rng.random(len(user)), asked.data < liked, user))
-    place_in_user = np.arange(len(user)) - asked.indptr[user]  # users stay together in order
+    relevant = np.bincount(user[test.data >= liked], minlength=len(out))
+    quota = np.where(degrees >= 2, np.clip(relevant * hidden_share, 1, relevant), 0)
+    # Each user's relevant items come first, in random order: hide the first ones up to the quota.
+    order = np.lexsort((rng.random(len(user)), test.data < liked, user))
+    rank = np.arange(len(user)) - test.indptr[user]
     is_hidden = np.zeros(len(user), dtype=bool)
-    is_hidden[order] = place_in_user < quota.astype(np.int64)[user]
-    chosen = np.flatnonzero(quota >= 1)
+    is_hidden[order] = rank < quota.astype(np.int64)[user]
+    test_users = np.flatnonzero(quota >= 1)
 
     def part(of: NDArray[np.bool_]) -> csr_array:
-        triplets = (asked.data[of], (user[of], asked.indices[of]))
-        return csr_array(csr_array(triplets, shape=asked.shape)[chosen])
+        triplets = (test.data[of], (user[of], test.indices[of]))
+        return csr_array(csr_array(triplets, shape=test.shape)[test_users])
 
-    return HeldOut(kept=kept, seen=part(~is_hidden), hidden=part(is_hidden))
+    return HeldOut(kept=train_users, seen=part(~is_hidden), hidden=part(is_hidden))
 
 
 def ndcg_of_each(
-    lists: NDArray[np.int64], seen: csr_array, hidden: csr_array, n: int
+    lists: NDArray[np.int64], seen: csr_array, relevant: csr_array, n: int
 ) -> NDArray[np.float64]:
-    """Return the NDCG of each user, (t,); arguments as in `ranking_quality`."""
+    """Return the NDCG of each user, (users,); arguments as in `ranking_quality`."""
     shown, rank = _shown(lists, seen, n)
-    return np.asarray(_gain(shown & _holds(hidden, lists), rank, n) / _most_gain(hidden, n))
+    return _gain(shown & _contains(relevant, lists), rank, n) / _best_gain(relevant, n)
 
 
 def ranking_quality(
-    lists: NDArray[np.int64], seen: csr_array, hidden: csr_array, n: int
+    lists: NDArray[np.int64], seen: csr_array, relevant: csr_array, n: int
 ) -> RankingQuality:
-    """Judge the first ``n`` places of each user's list that the user has not seen.
+    """Evaluate the first ``n`` unseen items of each user's list.
 
     Parameters
     ----------
     lists
-        (t, length), places, best first, each once; -1 after the last.
-    seen, hidden
-        (t, places), of the same users; each has something hidden.
+        (users, length), items, best first, each once; -1 after the last.
+    seen, relevant
+        (users, items); each user has a relevant item.
     n
-        Places shown.
+        Length of the lists shown.
     """
     shown, rank = _shown(lists, seen, n)
-    hits = shown & _holds(hidden, lists)
-    most = np.minimum(np.diff(hidden.indptr), n)
+    hits = shown & _contains(relevant, lists)
+    most_hits = np.minimum(np.diff(relevant.indptr), n)
+    # Precision at each hit: the hits down to it, divided by its rank.
     precision = np.where(hits, np.cumsum(hits, axis=1) / np.maximum(rank + 1, 1), 0).sum(axis=1)
-    visits = np.bincount(seen.indices, minlength=seen.shape[1]) / seen.shape[0]
+    ndcg = _gain(hits, rank, n) / _best_gain(relevant, n)
+    seen_by = np.bincount(seen.indices, minlength=seen.shape[1]) / seen.shape[0]
     return RankingQuality(
-        ndcg=float((_gain(hits, rank, n) / _most_gain(hidden, n)).mean()),
-        recall=float((hits.sum(axis=1) / most).mean()),
+        ndcg=float(ndcg.mean()),
+        ndcg_error=float(ndcg.std(ddof=1) / np.sqrt(len(ndcg))) if len(ndcg) > 1 else None,
+        recall=float((hits.sum(axis=1) / most_hits).mean()),
         hit_rate=float(hits.any(axis=1).mean()),
-        map=float((precision / most).mean()),
+        map=float((precision / most_hits).mean()),
         coverage=len(np.unique(lists[shown])) / seen.shape[1],
-        popularity=float(visits[lists[shown]].mean()) if shown.any() else 0.0,
+        popularity=float(seen_by[lists[shown]].mean()) if shown.any() else 0.0,
     )
 
 
@@ -308,7 +317,7 @@ def _shown(
     lists: NDArray[np.int64], seen: csr_array, n: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Return which entries of the lists are shown, and the rank of each among them, from 0."""
-    shown = (lists >= 0) & ~_holds(seen, lists)
+    shown = (lists >= 0) & ~_contains(seen, lists)
     rank = np.cumsum(shown, axis=1) - 1
     return shown & (rank < n), rank
 
@@ -322,14 +331,14 @@ def _gain(hits: NDArray[np.bool_], rank: NDArray[np.int64], n: int) -> NDArray[n
     return np.asarray(np.where(hits, _discounts(n)[np.clip(rank, 0, n - 1)], 0).sum(axis=1))
 
 
-def _most_gain(hidden: csr_array, n: int) -> NDArray[np.float64]:
-    """Return the gain of each user's best list."""
-    most = np.minimum(np.diff(hidden.indptr), n)
-    return np.asarray(np.cumsum(_discounts(n))[most - 1])
+def _best_gain(relevant: csr_array, n: int) -> NDArray[np.float64]:
+    """Return the gain of each user's best possible list."""
+    most_hits = np.minimum(np.diff(relevant.indptr), n)
+    return np.asarray(np.cumsum(_discounts(n))[most_hits - 1])
 
 
-def _holds(matrix: csr_array, lists: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which of each row's places, (t, length), the matrix has an entry for."""
-    rows, places = matrix.shape
-    entries = np.repeat(np.arange(rows), np.diff(matrix.indptr)) * places + matrix.indices
-    return np.isin(np.arange(rows)[:, None] * places + lists, entries) & (lists >= 0)
+def _contains(matrix: csr_array, lists: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which items of each row of ``lists`` are stored in the matrix' row."""
+    rows, items = matrix.shape
+    stored = np.repeat(np.arange(rows), np.diff(matrix.indptr)) * items + matrix.indices
+    return np.isin(np.arange(rows)[:, None] * items + lists, stored) & (lists >= 0)

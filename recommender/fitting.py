@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame, SparkSession
 
-from recommender.baseline import no_baseline
+from recommender.baseline import Weights, find_weights, fit_bias, no_baseline
 from recommender.confidence import Confidence, find_confidence
 from recommender.foldin import Preferences, preferences_of
 from recommender.gate import check_finite
@@ -19,7 +19,6 @@ from recommender.models import Model, RatingModel, popularity_of, visits_of
 from recommender.ratings import Ratings
 from recommender.settings import Settings
 from recommender.splits import teachers
-from recommender.weights import Weights, find_weights, offsets
 
 REMEDY = "raise ALS_REG_PARAM or lower ALS_RANK"
 
@@ -69,7 +68,7 @@ def fit_rating(
     if weights is None:
         baseline, bounds = no_baseline(shape), (-np.inf, np.inf)
     else:
-        baseline, bounds = offsets(ratings, weights), (settings.rating_min, settings.rating_max)
+        baseline, bounds = fit_bias(ratings, weights), (settings.rating_min, settings.rating_max)
     table = _table(ratings, ratings.rating - baseline.predict(ratings.user, ratings.restaurant))
     als = _als(spark, settings).setRank(settings.als_rank).setRegParam(settings.als_reg_param)
     als = als.setMaxIter(settings.als_max_iter)
@@ -89,7 +88,7 @@ def offsets_alone(ratings: Ratings, settings: Settings, weights: Weights) -> Rat
         for of, ids in ((ratings.user, ratings.users), (ratings.restaurant, ratings.restaurants))
     )
     bounds = settings.rating_min, settings.rating_max
-    return RatingModel(offsets(ratings, weights), user, restaurant, bounds)
+    return RatingModel(fit_bias(ratings, weights), user, restaurant, bounds)
 
 
 def fit_preferences(

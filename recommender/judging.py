@@ -49,7 +49,7 @@ def judge_ratings(
     if settings.als_objective == "rating":
         error = rating_error(model.predict(*pairs), held_out.rating, mean, drop_cold=drop)
         return 1.0, {**asdict(error), "share": 1.0}
-    base, rest = model.baseline.predict(*pairs), model.rest(*pairs)
+    base, rest = model.bias.predict(*pairs), model.residual(*pairs)
     share, explained = cross_fitted(rest, held_out.rating - base, seed=settings.seed)
     baseline, predicted = (np.clip(said, *model.bounds) for said in (base, base + explained))
     error = rating_error(predicted, held_out.rating, mean, baseline, drop_cold=drop)

@@ -11,6 +11,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from recommender.baseline import Weights, find_weights
 from recommender.confidence import find_confidence
 from recommender.core.plots import save_line_charts
 from recommender.errors import DataError
@@ -26,7 +27,6 @@ from recommender.spark import spark_session
 from recommender.splits import of_fold, split
 from recommender.standings import best_parameters, env_lines, format_table, line_chart
 from recommender.tuning import ResultStore, Trial, fingerprint, make_trials, run_trials, summarize
-from recommender.weights import Weights, find_weights
 
 _FOLDS = 3
 

@@ -1,43 +1,79 @@
-"""The regularised baseline, against a dense least-squares solution."""
+"""The bias against a dense least-squares solution, and the choice of its damping."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from recommender.baseline import fit_baseline, no_baseline
+from recommender.baseline import Weights, find_weights, fit_bias, no_baseline
+from recommender.ratings import Ratings
+from recommender.settings import Settings
+from tests.support import ratings_of
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_offsets_are_those_of_ridge_regression(seed: int) -> None:
+def drawn(users: float, restaurants: float, noise: float, seed: int) -> Ratings:
+    """Draw ratings with these deviations of biases and noise: 400 users, six ratings each."""
     rng = np.random.default_rng(seed)
-    n, users, restaurants = 200, 20, 12
-    user, restaurant = (
-        rng.integers(0, users, n, np.int32),
-        rng.integers(0, restaurants, n, np.int32),
-    )
-    rating = rng.integers(1, 6, n).astype(np.float64)
-    found = fit_baseline(
-        user, restaurant, rating, (users, restaurants), user_weight=3, restaurant_weight=7
-    )
-    design = np.zeros((n, users + restaurants))
-    design[np.arange(n), user] = design[np.arange(n), users + restaurant] = 1
-    ridge = np.diag([3.0] * users + [7.0] * restaurants)
-    exact = np.linalg.solve(design.T @ design + ridge, design.T @ (rating - rating.mean()))
-    assert found.user_offsets == pytest.approx(exact[:users], abs=1e-4)
-    assert found.restaurant_offsets == pytest.approx(exact[users:], abs=1e-4)
-    expected = rating.mean() + exact[user] + exact[users + restaurant]
-    assert found.predict(user, restaurant) == pytest.approx(expected, abs=1e-4)
+    b_u, b_i = rng.normal(0, users, 400), rng.normal(0, restaurants, 80)
+    rows = []
+    for user in range(400):
+        for item in rng.choice(80, 6, replace=False):
+            rating = 2.5 + b_u[user] + b_i[item] + rng.normal(0, noise)
+            rows.append((f"u{user:03}", f"r{item:02}", float(np.clip(rating, 0, 5))))
+    return ratings_of(rows)
 
 
-def test_who_has_no_rating_lies_at_the_mean() -> None:
-    user, restaurant = np.array([0, 0], np.int32), np.array([1, 2], np.int32)
-    rating = np.array([2.0, 5.0])
-    found = fit_baseline(user, restaurant, rating, (2, 4), user_weight=1, restaurant_weight=1)
-    assert found.mean == 3.5
-    assert found.user_offsets[1] == found.restaurant_offsets[0] == found.restaurant_offsets[3] == 0
+@pytest.fixture
+def any_scale(db_settings: Settings) -> Settings:
+    return db_settings.model_copy(update={"rating_min": 0.0})
 
 
-def test_without_a_baseline_all_is_zero() -> None:
-    pair = np.array([0], np.int32), np.array([2], np.int32)
-    assert no_baseline((1, 3)).predict(*pair).tolist() == [0]
+def test_the_bias_is_that_of_ridge_regression() -> None:
+    ratings = drawn(0.5, 0.5, 0.5, seed=0)
+    users, items = len(ratings.users), len(ratings.restaurants)
+    user, item = ratings.user, ratings.restaurant
+    bias = fit_bias(ratings, Weights(3, 7))
+    rows = np.arange(len(ratings))
+    design = np.zeros((len(ratings), users + items))
+    design[rows, user] = design[rows, users + item] = 1
+    ridge = np.diag([3.0] * users + [7.0] * items)
+    mean = ratings.rating.mean()
+    exact = np.linalg.solve(design.T @ design + ridge, design.T @ (ratings.rating - mean))
+    assert bias.users == pytest.approx(exact[:users], abs=1e-4)
+    assert bias.items == pytest.approx(exact[users:], abs=1e-4)
+    expected = mean + exact[user] + exact[users + item]
+    assert bias.predict(user, item) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_bias_is_0_without_a_rating() -> None:
+    ratings = ratings_of([("a", "q", 1.0), ("b", "r", 2.0), ("b", "s", 5.0)]).rows(np.arange(3) > 0)
+    bias = fit_bias(ratings, Weights(1, 1))
+    assert bias.mean == 3.5
+    assert bias.users[0] == bias.items[0] == 0
+    assert no_baseline((1, 3)).predict(ratings.user[:1] * 0, ratings.restaurant[:1]) == 0
+
+
+def test_the_damping_is_the_variance_of_ratings_by_that_of_the_biases(any_scale: Settings) -> None:
+    for deviations, user, restaurant in [
+        ((0.5, 0.5, 0.5), 1, 1),
+        ((0.2, 0.5, 0.6), 9, 1.4),
+        ((0.7, 0.08, 0.6), 0.75, 56),
+    ]:
+        damping = find_weights(drawn(*deviations, seed=1), any_scale)
+        assert user / 2.5 < damping.user < user * 2.5
+        assert restaurant / 3 < damping.restaurant < restaurant * 3
+
+
+def test_damping_set_by_hand_is_kept(any_scale: Settings) -> None:
+    ratings = drawn(0.2, 0.5, 0.6, seed=1)
+    one = any_scale.model_copy(update={"als_user_weight": 100.0})
+    assert find_weights(ratings, one).user == 100
+    both = one.model_copy(update={"als_restaurant_weight": 7.0})
+    assert find_weights(ratings, both) == Weights(100, 7)
+
+
+def test_without_a_test_rating_the_damping_is_the_default(any_scale: Settings) -> None:
+    ratings = ratings_of([(f"u{i}", f"r{i % 3}", i % 5 + 1) for i in range(9)])
+    for fixed in (None, 7.0):
+        settings = any_scale.model_copy(update={"als_restaurant_weight": fixed})
+        assert find_weights(ratings, settings) == Weights(3, fixed or 20)

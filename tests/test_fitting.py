@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 from sklearn.metrics import roc_auc_score
 
 from recommender import fitting
+from recommender.baseline import Weights
 from recommender.confidence import Confidence
 from recommender.errors import ModelRejectedError
 from recommender.judging import judge_lists, judge_ratings
@@ -19,7 +20,6 @@ from recommender.models import visits_of
 from recommender.ratings import Ratings
 from recommender.settings import Settings
 from recommender.splits import split
-from recommender.weights import Weights
 from tests.support import ratings_of, scores_of
 
 CONFIDENCE = Confidence(alpha=20.0, reg_param=4.0)

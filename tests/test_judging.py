@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recommender.baseline import Weights, fit_bias
 from recommender.foldin import preferences_of
 from recommender.judging import judge_lists
 from recommender.models import Model
 from recommender.ratings import Ratings
 from recommender.settings import Settings
-from recommender.weights import Weights, offsets
 from tests.support import ratings_of
 
 
@@ -38,7 +38,7 @@ def next_ones(ratings: Ratings) -> Model:
 
 
 def offsets_as_rating(ratings: Ratings) -> Any:
-    return offsets(ratings, Weights())  # judge_lists asks nothing of it
+    return fit_bias(ratings, Weights())  # judge_lists asks nothing of it
 
 
 def held_out(ratings: Ratings, rating: float = 5.0) -> tuple[Ratings, Ratings]:

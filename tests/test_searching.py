@@ -10,6 +10,7 @@ from pyspark.sql import SparkSession
 
 import als_training
 from recommender import fitting, searching
+from recommender.baseline import find_weights
 from recommender.errors import DataError
 from recommender.grids import BASELINE, PREFERENCE, RATING
 from recommender.judging import judge_ratings
@@ -18,7 +19,6 @@ from recommender.ledger import Ledger
 from recommender.mongo import MongoDatabase
 from recommender.ratings import Ratings
 from recommender.settings import Settings
-from recommender.weights import find_weights
 from tests.support import write_tiny_city
 
 

@@ -1,4 +1,4 @@
-"""What is held out, of whom, and which users stand for all."""
+"""The split of ratings, and the choice of users."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from recommender.ratings import Ratings
 from recommender.settings import Settings
-from recommender.splits import of_fold, some_users, split, teachers
+from recommender.splits import of_fold, sample_users, split, teachers
 from tests.support import ratings_of
 
 
@@ -22,32 +22,32 @@ def pairs(ratings: Ratings) -> set[tuple[int, int]]:
     return set(zip(ratings.user.tolist(), ratings.restaurant.tolist(), strict=True))
 
 
-def test_the_split_is_seeded_and_loses_nothing(db_settings: Settings) -> None:
+def test_the_split_is_seeded_and_complete(db_settings: Settings) -> None:
     ratings = staircase()
-    train, held_out = split(ratings, db_settings)
+    train, test = split(ratings, db_settings)
     again, _ = split(ratings, db_settings)
     other, _ = split(ratings, of_fold(db_settings, 1))
-    assert np.bincount(held_out.user).tolist() == [0, 1, 1, 1, 1] * 4
-    assert pairs(train) | pairs(held_out) == pairs(ratings)
-    assert not pairs(train) & pairs(held_out)
+    assert np.bincount(test.user).tolist() == [0, 1, 1, 1, 1] * 4
+    assert pairs(train) | pairs(test) == pairs(ratings)
+    assert not pairs(train) & pairs(test)
     assert np.array_equal(train.restaurant, again.restaurant)
     assert not np.array_equal(train.restaurant, other.restaurant)
 
 
-def test_the_split_by_time_holds_the_latest_out(db_settings: Settings) -> None:
+def test_the_split_by_time_tests_the_latest_ratings(db_settings: Settings) -> None:
     ratings = ratings_of([("u", f"r{j}", 3) for j in range(10)])
     ratings = replace(ratings, time=np.array([5.0, 9, 1, 0, 7, 2, 3, 8, 4, 6]))
     by_time = db_settings.model_copy(update={"als_test_split": "time"})
     assert split(ratings, by_time)[1].time.tolist() == [9, 8]
 
 
-def test_of_some_users_alone_is_held_out_what_would_be_of_all(db_settings: Settings) -> None:
+def test_a_split_of_some_users_is_that_of_all_users(db_settings: Settings) -> None:
     ratings = staircase()
     of = np.arange(20) < 7
-    train, held_out = split(ratings, db_settings, of)
-    everybody = split(ratings, db_settings)[1]
-    assert pairs(held_out) == {(u, r) for u, r in pairs(everybody) if u < 7}
-    assert pairs(train) | pairs(held_out) == pairs(ratings)
+    train, test = split(ratings, db_settings, of)
+    of_all = split(ratings, db_settings)[1]
+    assert pairs(test) == {(u, r) for u, r in pairs(of_all) if u < 7}
+    assert pairs(train) | pairs(test) == pairs(ratings)
 
 
 def test_the_seed_of_a_fold_stays_one(db_settings: Settings) -> None:
@@ -55,21 +55,22 @@ def test_the_seed_of_a_fold_stays_one(db_settings: Settings) -> None:
     assert of_fold(last, 2).seed == 1
 
 
-@pytest.mark.parametrize("most", [1, 7, 30, 59, 60, 1000])
-def test_some_users_come_with_all_their_ratings(most: int, db_settings: Settings) -> None:
+def test_sampled_users_keep_all_their_ratings() -> None:
     ratings = staircase()
-    some = some_users(ratings, most, db_settings)
-    whole = {u: sum(one == u for one, _ in pairs(ratings)) for u in set(some.user.tolist())}
-    assert np.bincount(some.user, minlength=20)[list(whole)].tolist() == list(whole.values())
-    assert len(some) <= most or len(whole) == 1
-    assert len(some) == 60 or len(some) + 5 > most  # everybody, or no other would fit
+    for most in (1, 7, 30, 59, 60, 1000):
+        sample = sample_users(ratings, most, seed=3)
+        counts = np.bincount(sample.user, minlength=20)
+        users = np.flatnonzero(counts)
+        assert counts[users].tolist() == np.bincount(ratings.user)[users].tolist()
+        assert len(sample) <= most or len(users) == 1
+        assert len(sample) == 60 or len(sample) + 5 > most  # all users, or no other fits
 
 
-def test_teachers_are_who_has_rated_two(db_settings: Settings) -> None:
+def test_training_users_have_two_ratings_or_more(db_settings: Settings) -> None:
     assert teachers(staircase(), db_settings).tolist() == [False, True, True, True, True] * 4
 
 
-def test_where_teachers_are_too_many_those_of_more_ratings_are_drawn_for_choice(
+def test_training_users_are_drawn_by_their_number_of_ratings(
     db_settings: Settings,
 ) -> None:
     ratings = staircase()
@@ -80,5 +81,5 @@ def test_where_teachers_are_too_many_those_of_more_ratings_are_drawn_for_choice(
         assert chosen.sum() == 4
         drawn += chosen.reshape(4, 5).sum(axis=0)
     assert drawn[0] == 0
-    # Of those of 2, 3, 4 and 5 ratings; the weights 1 : 2 : 3 : 4, flattened as the best run out.
+    # Users of 2 to 5 ratings have weights 1 : 2 : 3 : 4, flattened as the heavy ones run out.
     assert drawn[1:] / drawn.sum() == pytest.approx([0.11, 0.21, 0.31, 0.37], abs=0.05)
