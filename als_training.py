@@ -24,7 +24,7 @@ from recommender.models import Model, popularity_of, visits_of
 from recommender.mongo_source import read_ratings
 from recommender.newcomers import also_rated, find_newcomers, stacked, structure
 from recommender.ratings import Ratings, counts_of
-from recommender.recommend import COUNTS_SCHEMA, RecommendTask
+from recommender.recommend import RecommendTask, user_blocks
 from recommender.restaurants import shown_restaurants
 from recommender.runs import TrainingRun, training_run
 from recommender.scripts import configure_logging, run_script, script_parser
@@ -33,9 +33,6 @@ from recommender.spark import spark_session
 from recommender.splits import split
 from recommender.store import RECOMMENDATIONS, publish, staged
 from recommender.summary import summary_of
-
-# A few, so that no core waits long for the last.
-_PARTS_A_CORE = 4
 
 
 def recommend(
@@ -69,28 +66,27 @@ def recommend(
     users = pa.concat_arrays([ratings.users, newcomers.users])
     visits = stacked(visits_of(ratings, run.settings), newcomers.visits)
     in_users = stacked(also_rated(run.db, ratings, run.settings), newcomers.visits)
+    model = model.with_newcomers(len(newcomers.users), popularity)
+    rated = structure(visits) + structure(in_users)
+    blocks = list(user_blocks(model, users, visits, rated))
     task = RecommendTask(
         settings=run.settings,
         run_id=run.run_id,
         stage=stage,
-        model=model.with_newcomers(len(newcomers.users), popularity),
-        visits=visits,
-        rated=structure(visits) + structure(in_users),
+        model=model.with_users(model.rating.bias.users[:0], model.rating.user_factors[:0]),
         shown=shown_restaurants(run.db, ratings.restaurants, run.settings),
-        users=users,
         restaurants=ratings.restaurants,
+        top_n=run.settings.als_top_n,
     )
     shared = spark.sparkContext.broadcast(task)
-    parts = _PARTS_A_CORE * spark.sparkContext.defaultParallelism
-    numbers = spark.range(0, len(users), numPartitions=parts)
-    counts = numbers.mapInArrow(lambda batches: shared.value.run(batches), COUNTS_SCHEMA)
-    totals = counts.groupBy().sum().toArrow().to_pylist()[0]
-    if totals["sum(broken)"]:
+    tasks = spark.sparkContext.parallelize(blocks, len(blocks))
+    counts = tasks.map(lambda block: shared.value.run(block)).collect()
+    staged_users, broken = (sum(column) for column in zip(*counts, strict=True))
+    if broken:
         raise ModelRejectedError(
-            f"{totals['sum(broken)']:,} users have scores that are not finite; nothing was "
-            f"published; {REMEDY}"
+            f"{broken:,} users have scores that are not finite; nothing was published; {REMEDY}"
         )
-    return int(totals["sum(users)"])
+    return int(staged_users)
 
 
 def train(run: TrainingRun) -> tuple[Ratings, Preferences | None]:

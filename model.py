@@ -109,10 +109,11 @@ class Runs(BaseModel):
 
 
 class Recommendation(BaseModel):
-    """A restaurant for somebody."""
+    """A restaurant, and the rated restaurants that add most to its score."""
 
     gmap_id: str | int
     score: float
+    because: list[str | int]
 
 
 class Recommendations(BaseModel):
@@ -254,14 +255,18 @@ def recommendations(
         raise HTTPException(404, "no training has published factors; POST /train first")
     try:
         given = dict(map(given_rating, rated))
-        ratings = ratings_given(service.settings, given, set(factors.restaurants.to_pylist()))
+        ratings = ratings_given(service.settings, given, factors.position)
     except (DataError, ValueError) as error:
         raise HTTPException(422, f"query.rated: {error}") from None
     found = factors.recommend(ratings, service.settings.als_top_n)
     return Recommendations(
         run_id=factors.run_id,
         recommendations=[
-            Recommendation(gmap_id=_as_json(entry["gmap_id"]), score=entry["score"])
+            Recommendation(
+                gmap_id=_as_json(entry["gmap_id"]),
+                score=entry["score"],
+                because=[_as_json(gmap_id) for gmap_id in entry["because"]],
+            )
             for entry in found
         ],
     )

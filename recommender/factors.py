@@ -1,9 +1,12 @@
-"""The restaurants' factors as a document of Metadata, with which anybody can be folded in."""
+"""The restaurants' factors as a document of Metadata: any user can be folded in with them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import bson
@@ -15,19 +18,28 @@ from scipy.sparse import csr_array
 from recommender.errors import DataError
 from recommender.foldin import Preferences
 from recommender.mongo import Document, MongoDatabase, mongo_errors, one_line
-from recommender.ratings import CODEC, Ratings, decode_ids, encode_id, positions_in
+from recommender.ratings import (
+    CODEC,
+    Ratings,
+    _as_decimal,
+    decode_id,
+    decode_ids,
+    encode_id,
+    positions_in,
+)
 from recommender.store import FACTORS_ID, MAX_DOCUMENT_BYTES, METADATA
-from recommender.topn import top_n_shown
+from recommender.topn import top_n
 
 _FLOAT32 = np.dtype("<f4")
 _OTHER_FIELDS_BYTES = 65_536
 _POSITION_BYTES = 9  # of an id in a BSON array: type, decimal digits, closing NUL
 _FRAME_BYTES = 7  # of the document around an id that is encoded alone
+_REASONS = 2
 
 
 @dataclass(frozen=True, eq=False)
 class PublishedFactors:
-    """What ranks restaurants for anybody.
+    """The published restaurants' factors, which rank restaurants for any user.
 
     Attributes
     ----------
@@ -38,11 +50,11 @@ class PublishedFactors:
     restaurants
         Keys of the restaurants' ids.
     preferences
-        Their factors.
+        The factors.
     shown
-        bool (restaurants,), which may be recommended.
+        bool (restaurants,), the restaurants to recommend.
     rating_shift
-        What a reader adds to each rating.
+        Added to each rating.
     """
 
     run_id: str
@@ -52,36 +64,84 @@ class PublishedFactors:
     shown: NDArray[np.bool_]
     rating_shift: float
 
+    @cached_property
+    def position(self) -> dict[str, int]:
+        """The position of each key of ``restaurants``."""
+        return {key: i for i, key in enumerate(self.restaurants.to_pylist())}
+
+    @cached_property
+    def _position_of_number(self) -> dict[Decimal, int]:
+        """The position of each numeric id: 1 and 1.0 are one id to MongoDB, of different keys."""
+        typed = {i: _as_decimal(decode_id(k)) for k, i in self.position.items() if k[:1] == "\0"}
+        return {number: i for i, number in typed.items() if number is not None}
+
+    @cached_property
+    def _item_factors(self) -> NDArray[np.float32]:
+        """The factors in the layout that `top_n` does not copy."""
+        return np.asfortranarray(self.preferences.restaurant_factors)
+
     def recommend(
         self, ratings: Ratings, n: int, also_rated: pa.StringArray | None = None
     ) -> list[Document]:
-        """Return the best restaurants for one user, less what is rated.
+        """Return the best unrated restaurants for one user, best first.
 
         Parameters
         ----------
         ratings
-            The user's.
+            The user's ratings.
         n
-            How many, at most.
+            Highest number of restaurants.
         also_rated
-            Keys of more restaurants that the user has rated, whatever was given.
+            Keys of more restaurants that the user has rated.
+
+        Returns
+        -------
+        list of dict
+            ``gmap_id``, ``score``, and ``because``: at most two of the user's rated restaurants,
+            those that add most to the score.
         """
-        place = positions_in(self.restaurants, ratings.restaurants)[ratings.restaurant]
-        known = place >= 0
-        values = ratings.rating[known] + self.rating_shift
-        row = np.zeros(int(known.sum()), dtype=np.int64)
-        visits = csr_array((values, (row, place[known])), shape=(1, len(self.restaurants)))
-        users = self.preferences.user_factors(visits)
-        factors = self.preferences.restaurant_factors
-        shown = self.shown
+        item = self._positions(ratings.restaurants)[ratings.restaurant]
+        is_known = item >= 0
+        confidence = self._row(item[is_known], ratings.rating[is_known] + self.rating_shift)
+        rated = item[is_known]
         if also_rated is not None:
-            shown = shown & (positions_in(also_rated, self.restaurants) < 0)
-        items, scores = top_n_shown(users, factors, n, visits, shown)
-        ids = decode_ids(self.restaurants.take(pa.array(items[0][items[0] >= 0])))
+            more = self._positions(also_rated)
+            rated = np.concatenate([rated, more[more >= 0]])
+        user_factors = self.preferences.user_factors(confidence)
+        left_out = self._row(rated, np.ones(len(rated)))
+        items, scores = top_n(user_factors, self._item_factors, n, left_out, self.shown)
+        because = self.preferences.reasons(confidence, items, _REASONS)[0]
         return [
-            {"gmap_id": gmap_id, "score": score}
-            for gmap_id, score in zip(ids, scores[0].tolist(), strict=False)
+            {
+                "gmap_id": self._id_of(int(item)),
+                "score": score,
+                "because": [self._id_of(reason) for reason in reasons if reason >= 0],
+            }
+            for item, score, reasons in zip(
+                items[0], scores[0].tolist(), because.tolist(), strict=True
+            )
+            if item >= 0
         ]
+
+    def _positions(self, keys: pa.StringArray) -> NDArray[np.int64]:
+        """Return the position of each key, -1 where it is unknown."""
+
+        def position(key: str) -> int:
+            known = self.position.get(key)
+            if known is None and key.startswith("\0"):
+                number = _as_decimal(decode_id(key))
+                known = None if number is None else self._position_of_number.get(number)
+            return -1 if known is None else known
+
+        return np.array([position(key) for key in keys.to_pylist()], dtype=np.int64)
+
+    def _row(self, items: NDArray[np.integer[Any]], values: NDArray[np.float64]) -> csr_array:
+        """Return the values of the items as a matrix of one row."""
+        indptr = [0, len(items)]
+        return csr_array((values, items, indptr), shape=(1, len(self.restaurants)))
+
+    def _id_of(self, item: int) -> Any:
+        return decode_id(self.restaurants[item].as_py())
 
 
 def factors_document(
@@ -91,18 +151,18 @@ def factors_document(
     run_id: str,
     shift: float,
 ) -> Document:
-    """Return the document: as many of the restaurants as fit 16 MB, the most popular ones.
+    """Return the document of as many restaurants as fit 16 MB, the most popular ones.
 
     Parameters
     ----------
     restaurants
         Keys of the ids, in the order of the factors.
     shown
-        bool (restaurants,), which may be recommended.
+        bool (restaurants,), the restaurants to recommend.
     run_id
         The training that writes.
     shift
-        What a reader adds to each rating.
+        Added to each rating by a reader.
     """
     order = np.argsort(-preferences.popularity, kind="stable")
     ids = decode_ids(restaurants.take(pa.array(order)))
@@ -129,7 +189,7 @@ def factors_document(
 
 
 def live_factors(db: MongoDatabase) -> Document | None:
-    """Return the published document, if there is one."""
+    """Return the published document; None if there is none."""
     with mongo_errors("reading the published factors"):
         metadata = db[METADATA].with_options(codec_options=CODEC)
         return metadata.find_one({"_id": FACTORS_ID})
@@ -138,14 +198,14 @@ def live_factors(db: MongoDatabase) -> Document | None:
 def still_shown(
     live: Document, restaurants: pa.StringArray, shown: NDArray[np.bool_], run_id: str
 ) -> Document:
-    """Return the published document with what may be recommended now, for another training.
+    """Return the published document of another training with the restaurants now shown.
 
     Parameters
     ----------
     live
-        The document.
+        The published document.
     restaurants, shown
-        Keys of the ids, and which may be recommended; others stay as they are.
+        Keys of the ids, and which of them to recommend; other restaurants stay as they are.
     run_id
         The training that writes.
     """
@@ -157,12 +217,12 @@ def still_shown(
 
 
 def load_factors(db: MongoDatabase) -> PublishedFactors | None:
-    """Read the published factors; None where no training has published any.
+    """Read the published factors; None if no training has published any.
 
     Raises
     ------
     DataError
-        If the document is of another shape.
+        If the document is invalid.
     """
     document = live_factors(db)
     if document is None:
@@ -177,7 +237,10 @@ def load_factors(db: MongoDatabase) -> PublishedFactors | None:
 
 
 class LiveFactors:
-    """Keeps the published factors at hand until a training publishes others.
+    """Caches the published factors until a training publishes new ones.
+
+    Any number of threads may share it. One of them loads new factors; the others go on with the
+    old ones meanwhile, or wait for the first ones.
 
     Parameters
     ----------
@@ -187,16 +250,24 @@ class LiveFactors:
 
     def __init__(self, db: MongoDatabase) -> None:
         self._db = db
-        self._found: PublishedFactors | None = None
+        self._loading = Lock()
+        self._loaded: PublishedFactors | None = None
 
     def get(self) -> PublishedFactors | None:
-        """Return the factors that are published now, as :func:`load_factors` does."""
+        """Return the published factors, as :func:`load_factors` does."""
         with mongo_errors("reading the published factors"):
             live = self._db[METADATA].find_one({"_id": FACTORS_ID}, {"run_id": 1}) or {}
-        found = self._found
-        if found is None or found.run_id != live.get("run_id"):
-            found = self._found = load_factors(self._db)
-        return found
+        loaded = self._loaded
+        if loaded is not None and loaded.run_id == live.get("run_id"):
+            return loaded
+        if not self._loading.acquire(blocking=loaded is None):
+            return loaded
+        try:
+            if self._loaded is None or self._loaded.run_id != live.get("run_id"):
+                self._loaded = load_factors(self._db)
+            return self._loaded
+        finally:
+            self._loading.release()
 
 
 def _factors(document: Mapping[str, Any]) -> PublishedFactors:

@@ -189,12 +189,6 @@ class Settings(BaseSettings):
         20_000, description="users whose lists are judged, at most, chosen at random"
     )
     als_top_n: int = Field(13, ge=1, le=1000, description="restaurants recommended to each user")
-    als_reasons: int = Field(
-        0,
-        ge=0,
-        le=3,
-        description="rated restaurants named with each recommended one as `because`, at most",
-    )
     als_blocks: Count | None = Field(
         None, description="blocks that ALS divides users and restaurants into; unset: one a core"
     )

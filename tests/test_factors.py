@@ -1,16 +1,26 @@
-"""The published factors: what a reader makes of them is what the training knew."""
+"""The published factors: a reader ranks with them as the training does."""
 
 from __future__ import annotations
 
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, get_ident
+from typing import Any, cast
 
 import bson
 import numpy as np
 import pyarrow as pa
 import pytest
+from bson.int64 import Int64
 
+from recommender import factors as factors_module
 from recommender.errors import DataError
-from recommender.factors import factors_document, load_factors, still_shown
+from recommender.factors import (
+    LiveFactors,
+    PublishedFactors,
+    factors_document,
+    load_factors,
+    still_shown,
+)
 from recommender.foldin import Preferences, preferences_of
 from recommender.mongo import Document, MongoDatabase
 from recommender.ratings import encode_id
@@ -38,51 +48,54 @@ def document_of(hidden: list[int] | None = None) -> Document:
 
 
 def by_hand(document: Document, rated: dict[Any, float]) -> dict[Any, float]:
-    """Fold somebody in as the README tells a backend to."""
+    """Fold a user in by the formula of the contract."""
     v = np.frombuffer(document["factors"], "<f4").reshape(-1, document["rank"]).astype(float)
-    place = [document["gmap_ids"].index(gmap_id) for gmap_id in rated]
+    position = [document["gmap_ids"].index(gmap_id) for gmap_id in rated]
     r = np.array(list(rated.values())) + document["rating_shift"]
     normal = np.diag(document["spectrum"]) + document["reg_param"] * len(r) * np.eye(v.shape[1])
-    normal += (v[place].T * (document["alpha"] * r)) @ v[place]
-    u = np.linalg.solve(normal, v[place].T @ (1 + document["alpha"] * r))
+    normal += (v[position].T * (document["alpha"] * r)) @ v[position]
+    u = np.linalg.solve(normal, v[position].T @ (1 + document["alpha"] * r))
     scores = dict(zip(document["gmap_ids"], v @ u, strict=True))
     return {gmap_id: score for gmap_id, score in scores.items() if gmap_id not in rated}
 
 
-def test_a_reader_finds_what_the_training_would(db: MongoDatabase) -> None:
+@pytest.fixture
+def factors(db: MongoDatabase) -> PublishedFactors:
+    db["Metadata"].insert_one(document_of())
+    return cast(PublishedFactors, load_factors(db))
+
+
+def test_a_user_is_folded_in_as_the_contract_says(db: MongoDatabase) -> None:
     db["Metadata"].insert_one(document_of(hidden=[3, 4]))
     factors = load_factors(db)
     assert factors is not None
     rated = {"r1": 5.0, 7: 2.0, "r12": 4.0}
-    given = ratings_of([("u", gmap_id, rating) for gmap_id, rating in rated.items()])
-    found = factors.recommend(given, 10)
-    expected = by_hand(document_of(), rated)
-    hidden = {"r3", "r4"}
-    best = sorted((i for i in expected if str(i) not in hidden), key=lambda i: -expected[i])
-    assert [entry["gmap_id"] for entry in found] == best[:10]
-    scores = [entry["score"] for entry in found]
-    assert scores == pytest.approx([expected[i] for i in best[:10]], abs=1e-4)
+    for numeric in (7, 7.0, Int64(7)):  # one id to MongoDB
+        ratings = ratings_of([("u", "r1", 5.0), ("u", numeric, 2.0), ("u", "r12", 4.0)])
+        entries = factors.recommend(ratings, 10)
+        expected = by_hand(document_of(), rated)
+        best = sorted((i for i in expected if i not in ("r3", "r4")), key=lambda i: -expected[i])
+        assert [entry["gmap_id"] for entry in entries] == best[:10]
+        scores = [entry["score"] for entry in entries]
+        assert scores == pytest.approx([expected[i] for i in best[:10]], abs=1e-4)
+        because = [entry["because"] for entry in entries]
+        assert all(len(reasons) <= 2 and set(reasons) <= set(rated) for reasons in because)
+        assert max(map(len, because)) == 2
 
 
-def test_what_else_was_rated_is_not_recommended(db: MongoDatabase) -> None:
-    db["Metadata"].insert_one(document_of())
-    factors = load_factors(db)
-    assert factors is not None
-    given = ratings_of([("u", "r1", 5.0)])
-    first, second, third = (entry["gmap_id"] for entry in factors.recommend(given, 3))
+def test_restaurants_also_rated_are_left_out(factors: PublishedFactors) -> None:
+    ratings = ratings_of([("u", "r1", 5.0)])
+    first, second, third = (entry["gmap_id"] for entry in factors.recommend(ratings, 3))
     also = pa.array([str(encode_id(i)) for i in (first, third, "elsewhere")])
-    assert factors.recommend(given, 1, also)[0]["gmap_id"] == second
-    assert factors.recommend(given, 1)[0]["gmap_id"] == first
-    assert factors.recommend(given, 3, factors.restaurants) == []
+    assert factors.recommend(ratings, 1, also)[0]["gmap_id"] == second
+    assert factors.recommend(ratings, 1)[0]["gmap_id"] == first
+    assert factors.recommend(ratings, 3, factors.restaurants) == []
 
 
-def test_somebody_of_unknown_places_gets_the_popular_ones(db: MongoDatabase) -> None:
-    document = document_of()
-    db["Metadata"].insert_one(document)
-    factors = load_factors(db)
-    assert factors is not None
-    found = factors.recommend(ratings_of([("u", "elsewhere", 4)]), 5)
-    assert [entry["gmap_id"] for entry in found] == document["gmap_ids"][:5]
+def test_a_user_of_unknown_restaurants_gets_the_popular_ones(factors: PublishedFactors) -> None:
+    entries = factors.recommend(ratings_of([("u", "elsewhere", 4)]), 5)
+    assert [entry["gmap_id"] for entry in entries] == document_of()["gmap_ids"][:5]
+    assert all(entry["because"] == [] for entry in entries)
 
 
 def test_as_many_restaurants_are_published_as_fit_the_most_popular_ones() -> None:
@@ -98,24 +111,60 @@ def test_as_many_restaurants_are_published_as_fit_the_most_popular_ones() -> Non
     assert (popularity == preferences.popularity[order]).all()
 
 
-def test_nothing_published_is_none(db: MongoDatabase) -> None:
+def test_an_invalid_document_is_a_data_error(db: MongoDatabase) -> None:
     assert load_factors(db) is None
+    invalid: list[Document] = [
+        {"rank": 4},
+        {"factors": b"123"},
+        {"gmap_ids": ["a"]},
+        {"spectrum": None},
+    ]
+    for change in invalid:
+        db["Metadata"].replace_one({"_id": "item_factors"}, document_of() | change, upsert=True)
+        with pytest.raises(DataError):
+            load_factors(db)
 
 
-@pytest.mark.parametrize(
-    "change", [{"rank": 4}, {"factors": b"123"}, {"gmap_ids": ["a"]}, {"spectrum": None}]
-)
-def test_a_document_of_another_shape_is_a_clear_error(
-    db: MongoDatabase, change: dict[str, Any]
-) -> None:
-    db["Metadata"].insert_one(document_of() | change)
-    with pytest.raises(DataError, match="item_factors is of another shape"):
-        load_factors(db)
-
-
-def test_what_closed_since_the_fit_is_not_shown_any_more() -> None:
+def test_restaurants_closed_since_the_fit_are_not_shown() -> None:
     live = some_factors("r1")
     keys = pa.array([str(encode_id(i)) for i in ("c", "new", 5)])
-    found = still_shown(live, keys, np.array([False, False, True]), "r2")
-    assert np.frombuffer(found["shown"], np.bool_).tolist() == [True, True, False]
-    assert found == {**live, "run_id": "r2", "shown": found["shown"]}
+    document = still_shown(live, keys, np.array([False, False, True]), "r2")
+    assert np.frombuffer(document["shown"], np.bool_).tolist() == [True, True, False]
+    assert document == {**live, "run_id": "r2", "shown": document["shown"]}
+
+
+def test_one_thread_loads_new_factors_while_others_use_the_old_ones(
+    db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading, go_on, loads = Event(), Event(), []
+
+    def slow(db: MongoDatabase) -> PublishedFactors | None:
+        loads.append(get_ident())
+        loading.set()
+        assert go_on.wait(30)
+        return load_factors(db)
+
+    monkeypatch.setattr(factors_module, "load_factors", slow)
+    live = LiveFactors(db)
+
+    def run_id() -> str | None:
+        factors = live.get()
+        return factors.run_id if factors else None
+
+    with ThreadPoolExecutor(4) as pool:
+        db["Metadata"].insert_one(some_factors("r1"))
+        first = [pool.submit(run_id) for _ in range(4)]  # none to use yet: all wait for one
+        assert loading.wait(30)
+        go_on.set()
+        assert [one.result(30) for one in first] == ["r1"] * 4
+        assert len(loads) == 1
+        loading.clear()
+        go_on.clear()
+        db["Metadata"].replace_one({"_id": "item_factors"}, some_factors("r2"))
+        second = pool.submit(run_id)
+        assert loading.wait(30)
+        assert [run_id() for _ in range(3)] == ["r1"] * 3
+        go_on.set()
+        assert second.result(30) == "r2"
+    assert run_id() == "r2"
+    assert len(loads) == 2

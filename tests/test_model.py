@@ -67,6 +67,7 @@ def test_anybody_is_recommended_restaurants_by_what_they_have_rated(
         body = answer.json()
         assert (answer.status_code, body["run_id"]) == (200, run_id)
         assert [entry["gmap_id"] for entry in body["recommendations"]] == ["c", 5]
+        assert body["recommendations"][0]["because"] == ["a"]
     found = client.get("/recommendations", params=asked).json()["recommendations"]
     assert [entry["gmap_id"] for entry in found] == ["c"]
     unknown = client.get("/recommendations", params={"rated": "x=4"}).json()["recommendations"]
