@@ -1,8 +1,7 @@
-"""What the trainings are compared with, each fitted to the same ratings.
+"""The peers that the trainings are compared with, each fitted to the same ratings.
 
-Of the peers, the parameters are those that their authors recommend, or better ones where some were
-found; the docstring of each says which. What a peer has no say about, restaurants that it scores
-alike, goes by popularity, as it does here.
+Their parameters are the ones that their authors recommend, or better ones where some were found;
+each docstring names them. Restaurants of equal score are ranked by popularity, as here.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
-from recommender.weights import find_weights, offsets
 from scipy.sparse import csr_array, csr_matrix
 
-from recommender.baseline import Baseline
+from recommender.baseline import Weights, find_weights, fit_bias
 from recommender.confidence import find_confidence
 from recommender.evaluation import cross_fitted
 from recommender.fitting import fit_preferences, fit_rating
@@ -31,31 +29,31 @@ from recommender.ratings import Ratings
 from recommender.settings import Settings
 
 Floats: TypeAlias = NDArray[Any]
-# What a fit gives: of rows, the rating of each; of users, (users, restaurants), what ranks.
-Foretell: TypeAlias = Callable[[Ratings], Floats]
+# The result of a fit: predicted ratings of rows, or scores of users, (users, restaurants).
+Predict: TypeAlias = Callable[[Ratings], Floats]
 Score: TypeAlias = Callable[[NDArray[np.int64]], Floats]
 Fitted = TypeVar("Fitted")
 
-_LAMBDA = 5.0
+_DAMPING = 5.0
 _EASE_LAMBDA = 50.0
 _MOST_RESTAURANTS = 20_000
 _RANK = 64
 
 
 @dataclass(frozen=True)
-class Contender(Generic[Fitted]):
-    """Somebody who foretells ratings or ranks restaurants.
+class Method(Generic[Fitted]):
+    """A method that predicts ratings or ranks restaurants.
 
     Attributes
     ----------
     name
-        Of its row.
+        Name of its row.
     fit
-        Given the ratings to learn from, and the settings, whose seed is the split's.
+        Fits it to training ratings with settings, whose seed is the split's.
     needs
-        The package without which it is left out.
+        The package that it needs.
     most_restaurants
-        It is left out where there are more.
+        The largest set that it is fitted to.
     """
 
     name: str
@@ -64,7 +62,7 @@ class Contender(Generic[Fitted]):
     most_restaurants: int | None = None
 
     def obstacle(self, ratings: Ratings) -> str | None:
-        """Return why it is left out, if it is."""
+        """Return why it is left out; None if it is not."""
         if self.needs and find_spec(self.needs) is None:
             return f"{self.needs} is not installed"
         if self.most_restaurants and len(ratings.restaurants) > self.most_restaurants:
@@ -72,53 +70,38 @@ class Contender(Generic[Fitted]):
         return None
 
 
-def _global_mean(part: Ratings, settings: Settings) -> Foretell:
+def _global_mean(part: Ratings, settings: Settings) -> Predict:
     mean = float(part.rating.mean())
-    return lambda asked: np.full(len(asked), mean)
+    return lambda test: np.full(len(test), mean)
 
 
-def _baseline(part: Ratings, settings: Settings) -> Foretell:
-    """Take the restaurants' offsets from the mean, then the users' from both, once each."""
-    mean, shape = float(part.rating.mean()), (len(part.users), len(part.restaurants))
-
-    def offsets(of: NDArray[np.int32], left: Floats, count: int) -> NDArray[np.float64]:
-        return np.bincount(of, left, count) / (np.bincount(of, minlength=count) + _LAMBDA)
-
-    of_places = offsets(part.restaurant, part.rating - mean, shape[1])
-    left = part.rating - mean - of_places[part.restaurant]
-    of_people = offsets(part.user, left, shape[0])
-    found = Baseline(mean, of_people, of_places)
+def _bias(damping: Weights | None, part: Ratings, settings: Settings) -> Predict:
+    """Fit the bias alone, with the damping that a training chooses if ``damping`` is None."""
+    bias = fit_bias(part, damping or find_weights(part, settings))
     bounds = settings.rating_min, settings.rating_max
-    return lambda asked: np.clip(found.predict(asked.user, asked.restaurant), *bounds)
+    return lambda test: np.clip(bias.predict(test.user, test.restaurant), *bounds)
 
 
-def _seed_rating(spark: SparkSession, part: Ratings, settings: Settings) -> Foretell:
+def _seed_rating(spark: SparkSession, part: Ratings, settings: Settings) -> Predict:
     model = fit_rating(spark, part, settings, None)
-    return lambda asked: model.predict(asked.user, asked.restaurant)
+    return lambda test: model.predict(test.user, test.restaurant)
 
 
-def _own_offsets(part: Ratings, settings: Settings) -> Foretell:
-    """Leave out of this service's rating what ALS adds."""
-    found = offsets(part, find_weights(part, settings))
-    bounds = settings.rating_min, settings.rating_max
-    return lambda asked: np.clip(found.predict(asked.user, asked.restaurant), *bounds)
-
-
-def _own_rating(spark: SparkSession, part: Ratings, settings: Settings) -> Foretell:
-    """Believe ALS as a training does: on each half of what is asked by how it did on the other."""
+def _own_rating(spark: SparkSession, part: Ratings, settings: Settings) -> Predict:
+    """Blend ALS in as a training does: each half of the test by the weight of the other half."""
     model = fit_rating(spark, part, settings, find_weights(part, settings))
 
-    def foretell(asked: Ratings) -> Floats:
-        base = model.baseline.predict(asked.user, asked.restaurant)
-        rest = model.rest(asked.user, asked.restaurant)
-        explained = cross_fitted(rest, asked.rating - base, seed=settings.seed)[1]
-        return np.clip(base + explained, *model.bounds)
+    def predict(test: Ratings) -> Floats:
+        bias = model.bias.predict(test.user, test.restaurant)
+        residual = model.residual(test.user, test.restaurant)
+        blended = cross_fitted(residual, test.rating - bias, seed=settings.seed)[1]
+        return np.clip(bias + blended, *model.bounds)
 
-    return foretell
+    return predict
 
 
-def _surprise(name: str, part: Ratings, settings: Settings) -> Foretell:
-    """Fit as Surprise has it by default.
+def _surprise(name: str, part: Ratings, settings: Settings) -> Predict:
+    """Fit with the defaults of Surprise.
 
     SVD: 100 factors, 20 epochs, learning rate 0.005, regularisation 0.02. SVD++: 20 factors, 20
     epochs, learning rate 0.007, regularisation 0.02.
@@ -129,11 +112,11 @@ def _surprise(name: str, part: Ratings, settings: Settings) -> Foretell:
     data = surprise.Dataset.load_from_df(rows, reader).build_full_trainset()
     model = getattr(surprise, name)(random_state=settings.seed).fit(data)
 
-    def foretell(asked: Ratings) -> Floats:
-        pairs = zip(asked.user.tolist(), asked.restaurant.tolist(), strict=True)
+    def predict(test: Ratings) -> Floats:
+        pairs = zip(test.user.tolist(), test.restaurant.tolist(), strict=True)
         return np.array([model.predict(*pair).est for pair in pairs])
 
-    return foretell
+    return predict
 
 
 def _popular(part: Ratings, settings: Settings) -> Score:
@@ -148,18 +131,18 @@ def _random(part: Ratings, settings: Settings) -> Score:
 
 def _seed_ranking(spark: SparkSession, part: Ratings, settings: Settings) -> Score:
     rating = fit_rating(spark, part, settings, None)
-    places = np.nan_to_num(rating.restaurant_factors)
-    return lambda users: rating.user_factors[users] @ places.T
+    items = np.nan_to_num(rating.restaurant_factors)
+    return lambda users: rating.user_factors[users] @ items.T
 
 
 def _own_ranking(spark: SparkSession, part: Ratings, settings: Settings) -> Score:
     preferences = fit_preferences(spark, part, settings, find_confidence(spark, part, settings))
-    visits, places = visits_of(part, settings), preferences.restaurant_factors
-    return lambda users: preferences.user_factors(csr_array(visits[users])) @ places.T
+    confidence, items = visits_of(part, settings), preferences.restaurant_factors
+    return lambda users: preferences.user_factors(csr_array(confidence[users])) @ items.T
 
 
 def _ease(part: Ratings, settings: Settings) -> Score:
-    """Fit EASE (Steck, 2019), lambda 50, to who has rated what."""
+    """Fit EASE (Steck, 2019), lambda 50, to the ratings as 0 or 1."""
     rated = _rated(part)
     inverse = np.linalg.inv((rated.T @ rated).toarray() + _EASE_LAMBDA * np.eye(rated.shape[1]))
     weights = -inverse / np.diag(inverse)
@@ -168,7 +151,7 @@ def _ease(part: Ratings, settings: Settings) -> Score:
 
 
 def _implicit_als(part: Ratings, settings: Settings) -> Score:
-    """Fit implicit's ALS to who has rated what: rank 64, regularisation 10, alpha 20, 15 rounds."""
+    """Fit implicit's ALS to ratings as 0 or 1: rank 64, regularisation 10, alpha 20, 15 rounds."""
     kind = import_module("implicit.als").AlternatingLeastSquares
     model = kind(
         factors=_RANK, regularization=10.0, alpha=20.0, iterations=15, random_state=settings.seed
@@ -178,12 +161,12 @@ def _implicit_als(part: Ratings, settings: Settings) -> Score:
 
 
 def _implicit_bm25(part: Ratings, settings: Settings) -> Score:
-    """Fit implicit's BM25 item neighbours to who has rated what: K 1000, K1 1.2, B 0.75."""
+    """Fit implicit's BM25 item neighbours to the ratings as 0 or 1: K 1000, K1 1.2, B 0.75."""
     kind = import_module("implicit.nearest_neighbours").BM25Recommender
     rated = csr_matrix(_rated(part))
     model = kind(K=1000, K1=1.2, B=0.75)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what it hands on within itself
+        warnings.simplefilter("ignore")  # implicit warns of its own sparse matrices
         model.fit(rated, show_progress=False)
     return lambda users: (rated[users] @ model.similarity).toarray()
 
@@ -204,53 +187,53 @@ def _lenskit(model: Any, part: Ratings, settings: Settings) -> Score:
     names = {"user_id": part.user, "item_id": part.restaurant, "rating": part.rating}
     options = training.TrainingOptions(rng=settings.seed)
     model.train(data.from_interactions_df(pd.DataFrame(names)), options)
-    rows, places = _rated(part), data.ItemList(item_ids=np.arange(len(part.restaurants)))
+    rows, items = _rated(part), data.ItemList(item_ids=np.arange(len(part.restaurants)))
 
     def scores_of(user: int) -> Floats:
         rated = data.ItemList(item_ids=rows.indices[rows.indptr[user] : rows.indptr[user + 1]])
-        asked = data.RecQuery(user_id=user, history_items=rated)
-        return np.asarray(model(asked, places).scores())
+        query = data.RecQuery(user_id=user, history_items=rated)
+        return np.asarray(model(query, items).scores())
 
     return lambda users: np.nan_to_num([scores_of(user) for user in users.tolist()])
 
 
 def _rated(part: Ratings) -> csr_array:
-    """Return 1 for each rating: (users, restaurants)."""
+    """Return a 1 for each rating: (users, restaurants)."""
     rows = part.matrix(1.0)
     return csr_array((np.ones(rows.nnz), rows.indices, rows.indptr), shape=rows.shape)
 
 
-PLAIN_RATING: tuple[Contender[Foretell], ...] = (
-    Contender("global mean", _global_mean),
-    Contender("baseline, lambda 5", _baseline),
+PLAIN_RATING: tuple[Method[Predict], ...] = (
+    Method("global mean", _global_mean),
+    Method("bias, damping 5", partial(_bias, Weights(_DAMPING, _DAMPING))),
 )
-PLAIN_RANKING: tuple[Contender[Score], ...] = (
-    Contender("random", _random),
-    Contender("popular", _popular),
-    Contender("EASE", _ease, most_restaurants=_MOST_RESTAURANTS),
+PLAIN_RANKING: tuple[Method[Score], ...] = (
+    Method("random", _random),
+    Method("popular", _popular),
+    Method("EASE", _ease, most_restaurants=_MOST_RESTAURANTS),
 )
 
 
-def rating_contenders(spark: SparkSession) -> list[Contender[Foretell]]:
-    """Return all who foretell ratings."""
+def rating_methods(spark: SparkSession) -> list[Method[Predict]]:
+    """Return all methods that predict ratings."""
     return [
         *PLAIN_RATING,
-        Contender("seed configuration", partial(_seed_rating, spark)),
-        Contender("Surprise SVD", partial(_surprise, "SVD"), needs="surprise"),
-        Contender("Surprise SVD++", partial(_surprise, "SVDpp"), needs="surprise"),
-        Contender("this service, offsets alone", _own_offsets),
-        Contender("this service", partial(_own_rating, spark)),
+        Method("seed configuration", partial(_seed_rating, spark)),
+        Method("Surprise SVD", partial(_surprise, "SVD"), needs="surprise"),
+        Method("Surprise SVD++", partial(_surprise, "SVDpp"), needs="surprise"),
+        Method("this service, bias alone", partial(_bias, None)),
+        Method("this service", partial(_own_rating, spark)),
     ]
 
 
-def ranking_contenders(spark: SparkSession) -> list[Contender[Score]]:
-    """Return all who rank restaurants."""
+def ranking_methods(spark: SparkSession) -> list[Method[Score]]:
+    """Return all methods that rank restaurants."""
     return [
         *PLAIN_RANKING,
-        Contender("seed configuration", partial(_seed_ranking, spark)),
-        Contender("implicit ALS", _implicit_als, needs="implicit"),
-        Contender("implicit BM25", _implicit_bm25, needs="implicit"),
-        Contender("LensKit ImplicitMF", _lenskit_als, needs="lenskit"),
-        Contender("LensKit ItemKNN", _lenskit_neighbours, needs="lenskit"),
-        Contender("this service", partial(_own_ranking, spark)),
+        Method("seed configuration", partial(_seed_ranking, spark)),
+        Method("implicit ALS", _implicit_als, needs="implicit"),
+        Method("implicit BM25", _implicit_bm25, needs="implicit"),
+        Method("LensKit ImplicitMF", _lenskit_als, needs="lenskit"),
+        Method("LensKit ItemKNN", _lenskit_neighbours, needs="lenskit"),
+        Method("this service", partial(_own_ranking, spark)),
     ]

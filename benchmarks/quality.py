@@ -1,18 +1,17 @@
-"""How good the trainings are for known users, next to libraries that do the same: on a file.
+"""Quality of ratings and lists for known users, beside other libraries, on rating sets.
 
 ``python -m benchmarks.quality ratings.csv --map user_id=a --map gmap_id=b --map rating=c`` prints
-two tables for all users, and two for those with three ratings and more: what is foretold of
-ratings, and what lists are worth, as mean and deviation over several splits; how far that is from
-the last row, this service, on the same split; and the median seconds of a fit, next to whatever
-else the machine was doing.
+two tables for all users of a file, and two for those with three ratings or more: errors of
+predicted ratings and quality of lists, as mean and deviation over several splits; the difference to
+the last row, this service, on the same split; and the median seconds of a fit.
+``python -m benchmarks.quality --generated`` prints them for generated sets of other laws.
 
-Each split is the one of a training (`recommender.splits.split`): a fifth of each user's ratings,
-at least one, is held out of who has two or more. Everybody is asked the same. Of ratings: those
-held out, of restaurants that are in the training part. Of lists: the users who liked something
-held out, as in `recommender.judging`; all restaurants are candidates, less what the user has in the
-training part.
+Each split is that of a training (`recommender.splits.split`): a fifth of each user's ratings, at
+least one of two, is the test part. All methods get the same test. Ratings: the test ratings of
+restaurants in the training part. Lists: the users with a relevant test item, as in
+`recommender.judging`; all restaurants that the user has not rated in the training part are ranked.
 
-The peers are in `requirements.txt` beside this file; who is not installed is left out.
+The peers are in `requirements.txt` beside this file; a peer that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import median
 
 import numpy as np
@@ -30,13 +30,14 @@ from scipy.sparse import csr_array
 
 from benchmarks.clusters import of_active_users
 from benchmarks.contenders import (
-    Contender,
     Fitted,
-    Foretell,
+    Method,
+    Predict,
     Score,
-    ranking_contenders,
-    rating_contenders,
+    ranking_methods,
+    rating_methods,
 )
+from benchmarks.datasets import GENERATED, generate
 from recommender.evaluation import ranking_quality, rating_error
 from recommender.load import PRESETS, columns_of, read_file
 from recommender.ratings import Ratings
@@ -49,51 +50,57 @@ OF_RATINGS = ("RMSE", "MAE")
 # Fields of `recommender.evaluation.RankingQuality`.
 OF_LISTS = ("ndcg", "recall", "hit_rate", "map", "coverage", "popularity")
 _BLOCK = 1024
+_MAX_TEST_USERS = 20_000
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """What is learnt from, and what is asked.
+    """A training and a test part.
 
     Attributes
     ----------
     settings
-        Their seed is the split's.
-    part
-        To learn from.
-    held_out
-        What is held out, of restaurants that are in the part.
-    asked
-        int64, the users who liked something that is held out.
-    seen, liked
-        (asked, restaurants), of the part and of what is held out.
+        With the split's seed.
+    train, test
+        The ratings; of the test, those of restaurants in the training part.
+    users
+        int64, the test users.
+    seen, relevant
+        (test users, restaurants), their training ratings and relevant test items.
     """
 
     settings: Settings
-    part: Ratings
-    held_out: Ratings
-    asked: NDArray[np.int64]
+    train: Ratings
+    test: Ratings
+    users: NDArray[np.int64]
     seen: csr_array
-    liked: csr_array
+    relevant: csr_array
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables."""
     parser = _parser()
-    given = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if not (arguments.file or arguments.generated):
+        parser.error("name a file, or --generated")
     logging.getLogger().setLevel(logging.ERROR)
     settings = load_settings()
-    everything = read_file(given.file, settings, columns_of(given.preset, given.map, parser))
+    sets: dict[str, Ratings] = {}
+    if arguments.file:
+        columns = columns_of(arguments.preset, arguments.map, parser)
+        sets[arguments.file] = read_file(arguments.file, settings, columns)
+    if arguments.generated:
+        sets |= {name: generate(law, settings) for name, law in GENERATED.items()}
     with spark_session(settings, "quality") as spark:
-        for least in given.least:
-            ratings = of_active_users(everything, least)
-            splits = [split_of(ratings, settings, seed) for seed in range(given.seeds)]
+        for name, least in product(sets, arguments.least):
+            ratings = of_active_users(sets[name], least)
+            splits = [split_of(ratings, settings, seed) for seed in range(arguments.seeds)]
             users = len(np.unique(ratings.user))
-            print(f"\n{users:,} users with {least} or more of {len(ratings):,} ratings;")
+            print(f"\n{name}: {users:,} users with {least} or more of {len(ratings):,} ratings;")
             print(f"{len(splits)} splits, mean ± deviation; seconds to fit, median")
             for table in (
-                ratings_table(splits, rating_contenders(spark)),
-                lists_table(splits, ranking_contenders(spark)),
+                ratings_table(splits, rating_methods(spark)),
+                lists_table(splits, ranking_methods(spark)),
             ):
                 print()
                 for line in table:
@@ -107,10 +114,11 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", help="CSV or JSON lines, as for recommender.load")
+    parser.add_argument("file", nargs="?", help="CSV or JSON lines, as for recommender.load")
+    parser.add_argument("--generated", action="store_true", help="generated sets of other laws")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="as for recommender.load")
     parser.add_argument(
-        "--map", action="append", default=[], metavar="WHAT=COLUMN", help="as for recommender.load"
+        "--map", action="append", default=[], metavar="FIELD=COLUMN", help="as for recommender.load"
     )
     parser.add_argument("--seeds", type=int, default=3, help="splits (default 3)")
     parser.add_argument(
@@ -122,51 +130,48 @@ def _parser() -> argparse.ArgumentParser:
 def split_of(ratings: Ratings, settings: Settings, seed: int) -> Split:
     """Split the ratings by a seed."""
     settings = settings.model_copy(update={"seed": seed})
-    part, held_out = split(ratings, settings)
-    known = held_out.rows(np.isin(held_out.restaurant, part.restaurant))
-    asked, liked = who_liked(held_out, settings)
-    if len(asked) > settings.als_evaluate_users:
-        chance = np.random.default_rng(seed)
-        drawn = np.sort(chance.choice(len(asked), settings.als_evaluate_users, replace=False))
-        asked, liked = asked[drawn], csr_array(liked[drawn])
-    seen = csr_array(part.matrix(1.0)[asked])
-    return Split(settings, part, known, asked.astype(np.int64), seen, liked)
+    train, test = split(ratings, settings)
+    known = test.rows(np.isin(test.restaurant, train.restaurant))
+    users, relevant = who_liked(test, settings)
+    if len(users) > _MAX_TEST_USERS:
+        chosen = np.random.default_rng(seed).choice(len(users), _MAX_TEST_USERS, replace=False)
+        users, relevant = users[np.sort(chosen)], csr_array(relevant[np.sort(chosen)])
+    seen = csr_array(train.matrix(1.0)[users])
+    return Split(settings, train, known, users.astype(np.int64), seen, relevant)
 
 
-def ratings_table(
-    splits: Sequence[Split], contenders: Sequence[Contender[Foretell]]
-) -> Iterator[str]:
-    """Yield the lines of a table of what is foretold of ratings."""
-    return _table("rating", OF_RATINGS, splits, contenders, _judge_ratings)
+def ratings_table(splits: Sequence[Split], methods: Sequence[Method[Predict]]) -> Iterator[str]:
+    """Yield the lines of a table of the errors of predicted ratings."""
+    return _table("rating", OF_RATINGS, splits, methods, _rating_errors)
 
 
-def lists_table(splits: Sequence[Split], contenders: Sequence[Contender[Score]]) -> Iterator[str]:
-    """Yield the lines of a table of what lists are worth."""
-    return _table("list", OF_LISTS, splits, contenders, _judge_lists)
+def lists_table(splits: Sequence[Split], methods: Sequence[Method[Score]]) -> Iterator[str]:
+    """Yield the lines of a table of the quality of lists."""
+    return _table("list", OF_LISTS, splits, methods, _list_quality)
 
 
 def _table(
-    what: str,
+    kind: str,
     figures: Sequence[str],
     splits: Sequence[Split],
-    contenders: Sequence[Contender[Fitted]],
-    judge: Callable[[Fitted, Split], list[float]],
+    methods: Sequence[Method[Fitted]],
+    evaluate: Callable[[Fitted, Split], list[float]],
 ) -> Iterator[str]:
-    found: dict[str, NDArray[np.float64]] = {}
+    rows: dict[str, NDArray[np.float64]] = {}
     seconds: dict[str, float] = {}
     left_out = []
-    for contender in contenders:
-        if obstacle := contender.obstacle(splits[0].part):
-            left_out.append(f"Left out: {contender.name}, as {obstacle}.")
+    for method in methods:
+        if obstacle := method.obstacle(splits[0].train):
+            left_out.append(f"Left out: {method.name}, as {obstacle}.")
             continue
-        qualities, times = zip(*_runs(contender, splits, judge), strict=True)
-        found[contender.name] = np.array(qualities)
-        seconds[contender.name] = median(times)
-    yield f"| {what} | {' | '.join(figures)} | {figures[0]} less the last's | seconds |"
+        values, times = zip(*_runs(method, splits, evaluate), strict=True)
+        rows[method.name] = np.array(values)
+        seconds[method.name] = median(times)
+    yield f"| {kind} | {' | '.join(figures)} | {figures[0]} less the last's | seconds |"
     yield f"| --- |{' ---: |' * (len(figures) + 2)}"
-    for name, values in found.items():
-        others = list(found.values())[-1]
-        columns = [*values.T, values[:, 0] - others[:, 0]]
+    last = list(rows.values())[-1]
+    for name, table in rows.items():
+        columns = [*table.T, table[:, 0] - last[:, 0]]
         cells = " | ".join(_cell(column) for column in columns)
         yield f"| {name} | {cells} | {seconds[name]:.1f} |"
     if left_out:
@@ -175,15 +180,15 @@ def _table(
 
 
 def _runs(
-    contender: Contender[Fitted],
+    method: Method[Fitted],
     splits: Sequence[Split],
-    judge: Callable[[Fitted, Split], list[float]],
+    evaluate: Callable[[Fitted, Split], list[float]],
 ) -> Iterator[tuple[list[float], float]]:
     for one in splits:
         began = time.perf_counter()
-        fitted = contender.fit(one.part, one.settings)
+        fitted = method.fit(one.train, one.settings)
         seconds = time.perf_counter() - began
-        yield judge(fitted, one), seconds
+        yield evaluate(fitted, one), seconds
 
 
 def _cell(values: NDArray[np.float64]) -> str:
@@ -191,30 +196,30 @@ def _cell(values: NDArray[np.float64]) -> str:
     return f"{values.mean():.4f} ± {deviation:.4f}"
 
 
-def _judge_ratings(foretell: Foretell, one: Split) -> list[float]:
-    error = rating_error(foretell(one.held_out), one.held_out.rating, float(one.part.rating.mean()))
+def _rating_errors(predict: Predict, one: Split) -> list[float]:
+    error = rating_error(predict(one.test), one.test.rating, float(one.train.rating.mean()))
     return [np.nan if figure is None else figure for figure in (error.rmse, error.mae)]
 
 
-def _judge_lists(score: Score, one: Split) -> list[float]:
-    if not len(one.asked):
+def _list_quality(score: Score, one: Split) -> list[float]:
+    if not len(one.users):
         return [np.nan] * len(OF_LISTS)
     n = one.settings.als_top_n
-    quality = ranking_quality(lists_of(score, one, n), one.seen, one.liked, n)
+    quality = ranking_quality(lists_of(score, one, n), one.seen, one.relevant, n)
     return [getattr(quality, figure) for figure in OF_LISTS]
 
 
 def lists_of(score: Score, one: Split, n: int) -> NDArray[np.int64]:
-    """Return the lists of those who are asked, (asked, n): places that they have not seen.
+    """Return the lists of the test users, (test users, n): their unseen items.
 
-    What scores alike comes in the order of its popularity.
+    Items of equal score are in the order of their popularity.
     """
-    counts = np.bincount(one.part.restaurant, minlength=len(one.part.restaurants))
+    counts = np.bincount(one.train.restaurant, minlength=len(one.train.restaurants))
     popular_first = np.argsort(-counts, kind="stable")
-    lists = np.full((len(one.asked), n), -1, dtype=np.int64)
-    for start in range(0, len(one.asked), _BLOCK):
+    lists = np.full((len(one.users), n), -1, dtype=np.int64)
+    for start in range(0, len(one.users), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        scores = np.array(score(one.asked[rows]), dtype=np.float32)
+        scores = np.array(score(one.users[rows]), dtype=np.float32)
         scores[one.seen[rows].toarray() > 0] = -np.inf
         scores = scores[:, popular_first]
         order = np.argsort(-scores, axis=1, kind="stable")[:, :n]

@@ -1,4 +1,4 @@
-"""The benchmarks of the clusters and of the lists of known users, on little data."""
+"""The benchmarks of known and new users, on small data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 from scipy.sparse import csr_array
 
-from benchmarks import clusters, contenders, quality
+from benchmarks import clusters, contenders, datasets, quality
 from recommender.clusters import cluster
 from recommender.ratings import Ratings
 from recommender.settings import load_settings
@@ -56,12 +56,12 @@ def test_the_scores_compared_are_what_they_are_called() -> None:
     assert found["popular list"].tolist() == [[4.5, 1.5, 0.5]]
 
 
-def test_known_users_are_served_better_by_what_learns_more() -> None:
+def test_methods_that_use_more_of_the_data_rank_higher() -> None:
     settings = load_settings(als_top_n=5)
     splits = [quality.split_of(_tiny_city(), settings, seed) for seed in range(2)]
-    assert (splits[0].part.rating.size, splits[0].held_out.rating.size) != (0, 0)
+    assert (splits[0].train.rating.size, splits[0].test.rating.size) != (0, 0)
     ratings = _rows(quality.ratings_table(splits, contenders.PLAIN_RATING))
-    assert ratings["baseline, lambda 5"][0] < 0.9 * ratings["global mean"][0]
+    assert ratings["bias, damping 5"][0] < 0.9 * ratings["global mean"][0]
     lists = _rows(quality.lists_table(splits, contenders.PLAIN_RANKING))
     assert lists["random"][0] < lists["popular"][0] < 0.8 * lists["EASE"][0]
     assert lists["random"][quality.OF_LISTS.index("coverage")] == 1
@@ -71,7 +71,7 @@ def test_known_users_are_served_better_by_what_learns_more() -> None:
     assert all(0 <= figure <= 1 for row in lists.values() for figure in row[:figures])
 
 
-def test_peers_that_are_not_there_are_left_out() -> None:
+def test_missing_peers_are_left_out() -> None:
     splits = [quality.split_of(_tiny_city(), load_settings(), 0)]
     absent = replace(contenders.PLAIN_RANKING[0], name="a peer", needs="no_such_package")
     small = replace(contenders.PLAIN_RANKING[0], name="another", most_restaurants=10)
@@ -82,7 +82,7 @@ def test_peers_that_are_not_there_are_left_out() -> None:
     ]
 
 
-def test_lists_hold_unseen_places_and_the_popular_one_first_among_equals() -> None:
+def test_ties_are_ranked_by_popularity() -> None:
     rows = [
         ("u", "a", 5),
         ("u", "b", 5),
@@ -94,8 +94,8 @@ def test_lists_hold_unseen_places_and_the_popular_one_first_among_equals() -> No
     ratings = ratings_of([(u, p, float(r)) for u, p, r in rows])
     one = replace(
         quality.split_of(ratings, load_settings(), 0),
-        part=ratings,
-        asked=np.array([0, 1]),
+        train=ratings,
+        users=np.array([0, 1]),
         seen=ratings.matrix()[[0, 1]],
     )
     alike = quality.lists_of(lambda users: np.zeros((len(users), 3)), one, 4)
@@ -108,8 +108,25 @@ def test_lists_hold_unseen_places_and_the_popular_one_first_among_equals() -> No
     assert scored.tolist() == [[2, 1]] * 2
 
 
+def test_the_generated_sets_follow_their_laws() -> None:
+    settings, law = load_settings(), datasets.Law(users=600, items=50, mean_ratings=5)
+    ratings = datasets.generate(law, settings)
+    again = datasets.generate(law, settings)
+    assert np.array_equal(ratings.rating, again.rating)
+    assert len(ratings.users) == 600
+    assert 4 < len(ratings) / 600 < 6
+    assert set(ratings.rating) <= {1, 2, 3, 4, 5}
+    flat = datasets.generate(replace(law, skew=0.0), settings)
+    largest, flattest = (np.bincount(one.restaurant).max() for one in (ratings, flat))
+    assert largest > 1.5 * flattest
+    lists = _rows(
+        quality.lists_table([quality.split_of(ratings, settings, 0)], contenders.PLAIN_RANKING)
+    )
+    assert lists["random"][0] < lists["EASE"][0]
+
+
 def _tiny_city() -> Ratings:
-    """Three quarters, whose people go to a few places of their own and some of them everywhere."""
+    """Ratings of users in three quarters, mostly of restaurants of their own quarter."""
     rng = np.random.default_rng(1)
     rows = []
     for user in range(240):

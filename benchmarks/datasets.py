@@ -1,0 +1,69 @@
+"""Generated rating sets of different laws, which no parameter was tuned on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from recommender.ratings import BLOCK_SCHEMA, Ratings, clean_block, gather
+from recommender.settings import Settings
+
+
+@dataclass(frozen=True)
+class Law:
+    """How ratings are drawn.
+
+    Attributes
+    ----------
+    users, items
+        Numbers of them.
+    mean_ratings
+        Mean ratings of a user, geometrically distributed from 1.
+    skew
+        Exponent of the items' popularity by rank; 0 is flat.
+    rank
+        Number of latent factors of taste.
+    taste
+        Weight of taste in the choice of items.
+    """
+
+    users: int
+    items: int
+    mean_ratings: float
+    skew: float = 0.8
+    rank: int = 8
+    taste: float = 1.0
+
+
+GENERATED = {
+    "dense": Law(users=2_000, items=400, mean_ratings=60),
+    "flat": Law(users=4_000, items=800, mean_ratings=12, skew=0.0),
+    "very sparse": Law(users=20_000, items=2_000, mean_ratings=2.5),
+    "few items": Law(users=8_000, items=60, mean_ratings=6),
+    "many items": Law(users=6_000, items=8_000, mean_ratings=15, rank=16),
+}
+
+
+def generate(law: Law, settings: Settings) -> Ratings:
+    """Return the ratings of a law, on the scale of the settings, drawn by their seed."""
+    rng = np.random.default_rng(settings.seed)
+    tastes = rng.standard_normal((law.users, law.rank)) * law.taste / np.sqrt(law.rank)
+    traits = rng.standard_normal((law.items, law.rank))
+    popularity = -law.skew * np.log(np.arange(1, law.items + 1))
+    bias = rng.normal(0, 0.5, law.users), rng.normal(0, 0.4, law.items)
+    counts = np.minimum(rng.geometric(1 / law.mean_ratings, law.users), law.items // 2)
+    user, item, rating = [], [], []
+    for row, count in enumerate(counts):
+        # The best of utility plus Gumbel noise are a draw without replacement by softmax weights.
+        affinity = traits @ tastes[row]
+        chosen = np.argsort(-(2 * affinity + popularity + rng.gumbel(size=law.items)))[:count]
+        score = bias[0][row] + bias[1][chosen] + 0.3 * affinity[chosen] + rng.normal(0, 0.7, count)
+        user += [row] * int(count)
+        item += chosen.tolist()
+        rating += (0.7 + score / 4).tolist()
+    low, high = settings.rating_min, settings.rating_max
+    ratings = np.clip(np.round(low + (high - low) * np.array(rating)), low, high).tolist()
+    block = clean_block(user, item, ratings, [None] * len(user), rating_min=low, rating_max=high)
+    return gather(pa.Table.from_batches([block], schema=BLOCK_SCHEMA))
