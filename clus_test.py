@@ -110,7 +110,11 @@ def _listed(entries: list[Document], names: dict[Any, str]) -> list[str]:
     for place, entry in enumerate(entries, start=1):
         gmap_id = entry["gmap_id"]
         name = f"  {one_line(names[gmap_id])}" if gmap_id in names else ""
-        lines.append(f"  {place:>3}. {entry['score']:8.4f}  {one_line(str(gmap_id))}{name}")
+        reasons = ", ".join(one_line(str(names.get(i, i))) for i in entry.get("because", []))
+        because = f"  because of {reasons}" if reasons else ""
+        lines.append(
+            f"  {place:>3}. {entry['score']:8.4f}  {one_line(str(gmap_id))}{name}{because}"
+        )
     return lines
 
 
