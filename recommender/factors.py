@@ -210,9 +210,9 @@ def still_shown(
         The training that writes.
     """
     keys = pa.array([str(encode_id(gmap_id)) for gmap_id in live["gmap_ids"]], pa.string())
-    place = positions_in(restaurants, keys)
+    position = positions_in(restaurants, keys)
     before = np.frombuffer(live["shown"], np.bool_)
-    now = np.where(place >= 0, shown[place], before)
+    now = np.where(position >= 0, shown[position], before)
     return {**live, "run_id": run_id, "shown": now.tobytes()}
 
 

@@ -151,8 +151,8 @@ def test_by_rating_newcomers_get_the_most_popular_ones(
     assert [entry["gmap_id"] for entry in lists["blank"]] == best[:13]
     assert [entry["gmap_id"] for entry in lists["rated"]] == best[1:14]
     first = decode_ids(city.users)[0]
-    place = decode_ids(city.restaurants).index(lists[first][0]["gmap_id"])
-    assert lists[first][0]["score"] == pytest.approx(known[0, place], rel=1e-4)
+    item = decode_ids(city.restaurants).index(lists[first][0]["gmap_id"])
+    assert lists[first][0]["score"] == pytest.approx(known[0, item], rel=1e-4)
 
 
 @pytest.mark.parametrize("objective", ["rating", "preference"])
