@@ -18,6 +18,7 @@ from scipy.sparse import csr_array
 from recommender.errors import DataError
 from recommender.foldin import Preferences
 from recommender.mongo import Document, MongoDatabase, mongo_errors, one_line
+from recommender.publishing.bson_size import bytes_of_ids, entries_that_fit
 from recommender.ratings import (
     CODEC,
     Ratings,
@@ -27,13 +28,10 @@ from recommender.ratings import (
     encode_id,
     positions_in,
 )
-from recommender.store import FACTORS_ID, MAX_DOCUMENT_BYTES, METADATA
+from recommender.store import FACTORS_ID, METADATA
 from recommender.topn import top_n
 
 _FLOAT32 = np.dtype("<f4")
-_OTHER_FIELDS_BYTES = 65_536
-_POSITION_BYTES = 9  # of an id in a BSON array: type, decimal digits, closing NUL
-_FRAME_BYTES = 7  # of the document around an id that is encoded alone
 _REASONS = 2
 
 
@@ -166,10 +164,10 @@ def factors_document(
     """
     order = np.argsort(-preferences.popularity, kind="stable")
     ids = decode_ids(restaurants.take(pa.array(order)))
-    id_bytes = np.array([len(bson.encode({"": i})) for i in ids]) - _FRAME_BYTES + _POSITION_BYTES
+    spectrum = preferences.spectrum.tolist()
     numbers_bytes = _FLOAT32.itemsize * (preferences.rank + 1) + 1
-    total_bytes = np.cumsum(id_bytes + numbers_bytes)
-    kept = int(np.searchsorted(total_bytes, MAX_DOCUMENT_BYTES - _OTHER_FIELDS_BYTES, side="right"))
+    fixed_bytes = len(bson.encode({"spectrum": spectrum}))
+    kept = entries_that_fit(bytes_of_ids(ids) + numbers_bytes, fixed_bytes)
     order = order[:kept]
     return {
         "_id": FACTORS_ID,
@@ -180,7 +178,7 @@ def factors_document(
         "factors": preferences.factors[order].astype(_FLOAT32).tobytes(),
         "popularity": preferences.popularity[order].astype(_FLOAT32).tobytes(),
         "shown": shown[order].tobytes(),
-        "spectrum": preferences.spectrum.tolist(),
+        "spectrum": spectrum,
         "alpha": preferences.alpha,
         "reg_param": preferences.reg_param,
         "rating_shift": shift,

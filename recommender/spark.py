@@ -328,8 +328,8 @@ def _zip_package(scratch: Path) -> Path:
     """Zip the modules that executors import: they run elsewhere, if only in another folder."""
     archive = scratch / "recommender.zip"
     with zipfile.ZipFile(archive, "w") as bundle:
-        for module in sorted(_PACKAGE.glob("*.py")):
-            bundle.write(module, Path(_PACKAGE.name, module.name))
+        for module in sorted(_PACKAGE.rglob("*.py")):
+            bundle.write(module, module.relative_to(_PACKAGE.parent))
     return archive
 
 

@@ -12,10 +12,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
 
-import bson
-import numpy as np
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING
@@ -48,15 +45,10 @@ FALLBACK_ID = "fallback"
 CHECKS_ID = "reader_checks"
 FACTORS_ID = "item_factors"
 
-MAX_DOCUMENT_BYTES = 16 * 2**20
-
 _STAGED = ".staged."
 _INSERT_ROWS = 10_000
 _DUPLICATE_KEY = 11000
 WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
-
-_ARRAY_BYTES = 16  # a nested array's own length, end, type and position
-_OTHER_FIELDS_BYTES = 4096
 
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 _INT32 = struct.Struct("<i")
@@ -227,29 +219,6 @@ def sweep(db: MongoDatabase) -> None:
             if name.startswith(prefix):
                 log.warning("dropping %s, left by a training that did not end", name)
                 db.drop_collection(name)
-
-
-def columns_that_fit(k: int, column_ids: Sequence[Any]) -> int:
-    """Return how many of the columns, from the first on, fit the documents of ``Metadata``.
-
-    Both the ids of the columns and ``k`` centroids of as many doubles must stay below MongoDB's
-    16 MB a document. In a BSON array an element takes its value, a type byte and its position as
-    decimal digits with a closing NUL.
-
-    Parameters
-    ----------
-    k
-        Number of centroids.
-    column_ids
-        Ids of the columns, the ones to keep first.
-    """
-    position = np.arange(len(column_ids))
-    key_bytes = 2 + np.char.str_len(position.astype(str))
-    id_bytes = np.array([len(bson.encode({"": column})) - 7 for column in column_ids])
-    ids_document = np.cumsum(key_bytes + id_bytes)
-    centroids_document = k * (np.cumsum(key_bytes + 8) + _ARRAY_BYTES)
-    largest = np.maximum(ids_document, centroids_document)
-    return int(np.searchsorted(largest, MAX_DOCUMENT_BYTES - _OTHER_FIELDS_BYTES, side="right"))
 
 
 def publish_clusters(

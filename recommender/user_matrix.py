@@ -16,7 +16,7 @@ from recommender.mongo import MongoDatabase
 from recommender.ratings import Ratings, decode_ids, positions_in, rating_shift, reader_shift
 from recommender.settings import Settings
 from recommender.splits import teachers_of
-from recommender.store import columns_that_fit
+from recommender.publishing.bson_size import columns_that_fit
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from recommender.factors import (
 )
 from recommender.foldin import Preferences, preferences_of
 from recommender.mongo import Document, MongoDatabase
+from recommender.publishing.bson_size import MAX_DOCUMENT_BYTES
 from recommender.ratings import encode_id
-from recommender.store import MAX_DOCUMENT_BYTES
 from tests.support import ratings_of, some_factors
 
 COUNT = 30

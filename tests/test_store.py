@@ -9,11 +9,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import bson
 import pytest
-from bson import Int64, ObjectId
+from bson import Int64
 from bson.raw_bson import RawBSONDocument
 from pymongo.client_session import ClientSession
 from pymongo.errors import (
@@ -30,17 +29,16 @@ from recommender.errors import DatabaseUnavailableError, LeaseLostError, Publish
 from recommender.lease import COLLECTION as STATE
 from recommender.lease import LEASE_ID, Lease
 from recommender.mongo import Document, MongoDatabase, connect, database
+from recommender.publishing.bson_size import columns_that_fit
 from recommender.settings import load_settings
 from recommender.store import (
     CENTROIDS_ID,
     CLUSTERS,
     CLUSTERS_ID,
     COLUMNS_ID,
-    MAX_DOCUMENT_BYTES,
     METADATA,
     RECOMMENDATIONS,
     Stage,
-    columns_that_fit,
     insert_once,
     publish,
     publish_clusters,
@@ -416,44 +414,7 @@ class TestInsertOnce:
             insert_once(db["x"], [{"_id": 1, "a": 1}, *rows] if duplicate_too else rows)
 
 
-LONG_ID = "0123456789" * 102
-
-
-class TestColumnsThatFit:
-    @pytest.mark.parametrize("k", [2, 50, 1_000, 200_000])
-    def test_as_many_centroid_columns_are_kept_as_fit(self, k: int) -> None:
-        ids = list(range(MAX_DOCUMENT_BYTES // (10 * k) + 10))
-        kept = columns_that_fit(k, ids)
-        assert 0 < kept < len(ids)
-        assert centroids_size(k, kept) <= MAX_DOCUMENT_BYTES
-        assert centroids_size(k, kept + 1) > MAX_DOCUMENT_BYTES - margin(k)
-
-    def test_the_size_of_centroids_is_told_right(self) -> None:
-        document = {"_id": CENTROIDS_ID, "run_id": "r" * 25, "centroids": [[0.5] * 123] * 1_001}
-        assert centroids_size(1_001, 123) == len(bson.encode(document))
-
-    @pytest.mark.parametrize("column", [LONG_ID, "é" * 500, b"\0" * 1000, "x" * 60])
-    def test_as_many_ids_are_kept_as_fit(self, column: Any) -> None:
-        count = MAX_DOCUMENT_BYTES // len(bson.encode({"": column})) + 10
-        kept = columns_that_fit(1, [column] * count)
-        assert 0 < kept < count
-        assert columns_size([column] * kept) <= MAX_DOCUMENT_BYTES
-        assert columns_size([column] * (kept + 1)) > MAX_DOCUMENT_BYTES - margin(1)
-
-    def test_the_first_are_kept(self) -> None:
-        columns = ["s"] * 1_000 + [LONG_ID * 100] * 200
-        kept = columns_that_fit(1, columns)
-        assert 1_000 < kept < 1_200
-        assert columns_size(columns[:kept]) <= MAX_DOCUMENT_BYTES
-        assert columns_size(columns[: kept + 1]) > MAX_DOCUMENT_BYTES - margin(1)
-
-    def test_few_are_all_kept(self) -> None:
-        assert columns_that_fit(50, ["a", 1, ObjectId()]) == 3
-        assert columns_that_fit(50, []) == 0
-
-    def test_none_fits_where_there_are_too_many_clusters(self) -> None:
-        assert columns_that_fit(1_000_000, ["a", "b"]) == 0
-
+class TestPublishClusters:
     def test_the_largest_model_that_fits_can_be_published(self, either: MongoDatabase) -> None:
         k, columns = 50, [f"0x{i:016x}:0x{i:016x}" for i in range(30_000)]
         kept = columns_that_fit(k, columns)
@@ -468,25 +429,6 @@ class TestColumnsThatFit:
             )
         assert either[METADATA].count_documents({}) == 2
 
-
-def margin(k: int) -> int:
-    """Bytes that may go unused: the other fields', and those of short positions of the rows."""
-    return 4096 + 8 * k
-
-
-def centroids_size(k: int, columns: int) -> int:
-    """Return the size of the centroids' document, from that of one encoded row."""
-    row = len(bson.encode({"": [0.5] * columns})) - 7
-    rows = sum(2 + len(str(position)) + row for position in range(k))
-    empty = {"_id": CENTROIDS_ID, "run_id": "r" * 25, "centroids": []}
-    return len(bson.encode(empty)) + rows
-
-
-def columns_size(columns: list[Any]) -> int:
-    return len(bson.encode({"_id": COLUMNS_ID, "run_id": "r" * 25, "columns": columns}))
-
-
-class TestPublishClusters:
     def test_both_are_published(self, either: MongoDatabase) -> None:
         publish_pair(either, "r1")
         publish_pair(either, "r2", k=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recommender import store
+from recommender.publishing import bson_size
 from recommender.errors import DataError
 from recommender.factors import factors_document
 from recommender.mongo import MongoDatabase
@@ -66,7 +66,7 @@ def test_columns_beyond_the_document_limit_are_left_out(
 ) -> None:
     ratings = few_ratings()
     settings = load_settings(clusters_k=1000)  # but there are five users
-    monkeypatch.setattr(store, "MAX_DOCUMENT_BYTES", 4096 + 280)
+    monkeypatch.setattr(bson_size, "MAX_DOCUMENT_BYTES", 4096 + 230)
     matrix = user_matrix(ratings, settings)
     assert matrix.columns.tolist() == [0, 1, 2]
     assert matrix.restaurants_left_out == 1
