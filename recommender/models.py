@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from recommender.als.popularity import city_scores
 from recommender.baseline import Bias
 from recommender.foldin import Preferences
 from recommender.ratings import Ratings, rating_shift
-from recommender.scoring import city_scores
 from recommender.settings import Settings
 
 

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.special import gammaln
 
+from recommender.als.popularity import city_scores
+
 _BLOCK_RATINGS = 65_536
-_CITY_RATINGS = 10
 _LARGEST_WEIGHT = 1e6
 _TIE_BREAK = 1e-9
 
@@ -132,26 +133,6 @@ def leave_one_out_scores(
     weight = city_weight(counts) if shrinkage is None else shrinkage
     total = np.maximum(counts.sum(axis=1, keepdims=True) + weight, np.finfo(np.float64).tiny)
     return ClusterScores((sums + weight * prior) / total, city, weight)
-
-
-def city_scores(
-    place: NDArray[np.integer[Any]], rating: NDArray[np.float64], places: int
-) -> NDArray[np.float64]:
-    """Return how good each place is for whom nothing is known of.
-
-    That is a Bayesian mean weighed with popularity: of the n_i ratings of place i, with the mean m
-    of all N, the score n_i / N (s_i + v m) / (n_i + v), where v ratings of the mean weigh in.
-
-    Parameters
-    ----------
-    place, rating
-        (ratings,) each; ratings above 0.
-    places
-        How many there are.
-    """
-    sums, counts = np.bincount(place, rating, places), np.bincount(place, minlength=places)
-    means = (sums + _CITY_RATINGS * rating.mean()) / (counts + _CITY_RATINGS)
-    return np.asarray(counts / len(rating) * means)
 
 
 def city_weight(counts: NDArray[np.int64]) -> float:

@@ -129,7 +129,7 @@ def test_the_files_that_import_pyspark_are_few_and_known() -> None:
         ("recommender.topn", {"numpy", "scipy"}),
         ("recommender.evaluation", {"numpy", "scipy"}),
         ("recommender.matching", {"numpy", "scipy"}),
-        ("recommender.scoring", {"numpy", "scipy"}),
+        ("recommender.scoring", {"numpy", "scipy", "recommender"}),
         ("recommender.spherical", {"numpy", "scipy", "dists"}),
         ("recommender.tastes", {"numpy", "scipy", "dists", "recommender"}),
         ("recommender.reseeding", {"numpy", "scipy", "dists", "recommender"}),

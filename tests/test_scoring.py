@@ -196,13 +196,3 @@ def test_a_place_that_nobody_rated_has_no_mean_and_one_rating_is_every_cluster_s
     found = rating_means(csr_array(np.array([[0, 4.0]])), np.array([-1], np.int32), 2)
     assert np.isnan(found[:, 0]).all()
     assert found[:, 1] == pytest.approx(4)
-
-
-def test_the_city_goes_where_many_go_and_like_it() -> None:
-    place = np.repeat([0, 1, 2, 3], [100, 100, 1, 99])
-    rating = np.repeat([3.0, 5.0, 5.0, 5.0], [100, 100, 1, 99])
-    found = scoring.city_scores(place, rating, 5)
-    assert np.argsort(-found).tolist() == [1, 3, 0, 2, 4]
-    assert found[4] == 0
-    mean = rating.mean()
-    assert found[2] == pytest.approx((5 + 10 * mean) / 11 / 300)
