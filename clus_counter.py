@@ -1,4 +1,4 @@
-"""Counts the users of each cluster of the published model, as the reviews are now."""
+"""Counts the users of each cluster of the published model in the current reviews."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dists import assign
 from recommender.errors import DataError
 from recommender.mongo import connect, database
 from recommender.published import PublishedModel, load_model
@@ -18,56 +17,55 @@ from recommender.settings import load_settings
 
 _BAR_WIDTH = 40
 _GIANT_SHARE = 0.5
-_LEAST_SHARE_PLACED = 0.5
-_MOST_MISPLACED = 0.5
+_LEAST_CLUSTERED = 0.5
+_MOST_MOVED = 0.5
 
 
 def count_users(model: PublishedModel, ratings: Ratings) -> tuple[NDArray[np.int64], int]:
-    """Place every user and count.
+    """Count the users of each cluster.
 
     Returns
     -------
     counts : int64 (k,)
         Users of each cluster.
-    unplaced : int
-        Users who share nothing with any cluster.
+    unclustered : int
+        Users without a common restaurant with any cluster.
     """
-    labels, nearest = assign(model.vectors(ratings), model.centroids)
-    placed = nearest < 1
-    counts = np.bincount(labels[placed], minlength=len(model.centroids))
-    return counts, int((~placed).sum())
+    labels = model.labels(ratings)
+    clustered = labels >= 0
+    counts = np.bincount(labels[clustered], minlength=len(model.centroids))
+    return counts, int((~clustered).sum())
 
 
-def check_belongs(counts: NDArray[np.int64], unplaced: int, model: PublishedModel) -> None:
-    """Raise where the model and the reviews cannot be of the same city.
+def check_belongs(counts: NDArray[np.int64], unclustered: int, model: PublishedModel) -> None:
+    """Check that the model was trained on reviews like the current ones.
 
     Raises
     ------
     DataError
-        If the model can place less than half as large a share of the users as in its training, or
-        if half of those whom it places would have to be in other clusters for the sizes to fit,
-        those aside whom limits left out of the training.
+        If the share of users in a cluster is less than half of that at the training, or if more
+        than half of them would have to change clusters to match the sizes at the training.
     """
-    users = int(counts.sum()) + unplaced
-    placed_trained = sum(model.sizes)
-    trained = max(placed_trained + model.unplaced + model.left_out, 1)
-    share_trained = placed_trained / trained
-    if counts.sum() < _LEAST_SHARE_PLACED * share_trained * users:
+    clustered, clustered_trained = int(counts.sum()), sum(model.sizes)
+    users = clustered + unclustered
+    share_trained = clustered_trained / max(clustered_trained + model.unclustered, 1)
+    if clustered < _LEAST_CLUSTERED * share_trained * users:
         raise DataError(
-            f"the model of training {model.run_id} can place {counts.sum():,} of {users:,} users "
-            "only: it was not trained on these reviews; check MONGO_DB or train anew"
+            f"only {clustered:,} of {users:,} users are in a cluster of training {model.run_id}: "
+            "it was not trained on these reviews; check MONGO_DB or train again"
         )
-    shares, sizes = counts / max(counts.sum(), 1), np.array(model.sizes) / max(placed_trained, 1)
-    misplaced = np.abs(shares - sizes).sum() / 2
-    if misplaced > _MOST_MISPLACED + model.left_out / trained:
+    shares = counts / max(clustered, 1)
+    moved = np.abs(shares - np.array(model.sizes) / max(clustered_trained, 1)).sum() / 2
+    if moved > _MOST_MOVED:
         raise DataError(
-            f"{misplaced:.0%} of the users are in other clusters than the sizes of training "
-            f"{model.run_id} say: it was not trained on these reviews; check MONGO_DB or train anew"
+            f"{moved:.0%} of the users are in other clusters than the sizes of training "
+            f"{model.run_id} imply: it was not trained on these reviews; check MONGO_DB or train "
+            "again"
         )
 
 
-def report(counts: NDArray[np.int64], unplaced: int, model: PublishedModel) -> str:
-    """Return a line for each cluster, with its count, share and bar, and what stands out."""
+def report(counts: NDArray[np.int64], unclustered: int, model: PublishedModel) -> str:
+    """Return one line per cluster, with its count, share and bar, and the totals."""
     total = int(counts.sum())
     giant = _GIANT_SHARE if len(counts) > 1 else 1.0
     widest = max(int(counts.max()), 1)
@@ -77,15 +75,11 @@ def report(counts: NDArray[np.int64], unplaced: int, model: PublishedModel) -> s
         bar = "#" * round(_BAR_WIDTH * count / widest)
         flag = " empty" if not count else " giant" if share > giant else ""
         lines.append(f"{cluster_id:>7} {count:>10,} {share:>7.1%} {trained:>10,} {bar}{flag}")
-    if model.left_out:
-        lines.append(f"counted are also {model.left_out:,} whom the training's limits left out")
     moved = int(np.abs(counts - np.array(model.sizes)).sum())
     lines += [
         f"{total:,} users in {len(counts)} clusters of training {model.run_id}",
-        f"{unplaced:,} users share nothing with any cluster and get the city's list",
-        "the counts are those of the training"
-        if not moved
-        else f"since the training, the counts have changed by {moved:,} in all",
+        f"{unclustered:,} users are in no cluster and get the fallback list",
+        f"counts changed since the training: {moved:,}",
     ]
     return "\n".join(lines)
 
@@ -98,9 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging(settings)
     with connect(settings) as client:
         model = load_model(database(client, settings))
-    counts, unplaced = count_users(model, read_ratings(settings))
-    check_belongs(counts, unplaced, model)
-    print(report(counts, unplaced, model))
+    counts, unclustered = count_users(model, read_ratings(settings))
+    check_belongs(counts, unclustered, model)
+    print(report(counts, unclustered, model))
     return 0
 
 

@@ -1,17 +1,15 @@
-"""How well clusters foretell what people like: the protocol of every training, on a file.
+"""Quality of the clusters for new users, on a file of ratings.
 
 ``python -m benchmarks.clusters ratings.csv --user user_id --restaurant item_id --rating rating``
 prints, for all users and for those with three ratings and more, as means over several splits:
 
-- NDCG@13, hit rate and coverage of new users, and the RMSE of what clusters foretell of ratings
-  beside that of the city's means and of one mean, for each space that can be clustered;
-- the lists of two that do not help: scikit-learn's KMeans on the ratings, its own reader and its
-  members' means; and the best of five starts on the map of tastes;
-- with ``--factors``, which needs Java, the lists of clusters on the map of ALS's factors, those
-  fitted without the users kept out, and of folding these users in with the same factors;
-- the same lists by other scores, of the same clusters;
-- how each clustering descended: its updates, and the largest rise of its inertia from one to the
-  next as a share of it. Below 0 it always fell; above 0 there can be rounding, and nothing else.
+- NDCG@13, hit rate and coverage for test users, and the RMSE of predicted ratings beside that of
+  the items' and the global mean, for each space that can be clustered;
+- the lists of scikit-learn's KMeans on the ratings, by the members' means; and of folding the test
+  users in with item factors fitted to the training users;
+- the lists of the same clusters by other scores;
+- how the inertia fell: the updates, and the largest relative rise from one to the next, which can
+  only be rounding.
 """
 
 from __future__ import annotations
@@ -24,26 +22,25 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import SparkSession
 from scipy.sparse import csr_array
 from sklearn.cluster import KMeans
 
-from clustering_training import held_out_quality, liked_from, list_quality, score
+from recommender.als.popularity import city_scores
+from recommender.clustering.evaluate import evaluate_clusters, relevant_from
 from recommender.clusters import Clustering, cluster
-from recommender.confidence import find_confidence
 from recommender.evaluation import HeldOut, hold_out, ranking_quality
-from recommender.fitting import fit_preferences
+from recommender.foldin import alternate, preferences_of
 from recommender.load import RATING, RESTAURANT, USER, Columns, read_file
 from recommender.ratings import Ratings
-from recommender.scoring import lists_of
+from recommender.scoring import lists_of, score
 from recommender.settings import Settings, load_settings
-from recommender.spark import spark_session
 from recommender.topn import top_n
 from recommender.user_matrix import UserMatrix, user_matrix
 
 _SPACES = ("tastes", "ratings")
-_STARTS = 5
+_ALPHA, _REG_PARAM = 20.0, 4.0
 _SHRINKAGE = 100
 _BAYESIAN_RATINGS = 10
 
@@ -52,21 +49,22 @@ Floats = NDArray[np.float64]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the tables."""
-    given = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.ERROR)
     settings = load_settings(
-        clusters_k=given.k, rating_min=given.rating_min, rating_max=given.rating_max
+        clusters_k=arguments.k, rating_min=arguments.rating_min, rating_max=arguments.rating_max
     )
-    names = {USER: given.user, RESTAURANT: given.restaurant, RATING: given.rating}
-    everything = read_file(given.file, settings, Columns(names))
-    for least in given.least:
-        ratings = of_active_users(everything, least)
-        users = len(np.unique(ratings.user))
-        print(f"\n{users:,} users with {least} or more of {len(ratings):,} ratings, k={given.k}")
-        by_factors = (factors,) if given.factors else ()
-        for table in (spaces, others, *by_factors, scores, descents):
+    names = {USER: arguments.user, RESTAURANT: arguments.restaurant, RATING: arguments.rating}
+    all_ratings = read_file(arguments.file, settings, Columns(names))
+    for least in arguments.least:
+        ratings = of_active_users(all_ratings, least)
+        print(
+            f"\n{len(ratings.users):,} users with {least} or more of {len(ratings):,} ratings, "
+            f"k={arguments.k}"
+        )
+        for table in (spaces, others, scores, descents):
             print()
-            for line in table(ratings, settings, range(given.splits)):
+            for line in table(ratings, settings, range(arguments.splits)):
                 print(line, flush=True)
 
 
@@ -87,143 +85,138 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("-k", type=int, default=50)
-    parser.add_argument("--factors", action="store_true", help="judge CLUSTERS_SPACE=factors, too")
     return parser
 
 
 def of_active_users(ratings: Ratings, least: int) -> Ratings:
-    """Return the ratings of the users who have at least so many."""
-    return ratings.rows(np.bincount(ratings.user)[ratings.user] >= least)
+    """Return the ratings of the users who have at least ``least``."""
+    active = np.bincount(ratings.user, minlength=len(ratings.users)) >= least
+    chosen = ratings.rows(active[ratings.user])
+    user = (np.cumsum(active) - 1).astype(np.int32)[chosen.user]
+    return replace(chosen, users=ratings.users.filter(pa.array(active)), user=user)
 
 
 def spaces(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterator[str]:
-    """Judge each space that can be clustered."""
+    """Evaluate each space that can be clustered."""
     yield (
         f"{'space':<10} {'NDCG':>7} {'hits':>7} {'coverage':>9} {'RMSE':>7} {'city':>7} "
         f"{'mean':>7} {'users':>7} {'seconds':>8}"
     )
     for space in _SPACES:
-        began, found = time.perf_counter(), []
+        began, figures = time.perf_counter(), []
         for seed in seeds:
             of_split = settings.model_copy(update={"clusters_space": space, "seed": seed})
-            found.append(held_out_quality(user_matrix(ratings, of_split), of_split))
+            figures.append(evaluate_clusters(user_matrix(ratings, of_split), of_split))
         seconds = (time.perf_counter() - began) / len(seeds)
-        errors = [one["ratings"] for one in found]
+        errors = [one["ratings"] for one in figures]
         yield (
-            f"{_lists_line(space, found)} {_mean(errors, 'rmse'):7.4f} "
+            f"{_lists_line(space, figures)} {_mean(errors, 'rmse'):7.4f} "
             f"{_mean(errors, 'city_rmse'):7.4f} {_mean(errors, 'mean_rmse'):7.4f} "
-            f"{_mean(found, 'users'):7.0f} {seconds:8.1f}"
+            f"{_mean(figures, 'users'):7.0f} {seconds:8.1f}"
         )
-    yield _lists_line("popular", [one["popular"] for one in found])
+    yield _lists_line("popular", [one["popular"] for one in figures])
 
 
 def others(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterator[str]:
-    """Judge what was tried and does not help."""
-    euclidean, starts = [], []
-    for seed in seeds:
-        of_split = settings.model_copy(update={"seed": seed, "clusters_starts": _STARTS})
-        matrix = user_matrix(ratings, of_split)
-        held = hold_out(matrix.everything, liked_from(of_split), seed=seed)
-        part = matrix.part(held.kept)
-        starts.append(list_quality(held, part, cluster(part, of_split), of_split))
-        euclidean.append(_euclidean(part, held, of_split))
-    yield _lists_line("euclidean", euclidean)
-    yield f"{_lists_line('tastes', starts)}, the best of {_STARTS} starts"
+    """Evaluate other models of the same training users."""
+    for name, model in (("euclidean", _euclidean), ("folded in", _folded_in)):
+        splits = (_split(ratings, settings, seed) for seed in seeds)
+        yield _lists_line(name, [model(*split) for split in splits])
 
 
-def _euclidean(part: UserMatrix, held: HeldOut, settings: Settings) -> Mapping[str, Any]:
-    """Judge scikit-learn's KMeans, each user kept out being shown the means of the nearest."""
-    found = KMeans(min(settings.clusters_k, len(part.users)), random_state=settings.seed)
-    labels = found.fit_predict(_narrow(part.rows))
-    sizes, sums = np.bincount(labels)[:, None], members_of(labels, len(labels)) @ part.everything
-    lists = lists_of(sums.toarray() / sizes, _city(part), settings.clusters_top_n)
-    nearest = found.predict(_narrow(part.unshifted(held.seen)[:, part.columns]))
-    return asdict(ranking_quality(lists[nearest], held.seen, held.hidden, settings.als_top_n))
+def _split(ratings: Ratings, settings: Settings, seed: int) -> tuple[UserMatrix, HeldOut, Settings]:
+    """Return the training users' matrix, the test users and the settings of one split."""
+    of_split = settings.model_copy(update={"seed": seed})
+    matrix = user_matrix(ratings, of_split)
+    test = hold_out(matrix.ratings, relevant_from(matrix, of_split), seed=seed)
+    return matrix.subset(test.kept), test, of_split
+
+
+def _euclidean(train: UserMatrix, test: HeldOut, settings: Settings) -> Mapping[str, Any]:
+    """Evaluate scikit-learn's KMeans: each test user gets the members' means."""
+    model = KMeans(min(settings.clusters_k, train.rows.shape[0]), random_state=settings.seed)
+    labels = model.fit_predict(_narrow(train.rows))
+    gains = _gains(train.ratings, train)
+    sizes, sums = np.bincount(labels)[:, None], members_of(labels, len(labels)) @ gains
+    lists = lists_of(sums.toarray() / sizes, _city(gains), settings.clusters_top_n)
+    nearest = model.predict(_narrow(test.seen[:, train.columns]))
+    return asdict(ranking_quality(lists[nearest], test.seen, test.hidden, settings.als_top_n))
+
+
+def _folded_in(train: UserMatrix, test: HeldOut, settings: Settings) -> Mapping[str, Any]:
+    """Evaluate test users folded in with item factors of the training users."""
+    gains, parameters = _gains(train.ratings, train), {"alpha": _ALPHA, "reg_param": _REG_PARAM}
+    factors = alternate(
+        csr_array(gains[np.diff(gains.indptr) >= 2]),
+        settings.als_preference_rank,
+        **parameters,
+        iterations=settings.als_max_iter,
+        seed=settings.seed,
+    )
+    popularity = city_scores(gains.indices, gains.data, gains.shape[1])
+    preferences = preferences_of(factors, popularity, **parameters)
+    users, shown = preferences.user_factors(_gains(test.seen, train)), settings.als_top_n
+    lists, _ = top_n(users, preferences.restaurant_factors, shown, test.seen)
+    return asdict(ranking_quality(lists.astype(np.int64), test.seen, test.hidden, shown))
+
+
+def _gains(ratings: csr_array, matrix: UserMatrix) -> csr_array:
+    """Return the ratings above 0, as the scores of the clusters count them."""
+    values = ratings.data + (matrix.lowest == 0)
+    return csr_array((values, ratings.indices, ratings.indptr), shape=ratings.shape)
 
 
 def _narrow(rows: csr_array) -> csr_array:
-    """Return the rows with the indices of 32 bits that scikit-learn insists on."""
+    """Return the rows with indices of 32 bits, which scikit-learn requires."""
     parts = rows.data, rows.indices.astype(np.int32), rows.indptr.astype(np.int32)
     return csr_array(parts, shape=rows.shape)
 
 
 def members_of(labels: NDArray[Any], users: int) -> csr_array:
     """Return 1 for each user of each cluster: (k, users)."""
-    placed = np.flatnonzero(labels >= 0)
+    clustered = np.flatnonzero(labels >= 0)
     shape = int(labels.max()) + 1, users
-    return csr_array((np.ones(len(placed)), (labels[placed], placed)), shape)
+    return csr_array((np.ones(len(clustered)), (labels[clustered], clustered)), shape)
 
 
-def _city(part: UserMatrix) -> Floats:
-    return np.asarray(part.everything.sum(axis=0)) / len(part.users)
-
-
-def factors(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterator[str]:
-    """Judge the lists by factors that saw nobody who is kept out: of clusters, and folded in."""
-    with spark_session(settings, "clusters") as spark:
-        yield from judged_factors(spark, ratings, settings, seeds)
-
-
-def judged_factors(
-    spark: SparkSession, ratings: Ratings, settings: Settings, seeds: Sequence[int]
-) -> Iterator[str]:
-    """Judge the lists by factors, which this Spark fits."""
-    found, folded_in, shares, began = [], [], [], time.perf_counter()
-    for seed in seeds:
-        of_split = settings.model_copy(update={"clusters_space": "factors", "seed": seed})
-        matrix = user_matrix(ratings, of_split)
-        held = hold_out(matrix.everything, liked_from(of_split), seed=seed)
-        kept = ratings.rows(np.isin(ratings.user, matrix.users[held.kept]))
-        confidence = find_confidence(spark, kept, of_split)
-        preferences = fit_preferences(spark, kept, of_split, confidence)
-        part = replace(matrix.part(held.kept), preferences=preferences)
-        clustering = cluster(part, of_split)
-        found.append(list_quality(held, part, clustering, of_split))
-        shares.append(clustering.landed)
-        users, shown = preferences.user_factors(held.seen), of_split.als_top_n
-        lists, _ = top_n(users, preferences.restaurant_factors, shown, held.seen)
-        quality = ranking_quality(lists.astype(np.int64), held.seen, held.hidden, shown)
-        folded_in.append(asdict(quality))
-    seconds = (time.perf_counter() - began) / len(seeds)
-    line = _lists_line("factors", found)
-    yield f"{line}; {np.mean(shares):.1%} landed; {seconds:.1f} seconds"
-    yield _lists_line("folded in", folded_in)
+def _city(gains: csr_array) -> Floats:
+    return np.asarray(gains.sum(axis=0)) / gains.shape[0]
 
 
 def scores(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterator[str]:
-    """Judge scores by the lists that they give new users of the same clusters."""
+    """Evaluate other scores by the lists of the same clusters."""
     yield f"{'score':<24} {'NDCG':>7} {'hits':>7} {'coverage':>9}"
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    figures: dict[str, list[Mapping[str, Any]]] = {}
     for seed in seeds:
-        of_split = settings.model_copy(update={"seed": seed})
-        matrix = user_matrix(ratings, of_split)
-        held = hold_out(matrix.everything, liked_from(of_split), seed=seed)
-        part = matrix.part(held.kept)
-        clustering = cluster(part, of_split)
-        labels, _ = clustering.place(part.unshifted(held.seen)[:, part.columns])
-        for name, of_clusters in scored(part, clustering, of_split).items():
-            lists = lists_of(of_clusters, _city(part), of_split.clusters_top_n)
-            shown = ranking_quality(lists[labels], held.seen, held.hidden, of_split.als_top_n)
-            found.setdefault(name, []).append(asdict(shown))
-    for name, qualities in found.items():
+        train, test, of_split = _split(ratings, settings, seed)
+        clustering = cluster(train, of_split)
+        labels = clustering.assign(test.seen[:, train.columns])
+        city = _city(_gains(train.ratings, train))
+        for name, of_clusters in scored(train, clustering, of_split).items():
+            lists = lists_of(of_clusters, city, of_split.clusters_top_n)
+            quality = ranking_quality(lists[labels], test.seen, test.hidden, of_split.als_top_n)
+            figures.setdefault(name, []).append(asdict(quality))
+    for name, qualities in figures.items():
         yield _lists_line(name, qualities, width=24)
 
 
-def scored(part: UserMatrix, found: Clustering, settings: Settings) -> dict[str, Floats]:
-    """Return the scores of all restaurants for each cluster, (k, restaurants), in several ways."""
-    rows, k = part.everything, len(found.centroids)
-    members = members_of(found.labels, rows.shape[0])
+def scored(train: UserMatrix, clustering: Clustering, settings: Settings) -> dict[str, Floats]:
+    """Return the scores of all items for each cluster, (k, items), by several methods."""
+    gains, k = _gains(train.ratings, train), len(clustering.centroids)
+    members = members_of(clustering.labels, gains.shape[0])
     sizes: NDArray[Any] = np.asarray(members.sum(axis=1))[:, None]
-    rated = csr_array((np.ones(rows.nnz), rows.indices, rows.indptr), shape=rows.shape)
-    liked = csr_array((rows.data >= liked_from(settings), rows.indices, rows.indptr), rows.shape)
-    sums, counts = (members @ rows).toarray(), (members @ rated).toarray()
-    city = _city(part)
-    bayesian = (sums + _BAYESIAN_RATINGS * rows.data.mean()) / (counts + _BAYESIAN_RATINGS)
+    rated = csr_array((np.ones(gains.nnz), gains.indices, gains.indptr), shape=gains.shape)
+    is_relevant = train.ratings.data >= relevant_from(train, settings)
+    relevant = csr_array((is_relevant, gains.indices, gains.indptr), gains.shape)
+    sums, counts = (members @ gains).toarray(), (members @ rated).toarray()
+    city = _city(gains)
+    bayesian = (sums + _BAYESIAN_RATINGS * gains.data.mean()) / (counts + _BAYESIAN_RATINGS)
+    published = score(train.ratings, clustering.centroids, train.columns, train.lowest)
     return {
-        "leave one out, published": score(part, found, settings).scores,
+        "leave one out, published": published.scores,
         "member mean, unrated 0": sums / sizes,
-        f"... leaning by {_SHRINKAGE}": (sums + _SHRINKAGE * city) / (sizes + _SHRINKAGE),
-        "positives": np.asarray((members @ liked).toarray() / sizes),
+        f"... damped by {_SHRINKAGE}": (sums + _SHRINKAGE * city) / (sizes + _SHRINKAGE),
+        "share of relevant": np.asarray((members @ relevant).toarray() / sizes),
         "count x Bayesian mean": counts * bayesian,
         "popular list": np.tile(city, (k, 1)),
     }
@@ -235,22 +228,22 @@ def descents(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iter
     for space in _SPACES:
         for seed in seeds:
             of_seed = settings.model_copy(update={"clusters_space": space, "seed": seed})
-            found = cluster(user_matrix(ratings, of_seed), of_seed)
-            rise = (np.diff(found.history) / found.history[:-1]).max()
+            result = cluster(user_matrix(ratings, of_seed), of_seed)
+            rise = (np.diff(result.history) / result.history[:-1]).max()
             yield (
-                f"{found.space:<10} {seed:>5} {found.iterations:>8} {found.inertia:>12.2f} "
-                f"{rise:>9.0e} {'yes' if found.converged else 'no'}"
+                f"{result.space:<10} {seed:>5} {result.iterations:>8} {result.inertia:>12.2f} "
+                f"{rise:>9.0e} {'yes' if result.converged else 'no'}"
             )
 
 
-def _lists_line(name: str, found: Sequence[Mapping[str, Any]], width: int = 10) -> str:
-    ndcg, hits, coverage = (_mean(found, name) for name in ("ndcg", "hit_rate", "coverage"))
+def _lists_line(name: str, figures: Sequence[Mapping[str, Any]], width: int = 10) -> str:
+    ndcg, hits, coverage = (_mean(figures, key) for key in ("ndcg", "hit_rate", "coverage"))
     return f"{name:<{width}} {ndcg:7.4f} {hits:7.4f} {coverage:9.3f}"
 
 
-def _mean(found: Sequence[Mapping[str, Any]], name: str) -> float:
+def _mean(figures: Sequence[Mapping[str, Any]], name: str) -> float:
     """Average over the splits that have the figure."""
-    values = [one[name] for one in found if one.get(name) is not None]
+    values = [one[name] for one in figures if one.get(name) is not None]
     return float(np.mean(values)) if values else np.nan
 
 

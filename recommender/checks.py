@@ -1,4 +1,4 @@
-"""Test vectors by which a reader of the model, in any language, can check itself."""
+"""Test vectors for readers of the published model in any language."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _PAIRS: list[tuple[list[float], list[float]]] = [
     ([0, 0, 0, 0], [0, 0, 0, 0]),
 ]
 _CLUSTERS = 10
-_PLACES = 3
+_ITEMS = 3
 _CLEAR = 1e-6
 
 
 def distance_checks() -> list[dict[str, Any]]:
-    """Return pairs of vectors and their distance: equal, unlike, shorter, longer and zero ones."""
+    """Return pairs of vectors with their distance: equal, disjoint, of other length, and zero."""
     return [{"x": x, "c": c, "distance": distance(x, c)} for x, c in _PAIRS]
 
 
@@ -36,11 +36,11 @@ def user_checks(
     ratings: Sequence[float],
     shift: float,
 ) -> list[dict[str, Any]]:
-    """Return invented users and where a reader must find them.
+    """Return synthetic users with the cluster in which a reader must find them.
 
-    Each has rated the places that weigh most in one centroid; one has rated nothing, and is in no
-    cluster, nor is one whose only rating is 0, where ratings can be that. Left out are those whose
-    nearest is not clear beyond any rounding.
+    Each has rated the items of largest weight in one centroid. One has rated nothing and is in no
+    cluster; neither is one whose only rating is 0, on scales from 0. Users whose two nearest
+    clusters differ by rounding only are left out.
 
     Parameters
     ----------
@@ -49,26 +49,26 @@ def user_checks(
     column_ids
         The ids of the columns.
     ratings
-        What they have rated, in turn.
+        The ratings of each user, repeated in turn.
     shift
-        Added to ratings in users' vectors.
+        Added to each rating in a user's vector.
     """
     checks: list[dict[str, Any]] = [{"ratings": [], "cluster_id": None, "distance": 1.0}]
     if not shift and 0 in ratings:
         rated_0 = [{"gmap_id": column_ids[0], "rating": 0.0}]
         checks.append({"ratings": rated_0, "cluster_id": None, "distance": 1.0})
     for centroid in centroids[:_CLUSTERS]:
-        places = np.argsort(-centroid, kind="stable")[:_PLACES]
-        given = np.resize(np.asarray(ratings, dtype=np.float64), len(places))
+        items = np.argsort(-centroid, kind="stable")[:_ITEMS]
+        values = np.resize(np.asarray(ratings, dtype=np.float64), len(items))
         user = np.zeros((1, len(column_ids)))
-        user[0, places] = given + shift
-        found = distances(user, centroids)[0]
-        nearest, *next_ones = np.sort(found)[:2]
+        user[0, items] = values + shift
+        to_centroids = distances(user, centroids)[0]
+        nearest, *next_ones = np.sort(to_centroids)[:2]
         if nearest < 1 - _CLEAR and (not next_ones or next_ones[0] - nearest > _CLEAR):
             rated = [
-                {"gmap_id": column_ids[place], "rating": rating}
-                for place, rating in zip(places.tolist(), given.tolist(), strict=True)
+                {"gmap_id": column_ids[item], "rating": rating}
+                for item, rating in zip(items.tolist(), values.tolist(), strict=True)
             ]
-            cluster_id = int(found.argmin())
+            cluster_id = int(to_centroids.argmin())
             checks.append({"ratings": rated, "cluster_id": cluster_id, "distance": float(nearest)})
     return checks

@@ -20,11 +20,7 @@ from recommender.store import CLUSTERS_ID, METADATA, RECOMMENDATIONS
 
 # What decides which ratings there are, what is learnt from them, and who is clustered.
 _SAME_RMSE = ("als_objective", "rating_min", "rating_max", "reviews_rating_field")
-_SAME_CLUSTERED = (
-    *("clusters_min_user_ratings", "clusters_min_restaurant_ratings"),
-    *("clusters_max_users", "clusters_max_restaurants"),
-    *("rating_min", "rating_max", "reviews_rating_field"),
-)
+_SAME_CLUSTERED = ("rating_min", "rating_max", "reviews_rating_field")
 _BY_A_TRAINING: Document = {"run_id": {"$type": "string"}}
 _WITH_A_LIST: Document = {"recommendations.0": {"$exists": True}}
 # Two RMSEs of the same model differ by less than so many standard errors, save one time in twenty.

@@ -1,10 +1,8 @@
-"""The published model as a reader sees it: where a user belongs, and what is shown there.
-
-This is the contract's reader, written out: a backend in another language does the same.
-"""
+"""The published model of the clusters, read as a backend reads it."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from pymongo.collection import Collection
 from scipy.sparse import csr_array
 
+from dists import assign
 from recommender.errors import DataError
 from recommender.mongo import Document, MongoDatabase, mongo_errors, one_line
 from recommender.ratings import CODEC, Ratings, Rejection, encode_id, positions_in
@@ -23,39 +22,38 @@ from recommender.store import CENTROIDS_ID, CLUSTERS, CLUSTERS_ID, COLUMNS_ID, F
 _READS = 3
 _PARTS = [COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID, FALLBACK_ID]
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """The clusters of one training.
+    """The published clusters of one training.
 
     Attributes
     ----------
     run_id
         The training that published it.
     columns
-        Keys of the restaurants that the columns stand for.
+        Keys of the restaurants of the columns.
     centroids
         float64 (k, columns).
     sizes
-        Users that the training put in each cluster.
-    unplaced
-        Users of the training who share nothing with any cluster.
-    left_out
-        Users who took no part in the training, by its limits.
+        Users in each cluster at the training.
+    unclustered
+        Users in no cluster at the training.
     rating_shift
-        What a reader adds to each rating before it goes into a user's vector.
+        Added to each rating in a user's vector.
     clusters
         The documents of ``Clusters``, by ``cluster_id``.
     fallback
-        The city's recommendations, for whom no cluster fits.
+        Recommendations for users in no cluster.
     """
 
     run_id: str
     columns: pa.StringArray
     centroids: NDArray[np.float64]
     sizes: list[int]
-    unplaced: int
-    left_out: int
+    unclustered: int
     rating_shift: float
     clusters: list[Document]
     fallback: list[Document]
@@ -67,6 +65,12 @@ class PublishedModel:
         values = ratings.rating[kept] + self.rating_shift
         shape = (len(ratings.users), len(self.columns))
         return csr_array((values, (ratings.user[kept], column_of[kept])), shape=shape)
+
+    def labels(self, ratings: Ratings) -> NDArray[np.int32]:
+        """Return the cluster of each user, (users,); -1 for none."""
+        labels, distances = assign(self.vectors(ratings), self.centroids)
+        labels[distances == 1] = -1
+        return labels
 
 
 def load_model(db: MongoDatabase) -> PublishedModel:
@@ -108,14 +112,14 @@ def _checked(
     runs |= {part.get("run_id") for part in parts}
     if len(runs) > 1:
         raise DataError(
-            f"Clusters and Metadata are of different trainings ({', '.join(map(str, runs))}); "
+            f"Clusters and Metadata come from different trainings ({', '.join(map(str, runs))}); "
             "run clustering_training.py"
         )
     try:
         return _model(parts, clusters, metadata.get(FALLBACK_ID, {}))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"the published model has a part of another shape ({one_line(repr(error))}); "
+            f"a part of the published model has an unexpected shape ({one_line(repr(error))}); "
             "run clustering_training.py"
         ) from None
 
@@ -134,8 +138,7 @@ def _model(parts: list[Document], clusters: list[Document], fallback: Document) 
         columns=pa.array([_key(column) for column in columns["columns"]], pa.string()),
         centroids=matrix,
         sizes=[int(size) for size in figures["sizes"]],
-        unplaced=int(figures.get("users_without_overlap", 0)),
-        left_out=int(figures.get("users_left_out", 0)),
+        unclustered=int(figures.get("users_without_overlap", 0)),
         rating_shift=float(figures.get("rating_shift", 0.0)),
         clusters=clusters,
         fallback=fallback.get("recommendations", []),
@@ -158,5 +161,17 @@ def _matrix(columns: list[Any], centroids: list[list[float]]) -> NDArray[np.floa
 def _key(column: Any) -> str:
     key = encode_id(column)
     if isinstance(key, Rejection):
-        raise DataError(f"train_columns holds {column!r}, which cannot be a restaurant's id")
+        raise DataError(
+            f"train_columns holds {column!r}, which is no valid restaurant id; "
+            "run clustering_training.py"
+        )
     return key
+
+
+def previous_labels(db: MongoDatabase, ratings: Ratings) -> NDArray[np.int32] | None:
+    """Return each user's cluster in the published model, (users,); None without a usable model."""
+    try:
+        return load_model(db).labels(ratings)
+    except (DataError, ValueError) as error:
+        log.info("cluster ids start anew: %s", error)
+        return None

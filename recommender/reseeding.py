@@ -1,8 +1,8 @@
-"""More clusters where a reader finds fewer than were asked for: large ones are split.
+"""Empty-cluster repair: large clusters are split until each centroid is some user's nearest.
 
-The centroids of ``recommender.tastes`` can be fewer than asked for, where few users make few
-directions, and a reader can find nobody in one, because what a centroid holds against places is not
-published. Both happen with few users or many clusters.
+Centroids of ``recommender.tastes`` can be fewer than requested, if few users differ. And one can be
+nearest to no user, because its negative values are not published. Both happen with few users or
+many clusters.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dists import assign, distinct_rows
-from recommender.tastes import TasteClusters
+from recommender.tastes import EmbeddingClusters
 
 _TRIES = 32
 _CLEAR = 1e-6
@@ -22,50 +22,57 @@ _CLEAR = 1e-6
 Floats = NDArray[np.float64]
 
 
-def reseeded(rows: csr_array, found: TasteClusters, k: int) -> TasteClusters:
-    """Give centroids that find nobody to users of large clusters, and add what lacks to ``k``.
+def repair_empty_clusters(
+    rows: csr_array, clusters: EmbeddingClusters, k: int
+) -> EmbeddingClusters:
+    """Replace empty centroids, and add centroids up to ``k``, by splitting large clusters.
 
-    As long as no centroid is longer than any user, a reader's nearest is that of largest x.p. A
-    centroid a x_u, of the direction of user u, then takes the users y with
+    While no centroid is longer than any user, a user's nearest centroid is that of largest x.p. A
+    new centroid a x_u, in the direction of user u, then takes exactly the users y with
 
-        r_y = max_j y.p_j / y.x_u < a,
+        r_y = max_j y.p_j / y.x_u < a.
 
-    and no other. The largest cluster is split by its farthest member u, with the a that is nearest
-    to halving it while u goes along, no cluster ends empty, and a x_u is no longer than the other
-    centroids; where there is no such a, the next farthest are tried. Users can be so few or so
-    alike that there is none, and fewer than ``k`` centroids are somebody's nearest.
+    The largest cluster is split by its farthest member u. The scale a is that which comes nearest
+    to halving the cluster while u is taken, no cluster becomes empty, and a x_u is no longer than
+    the longest centroid. If there is none, the next farthest members are tried. Fewer than ``k``
+    clusters result where the users are too few or too similar.
 
     Parameters
     ----------
     rows
-        (n, m), the users that were clustered, as a reader has them.
-    found
-        Their clusters; ``labels`` and ``closeness`` of users whom a split takes become its own.
+        (n, m), the ratings of the clustered users; no row is empty.
+    clusters
+        Their clusters.
     k
-        Centroids to reach.
+        Number of clusters to reach.
+
+    Returns
+    -------
+    EmbeddingClusters
+        With new ``labels`` and ``closeness`` (cosine over the items) for users taken by a split.
     """
     distinct = distinct_rows(rows)
-    city = _City(csr_array(distinct.rows), distinct.counts, found.centroids)
-    while city.found() < k and city.split():
+    state = _Assignment(csr_array(distinct.rows), distinct.counts, clusters.centroids)
+    while state.filled() < k and state.split():
         pass
-    moved = city.moved[distinct.inverse]
+    moved = state.moved[distinct.inverse]
     return replace(
-        found,
-        centroids=city.centroids,
-        labels=np.where(moved, city.nearest[distinct.inverse], found.labels),
-        closeness=np.where(moved, city.closeness()[distinct.inverse], found.closeness),
+        clusters,
+        centroids=state.centroids,
+        labels=np.where(moved, state.nearest[distinct.inverse], clusters.labels),
+        closeness=np.where(moved, state.closeness()[distinct.inverse], clusters.closeness),
     )
 
 
-class _City:
-    """Users, what they are nearest to, and the splits made so far.
+class _Assignment:
+    """Distinct users, their nearest centroids, and the splits made so far.
 
     Attributes
     ----------
     best, nearest
-        (n,) each, the largest x.p of each user and whose it is; -1 where it is 0.
+        (n,) each, the largest x.p of each user and its centroid; -1 where it is 0.
     moved
-        (n,), whether a split has taken the user.
+        bool (n,), users taken by a split.
     """
 
     def __init__(self, rows: csr_array, weights: Floats, centroids: Floats) -> None:
@@ -73,39 +80,41 @@ class _City:
         squared = np.asarray(rows.power(2).sum(axis=1)).ravel()
         self.lengths = np.sqrt(squared)
         self.longest = np.linalg.norm(centroids, axis=1).max()
-        nearest, far = assign(rows, centroids)
-        self.best = (1 - far) * squared
-        self.nearest = np.where(far < 1, nearest, -1)
+        nearest, distances = assign(rows, centroids)
+        self.best = (1 - distances) * squared
+        self.nearest = np.where(distances < 1, nearest, -1)
         self.moved = np.zeros(rows.shape[0], dtype=bool)
 
     def sizes(self) -> NDArray[np.int64]:
-        """Return how many distinct users each centroid has."""
+        """Return the distinct users of each centroid."""
         return np.bincount(self.nearest[self.nearest >= 0], minlength=len(self.centroids))
 
-    def found(self) -> int:
+    def filled(self) -> int:
+        """Return the number of centroids with users."""
         return int(np.count_nonzero(self.sizes()))
 
     def closeness(self) -> Floats:
-        """Return the cosine of each user with the centroid that is nearest."""
+        """Return the cosine of each user and the nearest centroid."""
         norms = np.linalg.norm(self.centroids, axis=1)[self.nearest]
         cosines = np.zeros_like(norms)
         return np.asarray(np.divide(self.best, self.lengths * norms, out=cosines, where=norms > 0))
 
     def split(self) -> bool:
-        """Split a cluster, the largest for choice; say whether that could be done."""
-        found = self.found()
+        """Split one cluster, preferably the largest; return false if none can be split."""
+        filled = self.filled()
         for user in self._candidates():
-            share, taken = self._taken(user)
+            scale, taken = self._taken(user)
+            # The new cluster must hold its user, and no other cluster may become empty.
             nearest = np.where(taken, -2, self.nearest)
-            if taken[user] and len(np.unique(nearest[nearest != -1])) == found + 1:
-                self._take(user, share, taken)
+            if taken[user] and len(np.unique(nearest[nearest != -1])) == filled + 1:
+                self._take(user, scale, taken)
                 return True
         return False
 
     def _candidates(self) -> NDArray[np.int64]:
-        """Return users to split off, of the largest clusters first, the farthest of each first.
+        """Return users to split off: by size of the cluster, then the farthest first.
 
-        Whom nothing finds come last: few share a restaurant with one of them.
+        Users without a cluster come last, because few others share an item with them.
         """
         weights = np.bincount(self.nearest + 1, weights=self.weights)[self.nearest + 1]
         weights[self.nearest < 0] = 0
@@ -114,31 +123,32 @@ class _City:
         return np.asarray(order[~(single & (self.nearest >= 0))[order]][:_TRIES])
 
     def _taken(self, user: int) -> tuple[float, NDArray[np.bool_]]:
-        """Return the a of `reseeded` for this user, and whom that takes; nobody without one."""
+        """Return the scale a for this user and the users that it takes; none if there is no a."""
+        # r_y of every user, infinite without a common item, in ascending order.
         shared = np.asarray(self.rows @ self.rows[[user]].toarray()[0])
         ratio = np.full(len(shared), np.inf)
         np.divide(self.best, shared, out=ratio, where=shared > 0)
         order = np.argsort(ratio, kind="stable")
         steps = ratio[order]
         after = np.append(steps[1:], np.inf)
+        # A cut lies between two clearly different ratios, takes the user, and respects the length.
         limit = self.longest / self.lengths[user]
-        own = np.where(self.nearest == self.nearest[user], self.weights, 0)[order].cumsum()
         clear = (steps >= ratio[user]) & (after > steps * (1 + _CLEAR)) & (after > 0)
         cuts = np.flatnonzero(clear & (steps * (1 + _CLEAR) < limit))
         if not len(cuts):
             return 0.0, np.zeros(len(shared), dtype=bool)
+        # Of these cuts, take the one nearest to half of the user's own cluster.
+        own = np.where(self.nearest == self.nearest[user], self.weights, 0)[order].cumsum()
         cut = cuts[np.abs(own[cuts] - own[-1] / 2).argmin()]
         return float((steps[cut] + min(after[cut], limit)) / 2), ratio <= steps[cut]
 
-    def _take(self, user: int, share: float, taken: NDArray[np.bool_]) -> None:
-        centroid = share * self.rows[[user]].toarray()
+    def _take(self, user: int, scale: float, taken: NDArray[np.bool_]) -> None:
+        """Put the new centroid in the place of an empty one, or add it."""
+        centroid = scale * self.rows[[user]].toarray()
         empty = np.flatnonzero(self.sizes() == 0)
-        place = empty[0] if len(empty) else len(self.centroids)
-        if not len(empty):
-            self.centroids = np.vstack([self.centroids, centroid])
-        else:
-            self.centroids = self.centroids.copy()
-            self.centroids[place] = centroid
+        position = empty[0] if len(empty) else len(self.centroids)
+        kept = np.delete(self.centroids, empty[:1], axis=0)
+        self.centroids = np.insert(kept, position, centroid, axis=0)
         self.best = np.maximum(self.best, np.asarray(self.rows @ centroid[0]))
-        self.nearest = np.where(taken, np.int32(place), self.nearest)
+        self.nearest = np.where(taken, np.int32(position), self.nearest)
         self.moved |= taken

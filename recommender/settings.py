@@ -197,39 +197,12 @@ class Settings(BaseSettings):
     )
 
     clusters_k: Count = Field(50, description="number of clusters")
-    clusters_space: Literal["tastes", "factors", "ratings"] = Field(
+    clusters_space: Literal["tastes", "ratings"] = Field(
         "tastes",
-        description="what is clustered: `tastes`, found from who rates what, users by the "
-        "`factors` of ALS, or raw `ratings`",
-    )
-    clusters_directions: Count = Field(48, description="directions of taste that are told apart")
-    clusters_evaluate: bool = Field(
-        True, description="judge each clustering by users kept out, which takes as long again"
+        description="what is clustered: users in the spectral embedding of who rates what "
+        "(`tastes`), or raw `ratings`",
     )
     clusters_top_n: int = Field(40, ge=1, le=1000, description="restaurants kept for each cluster")
-    clusters_max_iter: Count = Field(100, description="most K-Means iterations")
-    clusters_tolerance: float = Field(
-        1e-4, ge=0, description="K-Means stops when its inertia falls by less than this share"
-    )
-    clusters_starts: Count = Field(1, description="K-Means starts, the best of which is kept")
-    clusters_shrinkage: float | None = Field(
-        None,
-        ge=0,
-        description="how many of the city's ratings weigh in on a cluster's scores; unset: as many "
-        "as make the ratings most likely",
-    )
-    clusters_min_user_ratings: Count = Field(
-        1, description="users with fewer ratings are left out of the clustering"
-    )
-    clusters_min_restaurant_ratings: Count = Field(
-        1, description="restaurants with fewer ratings are left out of the clustering"
-    )
-    clusters_max_users: Count | None = Field(
-        None, description="cluster only so many users, the most active; unset: all"
-    )
-    clusters_max_restaurants: Count | None = Field(
-        None, description="cluster on so many restaurants, the most rated; unset: all that fit"
-    )
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

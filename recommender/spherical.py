@@ -1,4 +1,4 @@
-"""K-Means of directions: the distance of ``dists`` between vectors of length 1, of any sign."""
+"""Spherical K-Means: clusters of unit vectors of any sign, by cosine."""
 
 from __future__ import annotations
 
@@ -9,31 +9,35 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dists import BLOCK_ROWS, KMeansResult, Search, Space, best_clusters
+from dists import BLOCK_ROWS, KMeansResult, Space, lloyd
 
 Floats = NDArray[np.float64]
 
 
 def spherical_kmeans(
-    rows: Floats, k: int, *, weights: Floats | None = None, search: Search | None = None
+    rows: Floats,
+    k: int,
+    *,
+    weights: Floats | None = None,
+    seed: int = 0,
+    max_iter: int = 100,
+    tolerance: float = 1e-4,
 ) -> KMeansResult:
-    """Find at most k clusters of unit vectors, of least summed distance.
+    """Find at most k clusters of unit vectors with a small summed distance 1 - x.c.
 
-    Between unit vectors the larger norm is 1 and the distance is 1 - x.c, in [0, 2] where signs
-    differ. Among unit centroids the gain sum v_x x.c is largest for c along sum v_x x
-    (Cauchy-Schwarz), so each update is optimal and the inertia cannot rise: the spherical K-Means
-    of Dhillon and Modha (2001).
+    Among unit centroids the sum of v_x x.c is largest for c along sum v_x x (Cauchy-Schwarz), so
+    each update is optimal and the inertia cannot rise (Dhillon and Modha, 2001).
 
     Parameters
     ----------
     rows
         (n, d), dense, each of length 1.
     k
-        Most clusters; there are fewer where fewer directions are further apart than rounding.
+        Most clusters; there are fewer if fewer rows differ by more than rounding.
     weights
-        (n,), how often each row counts, above 0; once by default. The inertia counts them.
-    search
-        How to search; by default as ``dists.kmeans`` does.
+        (n,), multiplicities v_x, above 0; 1 by default. They count in the inertia.
+    seed, max_iter, tolerance
+        As in ``dists.kmeans``.
 
     Raises
     ------
@@ -45,36 +49,38 @@ def spherical_kmeans(
     if not len(rows) or not np.allclose(np.linalg.norm(rows, axis=1), 1):
         raise ValueError("expected at least one row, and all of length 1; normalise them")
     weights = np.ones(len(rows)) if weights is None else weights
-    return best_clusters(_Directions(rows, weights), k, search or Search())
+    space = _UnitVectors(rows, weights)
+    return lloyd(space, k, seed=seed, max_iter=max_iter, tolerance=tolerance)
 
 
 @dataclass(frozen=True, eq=False)
-class _Directions(Space):
-    """Dense unit vectors."""
+class _UnitVectors(Space):
+    """Dense unit vectors under the distance 1 - x.c, in [0, 2]."""
 
     def points(self, chosen: NDArray[np.intp]) -> Floats:
         return np.asarray(self.rows[chosen])
 
-    def gaps(self, centroids: Floats) -> Floats:
-        return _gaps(self.rows, centroids)
+    def distances(self, centroids: Floats) -> Floats:
+        return _distances(self.rows, centroids)
 
     def nearest(self, centroids: Floats) -> tuple[NDArray[np.int32], Floats]:
         labels, nearest = np.empty(len(self.rows), dtype=np.int32), np.empty(len(self.rows))
         for start in range(0, len(self.rows), BLOCK_ROWS):
             block = slice(start, start + BLOCK_ROWS)
-            found = _gaps(self.rows[block], centroids)
-            labels[block], nearest[block] = found.argmin(axis=1), found.min(axis=1)
+            distances = _distances(self.rows[block], centroids)
+            labels[block], nearest[block] = distances.argmin(axis=1), distances.min(axis=1)
         return labels, nearest
 
     def moved(self, labels: NDArray[Any], centroids: Floats, weights: Floats) -> Floats:
+        # Sum the members of each cluster and normalise; a zero sum leaves the centroid in place.
         n = len(self.rows)
         members = csr_array((weights, (labels, np.arange(n))), shape=(len(centroids), n))
-        pulls = np.asarray(members @ self.rows)
-        lengths = np.linalg.norm(pulls, axis=1, keepdims=True)
-        return np.asarray(np.divide(pulls, lengths, out=centroids.copy(), where=lengths > 0))
+        sums = np.asarray(members @ self.rows)
+        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+        return np.asarray(np.divide(sums, lengths, out=centroids.copy(), where=lengths > 0))
 
 
-def _gaps(rows: Floats, centroids: Floats) -> Floats:
-    found = rows @ centroids.T
-    np.subtract(1, found, out=found)
-    return np.clip(found, 0, 2, out=found)
+def _distances(rows: Floats, centroids: Floats) -> Floats:
+    products = rows @ centroids.T
+    np.subtract(1, products, out=products)
+    return np.clip(products, 0, 2, out=products)

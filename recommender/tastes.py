@@ -1,10 +1,9 @@
-"""Clusters of users by taste: which places the same people go to, whoever has been to which.
+"""Clusters of users in a spectral embedding of the items.
 
-Two users with one rating each, of two places, share nothing, though half of the city goes to both.
-So users are compared on a *taste map*: directions in which places lie close when the same users
-rate them, the leading eigenvectors of the graph of co-visited places. They are clustered there by
-spherical K-Means, and each cluster is handed to readers as a centroid over the places themselves,
-which raw ratings are compared with by the distance of ``dists``. Arrays in, arrays out.
+Two users with one rating each, of two items, share nothing, even if many users rate both items. So
+items are embedded by the leading eigenvectors of their co-rating graph, users by their items, and
+the users are clustered there by spherical K-Means. Each cluster is published as a centroid over the
+items, to compare raw ratings with by the distance of ``dists``.
 """
 
 from __future__ import annotations
@@ -17,33 +16,34 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 
-from dists import DistinctRows, Search, distinct_rows
+from dists import distinct_rows
 from recommender.spherical import spherical_kmeans
 
 _Operator: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
+DIMENSIONS = 48
 _USER_POWER = 0.5
-_PLACE_POWER = 0.25
+_ITEM_POWER = 0.25
 _EIGENVALUE_POWER = 0.5
-_SWEEPS = 8
+_POWER_ITERATIONS = 8
 _NOISE = 1e-9
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class TasteClusters:
-    """Clusters found on the taste map.
+class EmbeddingClusters:
+    """Clusters of users in the embedding.
 
     Attributes
     ----------
     centroids
-        float64 (k, m), non-negative, for readers of raw ratings; k can be lower than asked for.
+        float64 (k, m), non-negative, over the items; k can be lower than requested.
     labels
-        int32 (n,), each user's cluster on the map; -1 for a user whose places are not on it.
+        int32 (n,), each user's cluster in the embedding; -1 for a user without embedded items.
     closeness
-        float64 (n,), cosine of user and centroid on the map; NaN for a user who is not on it.
+        float64 (n,), cosine of user and centroid in the embedding; NaN for label -1.
     inertia, history, iterations, converged
-        As ``dists.KMeansResult`` has them, on the map.
+        As in ``dists.KMeansResult``, in the embedding.
     """
 
     centroids: NDArray[np.float64]
@@ -55,124 +55,124 @@ class TasteClusters:
     converged: bool
 
 
-def taste_map(
-    rows: csr_array, *, weights: NDArray[np.float64], directions: int, seed: int
+def spectral_embedding(
+    rows: csr_array, *, weights: NDArray[np.float64], dimensions: int, seed: int
 ) -> NDArray[np.float64] | None:
-    """Place the columns on the map of tastes.
+    """Embed the items by their co-ratings.
 
-    With n_u the places of user u, the graph is A_ij = sum over the users of both i and j of
-    (n_u - 1)^-1/2, and A_ii = 0: that one has been somewhere says nothing of where else. With
-    D = diag(A 1), the map is
+    With n_u the number of items that user u has rated, the graph is A_ij = sum over the users of
+    both i and j of (n_u - 1)^-1/2, and A_ii = 0. With D = diag(A 1), the embedding is
 
         W = D^-1/4 V (L / max L)^1/2,     D^-1/4 A D^-1/4 V = V L,     L the largest eigenvalues.
 
-    V is found by subspace iteration (Halko, Martinsson and Tropp, 2011), with products by the
-    rows only: A is never built. Negative eigenvalues count as 0.
+    Negative eigenvalues count as 0. V is computed by subspace iteration (Halko, Martinsson and
+    Tropp, 2011), with products by the rows only: A is never built.
 
     Parameters
     ----------
     rows
-        (n, m), what users have rated; values do not matter.
+        (n, m), non-zero where rated; the values are not used.
     weights
         (n,), how many users each row stands for.
-    directions
-        Eigenvectors, at most; there are no more than columns.
+    dimensions
+        Most eigenvectors; at most m are computed.
     seed
-        Of the iteration's start.
+        Of the start of the iteration.
 
     Returns
     -------
-    float64 (m, directions) or None
-        A column that nobody has visited besides another is 0. None where nobody has two.
+    float64 (m, dimensions) or None
+        0 for an item without co-ratings. None if no user has rated two items.
     """
     if (np.diff(rows.indptr) < 2).all():
         return None
     scale, scaled_graph = _graph(rows, weights)
-    values, vectors = _leading(scaled_graph, len(scale), directions, seed)
+    values, vectors = _leading(scaled_graph, len(scale), dimensions, seed)
     if not values.max() > 0:
         return None
-    shares = np.maximum(values, 0) / values.max()
-    places: NDArray[np.float64] = scale[:, None] * vectors * shares**_EIGENVALUE_POWER
-    lengths = np.linalg.norm(places, axis=1)
-    places[lengths <= _NOISE * lengths.max()] = 0  # off all directions: only rounding is left
-    return places
+    relative = np.maximum(values, 0) / values.max()
+    items: NDArray[np.float64] = scale[:, None] * vectors * relative**_EIGENVALUE_POWER
+    # An item outside the computed dimensions has rounding errors only.
+    lengths = np.linalg.norm(items, axis=1)
+    items[lengths <= _NOISE * lengths.max()] = 0
+    return items
 
 
 def _graph(rows: csr_array, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], _Operator]:
-    """Return D^-1/4 of `taste_map`, 0 where D is, and what multiplies by D^-1/4 A D^-1/4."""
-    degrees = np.diff(rows.indptr)
-    many = np.flatnonzero(degrees >= 2)
-    visits = csr_array(rows[many])
-    each = np.sqrt(weights[many] * (degrees[many] - 1.0) ** -_USER_POWER)
-    visits.data = np.repeat(each, degrees[many])
-    turned = csr_array(visits.T)
-    own = np.asarray(turned.power(2).sum(axis=1)).ravel()
-    degree = turned @ (visits @ np.ones(visits.shape[1])) - own
+    """Return D^-1/4 of `spectral_embedding` and the product with D^-1/4 A D^-1/4."""
+    # Users of one item add nothing to A.
+    lengths = np.diff(rows.indptr)
+    several = np.flatnonzero(lengths >= 2)
+    weighted = csr_array(rows[several])
+    # A = B^T B less its diagonal, with B_ui = (v_u (n_u - 1)^-1/2)^1/2.
+    each = np.sqrt(weights[several] * (lengths[several] - 1.0) ** -_USER_POWER)
+    weighted.data = np.repeat(each, lengths[several])
+    transposed = csr_array(weighted.T)
+    diagonal = np.asarray(transposed.power(2).sum(axis=1)).ravel()
+    degree = transposed @ (weighted @ np.ones(weighted.shape[1])) - diagonal
     scale = np.zeros(len(degree))
-    scale[degree > 0] = degree[degree > 0] ** -_PLACE_POWER
+    scale[degree > 0] = degree[degree > 0] ** -_ITEM_POWER
 
     def times(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-        spread = scale[:, None] * vectors
-        return np.asarray(scale[:, None] * (turned @ (visits @ spread) - own[:, None] * spread))
+        scaled = scale[:, None] * vectors
+        product = transposed @ (weighted @ scaled) - diagonal[:, None] * scaled
+        return np.asarray(scale[:, None] * product)
 
     return scale, times
 
 
 def _leading(
-    times: _Operator, size: int, directions: int, seed: int
+    times: _Operator, size: int, dimensions: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the largest eigenvalues and their vectors of the symmetric operator ``times``."""
-    directions = min(directions, size)
-    wide = min(size, directions + max(8, directions // 4))
-    start = np.random.default_rng(seed).standard_normal((size, wide))
+    """Return the largest eigenvalues of a symmetric operator and their vectors."""
+    # Oversample: iterate on a wider subspace than requested.
+    dimensions = min(dimensions, size)
+    width = min(size, dimensions + max(8, dimensions // 4))
+    start = np.random.default_rng(seed).standard_normal((size, width))
     basis = np.linalg.qr(start)[0]
-    for _ in range(_SWEEPS):
+    for _ in range(_POWER_ITERATIONS):
         basis = np.linalg.qr(times(basis))[0]
+    # Rayleigh-Ritz: solve the small problem within the subspace.
     small = basis.T @ times(basis)
     values, vectors = np.linalg.eigh((small + small.T) / 2)
-    largest = np.argsort(-values)[:directions]
+    largest = np.argsort(-values)[:dimensions]
     return values[largest], basis @ vectors[:, largest]
 
 
 def published_centroids(
-    directions: NDArray[np.float64], places: NDArray[np.float64], shortest: float
+    centroids: NDArray[np.float64], items: NDArray[np.float64], shortest: float
 ) -> NDArray[np.float64]:
-    """Turn centroids on the map into centroids that readers of raw ratings compare with.
+    """Turn centroids of the embedding into centroids over the items.
 
-    A user x lies on the map at x W and is nearest to the centroid c of largest (x W).c, which is
-    x.(W c): so W c, over the places, is what a reader needs. The contract's distance puts negative
-    values out of use, so they become 0. All are multiplied by one number that makes none longer
-    than the shortest user: then max(|x|^2, |p|^2) is |x|^2 for every one of them, the distance is
-    1 - x.p / |x|^2, and the reader's nearest is that of largest x.p.
+    A user x lies at x W, nearest to the centroid c of largest (x W).c = x.(W c): a reader needs
+    p = W c. Negative values are set to 0, as the distance requires. All p are scaled by one factor
+    that makes none longer than the shortest user: then max(|x|^2, |p|^2) = |x|^2, the distance is
+    1 - x.p / |x|^2, and the nearest centroid is that of largest x.p.
 
     Parameters
     ----------
-    directions
-        (k, d), unit centroids on the map.
-    places
-        (m, d), the map W.
+    centroids
+        (k, d), unit centroids in the embedding.
+    items
+        (m, d), the embedding W.
     shortest
-        Length of the shortest vector that a user can have, above 0.
+        Length of the shortest possible user vector, above 0.
 
     Returns
     -------
     float64 (k, m)
     """
-    pulls = np.maximum(directions @ places.T, 0)
-    longest = np.linalg.norm(pulls, axis=1).max()
-    return np.asarray(pulls * ((1 - _ROUNDING) * shortest / longest)) if longest > 0 else pulls
+    over_items = np.maximum(centroids @ items.T, 0)
+    longest = np.linalg.norm(over_items, axis=1).max()
+    if not longest > 0:
+        return over_items
+    return np.asarray(over_items * ((1 - _ROUNDING) * shortest / longest))
 
 
-def taste_clusters(
-    rows: csr_array,
-    k: int,
-    *,
-    directions: int,
-    shortest: float,
-    search: Search,
-    places: NDArray[np.float64] | None = None,
-) -> TasteClusters | None:
-    """Cluster users on the map of their own tastes.
+def embedding_clusters(
+    rows: csr_array, k: int, *, shortest: float, seed: int, dimensions: int = DIMENSIONS
+) -> EmbeddingClusters | None:
+    """Cluster users in the spectral embedding of their ratings.
 
     Parameters
     ----------
@@ -180,48 +180,41 @@ def taste_clusters(
         (n, m), ratings, positive, 0 where unrated; no row is empty.
     k
         Most clusters.
-    directions, shortest
-        As in `taste_map` and `published_centroids`.
-    search
-        How to search; its seed is the map's, too.
-    places
-        (m, d), another map than that of `taste_map`.
+    shortest, dimensions
+        As in `published_centroids` and `spectral_embedding`.
+    seed
+        Of the embedding and of the K-Means.
 
     Returns
     -------
-    TasteClusters or None
-        None where there is no map, as where nobody has rated two places.
+    EmbeddingClusters or None
+        None where there is no embedding, because no user has rated two items.
     """
+    # Users are compared by direction: normalise their rows, then collapse equal ones.
     lengths = np.sqrt(np.asarray(rows.power(2).sum(axis=1)).ravel())
     distinct = distinct_rows(csr_array(diags_array(1 / lengths) @ rows))
-    if places is None:
-        weights, visits = distinct.counts, csr_array(distinct.rows)
-        places = taste_map(visits, weights=weights, directions=directions, seed=search.seed)
-    return (
-        None
-        if places is None or not places.any()
-        else _clusters_on(places, distinct, k, shortest, search)
+    items = spectral_embedding(
+        csr_array(distinct.rows), weights=distinct.counts, dimensions=dimensions, seed=seed
     )
-
-
-def _clusters_on(
-    places: NDArray[np.float64], distinct: DistinctRows, k: int, shortest: float, search: Search
-) -> TasteClusters:
-    points = np.asarray(distinct.rows @ places)
-    lengths = np.linalg.norm(points, axis=1)
-    on_map = np.flatnonzero(lengths > _NOISE * lengths.max())
-    found = spherical_kmeans(
-        points[on_map] / lengths[on_map, None], k, weights=distinct.counts[on_map], search=search
+    if items is None or not items.any():
+        return None
+    # Embed the users, and cluster those who have an embedded item.
+    users = np.asarray(distinct.rows @ items)
+    lengths = np.linalg.norm(users, axis=1)
+    embedded = np.flatnonzero(lengths > _NOISE * lengths.max())
+    clusters = spherical_kmeans(
+        users[embedded] / lengths[embedded, None], k, weights=distinct.counts[embedded], seed=seed
     )
-    labels = np.full(len(points), -1, dtype=np.int32)
-    closeness = np.full(len(points), np.nan)
-    labels[on_map], closeness[on_map] = found.labels, 1 - found.distances
-    return TasteClusters(
-        centroids=published_centroids(found.centroids, places, shortest),
+    # Give each original row the label of its distinct row.
+    labels = np.full(len(users), -1, dtype=np.int32)
+    closeness = np.full(len(users), np.nan)
+    labels[embedded], closeness[embedded] = clusters.labels, 1 - clusters.distances
+    return EmbeddingClusters(
+        centroids=published_centroids(clusters.centroids, items, shortest),
         labels=labels[distinct.inverse],
         closeness=closeness[distinct.inverse],
-        inertia=found.inertia,
-        history=found.history,
-        iterations=found.iterations,
-        converged=found.converged,
+        inertia=clusters.inertia,
+        history=clusters.history,
+        iterations=clusters.iterations,
+        converged=clusters.converged,
     )

@@ -1,4 +1,4 @@
-"""Ratings that are small, or of a shape that breaks what is careless."""
+"""Small data sets, some of them degenerate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from recommender.city import populate, review_blocks
-from recommender.foldin import Preferences, preferences_of
 from recommender.ratings import Ratings
 from tests.support import TINY_CITY, ratings_of
 
@@ -25,9 +24,9 @@ def few_ratings() -> Ratings:
     )
 
 
-def some_users(places: list[tuple[Any, ...]], rating: Any) -> list[tuple[Any, Any, float]]:
-    """Rows of users who have rated these places, each as ``rating`` says of user and place."""
-    return [(u, p, float(rating(u, p))) for u, rated in enumerate(places) for p in rated]
+def some_users(items: list[tuple[Any, ...]], rating: Any) -> list[tuple[Any, Any, float]]:
+    """Return rows of users who have rated these items, the ratings by user and item."""
+    return [(u, i, float(rating(u, i))) for u, rated in enumerate(items) for i in rated]
 
 
 DRAWN = [
@@ -55,10 +54,3 @@ def tiny_ratings() -> Ratings:
             for u, i, r in zip(block.user, block.restaurant, block.rating, strict=True)
         ]
     )
-
-
-def two_camps(ratings: Ratings) -> Preferences:
-    """Factors by which restaurants of odd and even number are opposites."""
-    odd = np.arange(len(ratings.restaurants)) % 2
-    factors = np.column_stack([odd, 1 - odd]).astype(np.float32)
-    return preferences_of(factors, np.bincount(ratings.restaurant), alpha=1, reg_param=1)

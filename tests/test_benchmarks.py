@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pyspark.sql import SparkSession
 from scipy.sparse import csr_array
 
 from benchmarks import clusters, contenders, datasets, quality
@@ -39,6 +38,7 @@ def test_the_clusters_are_judged_on_a_file(
     assert float(lines["tastes"][4]) <= 0  # the largest rise
     found = [line for line in printed.splitlines() if line.startswith(("tastes", "popular "))]
     assert float(found[0].split()[1]) > 1.5 * float(found[1].split()[1])
+    assert float(lines["folded"][2]) > 1.5 * float(found[1].split()[1])
     assert "nan" not in printed
 
 
@@ -48,8 +48,8 @@ def test_the_scores_compared_are_what_they_are_called() -> None:
     matrix = user_matrix(ratings_of([(u, p, float(r)) for u, p, r in rows]), settings)
     found = clusters.scored(matrix, cluster(matrix, settings), settings)
     assert found["member mean, unrated 0"].tolist() == [[4.5, 1.5, 0.5]]
-    assert found["... leaning by 100"] == pytest.approx(np.array([[4.5, 1.5, 0.5]]))
-    assert found["positives"].tolist() == [[1, 0, 0]]
+    assert found["... damped by 100"] == pytest.approx(np.array([[4.5, 1.5, 0.5]]))
+    assert found["share of relevant"].tolist() == [[1, 0, 0]]
     mean = 13 / 4
     bayesian = [2 * (9 + 10 * mean) / 12, (3 + 10 * mean) / 11, (1 + 10 * mean) / 11]
     assert found["count x Bayesian mean"] == pytest.approx(np.array([bayesian]))
@@ -142,15 +142,3 @@ def _rows(table: Iterable[str]) -> dict[str, list[float]]:
     """Return the means, and the seconds, of each row of a Markdown table."""
     cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table][2:]
     return {name: [float(cell.split()[0]) for cell in row] for name, *row in cells}
-
-
-def test_clusters_by_factors_of_others_serve_new_users_better_than_one_list(
-    spark: SparkSession, clean_environment: Path
-) -> None:
-    ratings = _tiny_city()
-    settings = load_settings(clusters_k=4, als_preference_rank=8, als_max_iter=3)
-    line, folded_in = clusters.judged_factors(spark, ratings, settings, [0, 1])
-    popular = list(clusters.spaces(ratings, settings, [0, 1]))[-1]
-    assert float(folded_in.split()[2]) > 1.2 * float(popular.split()[1])
-    assert float(line.split()[1]) > 1.2 * float(popular.split()[1])
-    assert float(line.split()[4].rstrip("%")) > 90

@@ -1,4 +1,4 @@
-"""The test vectors for readers, against a reader that knows the contract's text alone."""
+"""The test vectors for readers, against a reader written from the contract."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def plain_distance(x: list[float], c: list[float]) -> float:
     return 1 - sum(a * b for a, b in zip(x, c, strict=True)) / larger if larger else 1.0
 
 
-def test_the_pairs_are_what_the_contract_says_and_of_every_kind() -> None:
+def test_the_pairs_have_the_distances_of_the_contract() -> None:
     checks = distance_checks()
     for check in checks:
         assert check["distance"] == pytest.approx(plain_distance(check["x"], check["c"]), abs=1e-15)
@@ -26,7 +26,7 @@ def test_the_pairs_are_what_the_contract_says_and_of_every_kind() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 3.0])
-def test_the_users_are_found_where_the_check_says(shift: float) -> None:
+def test_each_user_is_in_the_cluster_of_the_check(shift: float) -> None:
     centroids = np.random.default_rng(0).dirichlet(np.full(20, 0.2), size=14)
     ids = [f"r{i}" for i in range(20)]
     checks = user_checks(centroids, ids, (5, 1), shift)
@@ -40,7 +40,7 @@ def test_the_users_are_found_where_the_check_says(shift: float) -> None:
         assert math.isclose(check["distance"], min(far))
 
 
-def test_what_is_not_clear_is_left_out() -> None:
+def test_users_between_two_clusters_are_left_out() -> None:
     assert len(user_checks(np.ones((2, 2)), ["a", "b"], (5,), 0)) == 1
     assert len(user_checks(np.zeros((1, 1)), ["a"], (5,), 0)) == 1
     assert user_checks(np.ones((1, 1)), ["a"], (5,), 0)[1]["cluster_id"] == 0

@@ -1,4 +1,4 @@
-"""The distance and the K-Means on it, against slow and readable oracles."""
+"""The distance and the K-Means under it, against slow and readable oracles."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-reproducible = settings(derandomize=True, deadline=None, max_examples=60)
+reproducible = settings(derandomize=True, deadline=None, max_examples=30)
 seeds = st.integers(0, 2**32 - 1)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give the tests of the descent generated rows, and those of every file that is named."""
+    """Parametrise tests of the descent by generated rows and by the files of ``--ratings``."""
     if "make" in metafunc.fixturenames:
         makes: dict[str, Any] = {"sparse": sparse_ratings, "planted": lambda seed: planted(seed)[0]}
         for text in metafunc.config.getoption("ratings"):
@@ -117,7 +117,7 @@ def sparse_ratings(seed: int, n: int = 400, m: int = 60, mean_length: float = 1.
 
 
 def one_timers(seed: int, n: int = 2000, m: int = 60) -> Floats:
-    """One rating each, a second from every fourth user, more of them for popular places."""
+    """One rating each, a second from every fourth user, more of them for popular items."""
     rng = np.random.default_rng(seed)
     popularity = np.arange(1, m + 1) ** -0.8
     rows = np.zeros((n, m))
@@ -128,7 +128,7 @@ def one_timers(seed: int, n: int = 2000, m: int = 60) -> Floats:
 
 
 def planted(seed: int, k: int = 6, each: int = 60) -> tuple[Floats, NDArray[Any]]:
-    """Users of k tastes: each taste has eight places of its own, four others are everybody's."""
+    """Users of k groups: each group has eight items of its own, all share four others."""
     rng = np.random.default_rng(seed)
     truth = rng.permutation(np.repeat(np.arange(k), each))
     own = np.arange(8 * k) // 8 == truth[:, None]
@@ -144,9 +144,8 @@ def distinct_count(rows: Floats) -> int:
 # The distance
 
 
-@pytest.mark.parametrize(
-    ("x", "c", "expected"),
-    [
+def test_distance_of_known_vectors() -> None:
+    known = [
         ([3, 4], [3, 4], 0.0),
         ([5, 0], [0, 5], 1.0),
         ([5, 0], [2.5, 0], 0.5),
@@ -156,10 +155,9 @@ def distinct_count(rows: Floats) -> int:
         ([0, 0], [1, 2], 1.0),
         ([1, 2], [0, 0], 1.0),
         ([0, 0], [0, 0], 1.0),
-    ],
-)
-def test_distance_of_known_vectors(x: list[float], c: list[float], expected: float) -> None:
-    assert dists.distance(x, c) == pytest.approx(expected, abs=1e-15)
+    ]
+    for x, c, expected in known:
+        assert dists.distance(x, c) == pytest.approx(expected, abs=1e-15)
 
 
 @reproducible
@@ -192,23 +190,20 @@ def test_block_distances_are_those_of_the_pairs(rows: Floats, seed: int) -> None
     assert_allclose(np.diag(found[::2]), np.where(rows[::2].any(axis=1), 0, 1), atol=1e-15)
 
 
-@pytest.mark.parametrize(
-    "convert",
-    [
-        sparse.csr_array,
-        sparse.csr_matrix,
-        sparse.csc_array,
-        lambda rows: sparse.csr_array(rows.astype(np.float32)),
-        lambda rows: sparse.csr_array(rows.astype(np.int64)),
-        lambda rows: rows.astype(np.int8),
-    ],
-)
-def test_any_real_matrix_gives_the_same_distances(convert: Callable[[Floats], Any]) -> None:
+def test_any_real_matrix_gives_the_same_distances() -> None:
     rows = sparse_ratings(0, n=50)
     centroids = np.random.default_rng(1).random((4, rows.shape[1]))
     expected = dists.distances(rows, centroids)
-    assert_array_equal(dists.distances(convert(rows), centroids), expected)
-    assert_array_equal(dists.assign(convert(rows), centroids)[1], expected.min(axis=1))
+    for converted in (
+        sparse.csr_array(rows),
+        sparse.csr_matrix(rows),
+        sparse.csc_array(rows),
+        sparse.csr_array(rows.astype(np.float32)),
+        sparse.csr_array(rows.astype(np.int64)),
+        rows.astype(np.int8),
+    ):
+        assert_array_equal(dists.distances(converted, centroids), expected)
+        assert_array_equal(dists.assign(converted, centroids)[1], expected.min(axis=1))
 
 
 def test_unsorted_and_repeated_entries_are_summed_and_left_alone() -> None:
@@ -237,7 +232,7 @@ def test_assign_takes_the_nearest_and_of_ties_the_lowest(
     assert (labels < 2 + len(rows)).all()
 
 
-def test_what_shares_nothing_has_distance_one_and_label_zero() -> None:
+def test_disjoint_rows_have_distance_one_and_label_zero() -> None:
     labels, nearest = dists.assign(np.array([[0.0, 0, 1], [0, 0, 0]]), np.eye(3)[:2])
     assert labels.tolist() == [0, 0]
     assert nearest.tolist() == [1, 1]
@@ -307,13 +302,13 @@ def test_weights_count_as_repetitions_in_the_update(rows: Floats, seed: int) -> 
         assert summed(members, weighted[j]) == pytest.approx(expected, abs=1e-9)
 
 
-def test_zero_rows_pull_nowhere() -> None:
+def test_zero_rows_have_no_effect_on_the_update() -> None:
     rows, labels = np.array([[0.0, 0], [3, 4], [0, 0]]), np.array([0, 0, 1])
     moved = dists.update(rows, labels, np.array([[1.0, 1], [2, 2]]))
     assert_allclose(moved, [[3, 4], [2, 2]])
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_plain_means_rise_where_the_update_descends(seed: int) -> None:
     rows = sparse_ratings(seed)
     start = dists.kmeans_plusplus(rows, 8, rng=np.random.default_rng(seed))
@@ -341,7 +336,7 @@ def test_distinct_rows_are_those_of_numpy(rows: Floats, seed: int) -> None:
     assert_array_equal(shuffled.rows.toarray(), distinct.rows.toarray())
 
 
-def test_stored_zeros_do_not_tell_rows_apart() -> None:
+def test_stored_zeros_do_not_distinguish_rows() -> None:
     parts = (np.array([1.0, 0, 1]), np.array([0, 1, 0]), np.array([0, 2, 3]))
     rows = sparse.csr_array(parts, shape=(2, 2))
     assert dists.distinct_rows(rows).counts.tolist() == [2]
@@ -363,8 +358,8 @@ def test_seeding_takes_distinct_rows(rows: Floats, data: st.DataObject, seed: in
     assert distinct_count(chosen) == k
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_seeding_visits_every_far_group(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(2))
+def test_seeding_takes_a_row_of_every_far_group(seed: int) -> None:
     rng = np.random.default_rng(seed)
     groups = np.repeat(np.arange(5), [200, 3, 3, 3, 3])
     rows = np.eye(5)[groups] * rng.uniform(4.9, 5.1, (len(groups), 1))
@@ -391,7 +386,7 @@ def test_seeding_prefers_heavy_rows() -> None:
         dists.kmeans_plusplus(np.eye(4), 1, rng=np.random.default_rng(0), weights=np.zeros(4))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_seeding_takes_rows_that_rounding_hides(seed: int) -> None:
     rows = np.array([[1.0, 0], [1, 1e-9], [1, 2e-9]])
     chosen = dists.kmeans_plusplus(rows, 3, rng=np.random.default_rng(seed))
@@ -403,7 +398,7 @@ def test_seeding_takes_rows_that_rounding_hides(seed: int) -> None:
 
 @reproducible
 @given(matrices(), st.data(), seeds)
-def test_kmeans_keeps_its_promises(rows: Floats, data: st.DataObject, seed: int) -> None:
+def test_kmeans_results_are_consistent(rows: Floats, data: st.DataObject, seed: int) -> None:
     k = data.draw(st.integers(1, distinct_count(rows)))
     fit = dists.kmeans(rows, k, seed=seed, tolerance=0)
     assert fit.centroids.shape == (k, rows.shape[1])
@@ -418,7 +413,7 @@ def test_kmeans_keeps_its_promises(rows: Floats, data: st.DataObject, seed: int)
     assert_allclose(fit.distances, nearest, atol=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 def test_inertia_never_rises(make: Callable[[int], Any], seed: int) -> None:
     rows = make(seed)
     for k in (2, 7, 30):
@@ -448,7 +443,7 @@ def test_equal_rows_have_equal_labels(rows: Floats, data: st.DataObject) -> None
     assert_array_equal(fit.labels[: len(rows)], fit.labels[len(rows) :])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_duplicates_count_as_weights(seed: int) -> None:
     rows = sparse_ratings(seed)
     fit, tripled = (
@@ -477,14 +472,15 @@ def test_as_many_clusters_as_distinct_rows_cost_nothing(rows: Floats) -> None:
     assert len(set(fit.labels)) == k
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_planted_tastes_are_found(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(2))
+def test_planted_groups_are_found(seed: int) -> None:
     rows, truth = planted(seed)
-    fit = dists.kmeans(sparse.csr_array(rows), 6, seed=seed, starts=4)
+    fits = (dists.kmeans(sparse.csr_array(rows), 6, seed=4 * seed + i) for i in range(4))
+    fit = min(fits, key=lambda fit: fit.inertia)
     assert adjusted_rand_score(truth, fit.labels) > 0.95
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_strays_do_not_drag_a_centroid_off(seed: int) -> None:
     rows = one_timers(seed)
     start = dists.kmeans_plusplus(rows, 10, rng=np.random.default_rng([seed, 0]))
@@ -495,13 +491,12 @@ def test_strays_do_not_drag_a_centroid_off(seed: int) -> None:
     assert max(np.diff(fit.history)) <= 1e-9
 
 
-def test_more_starts_are_never_worse_and_seeds_repeat() -> None:
+def test_the_seed_decides() -> None:
     rows = sparse_ratings(3)
-    one, same, more = (dists.kmeans(rows, 9, seed=1, starts=starts) for starts in (1, 1, 6))
-    assert more.inertia < one.inertia
+    one, same, other = (dists.kmeans(rows, 9, seed=seed) for seed in (1, 1, 2))
     assert_array_equal(one.labels, same.labels)
     assert_array_equal(one.centroids, same.centroids)
-    assert not np.array_equal(dists.kmeans(rows, 9, seed=2).labels, one.labels)
+    assert not np.array_equal(one.labels, other.labels)
 
 
 def test_tolerance_and_cap_end_the_iterations() -> None:
@@ -533,20 +528,22 @@ def test_rows_within_rounding_of_a_centroid_start_no_cluster() -> None:
     assert_array_equal(state.labels, [0, 0])
 
 
-@pytest.mark.parametrize("magnitude", [2.0**-1000, 2.0**-500, 2.0**-7, 2.0**500, 2.0**1000])
 @pytest.mark.filterwarnings("error")
-def test_magnitude_is_immaterial(magnitude: float) -> None:
+def test_magnitude_is_immaterial() -> None:
     rows = sparse_ratings(1)
-    fit, scaled = dists.kmeans(rows, 9), dists.kmeans(rows * magnitude, 9)
-    assert_array_equal(scaled.labels, fit.labels)
-    assert_array_equal(scaled.centroids, fit.centroids * magnitude)
-    assert scaled.history == fit.history
+    fit = dists.kmeans(rows, 9)
+    for magnitude in (2.0**-1000, 2.0**-7, 2.0**1000):
+        scaled = dists.kmeans(rows * magnitude, 9)
+        assert_array_equal(scaled.labels, fit.labels)
+        assert_array_equal(scaled.centroids, fit.centroids * magnitude)
+        assert scaled.history == fit.history
 
 
 @pytest.mark.filterwarnings("error")
-def test_mixed_magnitudes_are_told_apart() -> None:
+def test_mixed_magnitudes_are_separated() -> None:
     rows = np.array([[1e-100, 0], [1.1e-100, 0], [1, 0], [1.1, 0], [1e40, 0], [1.1e40, 0]])
-    fit = dists.kmeans(rows, 3, starts=5)
+    fits = (dists.kmeans(rows, 3, seed=seed) for seed in range(5))
+    fit = min(fits, key=lambda fit: fit.inertia)
     assert fit.labels[::2].tolist() == fit.labels[1::2].tolist()
     assert len(set(fit.labels)) == 3
 
@@ -562,43 +559,39 @@ def test_float32_rows_get_the_same_labels() -> None:
 # Bad input
 
 
-@pytest.mark.parametrize(
-    ("rows", "k", "message"),
-    [
-        (np.eye(3), 4, r"k=4: expected 1 to 3, .* distinct rows among 3; lower k"),
-        (np.ones((5, 2)), 2, r"k=2: expected 1 to 1, .* distinct rows among 5; lower k"),
-        (np.eye(3), 0, r"k=0: expected 1 to 3, .*; raise k"),
-        (np.array([[1, np.nan]]), 1, "NaN or infinity: expected finite"),
-        (np.array([[1, np.inf]]), 1, "NaN or infinity: expected finite"),
-        (np.array([[-np.inf, np.inf]]), 1, "NaN or infinity: expected finite"),
-        (np.array([[1.0, -0.5]]), 1, "rows hold -0.5: expected values of at least 0"),
-        (np.array([[1.0, 1], [0, 0], [0, 0]]), 1, "2 of 3 rows are zero.*leave these out"),
-        (np.zeros((2, 2)), 1, "2 of 2 rows are zero"),
-        (np.array([[1e200], [1e-200]]), 1, "1 of 2 rows are zero, or vanish"),
-        (np.zeros((0, 3)), 1, r"shape \(0, 3\): expected \(n, m\)"),
-        (np.zeros((3, 0)), 1, r"shape \(3, 0\): expected \(n, m\)"),
-        (np.ones(3), 1, r"shape \(3,\): expected \(n, m\)"),
-        (np.array([[1, 0], [1, 1e-9]]), 2, "k=2: 1 clusters stay empty, .* lower k"),
-    ],
-)
 @pytest.mark.filterwarnings("error")
-def test_what_cannot_be_clustered_is_refused(rows: Floats, k: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        dists.kmeans(rows, k)
-    if rows.ndim == 2:
+def test_invalid_rows_and_k_are_rejected() -> None:
+    one = np.array([[1.0, 1.0]])
+    for rows, k, message in (
+        (np.eye(3), 4, r"k=4: expected 1 to 3"),
+        (np.ones((5, 2)), 2, r"k=2: expected 1 to 1"),
+        (np.eye(3), 0, r"k=0: expected 1 to 3"),
+        (one * [1, np.nan], 1, "NaN or infinity"),
+        (one * [1, np.inf], 1, "NaN or infinity"),
+        (one * [-np.inf, np.inf], 1, "NaN or infinity"),
+        (one * [1, -0.5], 1, "rows hold -0.5"),
+        (np.array([[1.0, 1], [0, 0], [0, 0]]), 1, "2 of 3 rows are zero"),
+        (np.array([[1e200], [1e-200]]), 1, "1 of 2 rows are zero"),
+        (np.zeros((0, 3)), 1, r"shape \(0, 3\)"),
+        (np.zeros((3, 0)), 1, r"shape \(3, 0\)"),
+        (np.ones(3), 1, r"shape \(3,\)"),
+        (np.array([[1, 0], [1, 1e-9]]), 2, "k=2: 1 clusters stay empty"),
+    ):
         with pytest.raises(ValueError, match=message):
-            dists.kmeans(sparse.csr_matrix(rows), k)
+            dists.kmeans(rows, k)
+        if rows.ndim == 2:
+            with pytest.raises(ValueError, match=message):
+                dists.kmeans(sparse.csr_matrix(rows), k)
 
 
-@pytest.mark.parametrize(
-    "options", [{"max_iter": 0}, {"starts": 0}, {"block_rows": 0}, {"tolerance": math.nan}]
-)
-def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="expected at least 1"):
-        dists.kmeans(np.eye(3), 2, **options)
+def test_options_out_of_range_are_rejected() -> None:
+    options: list[dict[str, Any]] = [{"max_iter": 0}, {"block_rows": 0}, {"tolerance": math.nan}]
+    for option in options:
+        with pytest.raises(ValueError, match="expected at least"):
+            dists.kmeans(np.eye(3), 2, **option)
 
 
-# Silhouette and curve
+# Silhouette
 
 
 @reproducible

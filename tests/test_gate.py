@@ -215,7 +215,6 @@ def test_clusters_under_other_limits_are_not_compared(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     publish_live(db, db_settings)
-    assert cluster_run(db_settings.model_copy(update={"clusters_max_users": 3}), 3).document
     assert cluster_run(db_settings.model_copy(update={"rating_min": 0.0}), 3).document
 
 

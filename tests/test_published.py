@@ -1,4 +1,4 @@
-"""The published model as a reader sees it: whole and of one run, or a clear error."""
+"""The published model as a reader sees it: complete and of one run, or an error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pymongo.monitoring import (
 from recommender.errors import DatabaseUnavailableError, DataError
 from recommender.lease import Lease
 from recommender.mongo import Document, MongoDatabase
-from recommender.published import PublishedModel, load_model
+from recommender.published import PublishedModel, load_model, previous_labels
 from recommender.ratings import Ratings
 from recommender.settings import Settings
 from recommender.store import publish_clusters
@@ -48,7 +48,7 @@ def clusters(run_id: str = "r1", ids: tuple[Any, ...] = (1, 0)) -> list[Document
 def write(
     db: MongoDatabase, parts: dict[str, Document] | None = None, found: list[Document] | None = None
 ) -> None:
-    """Write a model straight into the collections, as nobody should."""
+    """Write a model into the collections without the staging of a training."""
     for name, documents in (
         ("Metadata", list((metadata() if parts is None else parts).values())),
         ("Clusters", clusters() if found is None else found),
@@ -63,7 +63,7 @@ def model_of(db: MongoDatabase) -> PublishedModel:
     return load_model(db)
 
 
-def test_the_whole_model_is_read(db: MongoDatabase) -> None:
+def test_the_complete_model_is_read(db: MongoDatabase) -> None:
     model = model_of(db)
     assert model.run_id == "r1"
     assert model.centroids.tolist() == CENTROIDS
@@ -74,7 +74,7 @@ def test_the_whole_model_is_read(db: MongoDatabase) -> None:
     assert model.fallback == [{"gmap_id": "a", "score": 4.0}]
 
 
-def test_what_only_we_publish_may_be_missing(db: MongoDatabase) -> None:
+def test_parts_beyond_the_contract_may_be_missing(db: MongoDatabase) -> None:
     parts = metadata()
     del parts["fallback"], parts["kmeans_clusters"]["rating_shift"]
     write(db, parts)
@@ -82,7 +82,7 @@ def test_what_only_we_publish_may_be_missing(db: MongoDatabase) -> None:
     assert (model.fallback, model.rating_shift) == ([], 0.0)
 
 
-def test_more_documents_and_fields_are_passed_over(db: MongoDatabase) -> None:
+def test_other_documents_and_fields_are_ignored(db: MongoDatabase) -> None:
     parts: dict[Any, Document] = {**metadata(), 5: {"_id": 5, "run_id": "other"}}
     parts["train_columns"]["more"] = 1
     write(db, parts)
@@ -104,7 +104,7 @@ def test_a_users_vector_has_the_shifted_ratings_in_the_columns_order(db: MongoDa
     assert vectors.nnz == 3
 
 
-def test_the_vectors_follow_the_contracts_paragraph_for_any_ratings(db: MongoDatabase) -> None:
+def test_vectors_of_any_ratings_follow_the_contract(db: MongoDatabase) -> None:
     model = model_of(db)
     chance = np.random.default_rng(4)
     restaurants = [*COLUMNS, "x", "y"]
@@ -131,84 +131,84 @@ def test_a_whole_number_is_one_column_whatever_its_width(db: MongoDatabase) -> N
     assert load_model(db).vectors(ratings).toarray().tolist() == [[0, 3, 0]]
 
 
-@pytest.mark.parametrize("missing", ["train_columns", "kmeans_centroids", "kmeans_clusters"])
-def test_a_missing_part_is_named(db: MongoDatabase, missing: str) -> None:
-    parts = metadata()
-    del parts[missing]
-    write(db, parts)
-    assert f"Metadata's {missing} is missing; run als_training.py first" in refusal(db)
-
-
-def test_missing_clusters_are_named(db: MongoDatabase) -> None:
+def test_a_missing_part_is_named(db: MongoDatabase) -> None:
+    for missing in ("train_columns", "kmeans_centroids", "kmeans_clusters"):
+        parts = metadata()
+        del parts[missing]
+        write(db, parts)
+        assert missing in refusal(db)
     write(db, found=[])
-    assert "no model is published: Clusters is missing" in refusal(db)
+    assert "Clusters" in refusal(db)
+    write(db, {}, [])
+    message = refusal(db)
+    assert "train_columns" in message
+    assert "Clusters" in message
 
 
-def test_nothing_published_names_everything(db: MongoDatabase) -> None:
-    told = refusal(db)
-    assert told.startswith("no model is published: Metadata's train_columns, ")
-    assert "Clusters is missing" in told
-
-
-@pytest.mark.parametrize("part", ["train_columns", "kmeans_centroids", "kmeans_clusters", None])
-def test_parts_of_different_trainings_are_refused(db: MongoDatabase, part: str | None) -> None:
-    parts = metadata()
-    found = clusters()
-    if part:
-        parts[part]["run_id"] = "r2"
-    else:
-        found = clusters("r2")
-    write(db, parts, found)
-    told = refusal(db)
-    assert "are of different trainings" in told
-    assert "r1" in told
-    assert "r2" in told
-
-
-def test_clusters_of_two_trainings_are_refused(db: MongoDatabase) -> None:
+def test_parts_of_different_trainings_are_rejected(db: MongoDatabase) -> None:
+    for part in ("train_columns", "kmeans_centroids", "kmeans_clusters", None):
+        parts = metadata()
+        if part:
+            parts[part]["run_id"] = "r2"
+        write(db, parts, clusters("r1" if part else "r2"))
+        message = refusal(db)
+        assert "r1" in message
+        assert "r2" in message
     write(db, found=[*clusters("r1", (0,)), *clusters("r2", (1,))])
-    assert "are of different trainings" in refusal(db)
+    assert "r2" in refusal(db)
 
 
-@pytest.mark.parametrize(
-    "centroids", [[[1.0, 2.0], [1.0, 2.0, 3.0]], [[1.0, 2.0]] * 2, [[1.0] * 4] * 2, []]
-)
-def test_centroids_of_another_length_than_the_columns_are_refused(
-    db: MongoDatabase, centroids: list[list[float]]
-) -> None:
-    parts = metadata()
-    parts["kmeans_centroids"]["centroids"] = centroids
-    write(db, parts)
-    lengths = sorted({len(row) for row in centroids})
-    assert f"the centroids have {lengths} values where there are 3 columns" in refusal(db)
+def test_centroids_of_another_length_than_the_columns_are_rejected(db: MongoDatabase) -> None:
+    for centroids in ([[1.0, 2.0], [1.0, 2.0, 3.0]], [[1.0, 2.0]] * 2, [[1.0] * 4] * 2, []):
+        parts = metadata()
+        parts["kmeans_centroids"]["centroids"] = centroids
+        write(db, parts)
+        lengths = sorted({len(row) for row in centroids})
+        assert f"{lengths} values where there are 3 columns" in refusal(db)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_centroid_that_is_not_finite_is_refused(db: MongoDatabase, value: float) -> None:
-    parts = metadata()
-    parts["kmeans_centroids"]["centroids"][1][2] = value
-    write(db, parts)
-    assert "a centroid holds a value that is not finite" in refusal(db)
+def test_centroids_that_are_not_finite_are_rejected(db: MongoDatabase) -> None:
+    for value in (float("nan"), float("inf"), -float("inf")):
+        parts = metadata()
+        parts["kmeans_centroids"]["centroids"][1][2] = value
+        write(db, parts)
+        assert "not finite" in refusal(db)
 
 
-@pytest.mark.parametrize("ids", [(1, 2), (0,), (0, 1, 2), (0, 0), (0, None), ("0", "1")])
-def test_cluster_ids_that_do_not_count_the_centroids_are_refused(
-    db: MongoDatabase, ids: tuple[Any, ...]
-) -> None:
-    write(db, found=clusters(ids=ids))
-    assert "where there are 2 centroids" in refusal(db)
+def test_cluster_ids_that_do_not_match_the_centroids_are_rejected(db: MongoDatabase) -> None:
+    for ids in ((1, 2), (0,), (0, 1, 2), (0, 0), (0, None), ("0", "1")):
+        write(db, found=clusters(ids=ids))
+        assert "2 centroids" in refusal(db)
 
 
-@pytest.mark.parametrize("column", [None, ["a"], "x" * 1025, float("nan")])
-def test_a_column_that_cannot_be_a_restaurant_is_refused(db: MongoDatabase, column: Any) -> None:
-    parts = metadata()
-    parts["train_columns"]["columns"][0] = column
-    write(db, parts)
-    assert "cannot be a restaurant's id" in refusal(db)
+def test_columns_that_are_no_valid_ids_are_rejected(db: MongoDatabase) -> None:
+    for column in (None, ["a"], "x" * 1025, float("nan")):
+        parts = metadata()
+        parts["train_columns"]["columns"][0] = column
+        write(db, parts)
+        assert "train_columns" in refusal(db)
+
+
+def test_each_user_has_the_cluster_that_the_reader_finds(db: MongoDatabase) -> None:
+    ratings = ratings_of([("u", "a", 3.0), ("v", 7, 4.5), ("w", "unknown", 2.0)])
+    assert model_of(db).labels(ratings).tolist() == [0, 1, -1]
+    previous = previous_labels(db, ratings)
+    assert previous is not None
+    assert previous.tolist() == [0, 1, -1]
+
+
+def test_without_a_usable_model_there_are_no_previous_labels(db: MongoDatabase) -> None:
+    ratings = ratings_of([("u", "a", 3.0)])
+    assert previous_labels(db, ratings) is None
+    for centroids in ("none", [[1.0]], [[0.0, float("nan")]]):
+        parts = metadata()
+        parts["kmeans_centroids"]["centroids"] = centroids
+        write(db, parts)
+        assert previous_labels(db, ratings) is None
 
 
 def refusal(db: MongoDatabase) -> str:
-    """Return what is said of a model that cannot be used."""
+    """Return the error of a model that is rejected."""
     with pytest.raises(DataError) as caught:
         load_model(db)
     assert caught.value.exit_code == 65
@@ -216,7 +216,7 @@ def refusal(db: MongoDatabase) -> str:
     return str(caught.value)
 
 
-def test_without_mongodb_that_is_said() -> None:
+def test_without_mongodb_the_database_is_unavailable() -> None:
     with (
         MongoClient[Document]("127.0.0.1", 9, serverSelectionTimeoutMS=50) as client,
         pytest.raises(DatabaseUnavailableError, match="while reading the published model"),
@@ -224,7 +224,7 @@ def test_without_mongodb_that_is_said() -> None:
         load_model(client["x"])
 
 
-def test_while_models_are_published_a_reader_gets_a_whole_one(db: MongoDatabase) -> None:
+def test_while_models_are_published_a_reader_gets_a_complete_one(db: MongoDatabase) -> None:
     lease = Lease(db, 60)
     lease.acquire("the publisher")
 
@@ -240,7 +240,7 @@ def test_while_models_are_published_a_reader_gets_a_whole_one(db: MongoDatabase)
     def read() -> set[str]:
         seen = set()
         while not stop.is_set():
-            # Between the two switches there is no whole one, and that is said.
+            # Between the two switches there is no complete model.
             with contextlib.suppress(DataError):
                 model = load_model(db)
                 assert model.run_id == f"r{model.centroids[0, 0]:.0f}"
@@ -279,9 +279,7 @@ class SwitchInBetween(CommandListener):
         pass
 
 
-def test_a_reader_that_was_between_two_models_reads_again(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_a_reader_between_two_models_reads_again(db: MongoDatabase, db_settings: Settings) -> None:
     write(db)
     listener = SwitchInBetween(db)
     uri = db_settings.mongo_uri.get_secret_value()
@@ -290,7 +288,7 @@ def test_a_reader_that_was_between_two_models_reads_again(
     assert listener.done
 
 
-def test_a_user_of_nothing_that_is_known_has_an_empty_vector(db: MongoDatabase) -> None:
+def test_a_user_of_unknown_restaurants_has_an_empty_vector(db: MongoDatabase) -> None:
     ratings: Ratings = ratings_of([("u", "not a column", 5.0)])
     vectors = model_of(db).vectors(ratings)
     assert (vectors.shape, vectors.nnz) == ((1, 3), 0)

@@ -1,4 +1,4 @@
-"""Splits of clusters, judged by the distance that a reader computes."""
+"""Empty-cluster repair, by the clusters that a reader finds."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dists import assign, distinct_rows
-from recommender.reseeding import reseeded
-from recommender.tastes import TasteClusters
+from recommender.reseeding import repair_empty_clusters
+from recommender.tastes import EmbeddingClusters
 
 
-def users(seed: int, n: int = 200, places: int = 25) -> csr_array:
+def users(seed: int, n: int = 200, items: int = 25) -> csr_array:
     rng = np.random.default_rng(seed)
-    rows = rng.integers(1, 6, (n, places)) * (rng.random((n, places)) < 0.12)
+    rows = rng.integers(1, 6, (n, items)) * (rng.random((n, items)) < 0.12)
     return csr_array(rows[rows.any(axis=1)] * 1.0)
 
 
-def found_by(rows: csr_array, centroids: NDArray[np.float64]) -> NDArray[np.int32]:
-    labels, far = assign(rows, centroids)
-    return np.where(far < 1, labels, np.int32(-1))
+def labels_of(rows: csr_array, centroids: NDArray[np.float64]) -> NDArray[np.int32]:
+    labels, distances = assign(rows, centroids)
+    return np.where(distances < 1, labels, np.int32(-1))
 
 
-def short_centroids(seed: int, k: int, places: int = 25) -> TasteClusters:
-    """Clusters whose centroids are no longer than a user, of which the last finds nobody."""
+def short_centroids(seed: int, k: int, items: int = 25) -> EmbeddingClusters:
+    """Clusters whose centroids are no longer than a user, the last of which is empty."""
     rng = np.random.default_rng(seed)
-    centroids = rng.random((k, places)) * (rng.random((k, places)) < 0.6)
+    centroids = rng.random((k, items)) * (rng.random((k, items)) < 0.6)
     centroids /= np.linalg.norm(centroids, axis=1).max() * (1 + 1e-9)
     centroids[-1] = 0
     nobody = np.empty(0)
-    return TasteClusters(centroids, nobody.astype(np.int32), nobody, 1.0, (), 0, True)
+    return EmbeddingClusters(centroids, nobody.astype(np.int32), nobody, 1.0, (), 0, True)
 
 
-def trained(seed: int, rows: csr_array, k: int) -> TasteClusters:
-    found = short_centroids(seed, k)
-    labels = found_by(rows, found.centroids)
-    return TasteClusters(found.centroids, labels, np.full(len(labels), np.nan), 1.0, (), 0, True)
+def trained(seed: int, rows: csr_array, k: int) -> EmbeddingClusters:
+    centroids = short_centroids(seed, k).centroids
+    labels = labels_of(rows, centroids)
+    return EmbeddingClusters(centroids, labels, np.full(len(labels), np.nan), 1.0, (), 0, True)
 
 
-@pytest.mark.parametrize("k", [3, 4, 12, 60])
-@pytest.mark.parametrize("seed", range(4))
-def test_a_reader_finds_somebody_in_every_cluster(seed: int, k: int) -> None:
+@pytest.mark.parametrize("k", [3, 12, 60])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_reader_finds_users_in_every_cluster(seed: int, k: int) -> None:
     rows = users(seed)
     before = trained(seed, rows, 3)
-    after = reseeded(rows, before, k)
-    labels = found_by(rows, after.centroids)
+    after = repair_empty_clusters(rows, before, k)
+    labels = labels_of(rows, after.centroids)
     assert len(after.centroids) == k
     assert (np.bincount(labels[labels >= 0], minlength=k) > 0).all()
     assert (after.labels == labels).all()
@@ -62,17 +62,17 @@ def test_a_reader_finds_somebody_in_every_cluster(seed: int, k: int) -> None:
 def test_the_largest_cluster_is_halved() -> None:
     rows = users(0)
     before = trained(0, rows, 3)
-    after = reseeded(rows, before, 3)
-    sizes = [np.bincount(found.labels + 1, minlength=4) for found in (before, after)]
+    after = repair_empty_clusters(rows, before, 3)
+    sizes = [np.bincount(clusters.labels + 1, minlength=4) for clusters in (before, after)]
     largest = sizes[0].max()
     assert sizes[0][3] == 0
     assert 0.25 * largest < sizes[1][3] < 0.75 * largest
 
 
-def test_where_nobody_lacks_nothing_changes() -> None:
+def test_enough_clusters_stay_as_they_are() -> None:
     rows = users(1)
     before = trained(1, rows, 3)
-    after = reseeded(rows, before, 2)
+    after = repair_empty_clusters(rows, before, 2)
     assert (after.centroids == before.centroids).all()
     assert (after.labels == before.labels).all()
 
@@ -81,30 +81,30 @@ def test_the_order_of_users_is_immaterial() -> None:
     rows = users(2)
     order = np.random.default_rng(0).permutation(rows.shape[0])
     shuffled = csr_array(rows[order])
-    one = reseeded(rows, trained(2, rows, 3), 9)
-    other = reseeded(shuffled, trained(2, shuffled, 3), 9)
+    one = repair_empty_clusters(rows, trained(2, rows, 3), 9)
+    other = repair_empty_clusters(shuffled, trained(2, shuffled, 3), 9)
     assert (one.centroids == other.centroids).all()
     assert (one.labels[order] == other.labels).all()
 
 
 def test_users_of_one_direction_stay_together() -> None:
     rows = csr_array(np.outer(np.arange(1, 9), [3.0, 4, 0]))
-    before = TasteClusters(
+    before = EmbeddingClusters(
         np.array([[0.1, 0.1, 0]]), np.zeros(8, np.int32), np.ones(8), 1, (), 0, True
     )
     assert len(distinct_rows(rows).counts) == 8
-    assert reseeded(rows, before, 3).centroids.tolist() == before.centroids.tolist()
+    assert repair_empty_clusters(rows, before, 3).centroids.tolist() == before.centroids.tolist()
 
 
-def test_users_whom_nothing_finds_are_given_clusters_last() -> None:
+def test_users_without_a_cluster_get_the_last_ones() -> None:
     loners = np.hstack([np.zeros((9, 4)), 3 * np.eye(9)])
     friends = np.hstack([np.array([[4.0, 4, 0, 0], [0, 4, 4, 0], [0, 0, 4, 4]]), np.zeros((3, 9))])
     rows = csr_array(np.vstack([loners, friends]))
     centroids = np.full((1, 13), 0.1)
     centroids[:, 4:] = 0
     labels = np.repeat(np.array([-1, 0], np.int32), [9, 3])
-    before = TasteClusters(centroids, labels, np.ones(12), 1, (), 0, True)
+    before = EmbeddingClusters(centroids, labels, np.ones(12), 1, (), 0, True)
     for k in (3, 5, 12):
-        after = reseeded(rows, before, k)
+        after = repair_empty_clusters(rows, before, k)
         assert (after.labels[:9] >= 0).sum() == k - 3
         assert len(set(after.labels[9:])) == 3

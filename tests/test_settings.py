@@ -38,10 +38,6 @@ SEED_CONFIGURATION = {
     "als_top_n": 13,
     "clusters_k": 50,
     "clusters_top_n": 40,
-    "clusters_max_users": None,
-    "clusters_max_restaurants": None,
-    "clusters_min_user_ratings": 1,
-    "clusters_min_restaurant_ratings": 1,
 }
 
 # A value for each setting that is not its default.
@@ -97,17 +93,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "als_checkpoint_interval": ("2", 2),
     "clusters_k": ("2", 2),
     "clusters_space": ("ratings", "ratings"),
-    "clusters_directions": ("3", 3),
-    "clusters_evaluate": ("false", False),
     "clusters_top_n": ("1", 1),
-    "clusters_max_iter": ("5", 5),
-    "clusters_tolerance": ("0", 0.0),
-    "clusters_starts": ("4", 4),
-    "clusters_shrinkage": ("0", 0.0),
-    "clusters_min_user_ratings": ("3", 3),
-    "clusters_min_restaurant_ratings": ("4", 4),
-    "clusters_max_users": ("100", 100),
-    "clusters_max_restaurants": ("200", 200),
 }
 SETTINGS = list(Settings.model_fields)
 
@@ -161,11 +147,7 @@ BAD_VALUES = [
     ("ALS_BLOCKS", "0"),
     ("CLUSTERS_K", "0"),
     ("CLUSTERS_SPACE", "euclidean"),
-    ("CLUSTERS_DIRECTIONS", "0"),
     ("CLUSTERS_TOP_N", "0"),
-    ("CLUSTERS_TOLERANCE", "-1"),
-    ("CLUSTERS_SHRINKAGE", "-1"),
-    ("CLUSTERS_MAX_USERS", "0"),
     *(("REVIEWS_USER_FIELD", name) for name in ("$set", "a.b", ".")),
     ("REVIEWS_RESTAURANT_FIELD", "$id"),
     ("REVIEWS_RATING_FIELD", "deep.rating"),

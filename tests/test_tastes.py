@@ -1,4 +1,4 @@
-"""The taste map and its clusters, against dense linear algebra."""
+"""The spectral embedding and its clusters, against dense linear algebra."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dists import Search, assign
+from dists import assign
 from recommender.city import populate, review_blocks
-from recommender.tastes import TasteClusters, published_centroids, taste_clusters, taste_map
+from recommender.tastes import (
+    EmbeddingClusters,
+    embedding_clusters,
+    published_centroids,
+    spectral_embedding,
+)
 from tests.support import TINY_CITY
 
 
@@ -25,29 +30,31 @@ def city() -> csr_array:
     return csr_array(rows[np.diff(rows.indptr) > 0])
 
 
-def clustered(rows: csr_array, k: int = 5, *, directions: int = 12, seed: int = 0) -> TasteClusters:
-    found = taste_clusters(rows, k, directions=directions, shortest=1.0, search=Search(seed))
-    assert found
-    return found
+def clustered(
+    rows: csr_array, k: int = 5, *, dimensions: int = 12, seed: int = 0
+) -> EmbeddingClusters:
+    clusters = embedding_clusters(rows, k, dimensions=dimensions, shortest=1.0, seed=seed)
+    assert clusters
+    return clusters
 
 
-def dense_map(rows: csr_array, directions: int) -> NDArray[np.float64]:
-    """The map's definition, with the graph built pair by pair."""
-    visited = rows.toarray() > 0
+def dense_embedding(rows: csr_array, dimensions: int) -> NDArray[np.float64]:
+    """The definition, with the graph built user by user."""
+    rated = rows.toarray() > 0
     graph = np.zeros((rows.shape[1], rows.shape[1]))
-    for places in visited[visited.sum(axis=1) >= 2]:
-        graph += np.outer(places, places) / np.sqrt(places.sum() - 1)
+    for items in rated[rated.sum(axis=1) >= 2]:
+        graph += np.outer(items, items) / np.sqrt(items.sum() - 1)
     np.fill_diagonal(graph, 0)
     degree = graph.sum(axis=1)
     scale = np.where(degree > 0, np.maximum(degree, 1e-300) ** -0.25, 0)
     values, vectors = np.linalg.eigh(scale[:, None] * graph * scale)
-    values, vectors = values[::-1][:directions], vectors[:, ::-1][:, :directions]
+    values, vectors = values[::-1][:dimensions], vectors[:, ::-1][:, :dimensions]
     shares = np.sqrt(np.maximum(values, 0) / values[0])
     return np.asarray(scale[:, None] * vectors * shares)
 
 
 def planted() -> csr_array:
-    """Three groups of forty places, of different popularity, and users true to one of them."""
+    """Three groups of forty items, of different popularity, and users who rate one group only."""
     rng = np.random.default_rng(0)
     rows = np.zeros((700, 120))
     for user, row in enumerate(rows):
@@ -56,37 +63,38 @@ def planted() -> csr_array:
     return csr_array(rows)
 
 
-@pytest.mark.parametrize(("rows", "directions"), [(city(), 60), (planted(), 3), (planted(), 200)])
-def test_the_map_is_that_of_the_whole_graphs_eigenvectors(rows: csr_array, directions: int) -> None:
-    found = taste_map(rows, weights=np.ones(rows.shape[0]), directions=directions, seed=0)
-    assert found is not None
-    dense = dense_map(rows, directions)
-    near = dense @ dense.T
-    assert found @ found.T == pytest.approx(near, rel=0, abs=1e-4 * near.max())
+def test_the_embedding_is_that_of_the_dense_graph() -> None:
+    for rows, dimensions in ((city(), 60), (planted(), 3), (planted(), 200)):
+        weights = np.ones(rows.shape[0])
+        embedding = spectral_embedding(rows, weights=weights, dimensions=dimensions, seed=0)
+        assert embedding is not None
+        dense = dense_embedding(rows, dimensions)
+        near = dense @ dense.T
+        assert embedding @ embedding.T == pytest.approx(near, rel=0, abs=1e-4 * near.max())
 
 
-def test_planted_groups_are_found_exactly() -> None:
-    found = clustered(planted(), 3, directions=3)
-    groups = [set(found.labels[group].tolist()) for group in np.split(np.arange(700), [400, 600])]
+def test_planted_groups_are_separated_exactly() -> None:
+    clusters = clustered(planted(), 3, dimensions=3)
+    groups = [set(part.tolist()) for part in np.split(clusters.labels, [400, 600])]
     assert sorted(groups, key=min) == [{0}, {1}, {2}]
 
 
-def test_a_weight_stands_for_so_many_users_and_values_do_not_matter() -> None:
+def test_a_weight_is_a_number_of_users_and_values_are_not_used() -> None:
     rows = csr_array(np.array([[5.0, 4, 0, 0], [0, 1, 1, 0], [0, 0, 0, 3]]))
     twice = csr_array(rows[[0, 0, 1, 2, 2]])
     twice.data[:] = 1
-    one = taste_map(rows, weights=np.array([2.0, 1, 2]), directions=3, seed=0)
-    other = taste_map(twice, weights=np.ones(5), directions=3, seed=0)
+    one = spectral_embedding(rows, weights=np.array([2.0, 1, 2]), dimensions=3, seed=0)
+    other = spectral_embedding(twice, weights=np.ones(5), dimensions=3, seed=0)
     assert one is not None
     assert other is not None
     assert one @ one.T == pytest.approx(other @ other.T)
     assert not one[3].any()
 
 
-def test_nobody_with_two_places_is_no_map() -> None:
+def test_without_a_user_of_two_items_there_is_no_embedding() -> None:
     rows = csr_array(np.eye(3))
-    assert taste_map(rows, weights=np.ones(3), directions=2, seed=0) is None
-    assert taste_clusters(rows, 2, directions=2, shortest=1, search=Search()) is None
+    assert spectral_embedding(rows, weights=np.ones(3), dimensions=2, seed=0) is None
+    assert embedding_clusters(rows, 2, shortest=1, seed=0) is None
 
 
 def test_no_published_centroid_is_negative_or_longer_than_the_shortest_user() -> None:
@@ -99,20 +107,19 @@ def test_no_published_centroid_is_negative_or_longer_than_the_shortest_user() ->
     assert not published_centroids(-np.ones((1, 1)), np.ones((3, 1)), 1).any()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_reader_of_raw_ratings_lands_where_the_map_put_the_user(seed: int) -> None:
+def test_a_reader_of_raw_ratings_finds_the_cluster_of_the_embedding() -> None:
     rows = city()
-    found = clustered(rows, 8, seed=seed)
-    labels, nearest = assign(rows, found.centroids)
-    on_map = found.labels >= 0
-    assert (labels == found.labels)[on_map].mean() > 0.99
-    assert (nearest[on_map] < 1).mean() > 0.99
+    for seed in range(2):
+        clusters = clustered(rows, 8, seed=seed)
+        labels, nearest = assign(rows, clusters.centroids)
+        embedded = clusters.labels >= 0
+        assert (labels == clusters.labels)[embedded].mean() > 0.99
+        assert (nearest[embedded] < 1).mean() > 0.99
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_permutation_of_the_users_permutes_the_labels(seed: int) -> None:
+def test_a_permutation_of_the_users_permutes_the_labels() -> None:
     rows = city()
-    order = np.random.default_rng(seed).permutation(rows.shape[0])
+    order = np.random.default_rng(0).permutation(rows.shape[0])
     found, permuted = clustered(rows), clustered(csr_array(rows[order]))
     assert (permuted.labels == found.labels[order]).all()
     assert permuted.centroids == pytest.approx(found.centroids)
@@ -126,7 +133,7 @@ def test_the_seed_decides() -> None:
     assert one.labels.tolist() != other.labels.tolist()
 
 
-def test_a_user_off_the_map_has_no_cluster() -> None:
+def test_a_user_without_embedded_items_has_no_cluster() -> None:
     rows = csr_array(np.array([[5.0, 4, 0, 0], [0, 0, 1, 0], [0, 4, 0, 3], [2, 0, 0, 0]]))
     found = clustered(rows, 2)
     assert found.labels[1] == -1
@@ -134,8 +141,8 @@ def test_a_user_off_the_map_has_no_cluster() -> None:
     assert not found.centroids[:, 2].any()
 
 
-def test_tastes_are_found_among_users_who_share_no_place() -> None:
-    """Two groups of places; single ratings follow the few who have been to two of a group."""
+def test_users_without_a_common_item_are_clustered_by_co_ratings() -> None:
+    """Two groups of items; users of one rating follow the few who rate two items of a group."""
     pairs = [(0, 1), (1, 2), (2, 0), (3, 4), (4, 5), (5, 3)]
     rows = np.zeros((12, 6))
     for user, pair in enumerate(pairs):

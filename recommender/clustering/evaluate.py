@@ -1,0 +1,164 @@
+"""Evaluation of clusters on users who did not take part in the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.sparse import csr_array
+
+from recommender.clusters import Clustering, cluster
+from recommender.evaluation import HeldOut, hold_out, no_quality, ranking_quality, rating_error
+from recommender.scoring import lists_of, score
+from recommender.settings import Settings
+from recommender.user_matrix import UserMatrix
+
+_LARGEST_DAMPING = 1e6
+
+
+def relevant_from(matrix: UserMatrix, settings: Settings) -> float:
+    """Return the lowest rating of a relevant item, as in ``matrix.ratings``."""
+    return settings.liked + matrix.shift
+
+
+def evaluate_clusters(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
+    """Evaluate the clusters on test users, beside one list for all users.
+
+    A tenth of the users are test users, and a fifth of their relevant items are test items; their
+    other ratings find the cluster. ``ratings`` evaluates predicted ratings on the same users, on a
+    fifth of all their ratings, because an error on relevant items only would reward high guesses.
+
+    Returns
+    -------
+    dict
+        The ledger's ``metrics.clusters.held_out``.
+    """
+    test = hold_out(matrix.ratings, relevant_from(matrix, settings), seed=settings.seed)
+    rating_test = hold_out(matrix.ratings, -np.inf, seed=settings.seed)
+    train = matrix.subset(test.kept)
+    clustering = cluster(train, settings) if rating_test.hidden.nnz and train.rows.nnz else None
+    return {
+        **evaluate_lists(test, train, clustering, settings),
+        "ratings": _evaluate_ratings(rating_test, train, clustering),
+    }
+
+
+def evaluate_lists(
+    test: HeldOut, train: UserMatrix, clustering: Clustering | None, settings: Settings
+) -> dict[str, Any]:
+    """Evaluate the lists of the clusters, and the fallback list, on test users.
+
+    Parameters
+    ----------
+    test
+        The ratings that find the cluster of each test user, and the test items.
+    train, clustering
+        The training users and their clusters; None if there are none.
+    """
+    users = test.seen.shape[0]
+    if not users:
+        return {"users": 0, **no_quality("no test user has two ratings with a relevant one")}
+    if not clustering:
+        return {"users": 0, **no_quality("the training users have no rating above 0")}
+    scored = score(train.ratings, clustering.centroids, train.columns, train.lowest)
+    lists = lists_of(scored.scores, scored.city, settings.clusters_top_n)
+    labels = clustering.assign(test.seen[:, train.columns])
+    shown = settings.als_top_n
+    quality = ranking_quality(lists[labels], test.seen, test.hidden, shown)
+    popular = ranking_quality(lists[np.full(users, -1)], test.seen, test.hidden, shown)
+    return {"users": users, "shown": shown, **asdict(quality), "popular": asdict(popular)}
+
+
+def _evaluate_ratings(
+    test: HeldOut, train: UserMatrix, clustering: Clustering | None
+) -> dict[str, Any]:
+    """Compare test ratings with the mean ratings of the user's cluster and of all users."""
+    actual, item = test.hidden.data, test.hidden.indices
+    if not clustering:
+        return {**asdict(rating_error(actual[:0], actual[:0], 0.0)), "city_rmse": None}
+    means = rating_means(train.ratings, clustering.labels, len(clustering.centroids))
+    of_user = clustering.assign(test.seen[:, train.columns])
+    labels = np.repeat(of_user, np.diff(test.hidden.indptr))
+    mean = float(train.ratings.data.mean())
+    error = rating_error(means[labels, item], actual, mean)
+    city = rating_error(means[-1, item], actual, mean)
+    return {**asdict(error), "city_rmse": city.rmse}
+
+
+def rating_means(ratings: csr_array, labels: NDArray[np.int32], k: int) -> NDArray[np.float64]:
+    """Predict the rating of each item in each cluster, by damped means.
+
+    With n_ki ratings of item i by cluster k, of sum s_ki, the n_i and s_i of all users, and the
+    mean m of all ratings,
+
+        mean_ki = (s_ki + w city_i) / (n_ki + w),      city_i = (s_i + v m) / (n_i + v).
+
+    The damping w and v minimises the squared error of each rating predicted by the others.
+
+    Parameters
+    ----------
+    ratings
+        (users, items), at least one.
+    labels
+        (users,), each user's cluster, 0 to k - 1; -1 for none.
+    k
+        Number of clusters.
+
+    Returns
+    -------
+    float64 (k + 1, items)
+        The last row is that of all users. NaN for an item without ratings.
+    """
+    items, mean = ratings.shape[1], ratings.data.mean()
+    # Means over all users, damped towards the mean of all ratings.
+    priors = np.full(ratings.nnz, mean), np.full(items, mean)
+    city, without = _damped_means(ratings.indices, ratings.data, *priors)
+    city[np.bincount(ratings.indices, minlength=items) == 0] = np.nan
+    # Means by cluster, damped towards those of all users.
+    label = np.repeat(labels, np.diff(ratings.indptr))
+    clustered = label >= 0
+    cell = label[clustered] * np.int64(items) + ratings.indices[clustered]
+    means, _ = _damped_means(cell, ratings.data[clustered], without[clustered], np.tile(city, k))
+    return np.vstack([means.reshape(k, items), city])
+
+
+def _damped_means(
+    cell: NDArray[np.integer[Any]],
+    rating: NDArray[np.float64],
+    prior: NDArray[np.float64],
+    cell_prior: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Average ratings by cell, damped towards a prior.
+
+    Parameters
+    ----------
+    cell, rating, prior
+        (n,) each: each rating's cell, and its prediction without that cell.
+    cell_prior
+        (cells,), the prediction of a further rating in each cell.
+
+    Returns
+    -------
+    means, without
+        (cells,), and (n,): the mean of each rating's cell without that rating.
+    """
+    sums = np.bincount(cell, weights=rating, minlength=len(cell_prior))
+    counts = np.bincount(cell, minlength=len(cell_prior))
+    other_sums, other_counts = sums[cell] - rating, counts[cell] - 1
+
+    def without(damping: float) -> NDArray[np.float64]:
+        return np.asarray((other_sums + damping * prior) / (other_counts + damping))
+
+    damping = _least(lambda value: float(((rating - without(value)) ** 2).sum()))
+    return (sums + damping * cell_prior) / (counts + damping), without(damping)
+
+
+def _least(cost: Callable[[float], float]) -> float:
+    """Return the damping of least cost, searched by its logarithm."""
+    bounds = -np.log(_LARGEST_DAMPING), np.log(_LARGEST_DAMPING)
+    least = minimize_scalar(lambda x: cost(np.exp(x)), bounds=bounds, method="bounded")
+    return float(np.exp(least.x))
