@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dists import silhouette
 from recommender.cluster_documents import cluster_documents, figures_of, metadata_documents
-from recommender.clustering.evaluate import evaluate_clusters
+from recommender.clustering.evaluate import evaluate_clusters, silhouette_of
 from recommender.clusters import cluster
 from recommender.elbow import parse_range, run_elbow
 from recommender.factors import factors_document, live_factors, still_shown
@@ -44,48 +43,32 @@ def train(run: TrainingRun, ratings: Ratings, preferences: Preferences | None = 
     settings = run.settings
     with run.phase("cluster"):
         matrix = user_matrix(ratings, settings)
-        clustering, moved = with_previous_ids(
-            cluster(matrix, settings), previous_labels(run.db, ratings)
-        )
+        previous = previous_labels(run.db, ratings)
+        clustering, moved = with_previous_ids(cluster(matrix, settings), previous)
         shown = shown_restaurants(run.db, ratings.restaurants, settings)
-        scored = score(matrix.ratings, clustering.centroids, matrix.columns, matrix.lowest).of(
-            shown
-        )
+        scored = score(matrix.ratings, clustering.centroids, matrix.columns, matrix.lowest)
+        scored = scored.of(shown)
     with run.phase("evaluate clusters"):
         figures = figures_of(clustering, matrix)
-        clustered = clustering.labels >= 0
         measured = {
             "shrinkage": scored.shrinkage,
             "users_moved": moved,
-            "silhouette": silhouette(
-                matrix.rows[clustered], clustering.labels[clustered], seed=settings.seed
-            ),
+            "silhouette": silhouette_of(clustering, matrix, settings.seed),
             "held_out": evaluate_clusters(matrix, settings),
         }
         run.record(**{"metrics.clusters": {**figures, **measured}})
-        remedy = "check the ratings and the CLUSTERS_* settings"
+        arrays = (clustering.centroids, scored.scores, scored.fallback)
         check_finite(
-            "the clusters", clustering.centroids, scored.scores, scored.city, remedy=remedy
+            "the clusters", *arrays, remedy="check the ratings and the CLUSTERS_* settings"
         )
         check_clusters(run, int(clustering.sizes.sum()))
     with run.phase("publish clusters"):
         model = (clustering, scored, matrix, ratings.restaurants)
-        publish_clusters(
-            run.db,
-            run.run_id,
-            cluster_documents(*model, top_n=settings.clusters_top_n, run_id=run.run_id),
-            [
-                *metadata_documents(
-                    *model,
-                    figures,
-                    rating_bounds=(settings.rating_min, settings.rating_max),
-                    top_n=settings.clusters_top_n,
-                    run_id=run.run_id,
-                ),
-                *_factors_documents(run, ratings, preferences, shown),
-            ],
-            lease=run.lease,
-        )
+        n, bounds = settings.clusters_top_n, (settings.rating_min, settings.rating_max)
+        clusters = cluster_documents(*model, n, run.run_id)
+        metadata = metadata_documents(*model, figures, bounds, n, run.run_id)
+        factors = _factors_documents(run, ratings, preferences, shown)
+        publish_clusters(run.db, run.run_id, clusters, [*metadata, *factors], lease=run.lease)
 
 
 def _factors_documents(

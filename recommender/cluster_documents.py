@@ -26,7 +26,6 @@ def cluster_documents(
     scored: ClusterScores,
     matrix: UserMatrix,
     restaurants: pa.StringArray,
-    *,
     top_n: int,
     run_id: str,
 ) -> list[Document]:
@@ -92,7 +91,6 @@ def metadata_documents(
     matrix: UserMatrix,
     restaurants: pa.StringArray,
     figures: Mapping[str, Any],
-    *,
     rating_bounds: tuple[float, float],
     top_n: int,
     run_id: str,
@@ -115,7 +113,7 @@ def metadata_documents(
     documents: list[Document] = [
         {"_id": COLUMNS_ID, "columns": columns},
         {"_id": CENTROIDS_ID, "centroids": clustering.centroids.tolist()},
-        {"_id": FALLBACK_ID, "recommendations": _top(scored.city, restaurants, top_n)},
+        {"_id": FALLBACK_ID, "recommendations": _top(scored.fallback, restaurants, top_n)},
         {
             "_id": CHECKS_ID,
             "distances": distance_checks(),

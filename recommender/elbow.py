@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from dists import silhouette
+from recommender.clustering.evaluate import silhouette_of
 from recommender.clusters import cluster
 from recommender.core.plots import save_elbow
 from recommender.reviews import read_ratings
@@ -46,9 +46,7 @@ def elbow_curve(matrix: UserMatrix, ks: Iterable[int], settings: Settings) -> li
         started = time.perf_counter()
         clustering = cluster(matrix, settings.model_copy(update={"clusters_k": k}))
         seconds = time.perf_counter() - started
-        assigned = clustering.labels >= 0
-        labels = clustering.labels[assigned]
-        width = silhouette(matrix.rows[assigned], labels, seed=settings.seed)
+        width = silhouette_of(clustering, matrix, settings.seed)
         points.append(CurvePoint(len(clustering.centroids), clustering.inertia, width, seconds))
         if len(clustering.centroids) < k:
             break

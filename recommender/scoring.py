@@ -30,19 +30,19 @@ class ClusterScores:
     ----------
     scores
         float64 (k, items).
-    city
-        float64 (items,), of the fallback list for users without a cluster.
+    fallback
+        float64 (items,), for users without a cluster.
     shrinkage
         Number of ratings that the average of all users counts for in each cluster.
     """
 
     scores: NDArray[np.float64]
-    city: NDArray[np.float64]
+    fallback: NDArray[np.float64]
     shrinkage: float
 
     def of(self, shown: NDArray[np.bool_]) -> ClusterScores:
         """Return the scores with 0 for items that are not shown."""
-        return ClusterScores(self.scores * shown, self.city * shown, self.shrinkage)
+        return ClusterScores(self.scores * shown, self.fallback * shown, self.shrinkage)
 
 
 def score(
@@ -110,10 +110,10 @@ def leave_one_out_scores(
 ) -> ClusterScores:
     """Score every item for every cluster by the ratings that count for it.
 
-    Of the n_k ratings that count for cluster k, those of item i sum to s_ki. With weight w for the
-    mean next rating of all users, an unrated item counting as 0,
+    Of the n_k ratings that count for cluster k, those of item i sum to s_ki. With p_i the
+    mean next rating of all users, where an unrated item counts as 0, and its weight w,
 
-        score_ki = (s_ki + w city_i) / (n_k + w).
+        score_ki = (s_ki + w p_i) / (n_k + w).
 
     Only users of two or more ratings have a next one. All ratings together break ties.
 
@@ -133,19 +133,19 @@ def leave_one_out_scores(
     sums = np.bincount(cell, weights=ratings.data[counted], minlength=k * items).reshape(k, items)
     counts = np.bincount(cell, minlength=k * items).reshape(k, items)
     # The mean next rating of all users, with popularity as a tie-break.
-    city = city_scores(ratings.indices, ratings.data, items)
-    prior = _TIE_BREAK * city
+    fallback = city_scores(ratings.indices, ratings.data, items)
+    prior = _TIE_BREAK * fallback
     per_user = np.diff(ratings.indptr)
     is_next = np.repeat(per_user >= 2, per_user)
     if is_next.any():
         next_sums = np.bincount(ratings.indices[is_next], ratings.data[is_next], items)
         prior += next_sums / is_next.sum()
-    weight = city_weight(counts)
+    weight = prior_weight(counts)
     total = counts.sum(axis=1, keepdims=True) + weight
-    return ClusterScores((sums + weight * prior) / total, city, weight)
+    return ClusterScores((sums + weight * prior) / total, fallback, weight)
 
 
-def city_weight(counts: NDArray[np.int64]) -> float:
+def prior_weight(counts: NDArray[np.int64]) -> float:
     """Return the weight of all users' item shares that maximises the likelihood of the counts.
 
     Each cluster's counts are multinomial with shares from a Dirichlet distribution of mean p, the
@@ -189,10 +189,12 @@ def best_items(scores: NDArray[np.float64], n: int) -> NDArray[np.int64]:
     return best[scores[best] > 0]
 
 
-def lists_of(scores: NDArray[np.float64], city: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+def lists_of(
+    scores: NDArray[np.float64], fallback: NDArray[np.float64], n: int
+) -> NDArray[np.int64]:
     """Return the clusters' lists and, as the last row, the fallback: (k + 1, n), -1 at the end."""
     lists = np.full((len(scores) + 1, n), -1, dtype=np.int64)
-    for row, of_one in zip(lists, [*scores, city], strict=True):
+    for row, of_one in zip(lists, [*scores, fallback], strict=True):
         best = best_items(of_one, n)
         row[: len(best)] = best
     return lists

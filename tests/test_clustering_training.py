@@ -104,6 +104,7 @@ def test_on_a_scale_below_zero_a_reader_adds_the_shift(
     reader = ContractReader(db)
     found = [reader.cluster_of(user) for user in rated]
     assert (reader.shift, np.bincount(found).tolist()) == (3, reader.sizes)
+    assert all(-2 <= document["mean_rating"] <= 2 for document in reader.clusters.values())
     reader.shift = 0
     without = [reader.cluster_of(user) if any(user.values()) else -1 for user in rated]
     share = np.mean(np.equal(found, without))

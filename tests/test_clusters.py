@@ -152,7 +152,7 @@ def test_without_a_user_of_two_ratings_the_ratings_are_clustered(
     assert "WARNING" in [record.levelname for record in caplog.records]
     scored = score(matrix.ratings, clustering.centroids, matrix.columns, matrix.lowest)
     for scores in scored.scores:
-        assert (np.argsort(-scores) == np.argsort(-scored.city)).all()
+        assert (np.argsort(-scores) == np.argsort(-scored.fallback)).all()
     assert evaluate_clusters(matrix, settings)["reason"]
 
 

@@ -145,7 +145,7 @@ def distinct_count(rows: Floats) -> int:
 
 
 def test_distance_of_known_vectors() -> None:
-    known = [
+    known: list[tuple[list[float], list[float], float]] = [
         ([3, 4], [3, 4], 0.0),
         ([5, 0], [0, 5], 1.0),
         ([5, 0], [2.5, 0], 0.5),
@@ -194,14 +194,15 @@ def test_any_real_matrix_gives_the_same_distances() -> None:
     rows = sparse_ratings(0, n=50)
     centroids = np.random.default_rng(1).random((4, rows.shape[1]))
     expected = dists.distances(rows, centroids)
-    for converted in (
+    conversions: list[Any] = [
         sparse.csr_array(rows),
         sparse.csr_matrix(rows),
         sparse.csc_array(rows),
         sparse.csr_array(rows.astype(np.float32)),
         sparse.csr_array(rows.astype(np.int64)),
         rows.astype(np.int8),
-    ):
+    ]
+    for converted in conversions:
         assert_array_equal(dists.distances(converted, centroids), expected)
         assert_array_equal(dists.assign(converted, centroids)[1], expected.min(axis=1))
 

@@ -14,9 +14,9 @@ from dists import distance
 from recommender import scoring
 from recommender.scoring import (
     best_items,
-    city_weight,
     clusters_without,
     leave_one_out_scores,
+    prior_weight,
     score,
     standing_out,
 )
@@ -75,11 +75,11 @@ def test_scores_are_damped_means_of_the_ratings_that_count() -> None:
                 counts[labels[at], item] += 1
                 sizes[labels[at]] += 1
             at += 1
-    weight = city_weight(counts)
+    weight = prior_weight(counts)
     expected = (sums + weight * prior / following) / (sizes + weight)[:, None]
     assert scored.scores == pytest.approx(expected, rel=1e-6, abs=1e-8)
     raters, mean = np.count_nonzero(rows.toarray(), axis=0), city.sum() / at
-    assert scored.city == pytest.approx(raters / at * (city + 10 * mean) / (raters + 10))
+    assert scored.fallback == pytest.approx(raters / at * (city + 10 * mean) / (raters + 10))
     assert scored.shrinkage == weight
 
 
@@ -92,14 +92,14 @@ def test_where_the_scale_starts_at_zero_a_rating_of_zero_counts() -> None:
     scored = score(from_zero, found, COLUMNS, lowest=0)
     expected = leave_one_out_scores(values, labels, len(found))
     assert (scored.scores == expected.scores).all()
-    assert (scored.city == expected.city).all()
+    assert (scored.fallback == expected.fallback).all()
 
 
 def test_without_a_second_rating_every_cluster_has_the_fallback_list() -> None:
     rows = csr_array(np.array([[5.0, 0, 0], [0, 3, 0], [0, 4, 0]]))
     scored = score(rows, np.eye(3), np.arange(3), lowest=1)
     for scores in scored.scores:
-        assert best_items(scores, 3).tolist() == best_items(scored.city, 3).tolist() == [1, 0]
+        assert best_items(scores, 3).tolist() == best_items(scored.fallback, 3).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("true", [5.0, 50.0])
@@ -107,7 +107,7 @@ def test_the_weight_is_the_concentration_that_the_counts_were_drawn_with(true: f
     rng = np.random.default_rng(0)
     share = rng.dirichlet(np.ones(30))
     counts = np.array([rng.multinomial(300, rng.dirichlet(true * share)) for _ in range(80)])
-    weight = city_weight(counts)
+    weight = prior_weight(counts)
     assert weight == pytest.approx(true, rel=0.2)
     seen = counts[:, counts.sum(axis=0) > 0]
     mean = seen.sum(axis=0) / seen.sum()
@@ -119,7 +119,7 @@ def test_the_weight_is_the_concentration_that_the_counts_were_drawn_with(true: f
 
 
 def test_without_counts_the_weight_is_one() -> None:
-    assert city_weight(np.zeros((2, 3), dtype=np.int64)) == 1
+    assert prior_weight(np.zeros((2, 3), dtype=np.int64)) == 1
 
 
 def test_the_best_items_are_positive_and_ties_go_by_position() -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_array
 
+from dists import silhouette
 from recommender.clusters import Clustering, cluster
 from recommender.evaluation import HeldOut, hold_out, no_quality, ranking_quality, rating_error
 from recommender.scoring import lists_of, score
@@ -23,6 +24,12 @@ _LARGEST_DAMPING = 1e6
 def relevant_from(matrix: UserMatrix, settings: Settings) -> float:
     """Return the lowest rating of a relevant item, as in ``matrix.ratings``."""
     return settings.liked + matrix.shift
+
+
+def silhouette_of(clustering: Clustering, matrix: UserMatrix, seed: int) -> float | None:
+    """Return the mean silhouette of the users in a cluster, of a seeded sample."""
+    clustered = clustering.labels >= 0
+    return silhouette(matrix.rows[clustered], clustering.labels[clustered], seed=seed)
 
 
 def evaluate_clusters(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
@@ -65,7 +72,7 @@ def evaluate_lists(
     if not clustering:
         return {"users": 0, **no_quality("the training users have no rating above 0")}
     scored = score(train.ratings, clustering.centroids, train.columns, train.lowest)
-    lists = lists_of(scored.scores, scored.city, settings.clusters_top_n)
+    lists = lists_of(scored.scores, scored.fallback, settings.clusters_top_n)
     labels = clustering.assign(test.seen[:, train.columns])
     shown = settings.als_top_n
     quality = ranking_quality(lists[labels], test.seen, test.hidden, shown)
@@ -85,8 +92,8 @@ def _evaluate_ratings(
     labels = np.repeat(of_user, np.diff(test.hidden.indptr))
     mean = float(train.ratings.data.mean())
     error = rating_error(means[labels, item], actual, mean)
-    city = rating_error(means[-1, item], actual, mean)
-    return {**asdict(error), "city_rmse": city.rmse}
+    overall = rating_error(means[-1, item], actual, mean)
+    return {**asdict(error), "city_rmse": overall.rmse}
 
 
 def rating_means(ratings: csr_array, labels: NDArray[np.int32], k: int) -> NDArray[np.float64]:
@@ -95,7 +102,7 @@ def rating_means(ratings: csr_array, labels: NDArray[np.int32], k: int) -> NDArr
     With n_ki ratings of item i by cluster k, of sum s_ki, the n_i and s_i of all users, and the
     mean m of all ratings,
 
-        mean_ki = (s_ki + w city_i) / (n_ki + w),      city_i = (s_i + v m) / (n_i + v).
+        mean_ki = (s_ki + w mean_i) / (n_ki + w),      mean_i = (s_i + v m) / (n_i + v).
 
     The damping w and v minimises the squared error of each rating predicted by the others.
 
@@ -116,14 +123,14 @@ def rating_means(ratings: csr_array, labels: NDArray[np.int32], k: int) -> NDArr
     items, mean = ratings.shape[1], ratings.data.mean()
     # Means over all users, damped towards the mean of all ratings.
     priors = np.full(ratings.nnz, mean), np.full(items, mean)
-    city, without = _damped_means(ratings.indices, ratings.data, *priors)
-    city[np.bincount(ratings.indices, minlength=items) == 0] = np.nan
+    overall, without = _damped_means(ratings.indices, ratings.data, *priors)
+    overall[np.bincount(ratings.indices, minlength=items) == 0] = np.nan
     # Means by cluster, damped towards those of all users.
     label = np.repeat(labels, np.diff(ratings.indptr))
     clustered = label >= 0
     cell = label[clustered] * np.int64(items) + ratings.indices[clustered]
-    means, _ = _damped_means(cell, ratings.data[clustered], without[clustered], np.tile(city, k))
-    return np.vstack([means.reshape(k, items), city])
+    means, _ = _damped_means(cell, ratings.data[clustered], without[clustered], np.tile(overall, k))
+    return np.vstack([means.reshape(k, items), overall])
 
 
 def _damped_means(
