@@ -213,7 +213,7 @@ def test_users_in_no_cluster_at_the_training_either_are_no_error(
     assert shown.splitlines()[-1].endswith(": 0")
 
 
-def test_a_model_of_few_restaurants_belongs_to_its_reviews(
+def test_a_model_of_few_columns_passes_the_check(
     counted: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bson_size, "MAX_DOCUMENT_BYTES", 4096 + 70)

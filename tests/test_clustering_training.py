@@ -79,15 +79,15 @@ def test_on_a_scale_from_zero_a_reader_of_raw_ratings_finds_the_clusters(
     assert "landed_unshifted" not in figures
     assert figures["held_out"]["ndcg"] > figures["held_out"]["popular"]["ndcg"]
     reader, rated = ContractReader(db), rated_by_user(db).values()
-    found = [reader.cluster_of(user) for user in rated if any(user.values())]
-    assert (reader.shift, np.bincount(found).tolist()) == (0, reader.sizes)
-    assert figures["users_without_overlap"] == len(rated) - len(found) > 0
+    labels = [reader.cluster_of(user) for user in rated if any(user.values())]
+    assert (reader.shift, np.bincount(labels).tolist()) == (0, reader.sizes)
+    assert figures["users_without_overlap"] == len(rated) - len(labels) > 0
     checks = db["Metadata"].find_one({"_id": "reader_checks"}) or {}
     _, zero, *others = checks["users"]
     assert ([entry["rating"] for entry in zero["ratings"]], zero["cluster_id"]) == ([0], None)
     for check in others:
-        given = {entry["gmap_id"]: entry["rating"] for entry in check["ratings"]}
-        assert reader.cluster_of(given) == check["cluster_id"]
+        ratings = {entry["gmap_id"]: entry["rating"] for entry in check["ratings"]}
+        assert reader.cluster_of(ratings) == check["cluster_id"]
     assert run_here(clus_counter.main, **scale) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith(": 0")
 
@@ -102,12 +102,12 @@ def test_on_a_scale_below_zero_a_reader_adds_the_shift(
     run = db["TrainingRuns"].find_one() or {}
     rated = rated_by_user(db).values()
     reader = ContractReader(db)
-    found = [reader.cluster_of(user) for user in rated]
-    assert (reader.shift, np.bincount(found).tolist()) == (3, reader.sizes)
+    labels = [reader.cluster_of(user) for user in rated]
+    assert (reader.shift, np.bincount(labels).tolist()) == (3, reader.sizes)
     assert all(-2 <= document["mean_rating"] <= 2 for document in reader.clusters.values())
     reader.shift = 0
     without = [reader.cluster_of(user) if any(user.values()) else -1 for user in rated]
-    share = np.mean(np.equal(found, without))
+    share = np.mean(np.equal(labels, without))
     assert run["metrics"]["clusters"]["landed_unshifted"] == pytest.approx(share)
     assert share < 1
 

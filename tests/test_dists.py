@@ -122,8 +122,8 @@ def one_timers(seed: int, n: int = 2000, m: int = 60) -> Floats:
     popularity = np.arange(1, m + 1) ** -0.8
     rows = np.zeros((n, m))
     for users in (np.arange(n), np.arange(0, n, 4)):
-        places = rng.choice(m, len(users), p=popularity / popularity.sum())
-        rows[users, places] = rng.integers(3, 6, len(users))
+        items = rng.choice(m, len(users), p=popularity / popularity.sum())
+        rows[users, items] = rng.integers(3, 6, len(users))
     return rows
 
 

@@ -37,8 +37,8 @@ def test_a_permuted_clustering_gets_its_ids_back() -> None:
 
 
 def test_without_common_users_each_id_is_used_once() -> None:
-    nobody = np.full(3, -1, dtype=np.int32)
-    assert sorted(matched_ids(np.array([0, 1, 2], np.int32), nobody, 3)) == [0, 1, 2]
+    none = np.full(3, -1, dtype=np.int32)
+    assert sorted(matched_ids(np.array([0, 1, 2], np.int32), none, 3)) == [0, 1, 2]
 
 
 def test_users_with_another_cluster_or_none_have_moved() -> None:

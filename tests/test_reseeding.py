@@ -29,8 +29,8 @@ def short_centroids(seed: int, k: int, items: int = 25) -> EmbeddingClusters:
     centroids = rng.random((k, items)) * (rng.random((k, items)) < 0.6)
     centroids /= np.linalg.norm(centroids, axis=1).max() * (1 + 1e-9)
     centroids[-1] = 0
-    nobody = np.empty(0)
-    return EmbeddingClusters(centroids, nobody.astype(np.int32), nobody, 1.0, (), 0, True)
+    none = np.empty(0)
+    return EmbeddingClusters(centroids, none.astype(np.int32), none, 1.0, (), 0, True)
 
 
 def trained(seed: int, rows: csr_array, k: int) -> EmbeddingClusters:

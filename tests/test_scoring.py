@@ -34,13 +34,13 @@ def centroids(seed: int, scale: float) -> NDArray[np.float64]:
     return scale * rng.random((4, len(COLUMNS))) * (rng.random((4, len(COLUMNS))) < 0.6)
 
 
-def slowly_without(rows: csr_array, found: NDArray[np.float64]) -> list[int]:
+def slowly_without(rows: csr_array, centres: NDArray[np.float64]) -> list[int]:
     labels = []
     for row, (start, stop) in zip(rows.toarray(), pairwise(rows.indptr), strict=True):
         for item in rows.indices[start:stop]:
             rest = row.copy()
             rest[item] = 0
-            far = [distance(rest[COLUMNS], centroid) for centroid in found]
+            far = [distance(rest[COLUMNS], centroid) for centroid in centres]
             labels.append(int(np.argmin(far)) if min(far) < 1 else -1)
     return labels
 
@@ -51,16 +51,16 @@ def test_a_rating_counts_where_the_other_ratings_are(
 ) -> None:
     monkeypatch.setattr(scoring, "_BLOCK_RATINGS", 7)
     for seed in range(2):
-        rows, found = ratings(seed), centroids(seed, scale)
-        labels = clusters_without(rows, found, COLUMNS)
-        assert labels.tolist() == slowly_without(rows, found)
+        rows, centres = ratings(seed), centroids(seed, scale)
+        labels = clusters_without(rows, centres, COLUMNS)
+        assert labels.tolist() == slowly_without(rows, centres)
         assert -1 in labels
 
 
 def test_scores_are_damped_means_of_the_ratings_that_count() -> None:
-    rows, found = ratings(5), centroids(5, 0.1)
-    scored = score(rows, found, COLUMNS, lowest=1)
-    labels, sums, sizes = slowly_without(rows, found), np.zeros((4, 11)), np.zeros(4)
+    rows, centres = ratings(5), centroids(5, 0.1)
+    scored = score(rows, centres, COLUMNS, lowest=1)
+    labels, sums, sizes = slowly_without(rows, centres), np.zeros((4, 11)), np.zeros(4)
     prior, following, city = np.zeros(11), 0, np.zeros(11)
     counts = np.zeros((4, 11), dtype=np.int64)
     at = 0
@@ -86,11 +86,11 @@ def test_scores_are_damped_means_of_the_ratings_that_count() -> None:
 def test_where_the_scale_starts_at_zero_a_rating_of_zero_counts() -> None:
     values = ratings(2)
     from_zero = csr_array((values.data - 1, values.indices, values.indptr), shape=values.shape)
-    found = centroids(2, 0.1)
-    labels = clusters_without(from_zero, found, COLUMNS)
-    assert labels.tolist() == slowly_without(from_zero, found)
-    scored = score(from_zero, found, COLUMNS, lowest=0)
-    expected = leave_one_out_scores(values, labels, len(found))
+    centres = centroids(2, 0.1)
+    labels = clusters_without(from_zero, centres, COLUMNS)
+    assert labels.tolist() == slowly_without(from_zero, centres)
+    scored = score(from_zero, centres, COLUMNS, lowest=0)
+    expected = leave_one_out_scores(values, labels, len(centres))
     assert (scored.scores == expected.scores).all()
     assert (scored.fallback == expected.fallback).all()
 

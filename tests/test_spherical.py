@@ -19,23 +19,23 @@ def unit_vectors(n: int, d: int, seed: int) -> NDArray[np.float64]:
 def test_spherical_inertia_never_rises_and_the_labels_are_of_the_centroids(seed: int) -> None:
     rows = unit_vectors(400, 6, seed)
     weights = np.random.default_rng(seed).integers(1, 9, 400).astype(float)
-    found = spherical_kmeans(rows, 12, weights=weights, seed=seed, tolerance=0)
-    assert np.diff(found.history).max() <= 1e-9
-    assert found.converged
-    gaps = 1 - rows @ found.centroids.T
-    assert (gaps.argmin(axis=1) == found.labels).all()
-    assert found.distances == pytest.approx(gaps.min(axis=1))
-    assert found.inertia == pytest.approx(weights @ gaps.min(axis=1)) == found.history[-1]
-    assert np.linalg.norm(found.centroids, axis=1) == pytest.approx(1)
-    assert found.sizes.tolist() == np.bincount(found.labels).tolist()
-    assert found.sizes.min() > 0
+    clusters = spherical_kmeans(rows, 12, weights=weights, seed=seed, tolerance=0)
+    assert np.diff(clusters.history).max() <= 1e-9
+    assert clusters.converged
+    gaps = 1 - rows @ clusters.centroids.T
+    assert (gaps.argmin(axis=1) == clusters.labels).all()
+    assert clusters.distances == pytest.approx(gaps.min(axis=1))
+    assert clusters.inertia == pytest.approx(weights @ gaps.min(axis=1)) == clusters.history[-1]
+    assert np.linalg.norm(clusters.centroids, axis=1) == pytest.approx(1)
+    assert clusters.sizes.tolist() == np.bincount(clusters.labels).tolist()
+    assert clusters.sizes.min() > 0
 
 
 def test_spherical_centroids_are_the_best_of_their_members() -> None:
     rows, rng = unit_vectors(50, 4, 0), np.random.default_rng(1)
-    found = spherical_kmeans(rows, 3, tolerance=0)
-    for cluster, centroid in enumerate(found.centroids):
-        members = rows[found.labels == cluster]
+    clusters = spherical_kmeans(rows, 3, tolerance=0)
+    for cluster, centroid in enumerate(clusters.centroids):
+        members = rows[clusters.labels == cluster]
         best = (1 - members @ centroid).sum()
         for near in centroid + 0.05 * rng.normal(size=(50, 4)):
             assert (1 - members @ (near / np.linalg.norm(near))).sum() >= best

@@ -20,12 +20,12 @@ from tests.support import TINY_CITY
 
 def city() -> csr_array:
     blocks = list(review_blocks(populate(TINY_CITY)))
-    user, place, rating = (
+    user, item, rating = (
         np.concatenate([getattr(block, name) for block in blocks])
         for name in ("user", "restaurant", "rating")
     )
     shape = (TINY_CITY.users, TINY_CITY.restaurants)
-    rows = csr_array((rating.astype(np.float64), (user, place)), shape=shape)
+    rows = csr_array((rating.astype(np.float64), (user, item)), shape=shape)
     rows.sum_duplicates()
     return csr_array(rows[np.diff(rows.indptr) > 0])
 
@@ -120,10 +120,10 @@ def test_a_reader_of_raw_ratings_finds_the_cluster_of_the_embedding() -> None:
 def test_a_permutation_of_the_users_permutes_the_labels() -> None:
     rows = city()
     order = np.random.default_rng(0).permutation(rows.shape[0])
-    found, permuted = clustered(rows), clustered(csr_array(rows[order]))
-    assert (permuted.labels == found.labels[order]).all()
-    assert permuted.centroids == pytest.approx(found.centroids)
-    assert permuted.closeness == pytest.approx(found.closeness[order], nan_ok=True)
+    clusters, permuted = clustered(rows), clustered(csr_array(rows[order]))
+    assert (permuted.labels == clusters.labels[order]).all()
+    assert permuted.centroids == pytest.approx(clusters.centroids)
+    assert permuted.closeness == pytest.approx(clusters.closeness[order], nan_ok=True)
 
 
 def test_the_seed_decides() -> None:
@@ -135,10 +135,10 @@ def test_the_seed_decides() -> None:
 
 def test_a_user_without_embedded_items_has_no_cluster() -> None:
     rows = csr_array(np.array([[5.0, 4, 0, 0], [0, 0, 1, 0], [0, 4, 0, 3], [2, 0, 0, 0]]))
-    found = clustered(rows, 2)
-    assert found.labels[1] == -1
-    assert np.isnan(found.closeness).tolist() == [False, True, False, False]
-    assert not found.centroids[:, 2].any()
+    clusters = clustered(rows, 2)
+    assert clusters.labels[1] == -1
+    assert np.isnan(clusters.closeness).tolist() == [False, True, False, False]
+    assert not clusters.centroids[:, 2].any()
 
 
 def test_users_without_a_common_item_are_clustered_by_co_ratings() -> None:
@@ -148,8 +148,8 @@ def test_users_without_a_common_item_are_clustered_by_co_ratings() -> None:
     for user, pair in enumerate(pairs):
         rows[user, pair] = 4
     rows[np.arange(6, 12), np.arange(6)] = 5
-    found = clustered(csr_array(rows), 2)
-    first, second = found.labels[6:9], found.labels[9:]
+    clusters = clustered(csr_array(rows), 2)
+    first, second = clusters.labels[6:9], clusters.labels[9:]
     assert len(set(first)) == len(set(second)) == 1
     assert first[0] != second[0]
 

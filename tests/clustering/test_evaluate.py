@@ -141,8 +141,8 @@ def slow_means(rows: csr_array, labels: list[int], k: int) -> NDArray[np.float64
         return [r for v, j, r in rated if (labels[v], j) == (c, i) and v != without]
 
     def errors(w: float, priors: list[float], others: list[list[float]], on: list[float]) -> float:
-        found = zip(others, priors, on, strict=True)
-        return sum((r - average(rest, prior, w)) ** 2 for rest, prior, r in found)
+        triples = zip(others, priors, on, strict=True)
+        return sum((r - average(rest, prior, w)) ** 2 for rest, prior, r in triples)
 
     rest = [of_item(i, u) for u, i, _ in rated]
     on = [r for _, _, r in rated]
@@ -181,12 +181,12 @@ def test_where_clusters_agree_their_means_are_those_of_all_users() -> None:
     rng = np.random.default_rng(0)
     quality = rng.uniform(1, 5, 12)
     rows = csr_array((quality + 0.5 * rng.normal(size=(400, 12))) * (rng.random((400, 12)) < 0.4))
-    found = rating_means(rows, rng.integers(0, 4, 400).astype(np.int32), 4)
-    assert found[-1] == pytest.approx(quality, abs=0.15)
-    assert np.abs(found[:-1] - found[-1]).max() < 0.1
+    means = rating_means(rows, rng.integers(0, 4, 400).astype(np.int32), 4)
+    assert means[-1] == pytest.approx(quality, abs=0.15)
+    assert np.abs(means[:-1] - means[-1]).max() < 0.1
 
 
 def test_an_item_without_ratings_has_no_mean_and_one_rating_is_that_of_every_cluster() -> None:
-    found = rating_means(csr_array(np.array([[0, 4.0]])), np.array([-1], np.int32), 2)
-    assert np.isnan(found[:, 0]).all()
-    assert found[:, 1] == pytest.approx(4)
+    means = rating_means(csr_array(np.array([[0, 4.0]])), np.array([-1], np.int32), 2)
+    assert np.isnan(means[:, 0]).all()
+    assert means[:, 1] == pytest.approx(4)
