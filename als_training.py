@@ -134,8 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_force_option(parser)
     add_tuning_options(parser)
-    # How the service hands the lease that it has taken over to its child.
-    parser.add_argument("--adopt-run", metavar="RUN_ID", help=argparse.SUPPRESS)
+    # The service has acquired the lease and opened the ledger for this run.
+    parser.add_argument("--run-id", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     settings = settings_as_asked(arguments)
     axes = tuning_axes(parser, arguments, settings)
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in run_tuning(settings, arguments, axes):
             print(line)
         return 0
-    with training_run(settings, adopted=arguments.adopt_run) as run:
+    with training_run(settings, run_id=arguments.run_id) as run:
         ratings, preferences = train(run)
         if not arguments.no_clustering:
             clustering_training.train(run, ratings, preferences)

@@ -135,7 +135,7 @@ class Trainer:
                 _end(child)
 
     def _spawn(self, run_id: str, log_file: Path, options: list[str]) -> Guarded:
-        command: list[str | Path] = [sys.executable, self._script, "--adopt-run", run_id, *options]
+        command: list[str | Path] = [sys.executable, self._script, "--run-id", run_id, *options]
         with log_file.open("wb") as output:
             grace = self._settings.stop_grace_seconds
             return Guarded(command, grace_seconds=grace, output=output)

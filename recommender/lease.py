@@ -63,8 +63,8 @@ class Lease:
         if self._mine is None:
             raise LeaseHeldError(self._state.find_one({"_id": LEASE_ID}) or {})
 
-    def adopt(self, run_id: str) -> None:
-        """Go on with the lease that another process of ours took for this run.
+    def resume(self, run_id: str) -> None:
+        """Continue the lease that the parent process acquired for this run.
 
         Raises
         ------

@@ -73,18 +73,14 @@ class TrainingRun:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Write the block down as a phase, with its start and its seconds."""
+        """Record the block in the ledger as a phase, with its start and its seconds."""
         self._heartbeat.check()
-        started_at, started = now(), time.monotonic()
         with mongo_errors("writing to the ledger"):
             self._ledger.update(self.run_id, {"phase": name})
-        log.info("phase %s", name)
-        yield
-        seconds = round(time.monotonic() - started, 3)
-        phase = {"name": name, "started_at": started_at, "seconds": seconds}
+        with _timed(name) as phase:
+            yield
         with mongo_errors("writing to the ledger"):
             self._ledger.add_phase(self.run_id, phase)
-        log.info("phase %s took %.1f s", name, seconds)
 
     def record(self, **fields: Any) -> None:
         """Write fields of the run down, such as its counts or its metrics."""
@@ -94,6 +90,17 @@ class TrainingRun:
     def look_up(self) -> None:
         """Fetch the run's document from the ledger."""
         self.document = self._ledger.get(self.run_id)
+
+
+@contextmanager
+def _timed(name: str) -> Iterator[Document]:
+    """Log a phase and yield its document, which has its seconds after the block."""
+    phase = {"name": name, "started_at": now()}
+    started = time.monotonic()
+    log.info("phase %s", name)
+    yield phase
+    phase["seconds"] = round(time.monotonic() - started, 3)
+    log.info("phase %s took %.1f s", name, phase["seconds"])
 
 
 class _Heartbeat:
@@ -130,16 +137,16 @@ class _Heartbeat:
 
 
 @contextmanager
-def training_run(settings: Settings, adopted: str | None = None) -> Iterator[TrainingRun]:
+def training_run(settings: Settings, run_id: str | None = None) -> Iterator[TrainingRun]:
     """Hold the lease for the block, and write down how it ended.
 
     Parameters
     ----------
     settings
         The settings to train with.
-    adopted
-        Id of a run for which this process's parent has already taken the lease and opened the
-        ledger; None to start one by hand.
+    run_id
+        A run for which the parent process has acquired the lease and opened the ledger; None
+        starts a new one.
 
     Raises
     ------
@@ -153,7 +160,8 @@ def training_run(settings: Settings, adopted: str | None = None) -> Iterator[Tra
     with connect(settings) as client:
         db = database(client, settings)
         lease = Lease(db, settings.lease_seconds)
-        run_id = adopted or new_run_id()
+        resumed = run_id is not None
+        run_id = run_id or new_run_id()
         write = partial(Ledger(db).close, run_id)
         release = partial(_quietly, "the lease could not be released", lease.release)
 
@@ -166,9 +174,9 @@ def training_run(settings: Settings, adopted: str | None = None) -> Iterator[Tra
             try:
                 with _closing(settings, write):
                     with mongo_errors("taking the lease"):
-                        (lease.adopt if adopted else lease.acquire)(run_id)
+                        (lease.resume if resumed else lease.acquire)(run_id)
                     with (
-                        _opened(db, run_id, settings, adopted=adopted is not None),
+                        _opened(db, run_id, settings, resumed=resumed),
                         _Heartbeat(lease, settings.lease_seconds) as heartbeat,
                     ):
                         run = TrainingRun(run_id, db, settings, lease, heartbeat)
@@ -182,12 +190,12 @@ def training_run(settings: Settings, adopted: str | None = None) -> Iterator[Tra
 
 
 @contextmanager
-def _opened(db: MongoDatabase, run_id: str, settings: Settings, *, adopted: bool) -> Iterator[None]:
+def _opened(db: MongoDatabase, run_id: str, settings: Settings, *, resumed: bool) -> Iterator[None]:
     """Have the ledger tell of the run, and keep its log where no parent does."""
     ledger = Ledger(db)
     with ExitStack() as stack:
         with mongo_errors("beginning the run"):
-            if not adopted:
+            if not resumed:
                 ledger.open(run_id, "script", settings, None)
                 log_file = stack.enter_context(run_log(settings, run_id))
                 ledger.update(run_id, {"log": str(log_file) if log_file else None})
@@ -221,13 +229,10 @@ class SideRun:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Keep the block as a phase, with its start and its seconds."""
-        started_at, started = now(), time.monotonic()
         self._fields["phase"] = name
-        log.info("phase %s", name)
-        yield
-        seconds = round(time.monotonic() - started, 3)
-        self._fields["phases"].append({"name": name, "started_at": started_at, "seconds": seconds})
-        log.info("phase %s took %.1f s", name, seconds)
+        with _timed(name) as phase:
+            yield
+        self._fields["phases"].append(phase)
 
     def record(self, **fields: Any) -> None:
         """Keep fields of the run, such as its counts or its metrics."""

@@ -68,7 +68,7 @@ def test_a_forced_training_is_told_so_and_written_down(
     with trainer(db_settings, db, "import sys; print(*sys.argv[1:])") as starts:
         run = ended(db, starts.start("api", force=force))
     options = Path(run["log"]).read_text().split()
-    assert options == ["--adopt-run", run["run_id"], *["--force"][: int(force)]]
+    assert options == ["--run-id", run["run_id"], *["--force"][: int(force)]]
     assert run["forced"] is force
     assert run["settings"]["gate"] is not force
 
@@ -152,7 +152,7 @@ HAS_JUST_SUCCEEDED = """
 import os, signal, sys
 from recommender.runs import training_run
 from recommender.settings import load_settings
-with training_run(load_settings(), adopted=sys.argv[2]):
+with training_run(load_settings(), run_id=sys.argv[2]):
     pass
 print(os.getpid(), flush=True)
 signal.pause()

@@ -220,7 +220,7 @@ def test_a_child_goes_on_with_its_parents_lease(db: MongoDatabase) -> None:
     parents = taken(db, "run-1")
     expire(db)
     childs = Lease(db, MINUTE)
-    childs.adopt("run-1")
+    childs.resume("run-1")
     assert holder(db)
     assert state(db)["token"] == 1
     parents.renew()
@@ -230,7 +230,7 @@ def test_a_child_goes_on_with_its_parents_lease(db: MongoDatabase) -> None:
 
 
 @pytest.mark.parametrize("now_with", ["run-2", None])
-def test_a_lease_that_is_not_the_parents_any_more_is_not_adopted(
+def test_a_lease_that_the_parent_has_lost_is_not_resumed(
     db: MongoDatabase, now_with: str | None
 ) -> None:
     parents = taken(db, "run-1")
@@ -238,7 +238,7 @@ def test_a_lease_that_is_not_the_parents_any_more_is_not_adopted(
     if now_with:
         taken(db, now_with)
     with pytest.raises(LeaseLostError, match=f"with {now_with or 'nobody'}"):
-        Lease(db, MINUTE).adopt("run-1")
+        Lease(db, MINUTE).resume("run-1")
 
 
 def test_a_run_id_is_a_value_and_never_an_expression(db: MongoDatabase) -> None:

@@ -237,13 +237,13 @@ def beating() -> bool:
     return any(thread.name == "heartbeat" for thread in threading.enumerate())
 
 
-def test_a_child_adopts_the_run_that_its_parent_opened(
+def test_a_child_resumes_the_run_that_its_parent_opened(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     lease = Lease(db, 60)
     lease.acquire("run-1")
     Ledger(db).open("run-1", "api", db_settings, Path("run-1.log"))
-    with training_run(db_settings, adopted="run-1") as run:
+    with training_run(db_settings, run_id="run-1") as run:
         assert run.run_id == "run-1"
         assert entry(db, "run-1")["state"] == "running"
     ended = only_entry(db)
@@ -256,7 +256,7 @@ def test_a_child_whose_run_has_lost_the_lease_does_not_begin(
     Lease(db, 60).acquire("run-1")
     Ledger(db).open("run-1", "api", db_settings, None)
     take_over(db)
-    with pytest.raises(LeaseLostError), training_run(db_settings, adopted="run-1"):
+    with pytest.raises(LeaseLostError), training_run(db_settings, run_id="run-1"):
         pytest.fail("it may not begin")
     assert (only_entry(db)["state"], only_entry(db)["exit_code"]) == ("failed", 75)
 
