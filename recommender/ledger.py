@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
+import re
 import secrets
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,6 +25,9 @@ Trigger = Literal["api", "schedule", "script", "tune"]
 STATES: tuple[State, ...] = get_args(State)
 OPEN_STATES: tuple[State, ...] = ("queued", "running")
 
+RUN_ID = re.compile(r"\d{8}T\d{9}Z-[0-9a-f]{8}")
+
+_ENDED: Document = {"state": {"$nin": list(OPEN_STATES)}}
 _VERSIONED = ("pyspark", "pymongo", "numpy", "scipy", "scikit-learn", "pyarrow")
 
 
@@ -95,13 +100,21 @@ class Ledger:
         """Return the latest runs, the latest first."""
         return list(self._runs.find().sort("_id", DESCENDING).limit(limit))
 
-    def prune(self, kept: int) -> list[str]:
-        """Forget all but the latest ``kept`` ended runs; return the ids of the forgotten."""
-        ended = {"state": {"$nin": list(OPEN_STATES)}}
-        old = self._runs.find(ended, {"_id": 1}).sort("_id", DESCENDING).skip(kept)
-        forgotten = [run["_id"] for run in old]
-        self._runs.delete_many({"_id": {"$in": forgotten}})
-        return forgotten
+    def prune(self, kept: int, published: Iterable[str]) -> None:
+        """Delete all but the latest ``kept`` ended runs and the published ones."""
+        old = {"_id": {"$lt": self._oldest(kept), "$nin": list(published)}}
+        self._runs.delete_many({**_ENDED, **old})
+
+    def pruned(self, kept: int, run_ids: Iterable[str]) -> set[str]:
+        """Return which of the run ids were pruned, by this process or another."""
+        oldest = self._oldest(kept)
+        old = {run_id for run_id in run_ids if run_id < oldest}
+        return old - {run["_id"] for run in self._runs.find({"_id": {"$in": list(old)}}, {})}
+
+    def _oldest(self, kept: int) -> str:
+        """Return the id of the oldest among the latest ``kept`` ended runs."""
+        latest = self._runs.find(_ENDED, {"_id": 1}).sort("_id", DESCENDING).skip(kept - 1)
+        return str(next(latest.limit(1), {"_id": ""})["_id"])
 
 
 def _begun(run_id: str, trigger: Trigger, settings: Settings, log_file: Path | None) -> Document:

@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 
 from recommender.errors import LeaseLostError, ModelRejectedError
 from recommender.lease import Lease
-from recommender.ledger import Ledger, State, Trigger, new_run_id, now
+from recommender.ledger import RUN_ID, Ledger, State, Trigger, new_run_id, now
 from recommender.mongo import (
     Document,
     MongoDatabase,
@@ -30,7 +30,7 @@ from recommender.mongo import (
 from recommender.run_log import run_log
 from recommender.scripts import Cancelled, TimedOut, redact, time_limit
 from recommender.settings import Settings
-from recommender.store import sweep
+from recommender.store import published_runs, sweep
 
 _BEATS_PER_LEASE = 4
 
@@ -299,12 +299,15 @@ def _exit_code_of(error: BaseException | None) -> int:
 
 
 def _prune(db: MongoDatabase, settings: Settings) -> None:
-    # No path is made from what the database says: a log is removed if its run is forgotten.
+    """Delete old runs, and the logs here of runs that this process or another has deleted."""
+    ledger = Ledger(db)
+    ledger.prune(settings.runs_kept, published_runs(db))
+    # Paths come from the folder, never from the database.
     logs = {path.stem: path for path in settings.log_dir.glob("*.log")}
-    for run_id in Ledger(db).prune(settings.runs_kept):
-        if run_id in logs:
-            with contextlib.suppress(OSError):
-                logs[run_id].unlink(missing_ok=True)
+    run_ids = filter(RUN_ID.fullmatch, logs)
+    for run_id in ledger.pruned(settings.runs_kept, run_ids):
+        with contextlib.suppress(OSError):
+            logs[run_id].unlink(missing_ok=True)
 
 
 def _quietly(complaint: str, action: Callable[[], object]) -> None:

@@ -37,6 +37,7 @@ from recommender.together import Replacement, has_transactions, replace_together
 RECOMMENDATIONS = "Recommendations"
 CLUSTERS = "Clusters"
 METADATA = "Metadata"
+PUBLISHED = (RECOMMENDATIONS, CLUSTERS, METADATA)
 
 COLUMNS_ID = "train_columns"
 CENTROIDS_ID = "kmeans_centroids"
@@ -49,6 +50,7 @@ _STAGED = ".staged."
 _INSERT_ROWS = 10_000
 _DUPLICATE_KEY = 11000
 WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
+_BY_A_TRAINING: Document = {"run_id": {"$type": "string"}}
 
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 _INT32 = struct.Struct("<i")
@@ -213,12 +215,18 @@ def _copy_beside(live: Collection[Document], previous: Collection[Document]) -> 
 def sweep(db: MongoDatabase) -> None:
     """Finish or drop what dead trainings left staged; only for who holds the lease."""
     finish_switch(db)
-    for target in (RECOMMENDATIONS, CLUSTERS, METADATA):
+    for target in PUBLISHED:
         prefix = f"{target}{_STAGED}"
         for name in db.list_collection_names():
             if name.startswith(prefix):
                 log.warning("dropping %s, left by a training that did not end", name)
                 db.drop_collection(name)
+
+
+def published_runs(db: MongoDatabase) -> set[str]:
+    """Return the ids of the runs that wrote what is published."""
+    live = (db[name].find_one(_BY_A_TRAINING, {"run_id": 1}) for name in PUBLISHED)
+    return {document["run_id"] for document in live if document}
 
 
 def publish_clusters(

@@ -151,13 +151,27 @@ def test_the_latest_runs_come_first_and_no_more_than_asked_for(
     assert len(ledger.recent(10)) == 5
 
 
-def test_old_runs_are_forgotten_and_named(db: MongoDatabase, ledger: Ledger) -> None:
+def test_old_runs_are_deleted_but_the_published_ones(db: MongoDatabase, ledger: Ledger) -> None:
     for number in (2, 1, 4, 3):
         put(db, f"run-{number}", "failed")
     put(db, "run-0", "succeeded")
-    assert sorted(ledger.prune(2)) == ["run-0", "run-1", "run-2"]
-    assert ids(db) == ["run-3", "run-4"]
-    assert ledger.prune(2) == []
+    for _ in range(2):
+        ledger.prune(2, ["run-0", "run-4"])
+        assert ids(db) == ["run-0", "run-3", "run-4"]
+    ledger.prune(9, [])
+    assert len(ids(db)) == 3
+
+
+def test_a_run_missing_from_the_ledger_was_pruned_if_enough_newer_ones_ended(
+    db: MongoDatabase, ledger: Ledger
+) -> None:
+    assert ledger.pruned(1, ["run-1"]) == set()
+    put(db, "run-1", "succeeded")
+    for number in (4, 5):
+        put(db, f"run-{number}", "failed")
+    run_ids = [f"run-{number}" for number in range(9)]
+    assert ledger.pruned(2, run_ids) == {"run-0", "run-2", "run-3"}
+    assert ledger.pruned(4, run_ids) == set()
 
 
 def test_open_runs_are_neither_forgotten_nor_counted(db: MongoDatabase, ledger: Ledger) -> None:
@@ -166,5 +180,5 @@ def test_open_runs_are_neither_forgotten_nor_counted(db: MongoDatabase, ledger: 
     put(db, "run-3", "failed")
     put(db, "run-4", "succeeded")
     put(db, "run-5", "running")
-    assert ledger.prune(1) == ["run-3"]
+    ledger.prune(1, [])
     assert ids(db) == ["run-1", "run-2", "run-4", "run-5"]

@@ -312,18 +312,25 @@ def test_a_run_beside_the_trainings_that_fails_is_written_down_with_why(
     assert found["ratings"] == 3
 
 
-def test_old_runs_and_their_logs_are_forgotten(db: MongoDatabase, db_settings: Settings) -> None:
-    logs = [db_settings.log_dir / f"1999-{number}.log" for number in range(3)]
+def test_old_runs_and_their_logs_are_deleted_but_the_published_ones(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    ids = [f"19990101T00000000{number}Z-00000000" for number in range(5)]
+    logs = [db_settings.log_dir / f"{run_id}.log" for run_id in ids]
     db_settings.log_dir.mkdir(parents=True)
-    for number, log in enumerate(logs):
+    foreign = db_settings.log_dir / "1998-01-01.log"
+    for log in (*logs, foreign):
         log.touch()
-        Ledger(db).open(f"1999-{number}", "api", db_settings, log)
-        Ledger(db).close(f"1999-{number}", "failed", 1, "x")
-    logs[0].unlink()  # somebody tidied up
+    for number in (0, 1, 2, 4):  # another replica has pruned 3
+        Ledger(db).open(ids[number], "api", db_settings, logs[number])
+        Ledger(db).close(ids[number], "failed", 1, "x")
+    for number, name in enumerate(("Recommendations", "Metadata")):
+        db[name].insert_many([{"user_id": "guest"}, {"run_id": ids[number]}])
     with training_run(db_settings.model_copy(update={"runs_kept": 2})) as run:
         pass
-    assert [e["_id"] for e in Ledger(db).recent(9)] == [run.run_id, "1999-2"]
-    assert [log.exists() for log in logs] == [False, False, True]
+    assert [e["_id"] for e in Ledger(db).recent(9)] == [run.run_id, ids[4], ids[1], ids[0]]
+    assert [log.exists() for log in logs] == [True, True, False, False, True]
+    assert foreign.exists()
 
 
 def test_old_runs_are_forgotten_where_all_fail(db: MongoDatabase, db_settings: Settings) -> None:
@@ -350,10 +357,11 @@ def test_a_training_that_lost_its_lease_at_the_end_has_not_succeeded(
 def test_a_log_that_cannot_be_removed_does_not_fail_the_run(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
-    log = db_settings.log_dir / "1999.log"  # a folder
+    run_id = "19990101T000000000Z-00000000"
+    log = db_settings.log_dir / f"{run_id}.log"  # a folder
     log.mkdir(parents=True)
-    Ledger(db).open("1999", "api", db_settings, log)
-    Ledger(db).close("1999", "failed", 1, "x")
+    Ledger(db).open(run_id, "api", db_settings, log)
+    Ledger(db).close(run_id, "failed", 1, "x")
     with training_run(db_settings.model_copy(update={"runs_kept": 1})) as run:
         pass
     assert only_entry(db)["_id"] == run.run_id
