@@ -27,7 +27,14 @@ from recommender.errors import DataError
 from recommender.factors import LiveFactors
 from recommender.java import find_java
 from recommender.ledger import STATES, Ledger
-from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors
+from recommender.mongo import (
+    TIMEOUT_SECONDS,
+    Document,
+    MongoDatabase,
+    connect,
+    database,
+    mongo_errors,
+)
 from recommender.ports import check_port_is_free
 from recommender.problems import handle_errors, responses
 from recommender.reviews import given_rating, ratings_given
@@ -235,7 +242,7 @@ async def live() -> Health:
 
 def ready(service: TheService) -> Health:
     """Answer 200 if a training could start: MongoDB answers, Java and WORK_DIR are there."""
-    with mongo_errors("answering a ping"), pymongo.timeout(service.settings.mongo_timeout_seconds):
+    with mongo_errors("answering a ping"), pymongo.timeout(TIMEOUT_SECONDS):
         service.db.command("ping")
     find_java()
     service.settings.make_folder(service.settings.work_dir)

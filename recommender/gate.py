@@ -25,6 +25,7 @@ _BY_A_TRAINING: Document = {"run_id": {"$type": "string"}}
 _WITH_A_LIST: Document = {"recommendations.0": {"$exists": True}}
 # Two RMSEs of the same model differ by less than so many standard errors, save one time in twenty.
 _STANDARD_ERRORS = 2
+_RMSE_TOLERANCE = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -138,13 +139,12 @@ def _too_far_off(ours: Document, theirs: Document, settings: Settings) -> list[s
         which = "this run" if rmse is None else f"the live run {theirs['run_id']}"
         log.warning("the gate does not compare the RMSE: %s has none", which)
         return []
-    tolerance = settings.gate_rmse_tolerance
-    limit = live_rmse * (1 + tolerance + _chance(error.get("rows"), live_error.get("rows")))
+    limit = live_rmse * (1 + _RMSE_TOLERANCE + _chance(error.get("rows"), live_error.get("rows")))
     if rmse <= limit:
         return []
     return [
         f"RMSE {rmse:.4g} where the live run {theirs['run_id']} has {live_rmse:.4g}, above "
-        f"{limit:.4g}, the most by GATE_RMSE_TOLERANCE={tolerance:g} and chance"
+        f"the limit of {limit:.4g} ({_RMSE_TOLERANCE:.0%} more and chance)"
     ]
 
 

@@ -21,6 +21,7 @@ Client = MongoClient[Document]
 MongoDatabase = Database[Document]
 
 APP_NAME = "restaurant-recommender"
+TIMEOUT_SECONDS = 5.0  # to find a server, unless MONGO_URI has serverSelectionTimeoutMS
 
 
 def connect(settings: Settings) -> Client:
@@ -34,7 +35,7 @@ def connect(settings: Settings) -> Client:
     uri = settings.mongo_uri.get_secret_value()
     options: dict[str, Any] = {"appname": APP_NAME, "tz_aware": True}
     if "serverselectiontimeoutms" not in uri.lower():
-        options["serverSelectionTimeoutMS"] = round(settings.mongo_timeout_seconds * 1000)
+        options["serverSelectionTimeoutMS"] = round(TIMEOUT_SECONDS * 1000)
     try:
         return MongoClient(uri, **options)
     except (MongoConfigurationError, ValueError, TypeError):

@@ -14,7 +14,7 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
-from recommender.errors import LeaseLostError, ModelRejectedError
+from recommender.errors import LeaseLostError, ModelRejectedError, RecommenderError
 from recommender.lease import Lease
 from recommender.ledger import RUN_ID, Ledger, State, Trigger, new_run_id, now
 from recommender.mongo import (
@@ -180,13 +180,27 @@ def training_run(settings: Settings, run_id: str | None = None) -> Iterator[Trai
                         _Heartbeat(lease, settings.lease_seconds) as heartbeat,
                     ):
                         run = TrainingRun(run_id, db, settings, lease, heartbeat)
-                        yield run
-                        # Who has lost the lease by now may have been published over.
-                        _quietly("the lease could not be looked at", lease.renew)
+                        with _lost_lease_first(lease):
+                            yield run
                 _quietly("the ledger could not be read", run.look_up)
             finally:
                 _quietly("old runs could not be pruned", partial(_prune, db, settings))
                 release()
+
+
+@contextmanager
+def _lost_lease_first(lease: Lease) -> Iterator[None]:
+    """Raise LeaseLostError however the block ends, if another run has taken the lease over.
+
+    That run has dropped the stages of this one and may have published, which explains any failure.
+    """
+    renew = partial(_quietly, "the lease could not be renewed", lease.renew)
+    try:
+        yield
+    except RecommenderError:
+        renew()
+        raise
+    renew()
 
 
 @contextmanager

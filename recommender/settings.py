@@ -67,9 +67,6 @@ class Settings(BaseSettings):
         pattern=r'^[^/\\. "$\x00]+$',
         description="the database's name",
     )
-    mongo_timeout_seconds: float = Field(
-        5.0, gt=0, description="how long to look for a MongoDB server before giving up, seconds"
-    )
     reviews_user_field: FieldName = Field("user_id", description="field of Reviews: the user's id")
     reviews_restaurant_field: FieldName = Field(
         "gmap_id", description="field of Reviews: the restaurant's id"
@@ -113,9 +110,6 @@ class Settings(BaseSettings):
     )
     gate_min_users_share: float = Field(
         0.5, ge=0, le=1, description="share of the live model's users that the next must serve"
-    )
-    gate_rmse_tolerance: float = Field(
-        0.1, ge=0, description="by what share the RMSE may exceed the live model's, beyond chance"
     )
     runs_kept: Count = Field(200, description="ended runs, with their logs, kept in the ledger")
     work_dir: Path = Field(

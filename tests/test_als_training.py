@@ -180,7 +180,11 @@ def test_what_ends_the_script_before_spark_starts(
     [
         ({"ALS_RANK": "many"}, 78, "ALS_RANK='many'"),
         ({"ALS_RNAK": "5"}, 78, "did you mean ALS_RANK?"),
-        ({"MONGO_URI": "mongodb://me:s3cret@127.0.0.1:1/"}, 69, "MongoDB did not answer"),
+        (
+            {"MONGO_URI": "mongodb://me:s3cret@127.0.0.1:1/?serverSelectionTimeoutMS=200"},
+            69,
+            "MongoDB did not answer",
+        ),
         ({"MONGO_URI": "mongodb://me:s3cret/x@127.0.0.1:1/"}, 78, "MONGO_URI cannot be read"),
     ],
 )
@@ -191,7 +195,7 @@ def test_each_failure_has_its_code_and_one_line(
     code: int,
     words: str,
 ) -> None:
-    assert run_here(als_training.main, MONGO_TIMEOUT_SECONDS="0.3", **more) == code
+    assert run_here(als_training.main, **more) == code
     out, err = capsys.readouterr()
     assert words in err.splitlines()[-1]
     assert "s3cret" not in out + err

@@ -272,7 +272,9 @@ def test_without_mongodb_at_the_start_it_waits_and_then_fires(
     mongo = EmbeddedMongo(tmp_path / "mongo")
     with mongo:
         port = mongo.port
-    settings = load_settings(mongo_uri=mongo.uri, mongo_timeout_seconds=0.2, mongo_db="clock")
+    settings = load_settings(
+        mongo_uri=f"{mongo.uri}?serverSelectionTimeoutMS=200", mongo_db="clock"
+    )
     trainings = Trainings()
     with connect(settings) as client:
         db = database(client, settings)

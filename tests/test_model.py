@@ -165,7 +165,7 @@ def test_alive_without_mongodb_but_not_ready(
     configure: Callable[..., None], db: MongoDatabase
 ) -> None:
     with closed_port() as port:
-        configure(MONGO_URI=f"mongodb://127.0.0.1:{port}/", MONGO_TIMEOUT_SECONDS="0.2")
+        configure(MONGO_URI=f"mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=200")
         with TestClient(model.create_app()) as client:
             assert client.get("/health/live").json() == {"status": "alive"}
             refused = [

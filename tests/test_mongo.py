@@ -13,6 +13,7 @@ from pymongo.errors import AutoReconnect, BulkWriteError, OperationFailure
 from recommender.errors import ConfigurationError, DatabaseUnavailableError
 from recommender.mongo import (
     APP_NAME,
+    TIMEOUT_SECONDS,
     MongoDatabase,
     connect,
     database,
@@ -68,7 +69,7 @@ def test_the_client_says_who_it_is_and_gives_times_with_their_zone(
 
 def test_no_server_is_told_with_what_to_do(nowhere: str, clean_environment: object) -> None:
     settings = load_settings(
-        mongo_uri=f"mongodb://user:s3cret@{nowhere}/", mongo_timeout_seconds=0.3
+        mongo_uri=f"mongodb://user:s3cret@{nowhere}/?serverSelectionTimeoutMS=300"
     )
     with (
         connect(settings) as client,
@@ -87,12 +88,12 @@ def test_no_server_is_told_with_what_to_do(nowhere: str, clean_environment: obje
 
 
 @pytest.mark.usefixtures("clean_environment")
-def test_a_timeout_in_the_uri_wins_over_the_setting() -> None:
+def test_a_timeout_in_the_uri_wins_over_ours() -> None:
     uri = "mongodb://localhost:1/?serverSelectionTimeoutMS=123"
-    with connect(load_settings(mongo_uri=uri, mongo_timeout_seconds=9)) as client:
+    with connect(load_settings(mongo_uri=uri)) as client:
         assert client.options.server_selection_timeout == 0.123
-    with connect(load_settings(mongo_timeout_seconds=0.7)) as client:
-        assert client.options.server_selection_timeout == 0.7
+    with connect(load_settings()) as client:
+        assert client.options.server_selection_timeout == TIMEOUT_SECONDS
 
 
 @pytest.mark.parametrize("password", PASSWORDS)

@@ -61,7 +61,7 @@ def test_a_database_that_goes_away_from_spark_is_unavailable(
     if planned:
         monkeypatch.setattr(mongo_source, "plan", lambda *_: [IdRange()])
     batch = spark.conf.get(ROWS_A_BATCH)
-    gone = load_settings(mongo_uri="mongodb://127.0.0.1:1/", mongo_timeout_seconds=0.2)
+    gone = load_settings(mongo_uri="mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200")
     with (
         pytest.raises(DatabaseUnavailableError, match="MongoDB did not answer"),
         errors_that_last(),

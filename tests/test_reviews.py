@@ -137,7 +137,8 @@ class TestPlan:
         assert len(read_ratings(settings)) == 99
 
     def test_without_mongodb_that_is_said(self, db_settings: Settings) -> None:
-        nowhere = {"mongo_uri": SecretStr("mongodb://127.0.0.1:9/"), "mongo_timeout_seconds": 0.1}
+        uri = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=100"
+        nowhere = {"mongo_uri": SecretStr(uri)}
         settings = db_settings.model_copy(update=nowhere)
         with pytest.raises(DatabaseUnavailableError, match="while dividing Reviews"):
             plan(settings, 2)

@@ -32,7 +32,7 @@ from recommender.mongo import Document, MongoDatabase
 from recommender.runs import side_run, training_run
 from recommender.scripts import Cancelled
 from recommender.settings import Settings
-from recommender.store import publish, staged
+from recommender.store import publish, staged, sweep
 from tests.support import PROJECT, environment
 from tests.waiting import until
 
@@ -201,6 +201,24 @@ def run_until_publishing(db: MongoDatabase, settings: Settings) -> None:
             take_over(db)
             publish(db, stage, lease=run.lease)
         pytest.fail("it may not publish")
+
+
+def test_a_stage_that_another_run_has_dropped_is_a_lost_lease(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    def train() -> None:
+        with (
+            training_run(db_settings) as run,
+            staged(run.db, "Recommendations", run.run_id, "user_id") as stage,
+        ):
+            stage.insert([{"user_id": "new", "run_id": run.run_id}])
+            take_over(db)
+            sweep(db)
+            stage.seal(1)
+
+    with pytest.raises(LeaseLostError):
+        train()
+    assert only_entry(db)["exit_code"] == 75
 
 
 def test_the_heartbeat_notices_that_the_run_was_replaced(
@@ -382,7 +400,7 @@ def test_the_password_does_not_reach_the_ledger(db: MongoDatabase, db_settings: 
 
 
 def test_no_mongodb_at_the_start_is_told_as_such(db_settings: Settings) -> None:
-    nowhere = {"mongo_uri": SecretStr("mongodb://127.0.0.1:9/"), "mongo_timeout_seconds": 0.2}
+    nowhere = {"mongo_uri": SecretStr("mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=200")}
     with (
         pytest.raises(DatabaseUnavailableError, match="while taking the lease") as caught,
         training_run(db_settings.model_copy(update=nowhere)),
@@ -396,8 +414,7 @@ def test_a_mongodb_that_goes_away_does_not_hide_why_the_run_ended(
 ) -> None:
     with EmbeddedMongo() as mongo:
         changes: dict[str, Any] = {
-            "mongo_uri": SecretStr(mongo.uri),
-            "mongo_timeout_seconds": 0.2,
+            "mongo_uri": SecretStr(f"{mongo.uri}?serverSelectionTimeoutMS=200")
         }
         with pytest.raises(DataError, match=r"^the real reason$"):
             lose_mongodb_and_fail(db_settings.model_copy(update=changes), mongo)
@@ -416,8 +433,7 @@ def test_a_run_ends_well_when_only_its_last_lines_cannot_be_written(
 ) -> None:
     with EmbeddedMongo() as mongo:
         changes: dict[str, Any] = {
-            "mongo_uri": SecretStr(mongo.uri),
-            "mongo_timeout_seconds": 0.2,
+            "mongo_uri": SecretStr(f"{mongo.uri}?serverSelectionTimeoutMS=200")
         }
         with training_run(db_settings.model_copy(update=changes)) as run:
             mongo.stop()

@@ -141,7 +141,7 @@ def without_mongod(world: World) -> Outcome:
     """Start a service without MongoDB; it trains as soon as that is back."""
     with world.reader.cut_off():
         world.mongo.kill()
-        with world.service(MONGO_TIMEOUT_SECONDS="1") as (_, url):
+        with world.service() as (_, url):
             assert post(url) == 503
             assert httpx.get(f"{url}/health/ready").status_code == 503
             assert httpx.get(f"{url}/next-training").status_code == 200
