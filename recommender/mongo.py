@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, unquote, unquote_plus
 
-from pymongo import MongoClient
+from pymongo import MongoClient, ReadPreference
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError as MongoConfigurationError
 from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
 
 from recommender.errors import ConfigurationError, DatabaseUnavailableError
 from recommender.settings import Settings
@@ -30,14 +32,15 @@ def connect(settings: Settings) -> Client:
     Raises
     ------
     ConfigurationError
-        If ``MONGO_URI`` cannot be read. The message does not repeat it, as it may hold a password.
+        If ``MONGO_URI`` is invalid, or has ``w=0``. The message does not repeat it, as it may hold
+        a password.
     """
     uri = settings.mongo_uri.get_secret_value()
     options: dict[str, Any] = {"appname": APP_NAME, "tz_aware": True}
     if "serverselectiontimeoutms" not in uri.lower():
         options["serverSelectionTimeoutMS"] = round(TIMEOUT_SECONDS * 1000)
     try:
-        return MongoClient(uri, **options)
+        client: Client = MongoClient(uri, **options)
     except (MongoConfigurationError, ValueError, TypeError):
         raise ConfigurationError(
             "MONGO_URI cannot be read as mongodb://[user:password@]host[:port]/[?options]; "
@@ -47,10 +50,32 @@ def connect(settings: Settings) -> Client:
         raise ConfigurationError(
             f"a file that MONGO_URI names cannot be read: {error.strerror}"
         ) from None
+    if not client.write_concern.acknowledged:
+        client.close()
+        raise ConfigurationError(
+            "MONGO_URI has w=0, so MongoDB would not report failed writes; remove that option"
+        )
+    return client
 
 
 def database(client: Client, settings: Settings) -> MongoDatabase:
-    """Return the settings' database."""
+    """Return the settings' database, read at the primary and written to the majority.
+
+    The service relies on reading its own writes, whatever options ``MONGO_URI`` has.
+    """
+    return client.get_database(
+        settings.mongo_db,
+        read_preference=ReadPreference.PRIMARY,
+        read_concern=ReadConcern("local"),
+        write_concern=WriteConcern("majority"),
+    )
+
+
+def source_database(client: Client, settings: Settings) -> MongoDatabase:
+    """Return the settings' database with the options of ``MONGO_URI``.
+
+    For reading ``Reviews``, ``Users`` and ``Restaurants`` only.
+    """
     return client[settings.mongo_db]
 
 

@@ -24,7 +24,7 @@ from bson.objectid import ObjectId
 from pymongo.collection import Collection as MongoCollection
 
 from recommender.errors import DataError
-from recommender.mongo import Document, connect, database, mongo_errors
+from recommender.mongo import Document, connect, mongo_errors, source_database
 from recommender.ratings import BLOCK_SCHEMA, CODEC, Ratings, clean_block, encode_id, gather
 from recommender.settings import Settings
 
@@ -57,7 +57,7 @@ def plan(settings: Settings, ranges: int) -> list[IdRange]:
     as a view, is one range.
     """
     with connect(settings) as client, mongo_errors("dividing Reviews"):
-        reviews = database(client, settings)[COLLECTION]
+        reviews = source_database(client, settings)[COLLECTION]
         ranges = min(ranges, reviews.estimated_document_count() // settings.read_batch_rows)
         if ranges < 2 or not _has_id_index(reviews):
             return [IdRange()]
@@ -104,7 +104,7 @@ def read(
     """
     projection = {"_id": 0} | dict.fromkeys(settings.review_fields, 1)
     with no_search_for_cycles(), connect(settings) as client, mongo_errors("reading Reviews"):
-        reviews = database(client, settings)[COLLECTION].with_options(codec_options=CODEC)
+        reviews = source_database(client, settings)[COLLECTION].with_options(codec_options=CODEC)
         rows_wanted = matching or {}
         cursor = reviews.find(rows_wanted, projection, batch_size=settings.read_batch_rows)
         # Unlike $gte and $lt, index bounds compare ids of all BSON types.
@@ -177,7 +177,7 @@ def ratings_of_user(settings: Settings, user: str) -> Ratings:
 def _ratings_in_users(settings: Settings, same: Document) -> pa.RecordBatch:
     """Return the cleaned ratings that Users keeps of the user whose id matches, if any."""
     with connect(settings) as client, mongo_errors("reading Users"):
-        users = database(client, settings)[USERS].with_options(codec_options=CODEC)
+        users = source_database(client, settings)[USERS].with_options(codec_options=CODEC)
         entry = users.find_one({"user_id": same}) or {}
     return clean_users([entry], settings)
 

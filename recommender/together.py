@@ -9,7 +9,7 @@ from typing import Any
 
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
-from pymongo import ReplaceOne
+from pymongo import ReadPreference, ReplaceOne
 from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
@@ -81,7 +81,12 @@ def replace_together(
 
     try:
         with db.client.start_session() as session:
-            session.with_transaction(replace, ReadConcern("snapshot"), WriteConcern("majority"))
+            session.with_transaction(
+                replace,
+                ReadConcern("snapshot"),
+                WriteConcern("majority"),
+                ReadPreference.PRIMARY,
+            )
     except OperationFailure as error:
         if error.code not in _NO_TRANSACTIONS:
             raise

@@ -212,3 +212,9 @@ def test_a_plus_in_a_password_may_stand_for_itself_or_for_a_space() -> None:
 @pytest.mark.usefixtures("clean_environment")
 def test_a_password_that_makes_the_uri_unreadable_is_a_secret_all_the_same() -> None:
     assert "p@ss/w" in secrets_of(load_settings(mongo_uri="mongodb://u:p@ss/w@h/"))
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_unacknowledged_writes_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="w=0"):
+        connect(load_settings(mongo_uri="mongodb://localhost:1/?w=0"))
