@@ -31,7 +31,7 @@ from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.searching import add_tuning_options, run_tuning, tuning_axes
 from recommender.spark import spark_session
 from recommender.splits import split
-from recommender.store import RECOMMENDATIONS, publish, staged
+from recommender.store import RECOMMENDATIONS, others_before, publish, staged
 from recommender.summary import summary_of
 
 
@@ -100,6 +100,7 @@ def train(run: TrainingRun) -> tuple[Ratings, Preferences | None]:
         What it found of them, if that is what ranks.
     """
     settings = run.settings
+    old = others_before(run.db, RECOMMENDATIONS)
     with spark_session(settings, f"als_training {run.run_id}") as spark:
         with run.phase("read"):
             ratings = read_ratings(spark, settings)
@@ -116,7 +117,9 @@ def train(run: TrainingRun) -> tuple[Ratings, Preferences | None]:
             run.record(**{"metrics.lists": judge_lists(model, part, held_out, settings)})
         with run.phase("refit"):
             model = fit(spark, ratings, settings, chosen).believing(share)
-        with staged(run.db, RECOMMENDATIONS, run.run_id, "user_id", keep_others=True) as stage:
+        with staged(
+            run.db, RECOMMENDATIONS, run.run_id, "user_id", keep_others=True, old=old
+        ) as stage:
             with run.phase("recommend"):
                 users = recommend(spark, model, ratings, run, stage.name)
             with run.phase("publish recommendations"):

@@ -19,6 +19,7 @@ from recommender.mongo import Document, MongoDatabase
 
 # How texts compare where nothing else is said: by their bytes.
 SIMPLE = {"locale": "simple"}
+WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
 
 _STAGED = ".staged."
 # A capped collection would lose documents; a view has none of its own.

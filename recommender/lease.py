@@ -89,17 +89,17 @@ class Lease:
         """
         self._set({"expires_at": self._expiry()}, session)
 
-    def begin_switch(self, switch: Document) -> None:
-        """Put the expiry off and note a switch, both at once: only a holder can begin one.
+    def begin_switch(self, switch: Document, session: ClientSession | None = None) -> None:
+        """Extend the lease and note a switch in one write: only the holder can begin one.
 
-        Whoever takes the lease over finds the note, see `recommender.switching.finish_switch`.
+        The next holder reads the note, see `recommender.switching.finish_switch`.
 
         Raises
         ------
         LeaseLostError
             As :meth:`renew` does.
         """
-        self._set({"expires_at": self._expiry(), SWITCH: {"$literal": switch}})
+        self._set({"expires_at": self._expiry(), SWITCH: {"$literal": switch}}, session)
 
     def _set(self, fields: Document, session: ClientSession | None = None) -> None:
         change: list[Document] = [{"$set": fields}]

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_array
 
+from recommender.bulk import WRITTEN_BY_OTHERS
 from recommender.mongo import Document, MongoDatabase, mongo_errors
 from recommender.ratings import (
     BLOCK_SCHEMA,
@@ -29,7 +30,7 @@ from recommender.ratings import (
 )
 from recommender.reviews import USERS, clean_users, no_search_for_cycles
 from recommender.settings import Settings
-from recommender.store import RECOMMENDATIONS, WRITTEN_BY_OTHERS
+from recommender.store import RECOMMENDATIONS
 
 _USERS_AT_A_TIME = 1_000
 _USERS_A_BLOCK = 5_000

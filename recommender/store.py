@@ -1,8 +1,9 @@
-"""What is published: the collections' names, the documents' shapes, and how they are swapped in.
+"""Publishing: the collections' names, staging, and the switch to what is staged.
 
-Everything is written to a collection beside its target, indexed, counted, and renamed over the
-target: a reader sees all of the old or all of the new. What is left without a rename is dropped.
-Clusters and Metadata, which belong together, are replaced in a transaction where MongoDB has them.
+Documents are written to a stage beside their target, indexed, checked, and renamed over the target:
+a reader sees all of the old or all of the new. A stage that is not renamed is dropped. Clusters and
+Metadata, which belong together, are replaced in a transaction where MongoDB has them. What was live
+before is kept as one previous generation.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import islice
+from operator import attrgetter
 
-from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING
 from pymongo.collection import Collection
@@ -21,6 +23,13 @@ from pymongo.errors import BulkWriteError
 
 from recommender.bulk import SIMPLE, copy_indexes, copy_validator, count_misfits, create_like
 from recommender.errors import PublishError
+from recommender.late_writes import (
+    digest,
+    digests_of_others,
+    others_in,
+    polled,
+    stream_position,
+)
 from recommender.lease import Lease
 from recommender.mongo import Document, MongoDatabase, mongo_errors
 from recommender.scripts import signals_deferred
@@ -28,7 +37,7 @@ from recommender.spot_checks import LOOKED_AT, faults_found
 from recommender.switching import (
     PREVIOUS,
     finish_switch,
-    finish_whatever_it_takes,
+    finish_with_retries,
     is_switching,
     switch_of,
 )
@@ -49,10 +58,8 @@ FACTORS_ID = "item_factors"
 _STAGED = ".staged."
 _INSERT_ROWS = 10_000
 _DUPLICATE_KEY = 11000
-WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
 _BY_A_TRAINING: Document = {"run_id": {"$type": "string"}}
 
-_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 _INT32 = struct.Struct("<i")
 _SCORE_TAIL = b"\0" * 9  # a double and the document's end
 
@@ -73,24 +80,36 @@ class Stage:
     unique
         Field that no two documents share.
     keep_others
-        Whether documents of the target that no training wrote (they carry no ``run_id``) are
-        carried over, where the stage has none of the same ``unique`` field.
+        Whether documents of the target that no training wrote (they have no ``run_id``) are
+        carried over.
+    old
+        Digests of those that lose to a staged document with the same ``unique`` field, as they
+        were written before the training began; the others win.
     """
 
     def __init__(
-        self, db: MongoDatabase, target: str, run_id: str, unique: str, *, keep_others: bool
+        self,
+        db: MongoDatabase,
+        target: str,
+        run_id: str,
+        unique: str,
+        *,
+        keep_others: bool,
+        old: set[bytes],
     ) -> None:
         self.target = target
         self.name = f"{target}{_STAGED}{run_id}"
+        self.run_id = run_id
+        self.unique = unique
+        self.keep_others = keep_others
+        self.carried: set[bytes] = set()
         self._db = db
-        self._run_id = run_id
-        self._unique = unique
-        self._keep_others = keep_others
+        self._old = old
 
     @property
     def replacement(self) -> Replacement:
-        """What a transaction needs to know of this stage."""
-        return Replacement(self.name, self.target, self._unique, self._keep_others)
+        """The stage as a transaction takes it."""
+        return Replacement(self.name, self.target, self.unique, self.keep_others)
 
     def insert(self, documents: Iterable[Document | RawBSONDocument]) -> None:
         """Add documents, as :func:`insert_once` does."""
@@ -112,13 +131,13 @@ class Stage:
         """
         with mongo_errors(f"checking what is to become {self.target}"):
             collection = self._db[self.name]
-            if self._unique != "_id":
-                keys = [(self._unique, ASCENDING)]
+            if self.unique != "_id":
+                keys = [(self.unique, ASCENDING)]
                 collection.create_index(keys, unique=True, collation=SIMPLE)
             copy_indexes(self._db[self.target], collection)
             found = collection.count_documents({})
             misfits = count_misfits(self._db[self.target], collection)
-            faults = faults_found(collection, self._run_id)
+            faults = faults_found(collection, self.run_id)
             if found != expected or not found:
                 raise PublishError(
                     f"{found:,} documents are staged for {self.target} where {expected:,} were "
@@ -136,12 +155,15 @@ class Stage:
                 )
 
     def carry_over(self) -> None:
-        """Add what others wrote to the target, where that is to be kept, and its validator."""
-        if self._keep_others:
-            # Byte by byte, whatever is in them: dates and texts that Python cannot hold, too.
-            others = self._db[self.target].with_options(codec_options=_RAW)
-            self.insert(others.find(WRITTEN_BY_OTHERS))
-        # Not before: what others wrote before there was a validator stays as well.
+        """Copy the documents of others from the target, if they are kept, and its validator."""
+        others = iter(others_in(self._db[self.target]) if self.keep_others else ())
+        while block := list(islice(others, _INSERT_ROWS)):
+            versions = {digest(document): document for document in block}
+            newer = [versions[version].get(self.unique) for version in versions.keys() - self._old]
+            self._db[self.name].delete_many({self.unique: {"$in": newer}})
+            self.insert(block)
+            self.carried |= versions.keys()
+        # Not before: documents that are older than the validator are kept, too.
         copy_validator(self._db[self.target], self._db[self.name])
 
 
@@ -163,12 +185,32 @@ def insert_once(
                 raise
 
 
+def others_before(db: MongoDatabase, target: str) -> set[bytes]:
+    """Return the digests of the documents of others in a collection, for :func:`staged`."""
+    with mongo_errors(f"reading {target}"):
+        return digests_of_others(db[target])
+
+
 @contextmanager
 def staged(
-    db: MongoDatabase, target: str, run_id: str, unique: str, *, keep_others: bool = False
+    db: MongoDatabase,
+    target: str,
+    run_id: str,
+    unique: str,
+    *,
+    keep_others: bool = False,
+    old: set[bytes] | None = None,
 ) -> Iterator[Stage]:
-    """Give an empty :class:`Stage`; what the block neither publishes nor began to is dropped."""
-    stage = Stage(db, target, run_id, unique, keep_others=keep_others)
+    """Yield an empty :class:`Stage`, and drop it unless its switch has begun.
+
+    Parameters
+    ----------
+    old
+        What :func:`others_before` returned when the training began; None reads it now.
+    """
+    if old is None:
+        old = others_before(db, target) if keep_others else set()
+    stage = Stage(db, target, run_id, unique, keep_others=keep_others, old=old)
     try:
         with mongo_errors(f"staging {target}"):
             create_like(db[target], db[stage.name])
@@ -183,37 +225,65 @@ def staged(
 def publish(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
     """Put sealed stages in their targets' places, one right after the other.
 
-    What is to be switched is noted first: if this process or its connection dies on the way,
-    :func:`recommender.switching.finish_switch` does the rest. All but the last target are copied
-    beside, so that they can be put back if the server refuses a later one.
+    The switch is noted first: if this process or its connection dies on the way,
+    :func:`recommender.switching.finish_switch` does the rest. The targets are copied before: as the
+    previous generation, and to be put back if the server refuses a later one.
 
     Raises
     ------
     LeaseLostError
-        If the lease is with another when nothing but the switch is left to do: what was published
-        before stays.
+        If another run holds the lease when the switch is to begin: the live collections stay.
+    PublishError
+        If the live collections are not this run's after the switch.
     """
     targets = " and ".join(stage.target for stage in stages)
     with mongo_errors(f"publishing {targets}"), signals_deferred():
+        _copy_previous(db, stages)
+        position = stream_position(db)
         for stage in stages:
             stage.carry_over()
-        for stage in stages[:-1]:
-            _copy_beside(db[stage.target], db[stage.name + PREVIOUS])
-        # Whoever took the lease over has dropped the stages; what was carried over since, alone,
-        # would pass for one.
-        lease.begin_switch(switch_of({stage.name: stage.target for stage in stages}))
-        finish_whatever_it_takes(db)
+        # Only under the lease: a run that took it over has dropped the stages, and the carried
+        # documents alone would pass for one.
+        lease.begin_switch(_switch_of(stages, position))
+        with ExitStack() as polls:
+            if position is None:
+                for stage in filter(attrgetter("keep_others"), stages):
+                    live = db[stage.target]
+                    polls.enter_context(polled(live, stage.unique, stage.carried))
+            finish_with_retries(db)
+        _check_live(db, stages)
 
 
-def _copy_beside(live: Collection[Document], previous: Collection[Document]) -> None:
-    create_like(live, previous)
-    live.aggregate([{"$merge": {"into": previous.name}}])
-    copy_indexes(live, previous)
-    copy_validator(live, previous)
+def _switch_of(
+    stages: Sequence[Stage], position: Document | None = None, *, in_place: bool = False
+) -> Document:
+    targets = {stage.name: stage.target for stage in stages}
+    kept = {stage.target: stage.unique for stage in stages if stage.keep_others}
+    return switch_of(targets, kept, position, in_place=in_place)
+
+
+def _copy_previous(db: MongoDatabase, stages: Iterable[Stage]) -> None:
+    """Copy the stages' targets beside, to become the previous generation in the switch."""
+    for stage in stages:
+        live, previous = db[stage.target], db[stage.name + PREVIOUS]
+        previous.drop()
+        create_like(live, previous)
+        live.aggregate([{"$out": previous.name}])
+        copy_indexes(live, previous)
+        copy_validator(live, previous)
+
+
+def _check_live(db: MongoDatabase, stages: Iterable[Stage]) -> None:
+    for stage in stages:
+        if db[stage.target].find_one({"run_id": stage.run_id}, {"_id": 1}) is None:
+            raise PublishError(
+                f"{stage.target} has no document of this run after the switch; another process may "
+                "have replaced it; train again"
+            )
 
 
 def sweep(db: MongoDatabase) -> None:
-    """Finish or drop what dead trainings left staged; only for who holds the lease."""
+    """Finish the noted switch and drop what dead trainings staged; only for the lease's holder."""
     finish_switch(db)
     for target in PUBLISHED:
         prefix = f"{target}{_STAGED}"
@@ -273,7 +343,11 @@ def _publish_together(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
     replacements = [stage.replacement for stage in stages]
     with mongo_errors(f"publishing {targets}"), signals_deferred():
         if has_transactions(db):
+            _copy_previous(db, stages)
             lease.renew()
-            if replace_together(db, replacements, lease.renew):
+            begin = partial(lease.begin_switch, _switch_of(stages, in_place=True))
+            if replace_together(db, replacements, begin):
+                finish_with_retries(db)
+                _check_live(db, stages)
                 return
     publish(db, *stages, lease=lease)

@@ -1,7 +1,8 @@
-"""Puts what is staged in the place of what is published, whoever dies on the way.
+"""The switch: staged collections replace the live ones, and any process can finish it.
 
-A switch is noted in the lease's document first (`recommender.lease.Lease.begin_switch`): only the
-lease's holder can begin one, and whoever holds the lease next finds it and does the rest.
+It is noted in the lease's document first (`recommender.lease.Lease.begin_switch`): only the lease's
+holder can begin one, and the next holder reads the note and does the rest. What was live before is
+kept under the target's name and :data:`PREVIOUS`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from pymongo.errors import AutoReconnect, OperationFailure, WriteConcernError
 
 from recommender.errors import PublishError
+from recommender.late_writes import replay
 from recommender.lease import COLLECTION as STATE
 from recommender.lease import LEASE_ID, SWITCH
 from recommender.mongo import Document, MongoDatabase, reason_of
@@ -26,25 +28,39 @@ _RETRY_SECONDS = 0.2
 log = logging.getLogger(__name__)
 
 
-def switch_of(targets: Mapping[str, str]) -> Document:
+def switch_of(
+    targets: Mapping[str, str],
+    kept: Mapping[str, str] | None = None,
+    position: Document | None = None,
+    *,
+    in_place: bool = False,
+) -> Document:
     """Return the note of a switch.
 
     Parameters
     ----------
     targets
-        The target of each stage, in the order of the switch. What a target held before may lie
-        beside, under the stage's name and :data:`PREVIOUS`, to be put back.
+        The target of each stage, in the order of the switch. A copy of what the target held before
+        has the stage's name and :data:`PREVIOUS`.
+    kept
+        The unique field of each target that keeps documents of others.
+    position
+        Position in the change stream, before the documents of others were copied; None without
+        change streams.
+    in_place
+        Whether the targets' documents were replaced in the transaction that writes this note.
     """
-    return {"stages": [{"stage": stage, "target": target} for stage, target in targets.items()]}
+    stages = [{"stage": stage, "target": target} for stage, target in targets.items()]
+    return {"stages": stages, "kept": kept or {}, "position": position, "in_place": in_place}
 
 
 def is_switching(db: MongoDatabase, stage: str) -> bool:
-    """Say whether a stage is part of the switch that is noted."""
+    """Return true if a stage is part of the switch that is noted."""
     return bool(db[STATE].count_documents({"_id": LEASE_ID, f"{SWITCH}.stages.stage": stage}))
 
 
-def finish_whatever_it_takes(db: MongoDatabase) -> None:
-    """Finish the switch, also over a connection that is lost for as long as a server restarts.
+def finish_with_retries(db: MongoDatabase) -> None:
+    """Finish the switch, also if the connection is lost for as long as a server restarts.
 
     Raises
     ------
@@ -71,15 +87,15 @@ def finish_whatever_it_takes(db: MongoDatabase) -> None:
 
 
 def finish_switch(db: MongoDatabase) -> bool:
-    """Do what is left of the switch that is noted, if one is.
+    """Do the rest of the switch that is noted, if there is one.
 
-    It can be done twice, and by two at once: a rename that is done already is left alone. A switch
-    that the server refuses, as over a view, is undone.
+    It can be repeated, also by two processes at once: a rename that is done is skipped. A switch
+    that the server refuses, such as over a view, is undone.
 
     Returns
     -------
     bool
-        False if what was left was to undo it, as the server had refused it before.
+        False if the server had refused it before, and it was undone.
 
     Raises
     ------
@@ -93,15 +109,29 @@ def finish_switch(db: MongoDatabase) -> bool:
         _undo(db, switch)
         return False
     try:
-        for pair in switch["stages"]:
+        for pair in [] if switch["in_place"] else switch["stages"]:
             _rename(db, pair["stage"], pair["target"])
+            log.info("published %s", pair["target"])
+        for pair in switch["stages"]:
+            _rename(db, pair["stage"] + PREVIOUS, pair["target"] + PREVIOUS)
     except OperationFailure:
         refused = switch | {"refused": True}
         _change(db, switch, {"$set": {SWITCH: refused}})
         _undo(db, refused)
         raise
+    _replay(db, switch)
     _change(db, switch, {"$unset": {SWITCH: ""}})
     return True
+
+
+def _replay(db: MongoDatabase, switch: Document) -> None:
+    """Repeat what others wrote during the switch, where a change stream has it."""
+    if switch["position"] is None:
+        return
+    try:
+        replay(db, switch["position"], switch["kept"])
+    except OperationFailure as error:
+        log.error("what others wrote during the switch may be lost: %s", error.details)
 
 
 def _change(db: MongoDatabase, switch: Document, change: Document) -> None:
@@ -113,7 +143,7 @@ def _change(db: MongoDatabase, switch: Document, change: Document) -> None:
 
 
 def _rename(db: MongoDatabase, stage: str, target: str) -> None:
-    """Put a stage in its target's place, unless that is done already."""
+    """Put a collection in its target's place, unless that is done."""
     if not _exists(db, stage):
         return
     try:
@@ -123,12 +153,11 @@ def _rename(db: MongoDatabase, stage: str, target: str) -> None:
     except OperationFailure as error:
         if error.code != _NO_SUCH_COLLECTION:
             raise
-        return  # whoever took the lease over did it meanwhile
-    log.info("published %s", target)
+        return  # the next holder of the lease did it meanwhile
 
 
 def _undo(db: MongoDatabase, switch: Document) -> None:
-    """Put back what was switched before the server refused to go on, and forget the switch."""
+    """Put back what was switched before the server refused the rest, and delete the note."""
     for pair in switch["stages"]:
         previous = pair["stage"] + PREVIOUS
         if not _exists(db, pair["stage"]) and _exists(db, previous):
