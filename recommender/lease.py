@@ -38,8 +38,14 @@ class Lease:
         self._milliseconds = round(seconds * 1000)
         self._mine: Document | None = None
 
-    def acquire(self, run_id: str) -> None:
+    def acquire(self, run_id: str, dead: Document | None = None) -> None:
         """Take the lease for a run.
+
+        Parameters
+        ----------
+        dead
+            A holder's lease that was not renewed for too long by a steady clock, and is taken over
+            if it is still unchanged. The server's clock may have been set back since.
 
         Raises
         ------
@@ -48,7 +54,9 @@ class Lease:
         """
         never: Document = {"$setOnInsert": {"token": 0, "run_id": None}}
         self._state.update_one({"_id": LEASE_ID}, never, upsert=True)
-        free = {"$or": [{"run_id": None}, {"$expr": {"$lt": ["$expires_at", _NOW]}}]}
+        free: list[Document] = [{"run_id": None}, {"$expr": {"$lt": ["$expires_at", _NOW]}}]
+        if dead:
+            free.append({**_key(dead), "expires_at": dead["expires_at"]})
         holder = {
             "run_id": {"$literal": run_id},
             "host": {"$literal": socket.gethostname()},
@@ -58,7 +66,7 @@ class Lease:
             "expires_at": self._expiry(),
         }
         self._mine = self._state.find_one_and_update(
-            {"_id": LEASE_ID, **free}, [{"$set": holder}], return_document=ReturnDocument.AFTER
+            {"_id": LEASE_ID, "$or": free}, [{"$set": holder}], return_document=ReturnDocument.AFTER
         )
         if self._mine is None:
             raise LeaseHeldError(self._state.find_one({"_id": LEASE_ID}) or {})
@@ -141,6 +149,11 @@ def abandoned(db: MongoDatabase) -> Document | None:
     """Return the lease that a run let expire without giving it back, or None."""
     expired = {"$expr": {"$lt": ["$expires_at", _NOW]}}
     return db[COLLECTION].find_one({"_id": LEASE_ID, "run_id": {"$ne": None}, **expired})
+
+
+def last_holder(db: MongoDatabase) -> Document | None:
+    """Return the lease if it was not given back, expired or not."""
+    return db[COLLECTION].find_one({"_id": LEASE_ID, "run_id": {"$ne": None}})
 
 
 def holder(db: MongoDatabase) -> Document | None:

@@ -92,6 +92,11 @@ class Ledger:
         still_open = {"_id": run_id, "state": {"$in": list(OPEN_STATES)}}
         return bool(self._runs.update_one(still_open, {"$set": fields}).matched_count)
 
+    def open_run(self) -> str | None:
+        """Return the id of a run that has not ended, as far as the ledger knows."""
+        run = self._runs.find_one({"state": {"$in": list(OPEN_STATES)}}, {"_id": 1})
+        return str(run["_id"]) if run else None
+
     def get(self, run_id: str) -> Document | None:
         """Return a run's document, or None."""
         return self._runs.find_one({"_id": run_id})

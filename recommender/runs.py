@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 
 from recommender.errors import LeaseLostError, ModelRejectedError, RecommenderError
 from recommender.lease import Lease
-from recommender.ledger import RUN_ID, Ledger, State, Trigger, new_run_id, now
+from recommender.ledger import OPEN_STATES, RUN_ID, Ledger, State, Trigger, new_run_id, now
 from recommender.mongo import (
     Document,
     MongoDatabase,
@@ -28,9 +28,9 @@ from recommender.mongo import (
     secrets_of,
 )
 from recommender.run_log import run_log
-from recommender.scripts import Cancelled, TimedOut, redact, time_limit
+from recommender.scripts import Cancelled, TimedOut, redact, stop_limit, time_limit
 from recommender.settings import Settings
-from recommender.store import published_runs, sweep
+from recommender.store import published_runs, stages_of, sweep
 
 _BEATS_PER_LEASE = 4
 
@@ -88,8 +88,9 @@ class TrainingRun:
             self._ledger.update(self.run_id, fields)
 
     def look_up(self) -> None:
-        """Fetch the run's document from the ledger."""
-        self.document = self._ledger.get(self.run_id)
+        """Fetch the run's document from the ledger, if the end of the run could be written."""
+        run = self._ledger.get(self.run_id) or {}
+        self.document = run if "ended_at" in run else None
 
 
 @contextmanager
@@ -163,14 +164,17 @@ def training_run(settings: Settings, run_id: str | None = None) -> Iterator[Trai
         resumed = run_id is not None
         run_id = run_id or new_run_id()
         write = partial(Ledger(db).close, run_id)
-        release = partial(_quietly, "the lease could not be released", lease.release)
+        release = partial(
+            _quietly, "the lease could not be released", partial(_release, lease, db, run_id)
+        )
 
         def give_up(reason: TimedOut) -> None:
             _close(settings, write, "failed", reason)
             release()
             log.error("%s", reason)  # after all else, as logging may be what hangs
 
-        with time_limit(settings.train_timeout_minutes, settings.stop_grace_seconds, give_up):
+        grace = settings.stop_grace_seconds
+        with stop_limit(grace), time_limit(settings.train_timeout_minutes, grace, give_up):
             try:
                 with _closing(settings, write):
                     with mongo_errors("taking the lease"):
@@ -186,6 +190,13 @@ def training_run(settings: Settings, run_id: str | None = None) -> Iterator[Trai
             finally:
                 _quietly("old runs could not be pruned", partial(_prune, db, settings))
                 release()
+
+
+def _release(lease: Lease, db: MongoDatabase, run_id: str) -> None:
+    """Release the lease, unless the run is open or has stages: then it expires, for recovery."""
+    run = Ledger(db).get(run_id) or {}
+    if run.get("state") not in OPEN_STATES and not stages_of(db, run_id):
+        lease.release()
 
 
 @contextmanager

@@ -42,6 +42,10 @@ _hidden: list[str] = []
 # What a stop calls before it unwinds.
 _to_tell: list[Callable[[], object]] = []
 
+# How long a stop may take, and what ends it then.
+_graces: list[float] = []
+_limits: list[threading.Timer] = []
+
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -134,8 +138,13 @@ def make_fit(handler: logging.Handler, secrets: Sequence[str]) -> None:
 
 def raise_on_signals() -> None:
     """Make SIGTERM and SIGINT raise :class:`Cancelled`, so that what was begun is cleaned up."""
+
+    def stop(signum: int, _frame: object) -> NoReturn:
+        _limit_stop(signum)
+        _stop(partial(Cancelled, signum))
+
     for signum in _STOP_SIGNALS:
-        signal.signal(signum, lambda number, _frame: _stop(partial(Cancelled, number)))
+        signal.signal(signum, stop)
 
 
 @contextmanager
@@ -150,6 +159,26 @@ def told_to_stop(tell: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         _to_tell.remove(tell)
+
+
+@contextmanager
+def stop_limit(grace_seconds: float) -> Iterator[None]:
+    """End the process if a stop by a signal takes longer than the grace, as where MongoDB hangs."""
+    _graces.append(grace_seconds)
+    try:
+        yield
+    finally:
+        _graces.remove(grace_seconds)
+        while _limits:
+            _limits.pop().cancel()
+
+
+def _limit_stop(signum: int) -> None:
+    for grace in _graces[-1:]:
+        limit = threading.Timer(grace, os._exit, (Cancelled(signum).exit_code,))
+        limit.daemon = True
+        limit.start()
+        _limits.append(limit)
 
 
 @contextmanager
@@ -224,10 +253,16 @@ def signals_deferred() -> Iterator[None]:
         yield
         return
     came: list[int] = []
+
+    def defer(signum: int, _frame: object) -> None:
+        came.append(signum)
+        if signum in _STOP_SIGNALS:
+            _limit_stop(signum)
+
     signals = (*_STOP_SIGNALS, signal.SIGALRM)
     handlers = [signal.getsignal(signum) for signum in signals]
     for signum in signals:
-        signal.signal(signum, lambda number, _frame: came.append(number))
+        signal.signal(signum, defer)
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ before is kept as one previous generation.
 from __future__ import annotations
 
 import logging
+import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,7 @@ from operator import attrgetter
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING
 from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, PyMongoError
 
 from recommender.bulk import SIMPLE, copy_indexes, copy_validator, count_misfits, create_like
 from recommender.errors import PublishError
@@ -31,7 +32,7 @@ from recommender.late_writes import (
     stream_position,
 )
 from recommender.lease import Lease
-from recommender.mongo import Document, MongoDatabase, mongo_errors
+from recommender.mongo import Document, MongoDatabase, mongo_errors, reason_of
 from recommender.scripts import signals_deferred
 from recommender.spot_checks import LOOKED_AT, faults_found
 from recommender.switching import (
@@ -215,11 +216,20 @@ def staged(
         with mongo_errors(f"staging {target}"):
             create_like(db[target], db[stage.name])
         yield stage
-    finally:
-        with mongo_errors(f"dropping what was staged for {target}"):
-            if not is_switching(db, stage.name):
-                db.drop_collection(stage.name)
-                db.drop_collection(stage.name + PREVIOUS)
+    except BaseException:
+        try:
+            _drop(db, stage)
+        except PyMongoError as error:  # recovery does it
+            log.error("%s could not be dropped: %s", stage.name, reason_of(error))
+        raise
+    with mongo_errors(f"dropping what was staged for {target}"):
+        _drop(db, stage)
+
+
+def _drop(db: MongoDatabase, stage: Stage) -> None:
+    if not is_switching(db, stage.name):
+        db.drop_collection(stage.name)
+        db.drop_collection(stage.name + PREVIOUS)
 
 
 def publish(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
@@ -237,8 +247,9 @@ def publish(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
         If the live collections are not this run's after the switch.
     """
     targets = " and ".join(stage.target for stage in stages)
-    with mongo_errors(f"publishing {targets}"), signals_deferred():
+    with mongo_errors(f"publishing {targets}"):
         _copy_previous(db, stages)
+    with mongo_errors(f"publishing {targets}"), signals_deferred():
         position = stream_position(db)
         for stage in stages:
             stage.carry_over()
@@ -291,6 +302,12 @@ def sweep(db: MongoDatabase) -> None:
             if name.startswith(prefix):
                 log.warning("dropping %s, left by a training that did not end", name)
                 db.drop_collection(name)
+
+
+def stages_of(db: MongoDatabase, run_id: str) -> list[str]:
+    """Return the names of the collections that a run has staged and left."""
+    name = {"$regex": re.escape(f"{_STAGED}{run_id}")}
+    return db.list_collection_names(filter={"name": name})
 
 
 def published_runs(db: MongoDatabase) -> set[str]:

@@ -59,6 +59,10 @@ def tidy_up(db: MongoDatabase) -> None:
     tidier.look()
 
 
+def cut_off(db: MongoDatabase) -> None:
+    raise AutoReconnect("gone")
+
+
 def published_by(db: MongoDatabase) -> list[str]:
     return db[RECOMMENDATIONS].distinct("run_id")
 
@@ -87,6 +91,46 @@ def test_a_switch_that_a_training_gave_up_is_finished_and_its_outcome_stays(
     assert (state(db), published_by(db)) == ("failed", ["run-1"])
     assert holder(db) is None
     assert abandoned(db) is None
+
+
+@pytest.mark.usefixtures("silent")
+def test_a_lease_that_nobody_renews_is_dead_whatever_mongodbs_clock_says(db: MongoDatabase) -> None:
+    """As where that clock was set back by hours after kill -9."""
+    hours = [{"$set": {"expires_at": {"$add": ["$$NOW", 2 * 3_600_000]}}}]
+    db[COLLECTION].update_one({"_id": LEASE_ID}, hours)
+    watch = Watch()
+    tidier = Tidier(db, MINUTE, watch)
+    for _ in range(2):
+        tidier.look()
+        watch.seconds += MINUTE
+    assert (state(db), published_by(db)) == ("queued", ["run-0"])
+    tidier.look()
+    assert (state(db), published_by(db)) == ("crashed", ["run-1"])
+    assert holder(db) is None
+
+
+def test_an_outage_of_mongodb_does_not_count(db: MongoDatabase, silent: Lease) -> None:
+    watch = Watch()
+    tidier = Tidier(db, MINUTE, watch)
+    tidier.look()
+    watch.seconds += 9 * MINUTE
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recovery, "abandoned", cut_off)
+        with pytest.raises(DatabaseUnavailableError):
+            tidier.look()
+    tidier.look()
+    silent.renew()
+    assert state(db) == "queued"
+
+
+def test_a_run_that_could_not_write_its_end_is_crashed_though_the_lease_is_free(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    Ledger(db).open("run-1", "script", db_settings, None)
+    db[f"{RECOMMENDATIONS}.staged.run-1"].insert_one({"user_id": "ann"})
+    tidy_up(db)
+    assert state(db) == "crashed"
+    assert not [name for name in db.list_collection_names() if ".staged." in name]
 
 
 @pytest.mark.usefixtures("silent")
@@ -133,13 +177,10 @@ def test_what_wakes_up_while_it_is_tidied_up_after_may_not_publish(
 def test_what_could_not_be_tidied_up_is_tried_again(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cut_off(db: MongoDatabase) -> None:
-        raise AutoReconnect("gone")
-
     expire(db)
     with monkeypatch.context() as patch:
         patch.setattr(recovery, "sweep", cut_off)
-        with pytest.raises(DatabaseUnavailableError, match="tidying up"):
+        with pytest.raises(DatabaseUnavailableError, match="cleaning up"):
             tidy_up(db)
     assert holder(db) is None
     assert published_by(db) == ["run-0"]

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from pymongo.errors import AutoReconnect
 
+from recommender import store
 from recommender.embedded import EmbeddedMongo
 from recommender.errors import (
     DatabaseUnavailableError,
@@ -440,6 +442,19 @@ def test_a_run_ends_well_when_only_its_last_lines_cannot_be_written(
     assert run.document is None
 
 
+def test_what_could_not_be_cleaned_up_keeps_its_lease(
+    db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(db: MongoDatabase, stage: str) -> bool:
+        raise AutoReconnect("timed out")
+
+    monkeypatch.setattr(store, "is_switching", hang)
+    with pytest.raises(Cancelled):
+        stage_and_fail(db_settings, Cancelled(signal.SIGTERM))
+    assert only_entry(db)["state"] == "cancelled"
+    assert (holder(db) or {})["run_id"] == only_entry(db)["run_id"]
+
+
 HANGING_TRAINING = f"""
 import sys, threading
 sys.path.insert(0, {str(PROJECT)!r})
@@ -473,3 +488,42 @@ def test_a_training_that_hangs_in_its_clean_up_too_says_so_and_frees_the_lease(
     assert (run["state"], run["exit_code"]) == ("failed", 124)
     assert "TRAIN_TIMEOUT_MINUTES=0.02" in run["error"]
     assert holder(db) is None
+
+
+HUNG_STOP = f"""
+import sys, threading
+sys.path.insert(0, {str(PROJECT)!r})
+from recommender.runs import training_run
+from recommender.scripts import run_script, signals_deferred
+from recommender.settings import load_settings
+import contextlib
+
+def main(argv):
+    with training_run(load_settings()):
+        with signals_deferred() if sys.argv[1] == "deferred" else contextlib.nullcontext():
+            print("ready", flush=True)
+            threading.Event().wait(25)
+
+raise SystemExit(run_script(main))
+"""
+
+
+@pytest.mark.parametrize("when", ["training", "deferred"])
+def test_a_stop_while_mongodb_hangs_ends_after_the_grace(db_settings: Settings, when: str) -> None:
+    with EmbeddedMongo() as mongo:
+        settings = db_settings.model_copy(update={"mongo_uri": SecretStr(mongo.uri)})
+        training = subprocess.Popen(
+            [sys.executable, "-c", HUNG_STOP, when],
+            env=environment(settings, STOP_GRACE_SECONDS="0.5"),
+            stdout=subprocess.PIPE,
+        )
+        assert training.stdout
+        assert training.stdout.readline() == b"ready\n"
+        os.kill(mongo.pid, signal.SIGSTOP)
+        try:
+            training.send_signal(signal.SIGTERM)
+            assert training.wait(20) == 143
+        finally:
+            os.kill(mongo.pid, signal.SIGCONT)
+            training.kill()
+            training.stdout.close()
