@@ -1,4 +1,4 @@
-"""Fills whole collections fast: batches of documents, and a stage that replaces what is live."""
+"""Helpers for whole collections: bulk inserts, replacing one, copying indexes and options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pymongo.results import InsertManyResult
 
 from recommender.mongo import Document, MongoDatabase
 
-# How texts compare where nothing else is said: by their bytes.
+# MongoDB's default collation: texts compare by their bytes.
 SIMPLE = {"locale": "simple"}
 WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
 
@@ -32,7 +32,7 @@ _ABANDONED_AFTER = timedelta(days=1)
 
 
 def insert_batches(collection: Collection[Document], batches: Iterable[list[Document]]) -> int:
-    """Insert batches of documents in their order and return how many there were.
+    """Insert batches of documents in their order and return their count.
 
     One batch is inserted while the next is made. The server gives the documents their ``_id``.
 
@@ -60,8 +60,8 @@ def insert_batches(collection: Collection[Document], batches: Iterable[list[Docu
 def replacing(database: MongoDatabase, name: str) -> Iterator[Collection[Document]]:
     """Yield an empty collection that replaces ``name`` when the block ends without an error.
 
-    Readers see what was there until the end, and go on seeing it after an error. What replaces it
-    has its indexes and options. Where two replace the same, the last one stays.
+    Until the end, and after an error, readers see the old collection. The new one has its indexes
+    and options. If two replace the same collection, the later one stays.
     """
     stage = database[f"{name}{_STAGED}{ObjectId()}"]
     live = database[name]
@@ -77,7 +77,7 @@ def replacing(database: MongoDatabase, name: str) -> Iterator[Collection[Documen
 
 
 def _drop_left_behind(database: MongoDatabase, prefix: str) -> None:
-    """Drop what processes that were killed have staged; a stage's name tells its age."""
+    """Drop old stages of processes that were killed; the stage's name has its time."""
     for name in database.list_collection_names():
         suffix = name.removeprefix(prefix)
         if suffix == name or not ObjectId.is_valid(suffix):
@@ -87,9 +87,9 @@ def _drop_left_behind(database: MongoDatabase, prefix: str) -> None:
 
 
 def copy_indexes(source: Collection[Document], target: Collection[Document]) -> None:
-    """Make the indexes of ``source`` on ``target`` too, but for those that are there.
+    """Create the indexes of ``source`` on ``target``, except those that it has.
 
-    So indexes that the readers' side made live on when ``target`` is renamed over ``source``.
+    So the backend's own indexes are kept when ``target`` is renamed over ``source``.
     """
     have = list(target.list_indexes())
     names = {index["name"] for index in have}
@@ -116,7 +116,7 @@ def create_like(source: Collection[Document], target: Collection[Document]) -> N
 
 
 def copy_validator(source: Collection[Document], target: Collection[Document]) -> None:
-    """Make what is written to ``target`` from now on pass the validator of ``source``."""
+    """Set the validator of ``source`` on ``target``; documents that it has are not checked."""
     options = {key: value for key, value in _options(source).items() if key in _VALIDATOR}
     if options:
         target.database.command({"collMod": target.name, **options})
@@ -131,11 +131,11 @@ def count_misfits(source: Collection[Document], staged: Collection[Document]) ->
 
 
 def _options(collection: Collection[Document]) -> Document:
-    found = collection.database.list_collections(filter={"name": collection.name})
-    options: Document = next(iter(found), {}).get("options", {})
+    collections = collection.database.list_collections(filter={"name": collection.name})
+    options: Document = next(iter(collections), {}).get("options", {})
     return options
 
 
 def _order(index: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return what tells indexes apart: the keys in their order, and how texts compare."""
+    """Return what identifies an index: the keys in their order, and the collation."""
     return list(index["key"].items()), index.get("collation")

@@ -1,4 +1,4 @@
-"""The gate: whether what a training computed is good enough to take the place of what is live."""
+"""The gate: rejects a model that is worse than the live one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from recommender.runs import TrainingRun
 from recommender.settings import Settings, load_settings
 from recommender.store import CLUSTERS_ID, METADATA, RECOMMENDATIONS
 
-# What decides which ratings there are, what is learnt from them, and who is clustered.
+# Runs are compared only if they agree on these settings.
 _SAME_RMSE = ("als_objective", "rating_min", "rating_max", "reviews_rating_field")
 _SAME_CLUSTERED = ("rating_min", "rating_max", "reviews_rating_field")
 _BY_A_TRAINING: Document = {"run_id": {"$type": "string"}}
 _WITH_A_LIST: Document = {"recommendations.0": {"$exists": True}}
-# Two RMSEs of the same model differ by less than so many standard errors, save one time in twenty.
+# Two RMSEs of the same model differ by more than this in one of twenty cases.
 _STANDARD_ERRORS = 2
 _RMSE_TOLERANCE = 0.1
 
@@ -31,28 +31,28 @@ log = logging.getLogger(__name__)
 
 
 def add_force_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--force``, which opens the gate for one run as ``GATE=off`` does for all."""
+    """Add ``--force``, which does for one run what ``GATE=off`` does for all."""
     parser.add_argument(
         "--force", action="store_true", help="publish what the gate would reject (GATE=off)"
     )
 
 
 def settings_as_asked(arguments: argparse.Namespace) -> Settings:
-    """Read the settings, with the gate open where ``--force`` was given."""
+    """Return the settings, with the gate off if ``--force`` is given."""
     return load_settings(gate=False) if arguments.force else load_settings()
 
 
 def check_finite(what: str, *arrays: Any, remedy: str) -> None:
-    """Let nothing pass that holds a number that is not finite; ``--force`` does not, either.
+    """Raise an error if a number is not finite, also with ``--force``.
 
-    No reader can rank by such a score, or find a user's nearest centroid.
+    Readers could not rank by such a score, or find a user's nearest centroid.
 
     Parameters
     ----------
     what
-        What the arrays are, for the error.
+        Name of the arrays, for the error message.
     remedy
-        What to do about it.
+        Advice for the error message.
 
     Raises
     ------
@@ -62,8 +62,8 @@ def check_finite(what: str, *arrays: Any, remedy: str) -> None:
     broken = sum(int((~np.isfinite(array)).sum()) for array in arrays)
     if broken:
         raise ModelRejectedError(
-            f"{broken:,} numbers of {what} are not finite; nothing was published, as no reader can "
-            f"rank by them; {remedy}"
+            f"{broken:,} numbers of {what} are not finite, and readers cannot rank by them; "
+            f"nothing was published; {remedy}"
         )
 
 
@@ -73,17 +73,17 @@ def check_recommendations(run: TrainingRun, stage: str) -> None:
     Parameters
     ----------
     stage
-        Name of the collection that is to become ``Recommendations``.
+        Name of the staged collection.
 
     Raises
     ------
     ModelRejectedError
-        If they are for too few users, or of too high an RMSE, and the gate is on.
+        If they are for too few users or the RMSE is too high, and the gate is on.
     """
     with mongo_errors("comparing with the recommendations that are live"):
         live = run.db[RECOMMENDATIONS].find_one(_BY_A_TRAINING, {"run_id": 1})
         if live is None:
-            log.info("no training has published Recommendations yet: the gate has nothing to ask")
+            log.info("no training has published Recommendations yet: the gate compares nothing")
             return
         users = run.db[stage].count_documents(_WITH_A_LIST)
         live_users = run.db[RECOMMENDATIONS].count_documents({**_BY_A_TRAINING, **_WITH_A_LIST})
@@ -97,10 +97,10 @@ def check_recommendations(run: TrainingRun, stage: str) -> None:
 
 
 def check_clusters(run: TrainingRun, users: int) -> None:
-    """Compare the count of the users whom a cluster fits with that of the live clusters.
+    """Compare the count of clustered users with that of the live clusters.
 
-    Where the settings that limit who is clustered have changed since, or what a reader adds to
-    ratings, there is nothing to compare.
+    They are not compared if the settings that select these users, or the shift of ratings, have
+    changed since.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def _too_few(what: str, users: int, live_users: int, settings: Settings) -> list
 
 
 def _too_far_off(ours: Document, theirs: Document, settings: Settings) -> list[str]:
-    """Return why the RMSE is too high, if it is, and log why it is not compared, if it is not."""
+    """Return the reasons against the RMSE; log why if it cannot be compared."""
     error, live_error = (_als_metrics(document) for document in (ours, theirs))
     rmse, live_rmse = error.get("rmse"), live_error.get("rmse")
     if not _same(settings.public(), theirs, _SAME_RMSE):
@@ -149,8 +149,8 @@ def _too_far_off(ours: Document, theirs: Document, settings: Settings) -> list[s
 
 
 def _als_metrics(document: Document) -> Document:
-    found: Document = document.get("metrics", {}).get("als") or {}
-    return found
+    metrics: Document = document.get("metrics", {}).get("als") or {}
+    return metrics
 
 
 def _same(settings: Document, live_run: Document, names: Sequence[str]) -> bool:
@@ -159,7 +159,7 @@ def _same(settings: Document, live_run: Document, names: Sequence[str]) -> bool:
 
 
 def _chance(*rows: int | None) -> float:
-    """Return by what share RMSEs on so many ratings differ for no reason but which ratings.
+    """Return the relative difference of RMSEs on these counts of ratings that chance explains.
 
     The standard error of an RMSE on n ratings is about RMSE / sqrt(2 n).
     """
@@ -167,7 +167,7 @@ def _chance(*rows: int | None) -> float:
 
 
 def _decide(run: TrainingRun, what: str, live_run: str, reasons: list[str]) -> None:
-    """Write the verdict down, and raise it where the gate is on."""
+    """Record the verdict; raise an error if it is against the model and the gate is on."""
     passed = not reasons or not run.settings.gate
     verdict = {"compared_with": live_run, "passed": passed, "reasons": reasons}
     run.record(**{f"gate.{what}": verdict})
@@ -175,6 +175,6 @@ def _decide(run: TrainingRun, what: str, live_run: str, reasons: list[str]) -> N
         log.warning("the gate is off, so this is published: %s", "; ".join(reasons))
     elif reasons:
         raise ModelRejectedError(
-            f"the model is not published: {'; '.join(reasons)}; if that is as it should be, train "
-            "with --force, by POST /train?force=true, or with the setting changed"
+            f"the model is not published: {'; '.join(reasons)}; to publish it all the same, train "
+            "with --force, by POST /train?force=true, or change the setting"
         )

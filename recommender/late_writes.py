@@ -23,7 +23,7 @@ from pymongo import ReturnDocument
 from pymongo.change_stream import ChangeStream
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from recommender.bulk import WRITTEN_BY_OTHERS
@@ -264,7 +264,7 @@ class _Poll:
 
     def _repeat(self, read: Callable[[], None]) -> None:
         while not self._stopped.is_set():
-            with suppress(OperationFailure):  # the collection was replaced while it was read
+            with suppress(PyMongoError):  # such as for a collection that was replaced meanwhile
                 read()
 
     def _read_all(self) -> None:

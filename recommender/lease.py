@@ -1,4 +1,4 @@
-"""One training at a time, whoever starts it: a lease in MongoDB, told by the server's clock."""
+"""The lease: one training at a time on a database, by the server's clock."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _NOW = "$$NOW"
 class Lease:
     """The right to train and publish, held by one run at a time.
 
-    It expires when it is not renewed for a while. Each holder gets a higher token than the one
-    before, so that a holder that slept past its expiry can tell that it was replaced. All times are
-    the server's: a wrong clock here changes nothing.
+    It expires if it is not renewed. Each holder gets a higher token than the one before, so that a
+    holder that slept past its expiry finds that it was replaced. All times are the server's, so a
+    wrong clock of this machine has no effect.
 
     Parameters
     ----------
     db
         The database.
     seconds
-        How long the lease is good for without being renewed.
+        How long the lease is valid without being renewed.
     """
 
     def __init__(self, db: MongoDatabase, seconds: float) -> None:
@@ -77,18 +77,18 @@ class Lease:
         Raises
         ------
         LeaseLostError
-            If the run does not hold it any more.
+            If the run no longer holds it.
         """
         self._mine = self._state.find_one({"_id": LEASE_ID, "run_id": run_id})
         self.renew()
 
     def renew(self, session: ClientSession | None = None) -> None:
-        """Put the expiry off.
+        """Extend the lease.
 
         Parameters
         ----------
         session
-            Of a transaction, which then commits only if nobody takes the lease over meanwhile.
+            Of a transaction, which then commits only if no other run takes the lease meanwhile.
 
         Raises
         ------
@@ -115,14 +115,14 @@ class Lease:
         if not mine or not self._state.update_one(mine, change, session=session).matched_count:
             holder = self._state.find_one({"_id": LEASE_ID}, session=session) or {}
             raise LeaseLostError(
-                "this training no longer holds the lease, as it was silent for too long; the "
+                "this training no longer holds the lease, as it did not renew it in time; the "
                 f"lease is with {holder.get('run_id') or 'nobody'}; nothing more is published"
             )
 
     def release(self) -> None:
-        """Give the lease back, if it is still ours.
+        """Release the lease, if it is still ours.
 
-        Where a switch is still noted, it runs out instead, so that somebody sees to that.
+        If a switch is still noted, the lease expires instead, so that recovery finishes the switch.
         """
         if self._mine is not None:
             free = {**_key(self._mine), SWITCH: {"$exists": False}}
@@ -131,7 +131,7 @@ class Lease:
             self._mine = None
 
     def expire(self) -> None:
-        """Let it run out now, if it is still ours, as if its holder had been silent for long."""
+        """Let the lease expire now, if it is still ours."""
         if self._mine is not None:
             past: list[Document] = [{"$set": {"expires_at": {"$subtract": [_NOW, 1]}}}]
             self._state.update_one(_key(self._mine), past)
@@ -146,13 +146,13 @@ def _key(lease: Document) -> Document:
 
 
 def abandoned(db: MongoDatabase) -> Document | None:
-    """Return the lease that a run let expire without giving it back, or None."""
+    """Return the lease that expired without being released, or None."""
     expired = {"$expr": {"$lt": ["$expires_at", _NOW]}}
     return db[COLLECTION].find_one({"_id": LEASE_ID, "run_id": {"$ne": None}, **expired})
 
 
 def last_holder(db: MongoDatabase) -> Document | None:
-    """Return the lease if it was not given back, expired or not."""
+    """Return the lease if it was not released, expired or not."""
     return db[COLLECTION].find_one({"_id": LEASE_ID, "run_id": {"$ne": None}})
 
 

@@ -50,21 +50,21 @@ class Ledger:
     def open(
         self, run_id: str, trigger: Trigger, settings: Settings, log_file: Path | None
     ) -> None:
-        """Write down a run that is about to start, and what died before it.
+        """Record a run that is about to start, and mark open ones as crashed.
 
-        Only for who holds the lease.
+        Only for the holder of the lease.
         """
         self.mark_crashed()
         self._runs.insert_one(_begun(run_id, trigger, settings, log_file))
 
     def mark_crashed(self) -> None:
-        """Write down that runs which did not say how they ended have died.
+        """Mark open runs as crashed.
 
-        Only for who holds the lease and has no run open: any that is has no process any more.
+        Only for the holder of the lease before it opens its own run: the others have no process.
         """
         crashed = {
             "state": "crashed",
-            "error": "the training died without a word",
+            "error": "the training died without reporting an error",
             "ended_at": now(),
         }
         self._runs.update_many({"state": {"$in": list(OPEN_STATES)}}, {"$set": crashed})
@@ -72,9 +72,9 @@ class Ledger:
     def add_ended(
         self, run_id: str, trigger: Trigger, settings: Settings, fields: Document
     ) -> None:
-        """Write down a run that has ended, of which the ledger knew nothing while it went on.
+        """Record a run that has ended.
 
-        For what runs without the lease: an open document of it would pass for a dead training.
+        For runs without the lease: while open, they would be taken for dead trainings.
         """
         self._runs.insert_one({**_begun(run_id, trigger, settings, None), **fields})
 
@@ -83,11 +83,11 @@ class Ledger:
         self._runs.update_one({"_id": run_id}, {"$set": fields})
 
     def add_phase(self, run_id: str, phase: Document) -> None:
-        """Write down a phase that has ended."""
+        """Record a phase that has ended."""
         self._runs.update_one({"_id": run_id}, {"$push": {"phases": phase}})
 
     def close(self, run_id: str, state: State, exit_code: int, error: str | None) -> bool:
-        """Write down how a run ended; return False if that was written already."""
+        """Record how a run ended; return False if that was recorded before."""
         fields = {"state": state, "exit_code": exit_code, "error": error, "ended_at": now()}
         still_open = {"_id": run_id, "state": {"$in": list(OPEN_STATES)}}
         return bool(self._runs.update_one(still_open, {"$set": fields}).matched_count)

@@ -1,4 +1,4 @@
-"""The log file of a run whose output nobody else keeps: one started by hand."""
+"""The log file of a run that is started by hand; the service keeps the logs of its own."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def run_log(settings: Settings, run_id: str) -> Iterator[Path | None]:
-    """Write what is logged in the block to a file as well, and how the block ended.
+    """Copy the block's log lines, and how it ended, to a file.
 
-    A folder that cannot be written to, or a full disk, is no reason not to train: a warning says
-    that there is no file, or no more of it.
+    If the folder cannot be written to or the disk is full, the training goes on with a warning.
 
     Yields
     ------
@@ -58,14 +57,14 @@ def _opened(settings: Settings, run_id: str) -> _RunLog | None:
 
 class _RunLog(logging.FileHandler):
     def add_end(self, error: BaseException) -> None:
-        """Write what ended the run, with a traceback where nobody foresaw it."""
+        """Write what ended the run, with a traceback if it is unexpected."""
         expected = isinstance(error, (RecommenderError, Stopped))
         text = str(error) or type(error).__name__
         about = None if expected else sys.exc_info()
         self.handle(logging.LogRecord(__name__, logging.ERROR, "", 0, text, None, about))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Give the file up where it cannot be written, such as on a full disk."""
+        """Stop writing the file if it cannot be written, such as on a full disk."""
         error = sys.exception()
         if not isinstance(error, OSError):
             super().handleError(record)

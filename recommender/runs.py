@@ -38,20 +38,20 @@ log = logging.getLogger(__name__)
 
 
 class TrainingRun:
-    """The run in progress: what a training tells the ledger, and asks before it publishes.
+    """The run in progress: records a training in the ledger and holds its lease.
 
     Attributes
     ----------
     run_id
-        Its id, carried by every document that it writes.
+        Its id, which every document that it writes has.
     db
         The database.
     settings
         The settings that it runs with.
     lease
-        What it holds, and is asked for whenever something is published.
+        The lease, checked whenever something is published.
     document
-        The run as the ledger has it when it has succeeded; None until then.
+        The run's document in the ledger after it has succeeded; None until then.
     """
 
     document: Document | None = None
@@ -83,7 +83,7 @@ class TrainingRun:
             self._ledger.add_phase(self.run_id, phase)
 
     def record(self, **fields: Any) -> None:
-        """Write fields of the run down, such as its counts or its metrics."""
+        """Record fields of the run, such as its counts or its metrics."""
         with mongo_errors("writing to the ledger"):
             self._ledger.update(self.run_id, fields)
 
@@ -139,7 +139,7 @@ class _Heartbeat:
 
 @contextmanager
 def training_run(settings: Settings, run_id: str | None = None) -> Iterator[TrainingRun]:
-    """Hold the lease for the block, and write down how it ended.
+    """Hold the lease for the block, and record how it ended.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ def _lost_lease_first(lease: Lease) -> Iterator[None]:
 
 @contextmanager
 def _opened(db: MongoDatabase, run_id: str, settings: Settings, *, resumed: bool) -> Iterator[None]:
-    """Have the ledger tell of the run, and keep its log where no parent does."""
+    """Record the run as running, and write its log unless the parent process does."""
     ledger = Ledger(db)
     with ExitStack() as stack:
         with mongo_errors("beginning the run"):
@@ -230,14 +230,12 @@ def _opened(db: MongoDatabase, run_id: str, settings: Settings, *, resumed: bool
 
 
 class SideRun:
-    """A run beside the trainings: it takes no lease and publishes nothing.
-
-    The ledger hears of it once, when it has ended.
+    """A run without the lease, which publishes nothing; it is recorded when it has ended.
 
     Attributes
     ----------
     run_id
-        Its id, carried by every document that it writes.
+        Its id, which every document that it writes has.
     db
         The database.
     settings
@@ -264,7 +262,7 @@ class SideRun:
         self._fields.update(fields)
 
     def write(self, trigger: Trigger, state: State, exit_code: int, error: str | None) -> None:
-        """Write all of it to the ledger."""
+        """Write the run to the ledger."""
         outcome = {"state": state, "exit_code": exit_code, "error": error, "ended_at": now()}
         fields = {**self._fields, **outcome, "pid": os.getpid()}
         Ledger(self.db).add_ended(self.run_id, trigger, self.settings, fields)
@@ -272,7 +270,7 @@ class SideRun:
 
 @contextmanager
 def side_run(settings: Settings, trigger: Trigger) -> Iterator[SideRun]:
-    """Connect to MongoDB for the block, and write down how it ended; trainings may go on beside it.
+    """Connect to MongoDB for a run beside trainings, and record how it ended.
 
     Raises
     ------
@@ -294,7 +292,7 @@ _Write = Callable[[State, int, str | None], object]
 
 @contextmanager
 def _closing(settings: Settings, write: _Write) -> Iterator[None]:
-    """Write the block's outcome to the ledger, whatever it is."""
+    """Write the block's outcome to the ledger."""
     try:
         yield
     except (Cancelled, KeyboardInterrupt) as stop:
@@ -336,7 +334,7 @@ def _prune(db: MongoDatabase, settings: Settings) -> None:
 
 
 def _quietly(complaint: str, action: Callable[[], object]) -> None:
-    """Do what must not hide the outcome of the run when MongoDB is gone."""
+    """Do an action, and log its failure: it must not hide the outcome of the run."""
     try:
         action()
     except PyMongoError as error:

@@ -1,4 +1,4 @@
-"""A look at some of what is staged, as readers will read it, before it is published."""
+"""Spot checks of staged documents, decoded as readers decode them."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pymongo.collection import Collection
 from recommender.mongo import Document
 from recommender.ratings import CODEC, encode_id
 
-LOOKED_AT = 100
+SAMPLE_SIZE = 100
 
 
-def faults_found(staged: Collection[Document], run_id: str) -> list[str]:
-    """Return what is wrong with documents that are drawn at random, in a few words each.
+def sample_faults(staged: Collection[Document], run_id: str) -> list[str]:
+    """Return the faults of documents that are drawn at random, in a few words each.
 
     Parameters
     ----------
     staged
         The collection to draw from.
     run_id
-        Of the training that has filled it.
+        The run that wrote the documents.
     """
-    drawn = staged.with_options(codec_options=CODEC).aggregate([{"$sample": {"size": LOOKED_AT}}])
+    drawn = staged.with_options(codec_options=CODEC).aggregate([{"$sample": {"size": SAMPLE_SIZE}}])
     faults = (fault_of(document, run_id) for document in drawn)
     return [fault for fault in faults if fault]
 
 
 def fault_of(document: Mapping[str, Any], run_id: str) -> str | None:
-    """Return what is wrong with a document, if anything is."""
+    """Return a fault of a document, or None."""
     if document.get("run_id") != run_id:
         return f"run_id is {document.get('run_id')!r}, not {run_id!r}"
     entries = document.get("recommendations", [])

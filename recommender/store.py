@@ -34,7 +34,7 @@ from recommender.late_writes import (
 from recommender.lease import Lease
 from recommender.mongo import Document, MongoDatabase, mongo_errors, reason_of
 from recommender.scripts import signals_deferred
-from recommender.spot_checks import LOOKED_AT, faults_found
+from recommender.spot_checks import SAMPLE_SIZE, sample_faults
 from recommender.switching import (
     PREVIOUS,
     finish_switch,
@@ -42,7 +42,7 @@ from recommender.switching import (
     is_switching,
     switch_of,
 )
-from recommender.together import Replacement, has_transactions, replace_together
+from recommender.together import Replacement, has_transactions, replace_in_transaction
 
 RECOMMENDATIONS = "Recommendations"
 CLUSTERS = "Clusters"
@@ -68,7 +68,7 @@ log = logging.getLogger(__name__)
 
 
 class Stage:
-    """A collection that is filled beside its target until it is published over it.
+    """A collection that is filled beside its target and then replaces it.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Stage:
     target
         Name of the collection that readers read.
     run_id
-        The training that writes.
+        The run that writes.
     unique
         Field that no two documents share.
     keep_others
@@ -113,46 +113,46 @@ class Stage:
         return Replacement(self.name, self.target, self.unique, self.keep_others)
 
     def insert(self, documents: Iterable[Document | RawBSONDocument]) -> None:
-        """Add documents, as :func:`insert_once` does."""
+        """Insert documents with :func:`insert_once`."""
         insert_once(self._db[self.name], documents)
 
     def seal(self, expected: int) -> None:
-        """Index and check what was written.
+        """Create the indexes and check the documents.
 
         Parameters
         ----------
         expected
-            Count of the documents that were computed.
+            Count of the computed documents.
 
         Raises
         ------
         PublishError
-            If another number of documents is there, the target's validator would refuse one, or one
-            of those that are looked at is not as readers expect it.
+            If the count differs, the target's validator would refuse a document, or a spot check
+            fails.
         """
-        with mongo_errors(f"checking what is to become {self.target}"):
+        with mongo_errors(f"checking the stage of {self.target}"):
             collection = self._db[self.name]
             if self.unique != "_id":
                 keys = [(self.unique, ASCENDING)]
                 collection.create_index(keys, unique=True, collation=SIMPLE)
             copy_indexes(self._db[self.target], collection)
-            found = collection.count_documents({})
+            count = collection.count_documents({})
             misfits = count_misfits(self._db[self.target], collection)
-            faults = faults_found(collection, self.run_id)
-            if found != expected or not found:
+            faults = sample_faults(collection, self.run_id)
+            if count != expected or not count:
                 raise PublishError(
-                    f"{found:,} documents are staged for {self.target} where {expected:,} were "
+                    f"{count:,} documents are staged for {self.target} where {expected:,} were "
                     "computed; nothing was published"
                 )
             if misfits:
                 raise PublishError(
-                    f"{misfits:,} of {found:,} documents staged for {self.target} do not fit the "
-                    "validator that it has; nothing was published; change the validator (collMod)"
+                    f"{misfits:,} of {count:,} documents staged for {self.target} do not fit its "
+                    "validator; nothing was published; change the validator (collMod)"
                 )
             if faults:
                 raise PublishError(
-                    f"of {min(found, LOOKED_AT)} documents looked at that are staged for "
-                    f"{self.target}, {len(faults)} are wrong: {faults[0]}; nothing was published"
+                    f"{len(faults)} of {min(count, SAMPLE_SIZE)} sampled documents staged for "
+                    f"{self.target} are wrong: {faults[0]}; nothing was published"
                 )
 
     def carry_over(self) -> None:
@@ -171,9 +171,9 @@ class Stage:
 def insert_once(
     collection: Collection[Document], documents: Iterable[Document | RawBSONDocument]
 ) -> None:
-    """Insert documents in blocks; one whose unique key is there already is skipped.
+    """Insert documents in blocks, and skip those whose unique key exists.
 
-    So a block that is written again, as by a retried Spark task, is there once.
+    So a block that a retried Spark task writes again is stored once.
     """
     rows = iter(documents)
     while block := list(islice(rows, _INSERT_ROWS)):
@@ -300,7 +300,7 @@ def sweep(db: MongoDatabase) -> None:
         prefix = f"{target}{_STAGED}"
         for name in db.list_collection_names():
             if name.startswith(prefix):
-                log.warning("dropping %s, left by a training that did not end", name)
+                log.warning("dropping %s, left by a training that died", name)
                 db.drop_collection(name)
 
 
@@ -324,7 +324,7 @@ def publish_clusters(
     *,
     lease: Lease,
 ) -> None:
-    """Publish the clusters and the model that readers find them with.
+    """Publish ``Clusters`` and ``Metadata``.
 
     In one transaction where MongoDB has them, else one right after the other.
 
@@ -335,13 +335,12 @@ def publish_clusters(
     metadata
         The documents of ``Metadata``, by their fixed ``_id``.
     lease
-        Renewed when both are staged and checked, with each way to switch and in each try of a
-        transaction.
+        Renewed when both are staged and checked, and in each try of the transaction.
 
     Raises
     ------
     LeaseLostError
-        If it is with another by then: what was published before stays.
+        If another run holds it by then: the live collections stay.
     """
     with (
         staged(db, CLUSTERS, run_id, "cluster_id") as new_clusters,
@@ -363,7 +362,7 @@ def _publish_together(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
             _copy_previous(db, stages)
             lease.renew()
             begin = partial(lease.begin_switch, _switch_of(stages, in_place=True))
-            if replace_together(db, replacements, begin):
+            if replace_in_transaction(db, replacements, begin):
                 finish_with_retries(db)
                 _check_live(db, stages)
                 return

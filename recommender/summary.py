@@ -1,4 +1,4 @@
-"""What a person reads when a training has ended: a few lines from its document in the ledger."""
+"""The summary of a training, printed at its end: a few lines from its ledger document."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 def summary_of(run: Mapping[str, Any] | None) -> str:
     """Return the summary of a succeeded run's document, of several lines.
 
-    None stands for a ledger that did not answer at the end.
+    None: the ledger did not answer at the end.
     """
     if run is None:
         return "Training succeeded; the ledger did not answer for its figures"
@@ -48,7 +48,7 @@ def _chosen(run: Mapping[str, Any]) -> list[str]:
     weights, confidence = chosen["weights"], chosen["confidence"]
     return [
         f"  chosen       alpha {confidence['alpha']:g}, regularisation "
-        f"{confidence['reg_param']:g}; weights of the mean: user {weights['user']:g}, restaurant "
+        f"{confidence['reg_param']:g}; bias damping: user {weights['user']:g}, restaurant "
         f"{weights['restaurant']:g}"
     ]
 

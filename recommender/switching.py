@@ -109,7 +109,7 @@ def finish_switch(db: MongoDatabase) -> bool:
         _undo(db, switch)
         return False
     try:
-        for pair in [] if switch["in_place"] else switch["stages"]:
+        for pair in [] if switch.get("in_place") else switch["stages"]:
             _rename(db, pair["stage"], pair["target"])
             log.info("published %s", pair["target"])
         for pair in switch["stages"]:
@@ -126,7 +126,7 @@ def finish_switch(db: MongoDatabase) -> bool:
 
 def _replay(db: MongoDatabase, switch: Document) -> None:
     """Repeat what others wrote during the switch, where a change stream has it."""
-    if switch["position"] is None:
+    if switch.get("position") is None:
         return
     try:
         replay(db, switch["position"], switch["kept"])

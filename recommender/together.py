@@ -1,4 +1,4 @@
-"""Replaces what several collections hold in one transaction, where the server has them."""
+"""Replaces the documents of several collections in one transaction."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Replacement:
-    """What is to replace what a collection holds.
+    """A stage and the collection whose documents it replaces.
 
     Attributes
     ----------
     stage, target
-        Names of the collection that holds it, and of the one that readers read.
+        Names of the staged collection and of the live one.
     unique
-        Field that no two documents share: by it, new documents take old ones' places.
+        Field that no two documents share: a document replaces the one with the same value.
     keep_others
-        Whether documents that no training wrote stay, where none takes their place.
+        Whether documents that no training wrote stay if none replaces them.
     """
 
     stage: str
@@ -51,18 +51,18 @@ class Replacement:
     keep_others: bool
 
 
-def replace_together(
+def replace_in_transaction(
     db: MongoDatabase,
     replacements: Sequence[Replacement],
     may_publish: Callable[[ClientSession], None] = lambda session: None,
 ) -> bool:
-    """Replace all or nothing; return False, and change nothing, where that cannot be done.
+    """Replace the documents of all collections, or return False and change nothing.
 
-    Only for servers that have transactions, see :func:`has_transactions`. ``may_publish`` is asked
-    first of all in each try, in its transaction; what it raises leaves all as it was.
+    Only for servers that have transactions, see :func:`has_transactions`. Each try begins with
+    ``may_publish`` in its transaction; an error that it raises leaves all collections unchanged.
 
-    Documents are replaced in their places, so that a reading that the transaction overtakes between
-    two batches finds none missing and none twice.
+    Documents are replaced in place, so that a cursor that is open during the commit neither misses
+    one nor returns one twice.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def replace_together(
 
 
 def has_transactions(db: MongoDatabase) -> bool:
-    """Say whether this is a replica set or a sharded cluster of MongoDB 4.2 or later."""
+    """Return true for a replica set or a sharded cluster of MongoDB 4.2 or later."""
     hello = db.client.admin.command("hello")
     cluster = "setName" in hello or hello.get("msg") == "isdbgrid"
     sessions = hello.get("logicalSessionTimeoutMinutes") is not None
@@ -105,10 +105,10 @@ def has_transactions(db: MongoDatabase) -> bool:
 
 
 def _is_ready(db: MongoDatabase, one: Replacement) -> bool:
-    """Give the target the stage's indexes; say whether it is such that documents can be replaced.
+    """Copy the stage's indexes to the target; return whether its documents can be replaced.
 
-    A transaction can neither make an index nor be sure to find one document where several share
-    what should be unique. Renaming the stage over such a target mends it.
+    A transaction cannot create an index, and without a unique one several documents could match.
+    Then the stage is renamed over the target, which repairs it.
     """
     try:
         copy_indexes(db[one.stage], db[one.target])

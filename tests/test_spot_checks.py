@@ -9,7 +9,7 @@ from bson import ObjectId
 
 from recommender.errors import PublishError
 from recommender.mongo import Document, MongoDatabase
-from recommender.spot_checks import LOOKED_AT, fault_of
+from recommender.spot_checks import SAMPLE_SIZE, fault_of
 from recommender.store import RECOMMENDATIONS, staged
 
 ENTRIES = [(ObjectId(), 2.0), ("1", 2.0), (1, -0.5)]
@@ -42,9 +42,9 @@ def test_what_is_not_is_told(found: Document, told: str) -> None:
 
 
 def test_a_stage_with_a_fault_is_not_published(db: MongoDatabase) -> None:
-    good = [document(ENTRIES, user_id=n) for n in range(LOOKED_AT - 1)]
+    good = [document(ENTRIES, user_id=n) for n in range(SAMPLE_SIZE - 1)]
     with staged(db, RECOMMENDATIONS, "r1", "user_id") as stage:
         stage.insert([*good, document(ENTRIES[::-1], user_id="bad")])
-        with pytest.raises(PublishError, match=r"Recommendations, 1 are wrong: .* not best first"):
-            stage.seal(LOOKED_AT)
+        with pytest.raises(PublishError, match="not best first"):
+            stage.seal(SAMPLE_SIZE)
     assert db.list_collection_names() == []

@@ -58,7 +58,7 @@ def test_it_tells_what_was_chosen() -> None:
     weights = {"user": 3.0, "restaurant": 2.5}
     chosen = {"weights": weights, "confidence": {"alpha": 20.0, "reg_param": 4.0}}
     lines = summary_of(run(chosen=chosen)).splitlines()
-    told = "alpha 20, regularisation 4; weights of the mean: user 3, restaurant 2.5"
+    told = "alpha 20, regularisation 4; bias damping: user 3, restaurant 2.5"
     assert f"  chosen       {told}" in lines
     assert "chosen" not in summary_of(run(chosen=None))
 
