@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import signal
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from tests.faults.catalogue import Fault, hit, shortly
+from tests.faults.catalogue import Fault, Moment, hit, shortly
 from tests.faults.mongod import Trap
 from tests.faults.trainings import (
     BEFORE_ALL,
@@ -174,6 +179,73 @@ def cuts() -> list[Fault]:
     ]
 
 
+def with_options(options: str) -> Callable[[World], Outcome]:
+    """Return what trains with options in MONGO_URI."""
+
+    def do(world: World) -> Outcome:
+        uri = f"{world.mongo.uri}&{options}"
+        return world.outcome(world.start("als_training.py", MONGO_URI=uri))
+
+    return do
+
+
+def uri_options() -> list[Fault]:
+    """Return options of MONGO_URI that would make the service read stale state."""
+    options = (
+        "w=1&readConcernLevel=majority",
+        "readPreference=secondaryPreferred",
+        "readPreference=nearest&readConcernLevel=linearizable&retryWrites=false&w=1",
+    )
+    return [
+        Fault(
+            f"MONGO_URI with {one}",
+            with_options(one),
+            0,
+            "succeeded",
+            "new",
+            server="replica set",
+        )
+        for one in options
+    ]
+
+
+def hang_and_stop(world: World, training: Running) -> None:
+    """Stop mongod as if it hung, and the training by SIGTERM; mongod answers again afterwards."""
+    with world.reader.cut_off():
+        os.kill(world.mongo.pid, signal.SIGSTOP)
+        try:
+            training.send(signal.SIGTERM)
+            training.end()
+        finally:
+            os.kill(world.mongo.pid, signal.SIGCONT)
+
+
+def upserts(world: World) -> Outcome:
+    """Upsert documents of the backend's from two threads while a training runs."""
+    training = world.start("als_training.py")
+    acknowledged: dict[str, int] = {}
+    live = world.db["Recommendations"]
+
+    def write(writer: int) -> None:
+        for number in itertools.count():
+            if training.process.poll() is not None:
+                return
+            user = f"guest {writer} {number % 50}"
+            change = {"$set": {"recommendations": [{"gmap_id": "here"}], "number": number}}
+            live.update_one({"user_id": user}, change, upsert=True)
+            acknowledged[user] = number
+            time.sleep(0.002)
+
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write, writer) for writer in range(2)]
+        outcome = world.outcome(training)
+        for writer in writers:
+            writer.result()
+    numbers = {d["user_id"]: d["number"] for d in live.find({"number": {"$exists": True}})}
+    assert numbers == acknowledged
+    return outcome
+
+
 def view(world: World) -> Outcome:
     """Train where Recommendations is a view of another collection."""
     with world.reader.paused():
@@ -187,5 +259,21 @@ FAULTS = [
     *restarts(),
     *step_downs(),
     *cuts(),
+    *uri_options(),
+    Fault(
+        "SIGTERM of the training while MongoDB hangs",
+        hit(Moment("", "train"), hang_and_stop, STOP_GRACE_SECONDS="2"),
+        143,
+        "crashed",
+        "old",
+    ),
+    Fault(
+        "upserts of the backend during a training",
+        upserts,
+        0,
+        "succeeded",
+        "new",
+        server="replica set",
+    ),
     Fault("a view in the place of Recommendations", view, 69, "failed", "old"),
 ]

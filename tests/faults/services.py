@@ -86,6 +86,17 @@ def script_killed(world: World) -> Outcome:
         return outcome
 
 
+def clock_set_back(world: World) -> Outcome:
+    """Kill a script by hand, and let its lease end in 2 hours, as by a MongoDB clock set back."""
+    kill_script = hit(CLUSTERING_BETWEEN, kill, "clustering_training.py")
+    with world.service():
+        outcome = kill_script(world)
+        world.expire_lease(seconds=-7_200)
+        until(lambda: world.state_of(outcome.run_id) == "crashed", LONG_SECONDS)
+        until(lambda: not world.leftovers(), LONG_SECONDS)
+        return outcome
+
+
 def of_run(run: Document) -> Outcome:
     """Return a run's outcome as its ledger tells it."""
     return Outcome(int(run["exit_code"]), str(run["run_id"]))
@@ -179,6 +190,14 @@ FAULTS = [
     Fault(
         "kill -9 of a script by hand between Metadata and Clusters, beside a service",
         script_killed,
+        137,
+        "crashed",
+        "new Clusters and Metadata",
+        mixed=True,
+    ),
+    Fault(
+        "MongoDB's clock set back 2 hours after kill -9 of a script by hand, beside a service",
+        clock_set_back,
         137,
         "crashed",
         "new Clusters and Metadata",

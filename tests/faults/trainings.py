@@ -32,11 +32,12 @@ CHAINED = (
         Trap("update", "TrainingRuns", skip=10),
         "refit",
     ),
-    Moment("with the clusters staged", "publish clusters", Trap("find", "Metadata", skip=2)),
-    Moment("before the switch of Metadata", "publish clusters", Trap(RENAME, skip=1)),
+    Moment("with the clusters staged", "publish clusters", Trap("find", "Metadata", skip=3)),
+    Moment("before the switch of Metadata", "publish clusters", Trap(RENAME, skip=2)),
 )
 BEFORE_ALL = Moment("before the first switch", "publish recommendations", Trap(RENAME))
-BETWEEN = Moment("between Metadata and Clusters", "publish clusters", Trap(RENAME, skip=2))
+# Recommendations and its previous generation, then Metadata.
+BETWEEN = Moment("between Metadata and Clusters", "publish clusters", Trap(RENAME, skip=3))
 AFTER_ALL = Moment(
     "after the last switch, not yet noted",
     "publish clusters",
@@ -171,12 +172,12 @@ def pauses() -> list[Fault]:
     carrying = Moment(
         "while it carries over what the backend wrote",
         "publish recommendations",
-        Trap("find", "Recommendations", skip=2, seconds=3),
+        Trap("find", "Recommendations", skip=3, seconds=3),
     )
     deciding = Moment(
         "between looking at its stage and renaming it",
         "publish recommendations",
-        Trap("listCollections", skip=3, seconds=3),
+        Trap("listCollections", skip=5, seconds=3),
         "refit",
     )
     training = Moment("while it trains", "train")

@@ -266,11 +266,10 @@ class World:
         assert latest
         return str(latest["run_id"])
 
-    def expire_lease(self) -> None:
-        """Let the lease run out, as if its holder had been silent for so long."""
-        self.db["TrainingState"].update_one(
-            {"_id": LEASE_ID}, [{"$set": {"expires_at": {"$subtract": ["$$NOW", 1]}}}]
-        )
+    def expire_lease(self, seconds: float = 0.001) -> None:
+        """Let the lease have expired so many seconds ago."""
+        expired = {"$subtract": ["$$NOW", round(seconds * 1000)]}
+        self.db["TrainingState"].update_one({"_id": LEASE_ID}, [{"$set": {"expires_at": expired}}])
 
     def left_behind(self) -> list[psutil.Process]:
         """Return what runs in this world's folder, whoever its parent is by now."""
