@@ -210,14 +210,15 @@ def uri_options() -> list[Fault]:
 
 
 def hang_and_stop(world: World, training: Running) -> None:
-    """Stop mongod as if it hung, and the training by SIGTERM; mongod answers again afterwards."""
+    """Let mongod hang, stop the training by SIGTERM, and restart mongod when that has ended."""
     with world.reader.cut_off():
         os.kill(world.mongo.pid, signal.SIGSTOP)
         try:
             training.send(signal.SIGTERM)
             training.end()
         finally:
-            os.kill(world.mongo.pid, signal.SIGCONT)
+            world.mongo.kill()  # else it would still do what it was sent
+            world.mongo.start()
 
 
 def upserts(world: World) -> Outcome:
