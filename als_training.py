@@ -22,7 +22,7 @@ from recommender.gate import add_force_option, check_recommendations, settings_a
 from recommender.judging import judge_lists, judge_ratings
 from recommender.models import Model, popularity_of, visits_of
 from recommender.mongo_source import read_ratings
-from recommender.newcomers import also_rated, find_newcomers, stacked, structure
+from recommender.newcomers import read_users, stacked, structure
 from recommender.ratings import Ratings, counts_of
 from recommender.recommend import RecommendTask, user_blocks
 from recommender.restaurants import shown_restaurants
@@ -60,15 +60,15 @@ def recommend(
     ModelRejectedError
         If a score is not finite, as after a fit that did not hold.
     """
-    newcomers = find_newcomers(run.db, ratings, run.settings)
-    run.record(newcomers=len(newcomers.users))
+    in_users = read_users(run.db, ratings, run.settings)
+    newcomers = in_users.newcomers
+    run.record(newcomers=len(newcomers))
     popularity = popularity_of(ratings, run.settings)
-    users = pa.concat_arrays([ratings.users, newcomers.users])
-    visits = stacked(visits_of(ratings, run.settings), newcomers.visits)
-    in_users = stacked(also_rated(run.db, ratings, run.settings), newcomers.visits)
-    model = model.with_newcomers(len(newcomers.users), popularity)
-    rated = structure(visits) + structure(in_users)
-    blocks = list(user_blocks(model, users, visits, rated))
+    users = pa.concat_arrays([ratings.users, newcomers])
+    visits = stacked(visits_of(ratings, run.settings), in_users.newcomer_ratings)
+    also_rated = stacked(in_users.also_rated, structure(in_users.newcomer_ratings))
+    model = model.with_newcomers(len(newcomers), popularity)
+    blocks = list(user_blocks(model, users, visits, structure(visits) + also_rated))
     task = RecommendTask(
         settings=run.settings,
         run_id=run.run_id,

@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from dists import distances
+from recommender.data.ids import encode_id, keys_of, positions_in
+from recommender.data.one_user import given_rating, ratings_given, ratings_of_user
 from recommender.errors import DataError
 from recommender.factors import PublishedFactors, load_factors
 from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors, one_line
 from recommender.newcomers import more_rated
 from recommender.published import PublishedModel, load_model
-from recommender.ratings import Ratings, encode_id, keys_of, positions_in
-from recommender.reviews import given_rating, ratings_given, ratings_of_user
+from recommender.ratings import Ratings
 from recommender.scripts import configure_logging, run_script, script_parser
 from recommender.settings import load_settings
 
@@ -158,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"{arguments.user_id!r} matches {len(ratings.users)} users of different types; "
                     "give one user's ratings by --ratings"
                 )
-            also_rated = more_rated(db, ratings.users, settings)
+            also_rated = more_rated(db, ratings.users)
         print(report(model, load_factors(db), ratings, also_rated, restaurant_names(db)))
     return 0
 

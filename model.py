@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from recommender.bodies import UnreadBodies
 from recommender.child import Trainer
 from recommender.clock import TrainingClock
+from recommender.data.one_user import given_rating, ratings_given
 from recommender.errors import DataError
 from recommender.factors import LiveFactors
 from recommender.java import find_java
@@ -37,7 +38,6 @@ from recommender.mongo import (
 )
 from recommender.ports import check_port_is_free
 from recommender.problems import handle_errors, responses
-from recommender.reviews import given_rating, ratings_given
 from recommender.schedule import Schedule
 from recommender.scripts import (
     Cancelled,

@@ -30,9 +30,10 @@ from sklearn.cluster import KMeans
 from recommender.als.popularity import city_scores
 from recommender.clustering.evaluate import evaluate_clusters, relevant_from
 from recommender.clusters import Clustering, cluster
+from recommender.data.files import RATING, RESTAURANT, USER, Columns
 from recommender.evaluation import HeldOut, hold_out, ranking_quality
 from recommender.foldin import alternate, preferences_of
-from recommender.load import RATING, RESTAURANT, USER, Columns, read_file
+from recommender.load import read_file
 from recommender.ratings import Ratings
 from recommender.scoring import lists_of, score
 from recommender.settings import Settings, load_settings

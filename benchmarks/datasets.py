@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from recommender.ratings import BLOCK_SCHEMA, Ratings, clean_block, gather
+from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
+from recommender.ratings import Ratings, gather
 from recommender.settings import Settings
 
 

@@ -38,8 +38,9 @@ from benchmarks.contenders import (
     rating_methods,
 )
 from benchmarks.datasets import GENERATED, generate
+from recommender.data.files import PRESETS
 from recommender.evaluation import ranking_quality, rating_error
-from recommender.load import PRESETS, columns_of, read_file
+from recommender.load import columns_of, read_file
 from recommender.ratings import Ratings
 from recommender.scripts import run_script
 from recommender.settings import Settings, load_settings

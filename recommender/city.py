@@ -1,8 +1,8 @@
-"""A seeded generator of a city's reviews: tastes that both the choice and the rating follow.
+"""A seeded generator of a synthetic city's reviews, with groups of users of like taste.
 
-Each user has one of the city's tastes: a home neighbourhood, a favourite and a second cuisine.
-Users go more often to restaurants near home and of their cuisines, and rate these higher, so that
-clusters and factors have something true to find. Activity and popularity are heavy-tailed.
+A taste is a home neighbourhood, a favourite and a second cuisine. Users choose restaurants near
+home and of their cuisines more often and rate them higher, so that clusters and factors have a
+structure to recover. Activity and popularity are heavy-tailed.
 """
 
 from __future__ import annotations
@@ -63,23 +63,23 @@ _MASK = 2**64 - 1
 
 @dataclass(frozen=True)
 class City:
-    """The size of a city, and the seed from which all of it follows.
+    """The size and seed of a synthetic city.
 
     Parameters
     ----------
     users, restaurants
-        How many there are; each user rates at least one restaurant.
+        Their numbers; each user rates at least one restaurant.
     reviews
-        How many there are in all, within a few percent: no user rates a restaurant twice.
+        Their number, within a few percent; no user rates a restaurant twice.
     seed
         The same seed gives the same city.
     tastes
-        In how many groups of like taste the users fall.
+        Number of groups of users of like taste.
 
     Raises
     ------
     ValueError
-        If no such city can be.
+        If a size is out of range.
     """
 
     users: int = 5_000
@@ -93,7 +93,7 @@ class City:
             raise ValueError("users, restaurants and tastes are at least 1, the seed at least 0")
         kinds = len(NEIGHBOURHOODS) * len(CUISINES)
         if self.tastes > kinds:
-            raise ValueError(f"tastes={self.tastes} exceeds the {kinds} that there can be")
+            raise ValueError(f"tastes={self.tastes} exceeds the {kinds} possible")
         most = self.users * self.most_reviews_of_a_user
         if not self.users <= self.reviews <= most // 2:
             raise ValueError(
@@ -103,13 +103,13 @@ class City:
 
     @property
     def most_reviews_of_a_user(self) -> int:
-        """How many restaurants the most active user can have rated."""
+        """Largest number of restaurants that one user rates."""
         return min(_MOST_REVIEWS_OF_A_USER, max(2, self.restaurants // 2))
 
 
 @dataclass(frozen=True)
 class Tastes:
-    """The groups of like taste; each array has one entry a group.
+    """Groups of users of like taste; each array has one entry per group.
 
     ``neighbourhood`` indexes :data:`NEIGHBOURHOODS`; ``favourite`` and ``second`` index
     :data:`CUISINES`.
@@ -122,7 +122,7 @@ class Tastes:
 
 @dataclass(frozen=True)
 class Restaurants:
-    """The city's restaurants; each field has one entry a restaurant.
+    """Restaurants of a city; each field has one entry per restaurant.
 
     ``quality`` is standard normal; ``popularity`` is the weight with which a user without taste
     would choose it.
@@ -138,10 +138,10 @@ class Restaurants:
 
 @dataclass(frozen=True)
 class Users:
-    """The city's users; each array has one entry a user.
+    """Users of a city; each array has one entry per user.
 
-    ``taste`` indexes :class:`Tastes`; ``strictness`` is standard normal; ``activity`` is how many
-    reviews the user is to write.
+    ``taste`` indexes :class:`Tastes`; ``strictness`` is standard normal; ``activity`` is the
+    number of reviews that the user writes.
     """
 
     taste: Indices
@@ -151,7 +151,7 @@ class Users:
 
 @dataclass(frozen=True)
 class Population:
-    """All of a city but its reviews.
+    """A city without its reviews.
 
     ``choice`` and ``stars`` have the shape (tastes, restaurants): the cumulative probability with
     which a user of a taste chooses a restaurant, and the rating that an average user would give.
@@ -173,7 +173,7 @@ class Population:
 
 @dataclass(frozen=True)
 class ReviewBlock:
-    """The reviews of some users, sorted by user; each array has one entry a review.
+    """Reviews of some users, sorted by user; each array has one entry per review.
 
     ``user`` and ``restaurant`` are indices, ``rating`` is from 1 to 5, ``time`` in ms since epoch.
     """
@@ -185,7 +185,7 @@ class ReviewBlock:
 
 
 def populate(city: City) -> Population:
-    """Make all of a city but its reviews."""
+    """Return a city without its reviews."""
     rng = np.random.default_rng(city.seed)
     tastes = _make_tastes(rng, city)
     restaurants = _make_restaurants(rng, city)
@@ -207,9 +207,9 @@ def populate(city: City) -> Population:
 
 
 def review_blocks(population: Population) -> Iterator[ReviewBlock]:
-    """Yield a city's reviews, block after block of users.
+    """Yield a city's reviews in blocks of users.
 
-    Each block has a random generator of its own, so that it is the same whatever came before.
+    Each block has its own random generator, so that it does not depend on the others.
     """
     city, users = population.city, population.users
     for start in range(0, city.users, _USERS_PER_BLOCK):
@@ -236,32 +236,34 @@ def write_city(
     with_users: bool = True,
     progress: Progress = lambda _: None,
 ) -> int:
-    """Write a city into ``Restaurants``, ``Users`` and, last and at one go, ``Reviews``.
+    """Write a city into ``Restaurants``, ``Users`` and, last, ``Reviews``.
 
     Parameters
     ----------
     settings
         Its ``review_fields`` name the fields of ``Reviews``.
     with_users
-        Whether to write ``Users`` too: the same ratings, one document a user.
+        Whether to write ``Users`` too: the same ratings, one document per user.
     progress
         Called with the number of reviews written since its last call.
 
     Returns
     -------
     int
-        How many reviews the city has.
+        Number of reviews.
 
     Raises
     ------
     DataError
-        If ``Reviews`` is not empty: nothing real is written over.
+        If ``Reviews`` is not empty.
     DatabaseUnavailableError
         If MongoDB does not answer.
     """
     with mongo_errors("writing the generated city"):
         if database["Reviews"].find_one(projection={"_id": 1}):
-            raise DataError(f"Reviews of {database.name} is not empty; a city needs it empty")
+            raise DataError(
+                f"Reviews of {database.name} is not empty; write the city into an empty database"
+            )
         population = populate(city)
         with replacing(database, "Restaurants") as restaurants:
             insert_batches(restaurants, [_restaurant_documents(population)])
@@ -303,7 +305,7 @@ def _make_restaurants(rng: np.random.Generator, city: City) -> Restaurants:
 
 
 def _make_names(rng: np.random.Generator, cuisine: Indices) -> list[str]:
-    """Return one name a restaurant, each once: ``Copper Fig Thai Kitchen``."""
+    """Return distinct names such as ``Copper Fig Thai Kitchen``, one per restaurant."""
     n_first, n_second, n_kinds = len(_FIRST_WORDS), len(_SECOND_WORDS), len(_KINDS)
     order = rng.permutation(n_first * n_second * n_kinds).tolist()
     starts = rng.integers(0, len(order), len(CUISINES)).tolist()
@@ -358,8 +360,8 @@ def _choose(
     for _ in range(_DRAWS):
         user = np.repeat(users, missing)
         taste = population.users.taste[user]
-        found = np.searchsorted(ladder, taste + rng.random(len(user)), side="right")
-        restaurant = np.minimum(found - taste * n_restaurants, n_restaurants - 1)
+        step = np.searchsorted(ladder, taste + rng.random(len(user)), side="right")
+        restaurant = np.minimum(step - taste * n_restaurants, n_restaurants - 1)
         pairs = np.unique(np.concatenate((pairs, user * n_restaurants + restaurant)))
         written = np.bincount(pairs // n_restaurants - users[0], minlength=len(users))
         missing = population.users.activity[users] - written

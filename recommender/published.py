@@ -14,9 +14,10 @@ from pymongo.collection import Collection
 from scipy.sparse import csr_array
 
 from dists import assign
+from recommender.data.ids import CODEC, Rejection, encode_id, positions_in
 from recommender.errors import DataError
 from recommender.mongo import Document, MongoDatabase, mongo_errors, one_line
-from recommender.ratings import CODEC, Ratings, Rejection, encode_id, positions_in
+from recommender.ratings import Ratings
 from recommender.store import CENTROIDS_ID, CLUSTERS, CLUSTERS_ID, COLUMNS_ID, FALLBACK_ID, METADATA
 
 _READS = 3

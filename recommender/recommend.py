@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
+from recommender.data.ids import decode_ids
 from recommender.encoding import RecommendationEncoder
 from recommender.models import Model
 from recommender.mongo import connect, database, mongo_errors
-from recommender.ratings import decode_ids
 from recommender.settings import Settings
 from recommender.store import insert_once
 from recommender.topn import top_n

@@ -119,9 +119,6 @@ class Settings(BaseSettings):
         "INFO", description="least severe log line that is shown"
     )
     seed: int = Field(42, ge=0, lt=2**31, description="seed of the split, of ALS and of K-Means")
-    read_batch_rows: int = Field(
-        10_000, ge=1, le=1_000_000, description="reviews fetched and cleaned at a time"
-    )
 
     spark_master: str = Field("local[*]", min_length=1, description="Spark master, or cluster URL")
     spark_driver_memory: Memory = Field(

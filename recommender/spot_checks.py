@@ -9,8 +9,8 @@ from typing import Any
 
 from pymongo.collection import Collection
 
+from recommender.data.ids import CODEC, encode_id
 from recommender.mongo import Document
-from recommender.ratings import CODEC, encode_id
 
 SAMPLE_SIZE = 100
 

@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from recommender.city import City, write_city
+from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
+from recommender.data.files import RATING, RESTAURANT, USER, Columns
+from recommender.data.ids import encode_id
 from recommender.factors import factors_document
 from recommender.foldin import preferences_of
-from recommender.load import RATING, RESTAURANT, USER, Columns, read_file
+from recommender.load import read_file
 from recommender.models import Model, visits_of
 from recommender.mongo import Document, MongoDatabase
-from recommender.ratings import BLOCK_SCHEMA, Ratings, clean_block, encode_id, gather
+from recommender.ratings import Ratings, gather
 from recommender.settings import Settings, load_settings
 
 PROJECT = Path(__file__).parent.parent

@@ -151,28 +151,25 @@ def test_ids_and_names_are_each_ones_own() -> None:
     assert all(re.fullmatch(r"0x[0-9a-f]+:0x[0-9a-f]+", i) for i in restaurants.gmap_id)
 
 
-@pytest.mark.parametrize(
-    ("users", "restaurants", "reviews"), [(1, 1, 1), (1, 400, 50), (50, 1, 50), (3, 2, 3)]
-)
-def test_tiny_cities_can_be(users: int, restaurants: int, reviews: int) -> None:
-    found = all_reviews(City(users, restaurants, reviews))
-    assert len(set(found.user)) == users
-    assert found.restaurant.max() < restaurants
+def test_tiny_cities_can_be() -> None:
+    cases: list[tuple[int, int, int]] = [(1, 1, 1), (1, 400, 50), (50, 1, 50), (3, 2, 3)]
+    for users, restaurants, reviews in cases:
+        found = all_reviews(City(users, restaurants, reviews))
+        assert len(set(found.user)) == users
+        assert found.restaurant.max() < restaurants
 
 
-@pytest.mark.parametrize(
-    ("numbers", "message"),
-    [
+def test_cities_that_cannot_be_are_refused() -> None:
+    cases: list[tuple[dict[str, int], str]] = [
         ({"users": 0}, "at least 1"),
         ({"seed": -1}, "the seed at least 0"),
         ({"tastes": 1_000}, "tastes=1000 exceeds"),
         ({"reviews": 10}, "reviews=10 should be from 5000"),
         ({"users": 10, "reviews": 10_000}, "reviews=10000 should be from 10"),
-    ],
-)
-def test_cities_that_cannot_be_are_refused(numbers: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        City(**numbers)
+    ]
+    for numbers, message in cases:
+        with pytest.raises(ValueError, match=message):
+            City(**numbers)
 
 
 def test_written_city_is_the_generated_one(db: MongoDatabase, db_settings: Settings) -> None:

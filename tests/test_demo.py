@@ -75,7 +75,7 @@ class TestFindMongod:
     @pytest.mark.usefixtures("no_mongod_on_path")
     def test_neither(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(embedded, "_PACKAGE", "no-such-package")
-        with pytest.raises(ConfigurationError, match="no mongod found on PATH") as caught:
+        with pytest.raises(ConfigurationError, match="no mongod on PATH") as caught:
             find_mongod()
         assert caught.value.exit_code == 78
 
@@ -398,7 +398,7 @@ class TestRun:
     ) -> None:
         write_script(scripts, "als_training.py", "raise SystemExit(76)")
         command = start("run")
-        assert "what was published before is served" in command.read_until("Next, in another")
+        assert "The gate rejected" in command.read_until("Next, in another")
         command.signal(signal.SIGTERM)
         assert command.end() == 0
 

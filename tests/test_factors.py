@@ -13,6 +13,7 @@ import pytest
 from bson.int64 import Int64
 
 from recommender import factors as factors_module
+from recommender.data.ids import encode_id
 from recommender.errors import DataError
 from recommender.factors import (
     LiveFactors,
@@ -24,7 +25,6 @@ from recommender.factors import (
 from recommender.foldin import Preferences, preferences_of
 from recommender.mongo import Document, MongoDatabase
 from recommender.publishing.bson_size import MAX_DOCUMENT_BYTES
-from recommender.ratings import encode_id
 from tests.support import ratings_of, some_factors
 
 COUNT = 30

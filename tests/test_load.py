@@ -1,23 +1,30 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import math
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from bson import Int64, ObjectId
 
+from recommender.data.files import Columns
 from recommender.demo import PROJECT
 from recommender.errors import DatabaseUnavailableError, DataError
-from recommender.load import GOOGLE_IF_NOTHING_IS_SAID, Columns, load, main, read_file
+from recommender.load import load, main, read_file
 from recommender.mongo import MongoDatabase
 from recommender.reviews import read_ratings
 from recommender.settings import Settings
@@ -75,9 +82,9 @@ def test_csv_with_the_google_names_needs_no_preset(run: Run, db: MongoDatabase) 
     assert loaded(db) == GOOGLE_ROWS
     assert isinstance(loaded(db)[0]["rating"], int)
     assert isinstance(loaded(db)[0]["time"], Int64)
-    assert "Read 2 lines" in summary
+    assert "Read 2 rows" in summary
     assert "Loaded 2 reviews" in summary
-    assert "Rejected 0 lines." in summary
+    assert "Rejected 0 rows." in summary
 
 
 def test_csv_without_times_will_do_where_nothing_is_said(run: Run, db: MongoDatabase) -> None:
@@ -85,39 +92,127 @@ def test_csv_without_times_will_do_where_nothing_is_said(run: Run, db: MongoData
     assert loaded(db) == [{"user_id": "u", "gmap_id": "g", "rating": 4}]
 
 
-@pytest.mark.parametrize("name", ["file.csv.gz", "file.csv", "file"])
-def test_gzip_is_known_by_its_content(run: Run, db: MongoDatabase, name: str) -> None:
-    run(gzip.compress(GOOGLE_CSV.encode()), name=name)
-    assert loaded(db) == GOOGLE_ROWS
+def zipped(content: bytes, *names: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, content)
+    return buffer.getvalue()
 
 
-@pytest.mark.parametrize("name", ["file.jsonl", "file.json", "file.ndjson", "file", "file.json.gz"])
-def test_json_lines(run: Run, db: MongoDatabase, name: str) -> None:
-    rows = [{"user_id": "1", "gmap_id": "g", "rating": 4.0, "time": 12, "text": "a\nb"}]
-    content = json_lines(*rows, {"user_id": 7, "gmap_id": 2**40, "rating": "2"})
-    run(gzip.compress(content.encode()) if name.endswith("gz") else content, name=name)
+def parquet(rows: list[dict[str, Any]]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+def test_compression_is_known_by_content(run: Run, db: MongoDatabase) -> None:
+    content = GOOGLE_CSV.encode()
+    for packed in (
+        gzip.compress(content),
+        bz2.compress(content),
+        lzma.compress(content),
+        pa.compress(content, "zstd", asbytes=True),
+        zipped(content, "folder/", "file.csv", "__MACOSX/._file.csv"),
+        gzip.compress(json_lines(*GOOGLE_ROWS).encode()),
+    ):
+        run(packed, "--replace", name="file")
+        assert loaded(db) == GOOGLE_ROWS
+
+
+def test_json_in_any_layout(run: Run, db: MongoDatabase) -> None:
+    first = {"user_id": "1", "gmap_id": "g", "rating": 4.0, "time": 1.6e12, "text": "a\n[{]}"}
+    rows = [first, {"user_id": 7, "gmap_id": 2**40, "rating": "2", "pics": [{"url": [1]}]}]
+    one, two = map(json.dumps, rows)
+    for content in (
+        f"{one}\n{two}",
+        f"\n \n{one}\r\n\n{two}\n",
+        f"{one}{two}",
+        "\n".join(json.dumps(row, indent=2) for row in rows),
+        json.dumps(rows),
+        f" \n[{one}\n,{two}]",
+        json.dumps(rows, indent=4),
+    ):
+        run(content, "--replace", name="file")
+        assert loaded(db) == [
+            {"user_id": "1", "gmap_id": "g", "rating": 4, "time": 1_600_000_000_000},
+            {"user_id": 7, "gmap_id": 2**40, "rating": 2},
+        ]
+
+
+def test_a_long_array_in_one_line_is_read_piece_by_piece(run: Run, db: MongoDatabase) -> None:
+    rows = [{"user_id": f"u{i}", "gmap_id": "g", "rating": 4, "x": "x" * 990} for i in range(9_000)]
+    content = json.dumps(rows).replace('"user_id": "u7"', '"user_id": u7')
+    summary = run(content, name="file.json")
+    assert db["Reviews"].count_documents({}) == 8_999
+    assert "1  not a JSON object" in summary
+
+
+def test_json_values_keep_their_meaning(run: Run, db: MongoDatabase) -> None:
+    """Integers beyond 64 bits, nested keys, MongoDB's extended JSON and Python's dictionaries."""
+    long_id = 114_000_000_000_000_000_001
+    nested = {"user": {"id": long_id}, "place.id": "x", "rating": {"$numberInt": "5"}}
+    maps = ("--map", "user_id=user.id", "--map", "gmap_id=place.id", "--map", "rating=rating")
+    run(json_lines(nested), *maps, name="file.jsonl")
+    run("{'user_id': u'a', 'gmap_id': 'x', 'rating': 5.0, 'time': None}\n", name="file.json")
+    oid = "5f1b2c3d4e5f6a7b8c9d0e20"
+    for when in (
+        {"$date": "2020-01-01T00:00:00Z"},
+        {"$date": {"$numberLong": "1577836800000"}},
+        {"$numberLong": "1577836800000"},
+    ):
+        exported = {"user_id": {"$oid": oid}, "gmap_id": "x", "rating": 5, "time": when}
+        run(json_lines({"_id": {"$oid": oid}, **exported}), name="file.json")
     assert loaded(db) == [
-        {"user_id": "1", "gmap_id": "g", "rating": 4, "time": 12},
-        {"user_id": 7, "gmap_id": 2**40, "rating": 2},
+        {"user_id": str(long_id), "gmap_id": "x", "rating": 5},
+        {"user_id": "a", "gmap_id": "x", "rating": 5},
+        *[{"user_id": ObjectId(oid), "gmap_id": "x", "rating": 5, "time": 1577836800000}] * 3,
+    ]
+
+
+def test_parquet(run: Run, db: MongoDatabase) -> None:
+    when = datetime(2020, 1, 1)
+    rows = [{"user": {"id": i}, "place": "x", "stars": 4.5, "when": when} for i in (1, 2)]
+    maps = ("user_id=user.id", "gmap_id=place", "rating=stars", "time=when")
+    run(parquet(rows), *(part for text in maps for part in ("--map", text)), name="f")
+    rest = {"gmap_id": "x", "rating": 4.5, "time": 1577836800000}
+    assert loaded(db) == [{"user_id": 1, **rest}, {"user_id": 2, **rest}]
+    with pytest.raises(DataError, match="columns user_id, gmap_id, rating"):
+        run(parquet(rows))
+
+
+def test_delimiters_blanks_and_encodings(run: Run, db: MongoDatabase) -> None:
+    table = "user_id,gmap_id,rating,time\nJosé,a: b,4.5,\nv,c,3,\n"
+    expected = [
+        {"user_id": "José", "gmap_id": "a: b", "rating": 4.5},
+        {"user_id": "v", "gmap_id": "c", "rating": 3},
+    ]
+    for delimiter in ("\t", ";", "|", "::", ", "):
+        run(table.replace(",", delimiter), "--replace")
+        assert loaded(db) == expected
+    run(table.replace(",", ";").replace("4.5", "4,5"), "--replace")
+    assert loaded(db) == expected
+    run(table.replace("\n", "\r"), "--replace")
+    assert loaded(db) == expected
+    for encoding in ("utf-16", "utf-8-sig", "utf-32"):
+        run(table.encode(encoding), "--replace")
+        assert loaded(db) == expected
+    for encoding in ("latin-1", "utf-16-le"):
+        run(table.encode(encoding), "--replace", "--encoding", encoding)
+        assert loaded(db) == expected
+
+
+def test_columns_may_be_named_where_there_is_no_header(run: Run, db: MongoDatabase) -> None:
+    run("1::g::5::978300760\n2::h::3::978302109\n", "--columns", "user_id,gmap_id,rating,time")
+    assert [(r["user_id"], r["time"]) for r in loaded(db)] == [
+        ("1", 978300760000),
+        ("2", 978302109000),
     ]
 
 
 def test_format_given_wins(run: Run, db: MongoDatabase) -> None:
     run(GOOGLE_CSV, "--format", "csv", name="file.json")
     assert loaded(db) == GOOGLE_ROWS
-
-
-@pytest.mark.parametrize("ending", ["\n", "\r\n"])
-@pytest.mark.parametrize("start", ["", "\ufeff"])
-@pytest.mark.parametrize("last", ["", "\n"])
-def test_line_endings_and_byte_order_mark(
-    run: Run, db: MongoDatabase, ending: str, start: str, last: str
-) -> None:
-    text = start + GOOGLE_CSV.rstrip("\n") + last
-    run(text.replace("\n", ending))
-    assert loaded(db) == GOOGLE_ROWS
-    run(start + json_lines(GOOGLE_ROWS[0]).replace("\n", ending), "--replace", name="f.jsonl")
-    assert loaded(db) == GOOGLE_ROWS[:1]
 
 
 def test_csv_ids_stay_strings_and_non_latin_text_survives(run: Run, db: MongoDatabase) -> None:
@@ -154,20 +249,49 @@ def test_yelp(run: Run, db: MongoDatabase) -> None:
     assert loaded(db) == [expected]
 
 
-@pytest.mark.parametrize(
-    ("text", "ms"),
-    [
-        ("2020-01-01", 1_577_836_800_000),
-        ("2020-01-01T01:00:00+01:00", 1_577_836_800_000),
-        ("2020-01-01T00:00:00.5Z", 1_577_836_800_500),
-        ("1577836800000", 1_577_836_800_000),
-        ("1577836800000.0", 1_577_836_800_000),
-        ("-5", -5),
-    ],
-)
-def test_times(run: Run, db: MongoDatabase, text: str, ms: int) -> None:
-    run(f"user_id,gmap_id,rating,time\nu,g,4,{text}\n")
-    assert loaded(db)[0]["time"] == ms
+def test_zomato(run: Run, db: MongoDatabase) -> None:
+    text = (
+        "Restaurant,Reviewer,Review,Rating,Metadata,Time,Pictures\n"
+        'Beyond Flavours,Rusha,"Good food,\n""great"" service",5,"1 Review , 2 Followers",'
+        "5/25/2019 15:54,0\n"
+        "Beyond Flavours,Anu,,Like,,5/26/2019 9:01,0\n"
+    )
+    assert "1  rating is no finite number" in run(text, "--preset", "zomato")
+    expected = {"user_id": "Rusha", "gmap_id": "Beyond Flavours", "rating": 5}
+    assert loaded(db) == [{**expected, "time": 1_558_799_640_000}]
+
+
+def test_a_refused_review_is_not_printed(run: Run, db: MongoDatabase) -> None:
+    db.create_collection("Reviews", validator={"rating": {"$gt": 4}})
+    with pytest.raises(DatabaseUnavailableError) as caught:
+        run(with_rating("4"))
+    assert "u0" not in str(caught.value)
+
+
+def test_no_rating_is_rejected_for_its_time(run: Run, db: MongoDatabase) -> None:
+    times = ["nan", "NaT", "NULL", "null", "", "yesterday", "-1", "2020-01-01"]
+    rows = "".join(f"u,g{i},4,{text}\n" for i, text in enumerate(times))
+    summary = run(f"user_id,gmap_id,rating,time\n{rows}")
+    assert [r.get("time") for r in loaded(db)] == [None] * 6 + [-1, 1_577_836_800_000]
+    assert "Times: 6 unknown, 1 before 1990 or in the future, 1 dates." in summary
+
+
+def test_the_unit_of_times_may_be_given(run: Run, db: MongoDatabase) -> None:
+    run("user_id,gmap_id,rating,time\nu,g,4,5\n", "--time-unit", "s")
+    assert loaded(db)[0]["time"] == 5_000
+
+
+def test_a_dry_run_shows_what_would_be_stored_and_needs_no_database(
+    clean_environment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MONGO_URI", "mongodb://127.0.0.1:1/")
+    Path("f.csv").write_text(with_rating(*"12345678", "bad"))
+    assert main(["f.csv", "--dry-run"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert json.loads(shown[0]) == {"user_id": "u0", "gmap_id": "g", "rating": 1}
+    assert sum(line.startswith("{") for line in shown) == 5
+    assert any(line.startswith("Would load 8 reviews") for line in shown)
+    assert "  1  rating is no finite number" in shown
 
 
 def test_map_wins_over_preset(run: Run, db: MongoDatabase) -> None:
@@ -176,14 +300,14 @@ def test_map_wins_over_preset(run: Run, db: MongoDatabase) -> None:
     assert loaded(db) == [{"user_id": "u", "gmap_id": "b", "rating": 2}]
 
 
-@pytest.mark.parametrize(
-    "rating", ["nan", "NaN", "inf", "-Infinity", "1e999", "five", "4_0", "4,5", " "]
-)
-def test_ratings_that_are_no_finite_numbers_are_rejected(
-    run: Run, db: MongoDatabase, rating: str
+def test_ratings_are_numbers_in_the_spellings_that_exports_have(
+    run: Run, db: MongoDatabase
 ) -> None:
-    assert "1  rating is no finite number" in run(with_rating("4", f'"{rating}"'))
-    assert [r["user_id"] for r in loaded(db)] == ["u0"]
+    good = {"4": 4, " 4.50 ": 4.5, "4,5": 4.5, "4.5/5": 4.5, "4 / 5": 4, "4e0": 4}
+    bad = ["nan", "inf", "-Infinity", "1e999", "five", "4_0", " ", "1,000,000", "4/", "★★★★"]
+    summary = run(with_rating(*(f'"{rating}"' for rating in [*good, *bad])))
+    assert [r["rating"] for r in loaded(db)] == list(good.values())
+    assert f"{len(bad)}  rating is no finite number" in summary
 
 
 def test_ratings_out_of_range_are_left_to_the_training(run: Run, db: MongoDatabase) -> None:
@@ -199,34 +323,29 @@ def test_bad_json_lines_are_counted_by_reason(run: Run, db: MongoDatabase) -> No
         good | {"user_id": ""},
         good | {"gmap_id": True},
         good | {"gmap_id": ["g"]},
-        good | {"gmap_id": 2**63},
         good | {"gmap_id": "half \ud800"},
         good | {"rating": None},
         good | {"rating": True},
         good | {"rating": math.nan},
         good | {"rating": [4]},
         good | {"rating": 10**400},
-        good | {"time": "yesterday"},
-        good | {"time": 1e300},
-        good | {"time": math.nan},
     ]
-    others = "not json\n[1]\n7\nnull\n" + "[" * 200_000 + "\n\n   \n"
+    others = "not json\n[1]\n7\nnull\n" + '{"a":' * 100_000 + "\n\n   \n"
     summary = run(json_lines(good, *bad) + others + json_lines(good), name="f.jsonl")
     assert loaded(db) == [good, good]
-    assert "Read 22 lines" in summary
-    assert "Rejected 20 lines:" in summary
+    assert "Read 18 rows" in summary
+    assert "Rejected 16 rows:" in summary
     for line in (
         "3  user_id missing",
-        "4  gmap_id is no id",
+        "3  gmap_id is no id",
         "1  rating missing",
         "4  rating is no finite number",
-        "3  time is neither ms since epoch nor a date",
         "5  not a JSON object",
     ):
         assert f"\n  {line}\n" in summary
     # The lines' numbers are those an editor shows.
     assert "user_id missing, such as line 2, 3, 4" in summary
-    assert "not a JSON object, such as line 17, 18, 19" in summary
+    assert "not a JSON object, such as line 13, 14, 15" in summary
 
 
 def test_bad_csv_lines_are_counted_by_reason(run: Run, db: MongoDatabase) -> None:
@@ -235,16 +354,35 @@ def test_bad_csv_lines_are_counted_by_reason(run: Run, db: MongoDatabase) -> Non
     assert [r["user_id"] for r in loaded(db)] == ["u", "v"]
     assert "2  not as many fields as the header" in summary
     assert "1  gmap_id missing" in summary
-    assert "1  not CSV: unexpected end of data" in summary
-    assert "1  not CSV: ',' expected after '\"'" in summary
+    assert "2  unclosed or stray quote" in summary
     assert "header, such as line 5, 6" in summary
     assert "gmap_id missing, such as line 8" in summary
+
+
+def test_a_stray_quote_costs_its_own_line_only(run: Run, db: MongoDatabase) -> None:
+    fine = [f"u{i},g,4,fine\n" for i in range(3_000)]
+    head = "user_id,gmap_id,rating,text\n"
+    for stray in (
+        [*fine[:100], 'bad,g,4,"opened\n', *fine[100:]],
+        [*fine[:10], 'bad,g,4,"opened\n', *fine[10:30], 'last,g,4,"closed"\n', *fine[30:]],
+        [*fine[:10], 'bad,g,4,"opened\n', *fine[10:30], 'not,a,review,"\n', *fine[30:]],
+        [*fine, 'bad,g,4,"opened\n'],
+        ['bad,g,4,"a"b\n', *fine],
+        ['bad,g,4,"opened\n', *[line.replace(",4,", ",4/5,") for line in fine], 'v,g,4,"x"\n'],
+    ):
+        summary = run(head + "".join(stray), "--replace")
+        users = {r["user_id"] for r in loaded(db)}
+        assert users >= {f"u{i}" for i in range(3_000)}
+        assert "bad" not in users
+        assert f"Read {len(stray):,} rows" in summary
+    run(head + 'u,g,4,"she said \\"hi\\", twice"\n' + fine[0], "--replace")
+    assert [r["user_id"] for r in loaded(db)] == ["u", "u0"]
 
 
 def test_huge_line_is_left_out_and_the_next_one_read(run: Run, db: MongoDatabase) -> None:
     good = json_lines({"user_id": "u", "gmap_id": "g", "rating": 4})
     huge = json_lines({"user_id": "x" * 3_000_000, "gmap_id": "g", "rating": 4})
-    assert "1  a line of more than 1,000,000 bytes" in run(good + huge + good, name="f.jsonl")
+    assert "1  a line of more than 1,000,000 characters" in run(good + huge + good, name="f.jsonl")
     assert [r["user_id"] for r in loaded(db)] == ["u", "u"]
 
 
@@ -287,58 +425,48 @@ def test_readers_see_the_old_reviews_until_all_is_read(
     db: MongoDatabase, db_settings: Settings, tmp_path: Path
 ) -> None:
     path = tmp_path / "file.csv"
-    path.write_text(megabytes(4))
+    path.write_text(megabytes(9))
     db["Reviews"].insert_one({"user_id": "old"})
     seen: list[int] = []
     with Watching(path, lambda: seen.append(db["Reviews"].count_documents({}))) as raw:
         report = load(raw, "file.csv", db, db_settings, replace=True, batch=50)
-    assert len(seen) > 3
+    assert len(seen) > 1
     assert set(seen) == {1}
-    assert report.loaded == db["Reviews"].count_documents({}) == 4_000
+    assert report.loaded == db["Reviews"].count_documents({}) == 9_000
 
 
-LATIN = "user_id,gmap_id,rating\nu,g,4\nu,caf\u00e9,4\n".encode("latin-1")
-DAMAGED = gzip.compress(GOOGLE_CSV.encode())[:-8] + bytes(8)
-TRUNCATED = gzip.compress(megabytes(4).encode())[:-1_000]
-BROKEN_FILES = [
-    pytest.param(b"", "file.csv is empty", id="empty"),
-    pytest.param(b"\n \n", "file.csv is empty", id="blank"),
-    pytest.param(gzip.compress(b""), "file.csv is empty", id="empty gzip"),
-    pytest.param(b"user_id,gmap_id,rating\n", "only a header", id="header only"),
-    pytest.param(with_rating("x").encode(), "no valid review among 1 lines: rating is", id="bad"),
-    pytest.param(LATIN, "line 3 has the byte 0xe9 at place 6", id="latin-1"),
-    pytest.param(GOOGLE_CSV.encode("utf-16"), "holds a NUL byte", id="utf-16"),
-    pytest.param(GOOGLE_CSV.encode("utf-16-le"), "holds a NUL byte", id="utf-16 without mark"),
-    pytest.param(b"\x89PNG\r\n\x1a\n\0\0", "not UTF-8 text: line 1", id="binary"),
-    pytest.param(TRUNCATED, "the gzip file is cut short", id="truncated gzip"),
-    pytest.param(DAMAGED, "the gzip file is damaged", id="damaged gzip"),
-    pytest.param(b"who,gmap_id,rating\nu,g,4\n", "found are who, gmap_id, rating", id="columns"),
-    pytest.param(b"user_id,gmap_id,rating,rating\n", "columns rating once", id="twice"),
-    pytest.param(b"user_id,gmap_id,rating\ru,g,4\r", "has no CSV header", id="old Mac"),
+TRUNCATED = gzip.compress(megabytes(8).encode())[:-1_000]
+BROKEN_FILES: list[tuple[bytes, str]] = [
+    (b"", "file.csv is empty"),
+    (b"\n \n", "file.csv is empty"),
+    (gzip.compress(b""), "file.csv is empty"),
+    (b"user_id,gmap_id,rating\n", "only a header"),
+    (with_rating("x").encode(), "no valid review among 1 rows: rating is"),
+    (b"user_id,gmap_id,rating\nu,g,4\nu,caf\xe9,4\n", "line 3 has the byte 0xe9"),
+    (GOOGLE_CSV.encode("utf-16-le"), "--encoding utf-16-le"),
+    (b"\x89PNG\r\n\x1a\n\0\0", "not utf-8 text: line 1"),
+    (TRUNCATED, "damaged or cut short"),
+    (gzip.compress(GOOGLE_CSV.encode())[:-8] + bytes(8), "damaged or cut short"),
+    (b"BZh9" + bytes(20), "file.csv"),
+    (zipped(b"", "a.csv", "b.csv"), "holds 2 files"),
+    (b"PAR1" + bytes(20), "damaged or cut short"),
+    (b"who,gmap_id,rating\nu,g,4\n", "has the columns who, gmap_id, rating"),
+    (b"a,x,5\n", "--columns"),
+    (b"user_id,gmap_id,rating,rating\n", "columns rating once"),
+    (json_lines({"who": "u", "rating": 4}).encode(), "user_id missing.*columns who, rating"),
 ]
 
 
-@pytest.mark.parametrize(("content", "message"), BROKEN_FILES)
 def test_broken_file_is_one_clear_error_and_leaves_what_was_there(
-    run: Run, db: MongoDatabase, content: bytes, message: str
+    run: Run, db: MongoDatabase
 ) -> None:
     db["Reviews"].insert_one({"user_id": "old"})
-    with pytest.raises(DataError, match=message) as caught:
-        run(content, "--replace")
-    assert caught.value.exit_code == 65
-    assert len(str(caught.value).splitlines()) == 1
+    for content, message in BROKEN_FILES:
+        with pytest.raises(DataError, match=message) as caught:
+            run(content, "--replace")
+        assert len(str(caught.value).splitlines()) == 1
     assert loaded(db) == [{"user_id": "old"}]
     assert db.list_collection_names() == ["Reviews"]
-
-
-def test_json_array_says_how_to_convert_it(run: Run) -> None:
-    with pytest.raises(DataError, match="one JSON array"):
-        run('[{"user_id": "u"},\n{"user_id": "v"}]', name="f.json")
-
-
-def test_json_without_the_keys_names_those_found(run: Run) -> None:
-    with pytest.raises(DataError, match="user_id missing \\(1\\); columns found: who, rating"):
-        run(json_lines({"who": "u", "rating": 4}), name="f.json")
 
 
 def test_column_of_a_preset_or_map_must_be_there(run: Run) -> None:
@@ -353,9 +481,9 @@ def test_failed_addition_says_what_stays(
         run(TRUNCATED, "--batch", "100")
     count = db["Reviews"].count_documents({})
     assert count > 0
-    assert (
-        f"up to {count} reviews were added before the failure and stay" in capsys.readouterr().err
-    )
+    warned = re.search(r"up to (\d+) reviews were added", capsys.readouterr().err)
+    assert warned
+    assert count <= int(warned[1]) < 8_000
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder"])
@@ -377,6 +505,7 @@ def test_unreadable_file(db_settings: Settings, tmp_path: Path, kind: str) -> No
         ["f", "--map", "user_id=a", "--map", "gmap_id=b"],
         ["f", "--format", "xml"],
         ["f", "--batch", "0"],
+        ["f", "--encoding", "klingon"],
     ],
 )
 def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -399,7 +528,7 @@ def test_of_two_replacements_at_once_the_last_one_stays(
     db: MongoDatabase, db_settings: Settings, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "first.csv", tmp_path / "second.csv"
-    first.write_text(megabytes(4, rating=1))
+    first.write_text(megabytes(9, rating=1))
     second.write_text(with_rating("2", "2"))
     between: list[int] = []
 
@@ -413,7 +542,7 @@ def test_of_two_replacements_at_once_the_last_one_stays(
     with Watching(first, load_second) as raw:
         load(raw, "first.csv", db, db_settings, replace=True)
     assert between == [0, 2]
-    assert db["Reviews"].count_documents({"rating": 1}) == 4_000
+    assert db["Reviews"].count_documents({"rating": 1}) == 9_000
     assert db.list_collection_names() == ["Reviews"]
 
 
@@ -458,10 +587,6 @@ def test_as_a_command_from_stdin(db: MongoDatabase, db_settings: Settings, tmp_p
     assert failed.stdout == b""
 
 
-def test_nothing_said_means_google() -> None:
-    assert GOOGLE_IF_NOTHING_IS_SAID.names["gmap_id"] == "gmap_id"
-
-
 def test_a_file_is_read_as_a_training_finds_it(
     run: Run, db_settings: Settings, tmp_path: Path
 ) -> None:
@@ -481,5 +606,5 @@ def test_a_file_with_other_columns_or_nothing_in_it_is_read_too(
     columns = Columns({"user_id": "who", "gmap_id": "where", "rating": "stars"})
     assert read_file(str(path), db_settings, columns).rating.tolist() == [4]
     path.write_text("who,where,stars\nu,a,\n")
-    with pytest.raises(DataError, match="no valid review among 1 lines: rating missing"):
+    with pytest.raises(DataError, match="no valid review among 1 rows: rating missing"):
         read_file(str(path), db_settings, columns)

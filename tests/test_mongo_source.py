@@ -21,8 +21,7 @@ from recommender.spark import errors_that_last
 def test_spark_reads_the_same_ratings_as_one_process(
     spark: SparkSession, city: Ratings, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_blocks = db_settings.model_copy(update={"read_batch_rows": 100})
-    frame = read_reviews(spark, small_blocks, ranges=4)
+    frame = read_reviews(spark, db_settings, ranges=4, batch_rows=100)
     assert frame.rdd.getNumPartitions() == 4
     batch, packed, unpacked = spark.conf.get(ROWS_A_BATCH), [], mongo_source._unpacked
 
@@ -31,7 +30,7 @@ def test_spark_reads_the_same_ratings_as_one_process(
         return unpacked(rows)
 
     monkeypatch.setattr(mongo_source, "_unpacked", spied)
-    read = mongo_source.read_ratings(spark, small_blocks)
+    read = mongo_source.read_ratings(spark, db_settings, batch_rows=100)
     assert spark.conf.get(ROWS_A_BATCH) == batch
     assert {len(chunk) for chunk in packed[0].chunks} == {1}  # else batches could pass 2 GiB
     assert read.users.equals(city.users)

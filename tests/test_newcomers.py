@@ -1,4 +1,4 @@
-"""What the backend's Users knows and Reviews does not, from a real MongoDB."""
+"""The backend's Users, read from a real MongoDB."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import pyarrow as pa
 from bson.int64 import Int64
 from scipy.sparse import csr_array
 
+from recommender.data.ids import decode_ids
 from recommender.mongo import MongoDatabase
 from recommender.newcomers import (
-    also_rated,
-    find_newcomers,
     more_rated,
+    read_users,
     stacked,
     structure,
 )
-from recommender.ratings import Ratings, decode_ids
+from recommender.ratings import Ratings
 from recommender.settings import Settings
 from tests.support import ratings_of
 
@@ -24,7 +24,7 @@ def reviews() -> Ratings:
     return ratings_of([("ann", "a", 5), ("bob", "b", 3), (7, "a", 4)])
 
 
-def test_those_without_a_review_are_found_with_what_users_keeps_of_them(
+def test_newcomers_come_with_their_ratings_of_known_restaurants(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     db["Users"].insert_many(
@@ -42,45 +42,41 @@ def test_those_without_a_review_are_found_with_what_users_keeps_of_them(
             {"user_id": "dot", "ratings": []},
         ]
     )
-    found = find_newcomers(db, reviews(), db_settings)
-    ids = decode_ids(found.users)
+    read = read_users(db, reviews(), db_settings)
+    ids = decode_ids(read.newcomers)
     assert sorted(map(str, ids)) == ["8", "cid", "dot", "eve", "fay"]
-    visits = dict(zip(map(str, ids), found.visits.toarray().tolist(), strict=True))
+    ratings = dict(zip(map(str, ids), read.newcomer_ratings.toarray().tolist(), strict=True))
     none = [0, 0]
-    assert visits == {"cid": [0, 4], "dot": none, "eve": none, "fay": none, "8": [2.5, 0]}
+    assert ratings == {"cid": [0, 4], "dot": none, "eve": none, "fay": none, "8": [2.5, 0]}
 
 
-def test_what_the_backend_has_written_for_somebody_stays(
+def test_users_whom_the_backend_writes_recommendations_for_are_left_out(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     db["Users"].insert_many([{"user_id": "own"}, {"user_id": "ours"}])
     db["Recommendations"].insert_many([{"user_id": "own"}, {"user_id": "ours", "run_id": "r0"}])
-    assert decode_ids(find_newcomers(db, reviews(), db_settings).users) == ["ours"]
+    assert decode_ids(read_users(db, reviews(), db_settings).newcomers) == ["ours"]
 
 
-def test_without_users_there_are_no_newcomers(db: MongoDatabase, db_settings: Settings) -> None:
-    found = find_newcomers(db, reviews(), db_settings)
-    assert (len(found.users), found.visits.shape) == (0, (0, 2))
-
-
-def test_more_users_than_are_asked_for_at_a_time_are_found(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_many_newcomers_are_read_in_one_pass(db: MongoDatabase, db_settings: Settings) -> None:
     rated = {"gmap_id": "a", "rating": 5}
-    db["Users"].insert_many([{"user_id": f"n{i}", "ratings": [rated]} for i in range(2_345)])
-    found = find_newcomers(db, reviews(), db_settings)
-    assert (len(found.users), found.visits.nnz) == (2_345, 2_345)
+    twice = [{"user_id": f"n{i % 2_345}", "ratings": [rated]} for i in range(6_000)]
+    db["Users"].insert_many(twice)
+    db.command("profile", 2)
+    read = read_users(db, reviews(), db_settings)
+    db.command("profile", 0)
+    assert (len(read.newcomers), read.newcomer_ratings.nnz) == (2_345, 2_345)
+    queries = {"ns": f"{db.name}.Users", "op": "query"}
+    assert db["system.profile"].count_documents(queries) == 1
 
 
-def test_rows_are_put_below_rows() -> None:
+def test_stacked_appends_rows() -> None:
     above, below = csr_array(np.array([[1.0, 0, 2], [0, 0, 0]])), csr_array(np.array([[0.0, 3, 0]]))
     assert stacked(above, below).toarray().tolist() == [[1, 0, 2], [0, 0, 0], [0, 3, 0]]
     assert stacked(above, csr_array((0, 3))).toarray().tolist() == [[1, 0, 2], [0, 0, 0]]
 
 
-def test_what_users_says_that_known_users_have_rated_is_found(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_ratings_of_known_users_are_read(db: MongoDatabase, db_settings: Settings) -> None:
     rated_b = [{"gmap_id": "b", "rating": 1}]
     db["Users"].insert_many(
         [
@@ -95,30 +91,31 @@ def test_what_users_says_that_known_users_have_rated_is_found(
             {"ratings": rated_b},
         ]
     )
-    found = also_rated(db, reviews(), db_settings)
+    read = read_users(db, reviews(), db_settings).also_rated
     users = decode_ids(reviews().users)
-    assert dict(zip(users, (found.toarray() > 0).tolist(), strict=True)) == {
+    assert dict(zip(users, read.toarray().tolist(), strict=True)) == {
         "ann": [False, True],
         "bob": [False, False],
         7: [False, True],
     }
 
 
-def test_without_users_nothing_more_is_rated(db: MongoDatabase, db_settings: Settings) -> None:
-    found = also_rated(db, reviews(), db_settings)
-    assert (found.nnz, found.shape) == (0, (3, 2))
+def test_without_users_nothing_is_added(db: MongoDatabase, db_settings: Settings) -> None:
+    read = read_users(db, reviews(), db_settings)
+    assert (len(read.newcomers), read.newcomer_ratings.shape) == (0, (0, 2))
+    assert (read.also_rated.nnz, read.also_rated.shape) == (0, (3, 2))
 
 
-def test_more_users_than_are_read_at_a_time_have_rated_more(
+def test_more_known_users_than_a_block_holds_are_read(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     many = ratings_of([("v", "b", 5), *((f"u{i}", "a", 5) for i in range(12_000))])
     rated = [{"gmap_id": "b"}]
     db["Users"].insert_many([{"user_id": f"u{i}", "ratings": rated} for i in range(12_000)])
-    assert also_rated(db, many, db_settings).sum(axis=0).tolist() == [0, 12_000]
+    assert read_users(db, many, db_settings).also_rated.sum(axis=0).tolist() == [0, 12_000]
 
 
-def test_the_structure_of_a_matrix_is_true_where_it_stores_something() -> None:
+def test_structure_is_true_at_each_stored_entry() -> None:
     stored = csr_array((np.array([2.5, 0.0]), np.array([1, 0]), np.array([0, 1, 2])), shape=(2, 2))
     other = csr_array(np.array([[0, 3.0], [0, 0]]))
     both = structure(stored) + structure(other)
@@ -126,13 +123,11 @@ def test_the_structure_of_a_matrix_is_true_where_it_stores_something() -> None:
     assert both.toarray().tolist() == [[False, True], [True, False]]
 
 
-def test_a_collation_of_users_makes_nobody_somebody_else(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_a_collation_of_users_does_not_mix_users(db: MongoDatabase, db_settings: Settings) -> None:
     db.create_collection("Users", collation={"locale": "en", "strength": 2})
     rated = {"u": "mine", "U": "another's"}
     db["Users"].insert_many(
         {"user_id": user, "ratings": [{"gmap_id": gmap_id}]} for user, gmap_id in rated.items()
     )
-    assert more_rated(db, pa.array(["u"]), db_settings).to_pylist() == ["mine"]
-    assert more_rated(db, pa.array(["v"]), db_settings).to_pylist() == []
+    assert more_rated(db, pa.array(["u"])).to_pylist() == ["mine"]
+    assert more_rated(db, pa.array(["v"])).to_pylist() == []

@@ -19,19 +19,10 @@ from bson.regex import Regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
+from recommender.data.ids import Rejection, decode_id, decode_ids, encode_id
 from recommender.errors import DataError
-from recommender.ratings import (
-    BLOCK_SCHEMA,
-    Ratings,
-    Rejection,
-    clean_block,
-    decode_id,
-    decode_ids,
-    encode_id,
-    gather,
-    rating_shift,
-    reader_shift,
-)
+from recommender.ratings import Ratings, gather, rating_shift, reader_shift
 
 Row = tuple[Any, Any, Any, Any]
 
@@ -54,9 +45,8 @@ def triples(ratings: Ratings) -> list[tuple[Any, Any, float]]:
     ]
 
 
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
+def test_a_bad_row_is_rejected_for_its_reason_and_the_rest_is_kept() -> None:
+    cases: list[tuple[Row, Rejection]] = [
         ((None, "r", 4, None), Rejection.USER_MISSING),
         (("u", None, 4, None), Rejection.RESTAURANT_MISSING),
         (("u", "r", None, None), Rejection.RATING_MISSING),
@@ -85,19 +75,15 @@ def triples(ratings: Ratings) -> list[tuple[Any, Any, float]]:
         (("u", "r", 0.999, None), Rejection.RATING_OUT_OF_RANGE),
         (("u", "r", 1e300, None), Rejection.RATING_OUT_OF_RANGE),
         (("u", "r", Int64(-(2**63)), None), Rejection.RATING_OUT_OF_RANGE),
-    ],
-)
-def test_a_bad_row_is_rejected_for_its_reason_and_the_rest_is_kept(
-    row: Row, reason: Rejection
-) -> None:
-    block = clean([("a", "b", 3, None), row, ("c", "d", 5, None)])
-    assert block["rejected"].to_pylist() == [0, reason, 0]
-    assert block["user"].to_pylist() == ["a", None, "c"]
+    ]
+    for row, reason in cases:
+        block = clean([("a", "b", 3, None), row, ("c", "d", 5, None)])
+        assert block["rejected"].to_pylist() == [0, reason, 0]
+        assert block["user"].to_pylist() == ["a", None, "c"]
 
 
-@pytest.mark.parametrize(
-    ("value", "number"),
-    [
+def test_numbers_of_every_kind_are_parsed() -> None:
+    cases: list[tuple[object, float]] = [
         (1, 1.0),
         (5.0, 5.0),
         (Int64(4), 4.0),
@@ -107,12 +93,11 @@ def test_a_bad_row_is_rejected_for_its_reason_and_the_rest_is_kept(
         ("4.", 4.0),
         ("+4", 4.0),
         ("4e0", 4.0),
-    ],
-)
-def test_numbers_of_every_kind_are_parsed(value: object, number: float) -> None:
-    block = clean([("u", "r", value, None)])
-    assert block["rejected"].to_pylist() == [0]
-    assert block["rating"].to_pylist() == [number]
+    ]
+    for value, number in cases:
+        block = clean([("u", "r", value, None)])
+        assert block["rejected"].to_pylist() == [0]
+        assert block["rating"].to_pylist() == [number]
 
 
 def test_a_row_counts_once_under_its_first_reason() -> None:
@@ -128,9 +113,8 @@ def test_ids_of_three_types_are_three_users_and_come_back_as_they_came() -> None
     assert sorted(map(repr, back)) == sorted(map(repr, ids))
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
+def test_an_id_comes_back_in_value_and_type() -> None:
+    cases: list[object] = [
         "",
         "plain",
         "\0starts with NUL",
@@ -147,13 +131,12 @@ def test_ids_of_three_types_are_three_users_and_come_back_as_they_came() -> None
         ObjectId("0123456789ab0123456789ab"),
         Decimal128("1.50"),
         DatetimeMS(2**60),
-    ],
-)
-def test_an_id_comes_back_in_value_and_type(value: object) -> None:
-    key = encode_id(value)
-    assert isinstance(key, str)
-    back = decode_id(key)
-    assert (back, type(back)) == (value, type(value))
+    ]
+    for value in cases:
+        key = encode_id(value)
+        assert isinstance(key, str)
+        back = decode_id(key)
+        assert (back, type(back)) == (value, type(value))
 
 
 @given(st.lists(st.one_of(st.text(st.characters(codec="utf-8")), st.integers(-5, 5)), max_size=20))
@@ -169,9 +152,8 @@ def test_numbers_that_mongodb_holds_equal_are_one_user() -> None:
     assert len(ratings.users) == 3  # 1, true and 2
 
 
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
+def test_the_latest_counts_where_a_time_is_known_else_the_mean() -> None:
+    cases: list[tuple[list[Row], float]] = [
         ([("u", "r", 2, None), ("u", "r", 5, None), ("u", "r", 5, None)], 4.0),
         ([("u", "r", 2, 20), ("u", "r", 5, 10)], 2.0),
         ([("u", "r", 2, 20), ("u", "r", 4, 20), ("u", "r", 5, 10)], 3.0),
@@ -180,14 +162,11 @@ def test_numbers_that_mongodb_holds_equal_are_one_user() -> None:
         ([("u", "r", 2, "20"), ("u", "r", 5, 10)], 2.0),
         ([("u", "r", 2, 20), ("u", "r", 5, "yesterday")], 2.0),
         ([("u", "r", 2, 20), ("u", "r", 5, math.inf)], 2.0),
-    ],
-)
-def test_the_latest_counts_where_a_time_is_known_else_the_mean(
-    rows: list[Row], expected: float
-) -> None:
-    ratings = gathered([*rows, ("u", "other", 1, None)])
-    assert {i: r for _, i, r in triples(ratings)} == {"r": expected, "other": 1.0}
-    assert ratings.report.merged == len(rows) - 1
+    ]
+    for rows, expected in cases:
+        ratings = gathered([*rows, ("u", "other", 1, None)])
+        assert {i: r for _, i, r in triples(ratings)} == {"r": expected, "other": 1.0}
+        assert ratings.report.merged == len(rows) - 1
 
 
 values = st.tuples(
@@ -240,11 +219,10 @@ def test_the_matrix_holds_the_ratings_where_they_belong() -> None:
     assert ratings.matrix(shift=1).toarray().tolist() == [[3, 0], [2, 5]]
 
 
-@pytest.mark.parametrize(("low", "shift", "read"), [(1, 0, 0), (0.5, 0, 0), (0, 1, 0), (-2, 3, 3)])
-def test_a_scale_is_shifted_where_it_would_reach_zero(
-    low: float, shift: float, read: float
-) -> None:
-    assert (rating_shift(low), reader_shift(low)) == (shift, read)
+def test_a_scale_is_shifted_where_it_would_reach_zero() -> None:
+    cases: list[tuple[float, float, float]] = [(1, 0, 0), (0.5, 0, 0), (0, 1, 0), (-2, 3, 3)]
+    for low, shift, read in cases:
+        assert (rating_shift(low), reader_shift(low)) == (shift, read)
 
 
 def test_a_rating_of_minus_zero_on_a_scale_from_zero_is_a_rating() -> None:

@@ -15,10 +15,11 @@ from scipy.sparse import vstack
 import als_training
 from recommender import fitting
 from recommender.baseline import Bias
+from recommender.data.ids import decode_ids
 from recommender.errors import ModelRejectedError
 from recommender.models import Model, RatingModel, popularity_of
 from recommender.mongo import Document, MongoDatabase
-from recommender.ratings import Ratings, decode_ids
+from recommender.ratings import Ratings
 from recommender.recommend import user_blocks
 from recommender.runs import training_run
 from recommender.settings import Settings

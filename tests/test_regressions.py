@@ -21,6 +21,8 @@ from bson.raw_bson import RawBSONDocument
 from pydantic import SecretStr
 
 from recommender.clock import TrainingClock
+from recommender.data.cleaning import clean_block
+from recommender.data.one_user import ratings_of_user
 from recommender.demo import PROJECT
 from recommender.errors import ConfigurationError, DataError
 from recommender.java import find_java
@@ -28,8 +30,8 @@ from recommender.lease import Lease
 from recommender.ledger import Ledger
 from recommender.mongo import MongoDatabase, connect, secrets_of
 from recommender.published import load_model
-from recommender.ratings import clean_block, gather
-from recommender.reviews import plan, ratings_of_user, read, read_ratings
+from recommender.ratings import gather
+from recommender.reviews import plan, read, read_ratings
 from recommender.runs import training_run
 from recommender.schedule import Schedule
 from recommender.scripts import RedactingFormatter
@@ -304,8 +306,8 @@ def test_ids_that_are_no_utf8_are_read(db: MongoDatabase, db_settings: Settings)
     db["Reviews"].insert_many(
         [RawBSONDocument(row.replace(b"AAAA", b"\xff\xfeab")) for row in rows]
     )
-    settings = db_settings.model_copy(update={"read_batch_rows": 10})
-    assert sum(b.num_rows for part in plan(settings, 4) for b in read(settings, part)) == 100
+    ranges = plan(db_settings, 4, batch_rows=10)
+    assert sum(b.num_rows for part in ranges for b in read(db_settings, part)) == 100
 
 
 def test_a_text_that_only_python_takes_for_a_number_is_only_a_text(

@@ -1,4 +1,4 @@
-"""What RESTAURANTS_EXCLUDE leaves out, by a real MongoDB."""
+"""Restaurants from a real MongoDB."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from recommender.errors import ConfigurationError, DatabaseUnavailableError
 from recommender.mongo import MongoDatabase
-from recommender.restaurants import shown_restaurants
+from recommender.restaurants import restaurant_names, shown_restaurants
 from recommender.settings import Settings, load_settings
 
 KEYS = pa.array(["a", "b", "c"])
@@ -34,7 +34,14 @@ def test_a_filter_that_mongodb_refuses_is_a_clear_error(
         shown_restaurants(db, KEYS, settings)
 
 
-@pytest.mark.parametrize("text", ["closed", "[1]", '{"a":'])
-def test_what_is_no_filter_is_refused_at_the_start(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="RESTAURANTS_EXCLUDE"):
-        load_settings(restaurants_exclude=text)
+def test_a_text_that_is_no_filter_is_refused_at_the_start() -> None:
+    for text in ("closed", "[1]", '{"a":'):
+        with pytest.raises(ConfigurationError, match="RESTAURANTS_EXCLUDE"):
+            load_settings(restaurants_exclude=text)
+
+
+def test_names_are_those_of_the_ids_asked_for(db: MongoDatabase) -> None:
+    named = [{"gmap_id": i, "name": f"Place {i}"} for i in ("a", "b", 7)]
+    db["Restaurants"].insert_many([*named, {"gmap_id": "c", "name": 5}, {"name": "no id"}])
+    assert restaurant_names(db, ["b", 7, "c"]) == {"b": "Place b", 7: "Place 7"}
+    assert set(restaurant_names(db)) == {"a", "b", 7}

@@ -15,24 +15,16 @@ from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 from pydantic import SecretStr
 
+from recommender.data.cleaning import BLOCK_SCHEMA
+from recommender.data.ids import decode_ids, encode_id
+from recommender.data.one_user import ratings_given, ratings_of_user
 from recommender.errors import DatabaseUnavailableError, DataError
 from recommender.mongo import Document, MongoDatabase
-from recommender.ratings import BLOCK_SCHEMA, Ratings, decode_ids, encode_id, gather
-from recommender.reviews import (
-    IdRange,
-    plan,
-    ratings_given,
-    ratings_of_user,
-    read,
-    read_ratings,
-)
+from recommender.ratings import Ratings, counts_of, gather
+from recommender.reviews import IdRange, plan, read, read_ratings
 from recommender.settings import Settings
 
 REVIEW: Document = {"user_id": "u", "gmap_id": "g", "rating": 4}
-
-
-def small_batches(settings: Settings, rows: int = 10) -> Settings:
-    return settings.model_copy(update={"read_batch_rows": rows})
 
 
 def users_read(settings: Settings, id_range: IdRange) -> list[str]:
@@ -85,10 +77,9 @@ class TestPlan:
         random.Random(1).shuffle(ids)
         rows = [{**REVIEW, "_id": _id, "user_id": f"user {n}"} for n, _id in enumerate(ids)]
         db["Reviews"].insert_many([RawBSONDocument(bson.encode(row)) for row in rows])
-        settings = small_batches(db_settings)
-        ranges = plan(settings, 8)
+        ranges = plan(db_settings, 8, batch_rows=10)
         assert len(ranges) > 4
-        parts = [users_read(settings, id_range) for id_range in ranges]
+        parts = [users_read(db_settings, id_range) for id_range in ranges]
         assert sorted(user for part in parts for user in part) == sorted(
             row["user_id"] for row in rows
         )
@@ -99,7 +90,7 @@ class TestPlan:
     ) -> None:
         ids = [MinKey(), 1, MaxKey()]
         db["Reviews"].insert_many([{**REVIEW, "_id": _id, "user_id": f"{_id}"} for _id in ids])
-        ranges = plan(small_batches(db_settings, 1), 3)
+        ranges = plan(db_settings, 3, batch_rows=1)
         assert ranges == [IdRange(None, {"_id": 1}), IdRange({"_id": 1}, None)]
         found = [users_read(db_settings, id_range) for id_range in ranges]
         assert found == [["MinKey()"], ["1", "MaxKey()"]]
@@ -107,23 +98,23 @@ class TestPlan:
     def test_no_more_ranges_than_asked_for(self, db: MongoDatabase, db_settings: Settings) -> None:
         db["Reviews"].insert_many([dict(REVIEW) for _ in range(100)])
         for count in (2, 3, 5):
-            assert len(plan(small_batches(db_settings, 1), count)) == count
+            assert len(plan(db_settings, count, batch_rows=1)) == count
 
     def test_a_range_is_not_much_smaller_than_a_batch(
         self, db: MongoDatabase, db_settings: Settings
     ) -> None:
         db["Reviews"].insert_many([dict(REVIEW) for _ in range(100)])
-        assert len(plan(small_batches(db_settings, 30), 8)) == 3
-        assert plan(small_batches(db_settings, 51), 8) == [IdRange()]
+        assert len(plan(db_settings, 8, batch_rows=30)) == 3
+        assert plan(db_settings, 8, batch_rows=51) == [IdRange()]
 
     def test_one_range_where_one_is_asked_for(
         self, db: MongoDatabase, db_settings: Settings
     ) -> None:
         db["Reviews"].insert_many([dict(REVIEW) for _ in range(100)])
-        assert plan(small_batches(db_settings, 1), 1) == [IdRange()]
+        assert plan(db_settings, 1, batch_rows=1) == [IdRange()]
 
     def test_nothing_is_one_range(self, db: MongoDatabase, db_settings: Settings) -> None:
-        assert plan(small_batches(db_settings), 8) == [IdRange()]
+        assert plan(db_settings, 8, batch_rows=10) == [IdRange()]
 
     def test_a_view_is_one_range_that_is_read(
         self, db: MongoDatabase, db_settings: Settings
@@ -132,9 +123,8 @@ class TestPlan:
         db.create_collection(
             "Reviews", viewOn="Source", pipeline=[{"$match": {"user_id": {"$ne": "u7"}}}]
         )
-        settings = small_batches(db_settings)
-        assert plan(settings, 8) == [IdRange()]
-        assert len(read_ratings(settings)) == 99
+        assert plan(db_settings, 8, batch_rows=10) == [IdRange()]
+        assert len(read_ratings(db_settings)) == 99
 
     def test_without_mongodb_that_is_said(self, db_settings: Settings) -> None:
         uri = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=100"
@@ -161,10 +151,10 @@ class TestRead:
             for _ in range(300)
         ]
         db["Reviews"].insert_many(rows)
-        settings = small_batches(db_settings)
-        parts = [batch for part in plan(settings, 6) for batch in read(settings, part)]
+        ranges = plan(db_settings, 6, batch_rows=10)
+        parts = [b for part in ranges for b in read(db_settings, part, batch_rows=10)]
         assert len(parts) > 6
-        ranged, whole = gather(pa.Table.from_batches(parts)), read_ratings(settings)
+        ranged, whole = gather(pa.Table.from_batches(parts)), read_ratings(db_settings)
         assert triples(ranged) == triples(whole)
         assert ranged.report == whole.report
         assert whole.report.rows_read == 300
@@ -173,7 +163,7 @@ class TestRead:
         self, db: MongoDatabase, db_settings: Settings
     ) -> None:
         db["Reviews"].insert_many([dict(REVIEW) for _ in range(25)])
-        blocks = list(read(small_batches(db_settings), IdRange()))
+        blocks = list(read(db_settings, IdRange(), batch_rows=10))
         assert [block.num_rows for block in blocks] == [10, 10, 5]
         assert all(block.schema == BLOCK_SCHEMA for block in blocks)
 
@@ -227,7 +217,7 @@ class TestRead:
         ]
         raw = [RawBSONDocument(bson.encode({"_id": ObjectId(), **row})) for row in odd]
         db["Reviews"].insert_many([*raw, broken_utf8("user_id"), broken_utf8("text")])
-        ratings = read_ratings(small_batches(db_settings, 3))
+        ratings = gather(pa.Table.from_batches(read(db_settings, IdRange(), batch_rows=3)))
         assert {user for user, *_ in triples(ratings)} == {"u", "v", "w", "text"}
         assert ratings.report.rows_read == 12
         assert ratings.report.rejected == {
@@ -237,6 +227,18 @@ class TestRead:
             "id_unusable": 3,
             "rating_not_a_number": 1,
         }
+
+    def test_times_in_other_notations_are_understood(
+        self, db: MongoDatabase, db_settings: Settings
+    ) -> None:
+        times = ["2020-01-01T00:00:00Z", 1577836800, DatetimeMS(1577836800000), "soon", 5, None]
+        db["Reviews"].insert_many(
+            [{**REVIEW, "gmap_id": str(i), "time": t} for i, t in enumerate(times)]
+        )
+        ratings = read_ratings(db_settings)
+        assert ratings.time[:3].tolist() == [1577836800000] * 3
+        assert ratings.time[4] == 5
+        assert counts_of(ratings)["times_unknown"] == 3
 
     def test_nothing_to_read_says_so(self, db: MongoDatabase, db_settings: Settings) -> None:
         with pytest.raises(DataError, match="Reviews holds no review") as caught:

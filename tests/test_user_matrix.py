@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from recommender.data.ids import decode_ids
 from recommender.errors import DataError
 from recommender.publishing import bson_size
-from recommender.ratings import decode_ids
 from recommender.settings import load_settings
 from recommender.user_matrix import user_matrix
 from tests.small_cities import few_ratings
