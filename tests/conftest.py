@@ -148,3 +148,26 @@ def train_here(
 def city(db: MongoDatabase, db_settings: Settings) -> Ratings:
     write_tiny_city(db, db_settings)
     return read_ratings(db_settings)
+
+
+@pytest.fixture(scope="session")
+def replica_set_uri() -> Iterator[str]:
+    """A real mongod that is the primary of a replica set of one."""
+    with EmbeddedMongo(replica_set=True) as mongo:
+        yield mongo.uri
+
+
+@pytest.fixture
+def replica_set(replica_set_uri: str, clean_environment: Path) -> Iterator[MongoDatabase]:
+    """A database of a replica set of one, which has transactions and change streams."""
+    settings = load_settings(mongo_uri=replica_set_uri, mongo_db=f"test-{uuid.uuid4().hex}")
+    with connect(settings) as client:
+        yield database(client, settings)
+        client.drop_database(settings.mongo_db)
+
+
+@pytest.fixture(params=["db", "replica_set"])
+def either(request: pytest.FixtureRequest) -> MongoDatabase:
+    """A database of a standalone mongod, and one of a replica set."""
+    either_db: MongoDatabase = request.getfixturevalue(request.param)
+    return either_db

@@ -1,0 +1,113 @@
+"""Publications as trainings make them, for the tests of publishing and of the switch."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from pymongo.client_session import ClientSession
+from pymongo.errors import (
+    OperationFailure,
+)
+
+from recommender.lease import COLLECTION as STATE
+from recommender.lease import LEASE_ID, Lease
+from recommender.mongo import Document, MongoDatabase
+from recommender.store import (
+    CENTROIDS_ID,
+    CLUSTERS_ID,
+    COLUMNS_ID,
+    RECOMMENDATIONS,
+    publish,
+    publish_clusters,
+    staged,
+)
+from recommender.switching import PREVIOUS
+
+TRAINED_USERS = 500
+
+
+def recommendations(run_id: str, count: int = TRAINED_USERS) -> list[Document]:
+    return [{"user_id": f"u{i}", "run_id": run_id, "recommendations": []} for i in range(count)]
+
+
+class Asked(Lease):
+    """The lease of a run, whoever had it; something happens whenever it is asked for."""
+
+    def __init__(self, db: MongoDatabase, run_id: str, before: Callable[[], None]) -> None:
+        super().__init__(db, 60)
+        db[STATE].update_one({"_id": LEASE_ID}, {"$set": {"run_id": None}})
+        self.acquire(run_id)
+        self._before = before
+
+    def renew(self, session: ClientSession | None = None) -> None:
+        self._before()
+        super().renew(session)
+
+    def begin_switch(self, switch: Document, session: ClientSession | None = None) -> None:
+        self._before()
+        super().begin_switch(switch, session)
+
+
+def nothing() -> None:
+    pass
+
+
+def train(db: MongoDatabase, run_id: str, documents: list[Document] | None = None) -> None:
+    """Publish Recommendations as the training does."""
+    documents = recommendations(run_id) if documents is None else documents
+    with staged(db, RECOMMENDATIONS, run_id, "user_id", keep_others=True) as stage:
+        stage.insert(documents)
+        stage.seal(len(documents))
+        publish(db, stage, lease=Asked(db, run_id, nothing))
+
+
+def clusters(run_id: str, k: int = 3) -> list[Document]:
+    return [{"cluster_id": i, "run_id": run_id, "recommendations": []} for i in range(k)]
+
+
+def metadata(run_id: str) -> list[Document]:
+    return [{"_id": name, "run_id": run_id} for name in (COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID)]
+
+
+def publish_pair(
+    db: MongoDatabase, run_id: str, before: Callable[[], None] = nothing, k: int = 3
+) -> None:
+    lease = Asked(db, run_id, before)
+    publish_clusters(db, run_id, clusters(run_id, k), metadata(run_id), lease=lease)
+
+
+def everything(db: MongoDatabase) -> dict[str, list[Document]]:
+    """Return what is in the database but for the lease; an empty collection counts as none."""
+    found = {
+        name: list(db[name].find().sort("_id"))
+        for name in db.list_collection_names()
+        if not name.startswith("system.") and name != STATE and not name.endswith(PREVIOUS)
+    }
+    return {name: documents for name, documents in found.items() if documents}
+
+
+@contextlib.contextmanager
+def watched(db: MongoDatabase, name: str) -> Iterator[list[tuple[int, set[str]]]]:
+    """Read a collection all the time, as the backend does: how many there are, and of which run."""
+    seen: list[tuple[int, set[str]]] = []
+    stop, started = threading.Event(), threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            # MongoDB ends a reading that the switch overtakes between two batches with an error.
+            with contextlib.suppress(OperationFailure):
+                found = list(db[name].find({}, {"run_id": 1}))
+                seen.append((len(found), {document["run_id"] for document in found}))
+                started.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        assert started.wait(30)
+        try:
+            yield seen
+        finally:
+            stop.set()
+            reader.result()

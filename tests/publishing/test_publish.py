@@ -1,0 +1,252 @@
+"""Publishing: readers see all of one run, and the previous generation is kept."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from pathlib import Path
+
+import pytest
+from pymongo.errors import (
+    DuplicateKeyError,
+)
+
+from recommender import switching
+from recommender.errors import DatabaseUnavailableError, LeaseLostError, PublishError
+from recommender.lease import Lease
+from recommender.mongo import Document, MongoDatabase, connect, database
+from recommender.settings import load_settings
+from recommender.store import (
+    CENTROIDS_ID,
+    CLUSTERS,
+    COLUMNS_ID,
+    METADATA,
+    PUBLISHED,
+    RECOMMENDATIONS,
+    columns_that_fit,
+    publish_clusters,
+    published_runs,
+    sweep,
+)
+from recommender.switching import PREVIOUS
+from tests.publications import (
+    Asked,
+    clusters,
+    everything,
+    metadata,
+    nothing,
+    publish_pair,
+    recommendations,
+    train,
+    watched,
+)
+
+# What must not change where the service's own reads and writes go.
+URI_OPTIONS = (
+    "w=1&readConcernLevel=majority",
+    "readPreference=secondaryPreferred",
+    "readPreference=secondaryPreferred&readConcernLevel=linearizable&retryWrites=false&w=1",
+)
+
+
+@pytest.mark.parametrize("options", URI_OPTIONS)
+def test_what_is_published_is_live_whatever_options_the_uri_has(
+    replica_set_uri: str, clean_environment: Path, options: str
+) -> None:
+    name = f"test-{uuid.uuid4().hex}"
+    settings = load_settings(mongo_uri=f"{replica_set_uri}&{options}", mongo_db=name)
+    with connect(settings) as client:
+        db = database(client, settings)
+        for number in range(4):
+            train(db, f"r{number}")
+            publish_pair(db, f"r{number}")
+            assert published_runs(db) == {f"r{number}"}
+        client.drop_database(name)
+
+
+def test_a_switch_whose_note_is_gone_is_no_success(
+    db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switching, "finish_switch", lambda db: True)
+    with pytest.raises(PublishError):
+        train(db, "r1")
+
+
+def test_both_are_published(either: MongoDatabase) -> None:
+    publish_pair(either, "r1")
+    publish_pair(either, "r2", k=2)
+    assert sorted(everything(either)) == [CLUSTERS, METADATA]
+    assert [d["cluster_id"] for d in either[CLUSTERS].find().sort("cluster_id")] == [0, 1]
+    assert {d["run_id"] for name in (CLUSTERS, METADATA) for d in either[name].find()} == {"r2"}
+
+
+def test_readers_of_either_see_all_of_one_run_at_any_moment(either: MongoDatabase) -> None:
+    publish_pair(either, "r0")
+    with watched(either, CLUSTERS) as seen_clusters, watched(either, METADATA) as seen_metadata:
+        for number in range(1, 8):
+            publish_pair(either, f"r{number}")
+    for seen in (seen_clusters, seen_metadata):
+        assert {(count, len(runs)) for count, runs in seen} == {(3, 1)}
+
+
+def test_cluster_ids_are_unique(either: MongoDatabase) -> None:
+    publish_pair(either, "r1")
+    with pytest.raises(DuplicateKeyError):
+        either[CLUSTERS].insert_one({"cluster_id": 0})
+
+
+def test_more_documents_of_others_stay_in_metadata_and_not_in_clusters(
+    either: MongoDatabase,
+) -> None:
+    either[METADATA].insert_many([{"_id": "theirs", "a": 1}, {"_id": COLUMNS_ID, "a": 1}])
+    either[CLUSTERS].insert_one({"cluster_id": 99})
+    publish_pair(either, "r1")
+    assert either[METADATA].find_one({"_id": "theirs"}) == {"_id": "theirs", "a": 1}
+    assert either[METADATA].find_one({"_id": COLUMNS_ID}) == {"_id": COLUMNS_ID, "run_id": "r1"}
+    assert either[CLUSTERS].count_documents({}) == 3
+
+
+def test_what_is_asked_before_publishing_is_asked_when_both_are_ready(
+    either: MongoDatabase,
+) -> None:
+    publish_pair(either, "r1")
+    before = everything(either)
+
+    def refuse() -> None:
+        beside = set(everything(either)) - set(before)
+        stages = sorted(name for name in beside if not name.endswith(".previous"))
+        assert [name.split(".")[0] for name in stages] == [CLUSTERS, METADATA]
+        assert [either[name].count_documents({}) for name in stages] == [3, 3]
+        raise PublishError("not now")
+
+    with pytest.raises(PublishError, match="not now"):
+        publish_pair(either, "r2", before=refuse)
+    assert everything(either) == before
+
+
+def test_who_lost_the_lease_since_it_was_staged_replaces_nothing(either: MongoDatabase) -> None:
+    publish_pair(either, "r1")
+    before = everything(either)
+    theirs: list[Lease] = []
+
+    def taken_over_meanwhile() -> None:
+        theirs.append(Asked(either, "r3", nothing))
+
+    with pytest.raises(LeaseLostError):
+        publish_pair(either, "r2", before=taken_over_meanwhile)
+    assert everything(either) == before
+    theirs[-1].renew()
+    sweep(either)
+    assert everything(either) == before
+
+
+@pytest.mark.parametrize("target", [CLUSTERS, METADATA])
+def test_a_view_as_target_is_a_clear_error_and_nothing_is_lost(
+    either: MongoDatabase, target: str
+) -> None:
+    publish_pair(either, "r1")
+    either[target].rename("Source")
+    either.create_collection(target, viewOn="Source", pipeline=[])
+    before = everything(either)
+    asked: list[bool] = []
+    with pytest.raises(DatabaseUnavailableError, match=f"{re.escape(target)} is a view"):
+        publish_pair(either, "r2", before=lambda: asked.append(True))
+    assert everything(either) == before
+    assert asked == []
+
+
+def test_two_clusters_of_one_id_are_not_published(either: MongoDatabase) -> None:
+    publish_pair(either, "r1")
+    before = everything(either)
+    twice = [*clusters("r2"), *clusters("r2", 1)]
+    with pytest.raises(DatabaseUnavailableError, match="duplicate key"):
+        publish_clusters(either, "r2", twice, metadata("r2"), lease=Asked(either, "r2", nothing))
+    assert everything(either) == before
+
+
+def test_foreign_documents_and_old_clusters_go_the_same_way_again_and_again(
+    either: MongoDatabase,
+) -> None:
+    for number, k in enumerate((3, 5, 2)):
+        publish_pair(either, f"r{number}", k=k)
+        either[METADATA].insert_one({"_id": f"theirs {number}"})
+        assert [d["cluster_id"] for d in either[CLUSTERS].find().sort("cluster_id")] == list(
+            range(k)
+        )
+        assert either[METADATA].count_documents({}) == 4 + number
+    assert either[METADATA].distinct("run_id") == ["r2"]
+    assert set(everything(either)) == {CLUSTERS, METADATA}
+
+
+def test_a_refused_second_part_leaves_both_as_they_were(either: MongoDatabase) -> None:
+    either[METADATA].insert_one({"_id": "theirs", "a": 1})
+    publish_pair(either, "r1")
+    either[METADATA].create_index("a", name="theirs")
+    before, indexes = everything(either), either[METADATA].index_information()
+
+    def turn_against_it() -> None:
+        if "Source" not in everything(either):
+            either[CLUSTERS].rename("Source")
+            either.create_collection(CLUSTERS, viewOn="Source", pipeline=[])
+
+    with pytest.raises(DatabaseUnavailableError, match="refused publishing Metadata and Clu"):
+        publish_pair(either, "r2", before=turn_against_it)
+    assert everything(either)[METADATA] == before[METADATA]
+    assert everything(either)[CLUSTERS] == before[CLUSTERS]
+    assert either[METADATA].index_information() == indexes
+    sweep(either)
+    assert everything(either)[METADATA] == before[METADATA]
+    assert set(everything(either)) == {CLUSTERS, METADATA, "Source"}
+
+
+def test_a_refused_second_part_of_the_first_publication_leaves_nothing(
+    either: MongoDatabase,
+) -> None:
+    def turn_against_it() -> None:
+        if CLUSTERS not in either.list_collection_names():
+            either.create_collection(CLUSTERS, viewOn="Source", pipeline=[])
+
+    with pytest.raises(DatabaseUnavailableError, match="refused publishing"):
+        publish_pair(either, "r1", before=turn_against_it)
+    assert everything(either) == {}
+
+
+def test_the_largest_model_that_fits_can_be_published(either: MongoDatabase) -> None:
+    k, columns = 50, [f"0x{i:016x}:0x{i:016x}" for i in range(30_000)]
+    kept = columns_that_fit(k, columns)
+    centroids = [[0.5] * kept] * k
+    documents: list[Document] = [
+        {"_id": COLUMNS_ID, "run_id": "r1", "columns": columns[:kept]},
+        {"_id": CENTROIDS_ID, "run_id": "r1", "centroids": centroids},
+    ]
+    for _ in range(2):
+        publish_clusters(
+            either, "r1", clusters("r1"), documents, lease=Asked(either, "r1", nothing)
+        )
+    assert either[METADATA].count_documents({}) == 2
+
+
+class TestPreviousGeneration:
+    def test_one_generation_of_each_is_kept_with_its_indexes(self, either: MongoDatabase) -> None:
+        either[RECOMMENDATIONS].insert_one({"user_id": "guest"})
+        for number in range(3):
+            train(either, f"r{number}", recommendations(f"r{number}", 2))
+            publish_pair(either, f"r{number}")
+        for name in PUBLISHED:
+            previous = either[name + PREVIOUS]
+            assert previous.distinct("run_id") == ["r1"]
+            assert previous.count_documents({}) == 3
+            indexes = either[name].index_information()
+            assert previous.index_information() == indexes
+        assert len(either.list_collection_names(filter={"name": {"$regex": "staged"}})) == 0
+
+    def test_a_failed_training_leaves_it(self, either: MongoDatabase) -> None:
+        for number in range(2):
+            publish_pair(either, f"r{number}")
+
+        def fail_in_the_switch() -> None:
+            raise PublishError("not now")
+
+        with pytest.raises(PublishError):
+            publish_pair(either, "r2", before=fail_in_the_switch)
+        assert either[CLUSTERS + PREVIOUS].distinct("run_id") == ["r0"]

@@ -1,0 +1,278 @@
+"""Staging: documents are checked beside the live collection, and failures change nothing."""
+
+from __future__ import annotations
+
+import bson
+import pytest
+from bson import Int64
+from bson.raw_bson import RawBSONDocument
+from pymongo.errors import (
+    BulkWriteError,
+    DuplicateKeyError,
+    WriteError,
+)
+
+from recommender import store
+from recommender.errors import DatabaseUnavailableError, LeaseLostError, PublishError
+from recommender.mongo import Document, MongoDatabase
+from recommender.store import (
+    CLUSTERS,
+    METADATA,
+    RECOMMENDATIONS,
+    Stage,
+    insert_once,
+    publish,
+    staged,
+    sweep,
+)
+from tests.publications import (
+    TRAINED_USERS,
+    Asked,
+    everything,
+    nothing,
+    recommendations,
+    train,
+    watched,
+)
+
+
+def fail(stage: Stage, error: BaseException, *, sealed: bool) -> None:
+    stage.insert(recommendations("r2", 3))
+    if sealed:
+        stage.seal(3)
+    raise error
+
+
+def test_what_is_published_is_there_and_the_stage_is_gone(db: MongoDatabase) -> None:
+    train(db, "r1")
+    assert db[RECOMMENDATIONS].count_documents({"run_id": "r1"}) == TRAINED_USERS
+    assert list(everything(db)) == [RECOMMENDATIONS]
+
+
+def test_a_reader_sees_all_of_one_run_at_any_moment(either: MongoDatabase) -> None:
+    train(either, "r0")
+    with watched(either, RECOMMENDATIONS) as seen:
+        for number in range(1, 8):
+            train(either, f"r{number}")
+    assert {(count, len(runs)) for count, runs in seen} == {(TRAINED_USERS, 1)}
+    assert len({run for _, runs in seen for run in runs}) > 1
+
+
+def test_before_it_is_published_readers_see_nothing_of_it(db: MongoDatabase) -> None:
+    train(db, "r1", recommendations("r1", 2))
+    before = everything(db)[RECOMMENDATIONS]
+    with staged(db, RECOMMENDATIONS, "r2", "user_id", keep_others=True) as stage:
+        stage.insert(recommendations("r2", 3))
+        stage.seal(3)
+        assert everything(db)[RECOMMENDATIONS] == before
+        assert stage.name != RECOMMENDATIONS
+        assert db[stage.name].count_documents({}) == 3
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt()])
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_failure_drops_the_stage_and_leaves_what_was_live(
+    db: MongoDatabase, error: BaseException, sealed: bool
+) -> None:
+    train(db, "r1", recommendations("r1", 2))
+    before = everything(db)
+    with (
+        pytest.raises(type(error)),
+        staged(db, RECOMMENDATIONS, "r2", "user_id", keep_others=True) as stage,
+    ):
+        fail(stage, error, sealed=sealed)
+    assert everything(db) == before
+
+
+def test_what_is_not_published_is_dropped_without_a_failure_too(db: MongoDatabase) -> None:
+    with staged(db, RECOMMENDATIONS, "r1", "user_id") as stage:
+        stage.insert(recommendations("r1", 1))
+    assert everything(db) == {}
+
+
+def test_another_count_than_was_computed_is_not_published(db: MongoDatabase) -> None:
+    train(db, "r1", recommendations("r1", 2))
+    before = everything(db)
+    for count, computed in ((2, 3), (3, 2), (0, 0), (0, 3)):
+        with staged(db, RECOMMENDATIONS, "r2", "user_id", keep_others=True) as stage:
+            stage.insert(recommendations("r2", count))
+            with pytest.raises(PublishError):
+                stage.seal(computed)
+        assert everything(db) == before
+
+
+def test_documents_of_others_do_not_make_up_for_missing_ones(db: MongoDatabase) -> None:
+    db[RECOMMENDATIONS].insert_one({"user_id": "backend's"})
+    with staged(db, RECOMMENDATIONS, "r1", "user_id", keep_others=True) as stage:
+        stage.insert(recommendations("r1", 1))
+        with pytest.raises(PublishError):
+            stage.seal(2)
+
+
+def test_two_documents_of_one_user_are_not_published(db: MongoDatabase) -> None:
+    twice = [{"user_id": "u", "run_id": "r"}, {"user_id": "u", "run_id": "r"}]
+    with pytest.raises(DatabaseUnavailableError, match="duplicate key"):
+        train(db, "r", twice)
+    assert everything(db) == {}
+
+
+def test_afterwards_no_user_can_be_there_twice(db: MongoDatabase) -> None:
+    train(db, "r1", recommendations("r1", 1))
+    with pytest.raises(DuplicateKeyError):
+        db[RECOMMENDATIONS].insert_one({"user_id": "u0"})
+
+
+def test_documents_of_others_are_carried_over_as_they_are(db: MongoDatabase) -> None:
+    others: list[Document] = [
+        {"_id": 1, "user_id": "new", "recommendations": [{"gmap_id": "g", "score": 1.0}]},
+        {"_id": "x", "user_id": 7, "small": 1, "big": Int64(1), "deep": {"b": [1], "a": None}},
+    ]
+    db[RECOMMENDATIONS].insert_many(others)
+    raw = db[RECOMMENDATIONS].with_options(bson.CodecOptions(document_class=RawBSONDocument))
+    before = {document.raw for document in raw.find()}
+    for run_id in ("r1", "r2"):
+        train(db, run_id, recommendations(run_id, 2))
+        kept = raw.find({"run_id": {"$exists": False}})
+        assert {document.raw for document in kept} == before
+        assert db[RECOMMENDATIONS].count_documents({}) == 4
+
+
+def test_the_trainings_document_wins_over_anothers_of_the_same_user(db: MongoDatabase) -> None:
+    db[RECOMMENDATIONS].insert_many([{"user_id": "u0"}, {"user_id": "new"}])
+    train(db, "r1", recommendations("r1", 2))
+    found = {d["user_id"]: d.get("run_id") for d in db[RECOMMENDATIONS].find()}
+    assert found == {"u0": "r1", "u1": "r1", "new": None}
+
+
+def test_documents_of_earlier_trainings_are_not_carried_over(db: MongoDatabase) -> None:
+    train(db, "r1", recommendations("r1", 3))
+    train(db, "r2", recommendations("r2", 1))
+    assert [d["run_id"] for d in db[RECOMMENDATIONS].find()] == ["r2"]
+
+
+def test_indexes_that_others_made_live_on(db: MongoDatabase) -> None:
+    live = db[RECOMMENDATIONS]
+    live.create_index([("a", 1), ("b", -1)], name="pair")
+    live.create_index([("b", -1), ("a", 1)], unique=True, name="by pair")
+    live.create_index("seen_at", expireAfterSeconds=3600)
+    live.create_index("email", unique=True, sparse=True)
+    live.create_index("d", partialFilterExpression={"d": {"$gt": 5}})
+    before = live.index_information()
+    rows = recommendations("r1", 3)
+    for number, row in enumerate(rows):
+        row["a"] = number
+    train(db, "r1", rows)
+    after = live.index_information()
+    assert after.pop("user_id_1")["unique"]
+    assert after == before
+    again = recommendations("r2", 3)
+    for number, row in enumerate(again):
+        row["a"] = number
+    train(db, "r2", again)
+    assert live.index_information() == {**before, "user_id_1": {**UNIQUE}}
+
+
+def test_collation_and_validator_that_others_set_live_on(either: MongoDatabase) -> None:
+    validator = {"user_id": {"$type": "string"}}
+    either.create_collection(RECOMMENDATIONS, collation={"locale": "en", "strength": 2})
+    live = either[RECOMMENDATIONS]
+    live.insert_many([{"user_id": 7}, {"user_id": "U1"}])  # before there was a validator
+    live.create_index("a", collation={"locale": "simple"})
+    live.create_index("b")
+    either.command("collMod", RECOMMENDATIONS, validator=validator, validationLevel="moderate")
+    before, indexes = live.options(), live.index_information()
+    for run_id in ("r1", "r2"):
+        train(either, run_id, recommendations(run_id, 2))
+        assert live.options() == before
+        after = live.index_information()
+        assert after.pop("user_id_1") == UNIQUE
+        assert after == indexes
+        found = [str(document["user_id"]) for document in live.find()]
+        assert sorted(found) == ["7", "U1", "u0", "u1"]
+    with pytest.raises(WriteError, match="failed validation"):
+        live.insert_one({"user_id": 8})
+
+
+def test_what_the_validator_would_refuse_is_not_published(db: MongoDatabase) -> None:
+    train(db, "r1", recommendations("r1", 3))
+    before = everything(db)
+    db.command("collMod", RECOMMENDATIONS, validator={"user_id": {"$ne": "u1"}})
+    with pytest.raises(PublishError, match="collMod"):
+        train(db, "r2", recommendations("r2", 3))
+    assert everything(db) == before
+    db.command("collMod", RECOMMENDATIONS, validationAction="warn")
+    train(db, "r2", recommendations("r2", 3))
+
+
+def test_an_index_on_the_user_that_others_made_becomes_unique(db: MongoDatabase) -> None:
+    db[RECOMMENDATIONS].create_index("user_id", name="theirs")
+    train(db, "r1", recommendations("r1", 2))
+    assert db[RECOMMENDATIONS].index_information()["user_id_1"] == UNIQUE
+
+
+def test_a_view_as_target_is_a_clear_error_and_nothing_is_lost(db: MongoDatabase) -> None:
+    db["Source"].insert_one({"user_id": "u"})
+    db.create_collection(RECOMMENDATIONS, viewOn="Source", pipeline=[])
+    before = everything(db)
+    with pytest.raises(DatabaseUnavailableError, match="Recommendations is a view"):
+        train(db, "r1")
+    assert everything(db) == before
+
+
+def test_what_was_carried_over_alone_is_not_published(db: MongoDatabase) -> None:
+    """A training that sleeps in its last step finds its stage swept when it goes on."""
+    db[RECOMMENDATIONS].insert_one({"user_id": "guest"})
+    before = everything(db)
+
+    def taken_over() -> None:
+        assert db[stage.name].count_documents({"run_id": {"$exists": False}}) == 1
+        Asked(db, "r2", nothing)
+
+    with staged(db, RECOMMENDATIONS, "r1", "user_id", keep_others=True) as stage:
+        stage.insert(recommendations("r1", 1))
+        stage.seal(1)
+        sweep(db)
+        with pytest.raises(LeaseLostError):
+            publish(db, stage, lease=Asked(db, "r1", taken_over))
+    assert everything(db) == before
+
+
+def test_what_dead_runs_left_is_swept_and_nothing_else(db: MongoDatabase) -> None:
+    kept = [RECOMMENDATIONS, CLUSTERS, METADATA, "Reviews", "Reviews.staged.x", "Clusters2"]
+    for name in kept:
+        db[name].insert_one({"a": 1})
+    for target in (RECOMMENDATIONS, CLUSTERS, METADATA):
+        db[f"{target}.staged.dead"].insert_one({"a": 1})
+    with staged(db, RECOMMENDATIONS, "dead too", "user_id") as stage:
+        stage.insert(recommendations("dead too", 1))
+        sweep(db)
+        assert sorted(db.list_collection_names()) == sorted(kept)
+
+
+UNIQUE = {"v": 2, "key": [("user_id", 1)], "unique": True}
+
+
+class TestInsertOnce:
+    def test_twice_is_once(self, db: MongoDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(store, "_INSERT_ROWS", 10)
+        rows = [{"_id": i} for i in range(35)]
+        insert_once(db["x"], iter(rows[:23]))
+        insert_once(db["x"], iter(rows))
+        assert db["x"].count_documents({}) == 35
+
+    def test_what_is_there_stays(self, db: MongoDatabase) -> None:
+        db["x"].insert_one({"_id": 1, "a": "old"})
+        insert_once(db["x"], [{"_id": 1, "a": "new"}, {"_id": 2, "a": "new"}])
+        assert [d["a"] for d in db["x"].find().sort("_id")] == ["old", "new"]
+
+    def test_nothing_is_nothing(self, db: MongoDatabase) -> None:
+        insert_once(db["x"], [])
+        assert everything(db) == {}
+
+    @pytest.mark.parametrize("duplicate_too", [False, True])
+    def test_any_other_refusal_is_an_error(self, db: MongoDatabase, duplicate_too: bool) -> None:
+        db.create_collection("x", validator={"a": {"$type": "int"}})
+        db["x"].insert_one({"_id": 1, "a": 1})
+        rows: list[Document] = [{"_id": 2, "a": "no number"}, {"_id": 3, "a": 3}]
+        with pytest.raises(BulkWriteError):
+            insert_once(db["x"], [{"_id": 1, "a": 1}, *rows] if duplicate_too else rows)

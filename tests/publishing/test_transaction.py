@@ -1,0 +1,91 @@
+"""Clusters and Metadata in one transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from recommender.errors import DatabaseUnavailableError
+from recommender.mongo import MongoDatabase
+from recommender.store import (
+    CENTROIDS_ID,
+    CLUSTERS,
+    CLUSTERS_ID,
+    COLUMNS_ID,
+    METADATA,
+)
+from tests.publications import (
+    everything,
+    publish_pair,
+)
+
+
+@contextlib.contextmanager
+def watched_together(db: MongoDatabase) -> Iterator[list[set[str]]]:
+    """Read both of a pair in one snapshot all the time; give the runs that each reading saw."""
+    seen: list[set[str]] = []
+    stop, started = threading.Event(), threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            with db.client.start_session(snapshot=True) as session:
+                found = [
+                    *db[METADATA].find({}, {"run_id": 1}, session=session),
+                    *db[CLUSTERS].find({}, {"run_id": 1}, session=session),
+                ]
+            seen.append({document["run_id"] for document in found})
+            started.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        assert started.wait(30)
+        try:
+            yield seen
+        finally:
+            stop.set()
+            reader.result()
+
+
+def test_a_transaction_that_is_refused_halfway_changes_nothing(replica_set: MongoDatabase) -> None:
+    publish_pair(replica_set, "r1")
+    before = everything(replica_set)
+
+    def turn_against_it() -> None:
+        validator = {"run_id": {"$ne": "r2"}}
+        replica_set.command("collMod", CLUSTERS, validator=validator)
+
+    with pytest.raises(DatabaseUnavailableError, match="failed validation"):
+        publish_pair(replica_set, "r2", before=turn_against_it)
+    assert everything(replica_set) == before
+
+
+def test_in_a_transaction_both_change_at_one_moment(replica_set: MongoDatabase) -> None:
+    publish_pair(replica_set, "r0")
+    with watched_together(replica_set) as seen:
+        for number in range(1, 8):
+            publish_pair(replica_set, f"r{number}")
+    assert {len(runs) for runs in seen} == {1}
+    assert len({run for runs in seen for run in runs}) > 1
+
+
+def test_in_a_transaction_documents_stay_in_their_places(replica_set: MongoDatabase) -> None:
+    publish_pair(replica_set, "r1")
+    ids = replica_set[CLUSTERS].distinct("_id")
+    reading = replica_set[METADATA].find({}, {"run_id": 1}, batch_size=2)
+    first = [next(reading)["_id"], next(reading)["_id"]]
+    publish_pair(replica_set, "r2")
+    assert sorted([*first, *(d["_id"] for d in reading)]) == sorted(
+        [COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID]
+    )
+    assert replica_set[CLUSTERS].distinct("_id") == ids
+
+
+def test_clusters_that_share_an_id_are_mended_by_renaming(replica_set: MongoDatabase) -> None:
+    replica_set[CLUSTERS].insert_many([{"cluster_id": 0, "run_id": "r0"} for _ in range(2)])
+    publish_pair(replica_set, "r1")
+    assert replica_set[CLUSTERS].count_documents({}) == 3
+    assert replica_set[CLUSTERS].index_information()["cluster_id_1"]["unique"]
