@@ -15,6 +15,7 @@ from recommender import switching
 from recommender.errors import DatabaseUnavailableError, LeaseLostError, PublishError
 from recommender.lease import Lease
 from recommender.mongo import Document, MongoDatabase, connect, database
+from recommender.publishing.bson_size import columns_that_fit
 from recommender.settings import load_settings
 from recommender.store import (
     CENTROIDS_ID,
@@ -23,7 +24,6 @@ from recommender.store import (
     METADATA,
     PUBLISHED,
     RECOMMENDATIONS,
-    columns_that_fit,
     publish_clusters,
     published_runs,
     sweep,
