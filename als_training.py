@@ -27,8 +27,12 @@ from recommender.ratings import Ratings, counts_of
 from recommender.recommend import RecommendTask, user_blocks
 from recommender.restaurants import shown_restaurants
 from recommender.runs import TrainingRun, training_run
-from recommender.scripts import configure_logging, run_script, script_parser
-from recommender.searching import add_tuning_options, run_tuning, tuning_axes
+from recommender.scripts import TRAINING_CODES, configure_logging, run_script, script_parser
+from recommender.searching import (
+    add_tuning_options,
+    run_tuning,
+    tuning_axes,
+)
 from recommender.spark import spark_session
 from recommender.splits import split
 from recommender.store import RECOMMENDATIONS, others_before, publish, staged
@@ -131,7 +135,9 @@ def train(run: TrainingRun) -> tuple[Ratings, Preferences | None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train on the reviews in MongoDB, publish, and chain into the clustering."""
-    parser = script_parser("Train Spark ALS, publish Recommendations, then cluster the users.")
+    parser = script_parser(
+        "Train Spark ALS, publish Recommendations, then cluster the users.", *TRAINING_CODES
+    )
     parser.add_argument(
         "--no-clustering", action="store_true", help="publish Recommendations and end there"
     )

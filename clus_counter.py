@@ -12,7 +12,7 @@ from recommender.mongo import connect, database
 from recommender.published import PublishedModel, load_model
 from recommender.ratings import Ratings
 from recommender.reviews import read_ratings
-from recommender.scripts import configure_logging, run_script, script_parser
+from recommender.scripts import READER_CODES, configure_logging, run_script, script_parser
 from recommender.settings import load_settings
 
 _BAR_WIDTH = 40
@@ -86,7 +86,7 @@ def report(counts: NDArray[np.int64], unclustered: int, model: PublishedModel) -
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print how many users each cluster has."""
-    parser = script_parser("Count the users of each cluster of the published model.")
+    parser = script_parser("Count the users of each cluster of the published model.", *READER_CODES)
     parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)

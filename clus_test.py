@@ -18,7 +18,7 @@ from recommender.mongo import Document, MongoDatabase, connect, database, mongo_
 from recommender.newcomers import more_rated
 from recommender.published import PublishedModel, load_model
 from recommender.ratings import Ratings
-from recommender.scripts import configure_logging, run_script, script_parser
+from recommender.scripts import READER_CODES, configure_logging, run_script, script_parser
 from recommender.settings import load_settings
 
 _NEAREST = 3
@@ -134,7 +134,9 @@ def parse_ratings(text: str) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the cluster and the recommendations of one user."""
-    parser = script_parser("Show a user's cluster and recommendations from the published model.")
+    parser = script_parser(
+        "Show a user's cluster and recommendations from the published model.", *READER_CODES
+    )
     user = parser.add_mutually_exclusive_group(required=True)
     user.add_argument("user_id", nargs="?", help="a user with ratings in Reviews or Users")
     user.add_argument(

@@ -25,8 +25,10 @@ from recommender.ratings import Ratings, counts_of, rating_shift
 from recommender.restaurants import shown_restaurants
 from recommender.reviews import read_ratings
 from recommender.runs import TrainingRun, training_run
-from recommender.scoring import score
-from recommender.scripts import configure_logging, run_script, script_parser
+from recommender.scoring import (
+    score,
+)
+from recommender.scripts import TRAINING_CODES, configure_logging, run_script, script_parser
 from recommender.store import publish_clusters
 from recommender.summary import summary_of
 from recommender.user_matrix import user_matrix
@@ -84,7 +86,7 @@ def _factors_documents(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Cluster the users of the reviews in MongoDB and publish the clusters."""
-    parser = script_parser("Cluster the users and publish Clusters and Metadata.")
+    parser = script_parser("Cluster the users and publish Clusters and Metadata.", *TRAINING_CODES)
     parser.add_argument(
         "--elbow",
         type=parse_range,

@@ -1,4 +1,4 @@
-"""The service's side of a training: it starts ``als_training.py`` and sees it to its end."""
+"""Starts trainings as child processes of the service, and records how they ended."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from recommender.store import sweep
 
 SCRIPT = Path(__file__).parent.parent / "als_training.py"
 
-# What a child that hangs has beyond its time limit and two graces: its start is slow.
+# Added to the time limit and two graces before a hanging child is killed: its start is slow.
 _LAST_RESORT_SECONDS = 30.0
 _SIGTERM_CODE = 143
 _SIGKILL_CODE = 137
@@ -55,6 +55,7 @@ class Trainer:
         self._tidier = Tidier(db, settings.lease_seconds)
         self._lock = threading.Lock()
         self._stopping = False
+        self._unreleased: Lease | None = None
         self._watched: dict[threading.Thread, _Training] = {}
 
     def start(self, trigger: Trigger, *, force: bool = False) -> str:
@@ -82,6 +83,9 @@ class Trainer:
             if self._stopping:
                 raise RecommenderError("the service is stopping; start the training elsewhere")
             self._settings.make_folder(log_file.parent)
+            if self._unreleased:
+                self._unreleased.release()
+            self._unreleased = lease  # until a training has it
             lease.acquire(run_id)
             try:
                 settings = self._settings
@@ -92,6 +96,7 @@ class Trainer:
                 ledger.close(run_id, "failed", 1, one_line(error))
                 lease.release()
                 raise
+            self._unreleased = None
             watcher = threading.Thread(
                 target=self._watch, args=(run_id, child, lease), name=f"watch {run_id}"
             )
@@ -102,7 +107,7 @@ class Trainer:
         return run_id
 
     def stop(self) -> None:
-        """End what we started and is still running, and start no other."""
+        """Stop the trainings that this process started, and start no more."""
         with self._lock:
             self._stopping = True
             living = self._living()
@@ -111,27 +116,27 @@ class Trainer:
             thread.join()
 
     def tidy_up(self) -> None:
-        """Do for a training that fell silent what is left; one of ours is watched as it is."""
+        """Clean up after a training that died, unless one of ours is running."""
         with self._lock:
             watched = bool(self._living())
         if not watched:
             self._tidier.look()
 
     def _living(self) -> dict[threading.Thread, _Training]:
-        """Return what runs, and forget what has ended."""
+        """Return the running trainings, and drop those that have ended."""
         self._watched = {w: training for w, training in self._watched.items() if w.is_alive()}
         return self._watched
 
     def _end_those_given_up(self, ledger: Ledger) -> None:
-        """End what slept past its lease and counts as crashed: it can publish nothing any more."""
+        """Stop trainings that lost their lease and are recorded as crashed: they cannot publish."""
         for run_id, child in self._living().values():
             try:
                 state = (ledger.get(run_id) or {}).get("state")
-            except PyMongoError as failure:  # no reason to deny that another was started
-                log.warning("it cannot be told how %s stands: %s", run_id, reason_of(failure))
+            except PyMongoError as failure:  # the new training has started all the same
+                log.warning("the state of %s could not be read: %s", run_id, reason_of(failure))
                 continue
             if state == "crashed":
-                log.warning("training %s lost its lease and is still running: ending it", run_id)
+                log.warning("training %s lost its lease and is still running: stopping it", run_id)
                 _end(child)
 
     def _spawn(self, run_id: str, log_file: Path, options: list[str]) -> Guarded:
@@ -141,7 +146,7 @@ class Trainer:
             return Guarded(command, grace_seconds=grace, output=output)
 
     def _wait(self, child: Guarded, overdue: threading.Event) -> int:
-        """Wait for the child's end; make one, and say so, where its own time limit does not."""
+        """Wait for the child's end; stop it and set ``overdue`` if its own time limit failed."""
 
         def end() -> None:
             overdue.set()
@@ -158,7 +163,7 @@ class Trainer:
             last_resort.cancel()
 
     def _watch(self, run_id: str, child: Guarded, lease: Lease) -> None:
-        """Wait for the child's end, and write it down where the child could not do so itself."""
+        """Wait for the child's end, and record it if the child could not."""
         overdue = threading.Event()
         code = self._wait(child, overdue)
         log.log(logging.ERROR if code else logging.INFO, "training %s ended: %d", run_id, code)
@@ -170,14 +175,14 @@ class Trainer:
                 sweep(self._db)
             lease.release()
         except LeaseLostError:
-            log.info("training %s: another has taken over", run_id)
+            log.info("training %s: another run holds the lease", run_id)
         except PyMongoError as failure:
-            # Its lease expires, and whoever notices first marks it as crashed.
-            log.error("the end of %s could not be written down: %s", run_id, reason_of(failure))
+            # Its lease expires; the next training or look at the schedule marks it as crashed.
+            log.error("the end of %s could not be recorded: %s", run_id, reason_of(failure))
 
 
 def _end(child: Guarded) -> threading.Thread:
-    """Begin to end a training: it may take as long as the grace."""
+    """Stop a training in a thread: it may take as long as the grace."""
     ending = threading.Thread(target=child.stop, name="end a training")
     ending.start()
     return ending
@@ -188,9 +193,9 @@ def _outcome(code: int, *, overdue: bool, stopping: bool) -> tuple[State, str]:
         how = "was killed, as it hung" if overdue else "could not clean up"
         return "failed", f"the training took longer than TRAIN_TIMEOUT_MINUTES and {how}"
     if code == _SIGTERM_CODE or (code == _SIGKILL_CODE and stopping):
-        return "cancelled", "stopped with the service before it could say so"
+        return "cancelled", "stopped with the service before it could record it"
     if code == _SIGKILL_CODE:
         return "crashed", "the training was killed"
     if code == ModelRejectedError.exit_code:
         return "rejected", "the gate rejected the model; the training's log says why"
-    return "failed", f"the training ended with exit code {code} without a word; see its log"
+    return "failed", f"the training ended with exit code {code} and recorded no reason; see its log"

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import datetime
 import logging
-import time
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Mapping
 
-from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.interval import IntervalTrigger
 
 from recommender.errors import DatabaseUnavailableError, LeaseHeldError, RecommenderError
 from recommender.mongo import mongo_errors
@@ -18,56 +15,26 @@ from recommender.schedule import Schedule, Slot, steady_seconds
 
 _JOB = "training"
 _RETRY_SECONDS = 15.0
-# The schedule is looked at so often at least: it may have been moved.
+# The schedule is looked at so often at least: another process may have moved it.
 _MOST_SECONDS = 60.0
-_JUMP_SECONDS = 1.0
+# APScheduler waits by the wall clock. So often, its job is set again by the steady clock.
+_CORRECTION_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
 
-class SteadyScheduler(BackgroundScheduler):  # type: ignore[misc]
-    """Fires after as long as it was told, even where the wall clock is set meanwhile.
-
-    APScheduler compares the times of its jobs with the wall clock: set back by two hours, it would
-    wait two hours more. So whenever it looks, all times first move with the wall clock.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(timezone=datetime.UTC)
-        self._ahead = _wall_ahead()
-
-    def time_in(self, seconds: float) -> datetime.datetime:
-        """Return the time, as the scheduler has it, in so many seconds."""
-        # Told by what the wall clock was when it was last looked at: if it was set since, this
-        # time will move with it like all others.
-        now = steady_seconds() + self._ahead
-        return datetime.datetime.fromtimestamp(now + seconds, datetime.UTC)
-
-    def _process_jobs(self) -> float:
-        before, self._ahead = self._ahead, _wall_ahead()
-        jump = self._ahead - before
-        if abs(jump) > _JUMP_SECONDS:
-            log.warning("the clock was set by %+.0f s; the schedule does not mind", jump)
-            for job in self.get_jobs():
-                job.modify(next_run_time=job.next_run_time + datetime.timedelta(seconds=jump))
-        wait: float | None = super()._process_jobs()
-        return _MOST_SECONDS if wait is None else min(wait, _MOST_SECONDS)
-
-
-def _wall_ahead() -> float:
-    """Return by how much the wall clock is ahead of the steady one, seconds."""
-    return time.time() - steady_seconds()
-
-
 class TrainingClock:
     """Waits for each slot of the schedule, claims it, and starts a training.
+
+    A claimed slot whose training cannot start because MongoDB is unavailable is kept and tried
+    again every few seconds until the next slot is due; then it is counted as skipped.
 
     Parameters
     ----------
     schedule
         The slots.
     start_training
-        Starts a training; raises :class:`LeaseHeldError` where one is in progress.
+        Starts a training; raises :class:`LeaseHeldError` if one is in progress.
     interval_seconds
         From one slot to the next.
     tidy_up
@@ -87,70 +54,114 @@ class TrainingClock:
         self._interval = interval_seconds
         self._latest = Slot(interval_seconds)
         self._deadline = steady_seconds() + interval_seconds
-        self._scheduler = SteadyScheduler()
-
-    def start(self) -> None:
-        """Begin to wait for the next slot; without MongoDB, try again every few seconds."""
-        self._scheduler.start()
-        self._scheduler.add_job(
-            self._tick,
-            IntervalTrigger(seconds=self._interval),
-            id=_JOB,
-            coalesce=True,
-            max_instances=1,
-            misfire_grace_time=None,
-            next_run_time=self._next_look(),
+        self._next_look = steady_seconds()
+        self._claimed = False
+        self._scheduler = BackgroundScheduler(timezone=datetime.UTC)
+        self._stopped = threading.Event()
+        self._correction = threading.Thread(
+            target=self._correct_job, name="steady clock", daemon=True
         )
 
-    def stop(self) -> None:
-        """Fire no more; a training that was started goes on.
+    def start(self) -> None:
+        """Look at the schedule, and begin to wait for its next slot."""
+        self._look()
+        self._scheduler.start()
+        self._correction.start()
 
-        Does not wait for a look at the schedule that is under way: without MongoDB, it takes long.
+    def stop(self) -> None:
+        """Start no more trainings; one that was started goes on.
+
+        Does not wait for a look at the schedule in progress, which is slow without MongoDB.
         """
+        self._stopped.set()
+        self._scheduler.remove_all_jobs()
         self._scheduler.shutdown(wait=False)
 
     def seconds_left(self) -> float:
         """Return the seconds to the next scheduled training, at least 0.
 
-        Counted by this process's steady clock since the schedule was last asked.
+        Counted by this process's steady clock since the schedule was last looked at.
         """
         return max(self._deadline - steady_seconds(), 0.0)
 
     @property
     def latest(self) -> Slot:
-        """The slot as it was when the schedule was last asked, within the last minute."""
+        """The slot as it was when the schedule was last looked at, within the last minute."""
         return self._latest
 
     def _tick(self) -> None:
         try:
             self._tidy_up()
-            with mongo_errors("claiming the scheduled training"):
-                claimed = self._schedule.claim()
-            if claimed:
+            self._claim()
+            if self._claimed:
                 self._train()
         except RecommenderError as error:
             log.error("the scheduled training could not be started: %s", error)
-        except Exception:  # a schedule outlives whatever stopped one training from starting
+        except Exception:  # the schedule goes on after any failure to start one training
             log.exception("the scheduled training could not be started")
-        with suppress(JobLookupError):  # the clock was stopped meanwhile
-            self._scheduler.modify_job(_JOB, next_run_time=self._next_look())
+        self._look()
+
+    def _claim(self) -> None:
+        with mongo_errors("claiming the scheduled training"):
+            if self._schedule.claim():
+                if self._claimed:
+                    self._schedule.count_skip({})
+                self._claimed = True
 
     def _train(self) -> None:
+        """Start the training of the claimed slot, or count the slot as skipped.
+
+        If MongoDB is unavailable for either, the slot stays claimed for the next try.
+        """
         try:
             self._start_training()
+        except DatabaseUnavailableError:
+            raise
         except LeaseHeldError as held:
             log.warning("scheduled training skipped: %s", held)
-            with mongo_errors("counting a skipped training"):
-                self._schedule.count_skip(held.holder)
+            self._count_skip(held.holder)
+        except Exception:
+            log.exception("scheduled training skipped")
+            self._count_skip({})
+        self._claimed = False
 
-    def _next_look(self) -> datetime.datetime:
-        """Ask for the next slot and return when to look whether it is due."""
+    def _count_skip(self, holder: Mapping[str, object]) -> None:
+        with mongo_errors("counting a skipped training"):
+            self._schedule.count_skip(holder)
+
+    def _look(self) -> None:
+        """Read the next slot, and schedule the next look at it."""
         try:
             with mongo_errors("reading the schedule"):
                 self._latest = self._schedule.look()
+            left = max(self._latest.seconds_left, 0.0)
+            self._deadline = steady_seconds() + left
+            wait = min(left, _RETRY_SECONDS if self._claimed else _MOST_SECONDS)
         except DatabaseUnavailableError as error:
             log.warning("%s; trying again in %g s", error, _RETRY_SECONDS)
-            return self._scheduler.time_in(_RETRY_SECONDS)
-        left = self._latest.seconds_left
-        self._deadline = steady_seconds() + left
-        return self._scheduler.time_in(min(max(left, 0.0), _MOST_SECONDS))
+            wait = _RETRY_SECONDS
+        self._next_look = steady_seconds() + wait
+        self._set_job()
+
+    def _set_job(self) -> None:
+        if self._stopped.is_set():
+            return
+        wait = datetime.timedelta(seconds=self._next_look - steady_seconds())
+        self._scheduler.add_job(
+            self._tick,
+            "date",
+            run_date=_wall_time() + wait,
+            id=_JOB,
+            replace_existing=True,
+            misfire_grace_time=None,
+        )
+
+    def _correct_job(self) -> None:
+        """Set the job again every few seconds, in case the wall clock was set meanwhile."""
+        while not self._stopped.wait(_CORRECTION_SECONDS):
+            if self._next_look > steady_seconds():  # else the job is running
+                self._set_job()
+
+
+def _wall_time() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

@@ -26,7 +26,13 @@ from recommender.errors import ConfigurationError, ModelRejectedError
 from recommender.guard import Guarded
 from recommender.mongo import connect, database, mongo_errors
 from recommender.ports import LOOPBACK, check_port_is_free, listens
-from recommender.scripts import Cancelled, configure_logging, run_script, script_parser
+from recommender.scripts import (
+    TRAINING_CODES,
+    Cancelled,
+    configure_logging,
+    run_script,
+    script_parser,
+)
 from recommender.settings import Settings, load_settings
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -64,7 +70,9 @@ def main(argv: Sequence[str] | None = None, scripts: Path = PROJECT) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = script_parser((__doc__ or "").partition("\n\n")[2], "python -m recommender.demo")
+    parser = script_parser(
+        (__doc__ or "").partition("\n\n")[2], *TRAINING_CODES, prog="python -m recommender.demo"
+    )
     parser.add_argument("command", choices=["run", "train", "database"])
     city = parser.add_argument_group("the synthetic city (only if Reviews is empty)")
     for name in ("users", "restaurants", "reviews", "seed"):

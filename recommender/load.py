@@ -57,7 +57,7 @@ from recommender.errors import DataError
 from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors, one_line
 from recommender.ratings import Ratings, gather
 from recommender.reviews import gc_paused
-from recommender.scripts import configure_logging, run_script, script_parser
+from recommender.scripts import READER_CODES, configure_logging, run_script, script_parser
 from recommender.settings import Settings, load_settings
 
 _BATCH = 10_000
@@ -300,7 +300,7 @@ def _preview(raw: RawIOBase, name: str, settings: Settings, options: FileOptions
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = script_parser(__doc__ or "", "python -m recommender.load")
+    parser = script_parser(__doc__ or "", *READER_CODES, prog="python -m recommender.load")
     parser.add_argument("file", metavar="FILE", help="the file to load; - for stdin")
     parser.add_argument(
         "--preset", choices=sorted(PRESETS), help="the source whose columns the file has"

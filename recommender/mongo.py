@@ -1,4 +1,4 @@
-"""The one way to MongoDB: a client from the settings, and errors that say what to do."""
+"""The MongoDB client, and its errors as one line that says what to do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, unquote, unquote_plus
 
+from dns.exception import DNSException
 from pymongo import MongoClient, ReadPreference
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError as MongoConfigurationError
@@ -34,6 +35,8 @@ def connect(settings: Settings) -> Client:
     ConfigurationError
         If ``MONGO_URI`` is invalid, or has ``w=0``. The message does not repeat it, as it may hold
         a password.
+    DatabaseUnavailableError
+        If DNS does not resolve a ``mongodb+srv`` host.
     """
     uri = settings.mongo_uri.get_secret_value()
     options: dict[str, Any] = {"appname": APP_NAME, "tz_aware": True}
@@ -41,7 +44,11 @@ def connect(settings: Settings) -> Client:
         options["serverSelectionTimeoutMS"] = round(TIMEOUT_SECONDS * 1000)
     try:
         client: Client = MongoClient(uri, **options)
-    except (MongoConfigurationError, ValueError, TypeError):
+    except (MongoConfigurationError, ValueError, TypeError) as error:
+        if isinstance(error.__cause__, DNSException):
+            raise DatabaseUnavailableError(
+                f"the host of MONGO_URI was not found by DNS: {one_line(error.__cause__)}"
+            ) from None
         raise ConfigurationError(
             "MONGO_URI cannot be read as mongodb://[user:password@]host[:port]/[?options]; "
             "in a user name or password, '@', ':', '/' and '%' must be percent-encoded"
@@ -81,7 +88,7 @@ def source_database(client: Client, settings: Settings) -> MongoDatabase:
 
 @contextmanager
 def mongo_errors(doing: str) -> Iterator[None]:
-    """Turn what pymongo raises inside the block into one line that says what was being done.
+    """Turn pymongo's errors inside the block into one line that names the failed step.
 
     Parameters
     ----------
@@ -108,7 +115,7 @@ def mongo_errors(doing: str) -> Iterator[None]:
 
 
 def reason_of(error: PyMongoError) -> str:
-    """Return what went wrong on one line, without the driver's account of every server."""
+    """Return the error on one line, without the driver's list of servers."""
     return one_line(str(error).partition(", Timeout:")[0])
 
 
@@ -119,25 +126,25 @@ def one_line(text: object, limit: int = 500) -> str:
 
 
 def secrets_of(settings: Settings) -> list[str]:
-    """Return the strings that may appear in no log line, longest first."""
+    """Return the strings to mask in logs, longest first."""
     key = settings.api_key.get_secret_value() if settings.api_key else ""
     return secrets_in(settings.mongo_uri.get_secret_value(), key)
 
 
 def secrets_in(uri: str, api_key: str = "") -> list[str]:
-    """Return what is secret of a MongoDB URI and an API key, longest first.
+    """Return the secrets in a MongoDB URI and an API key, longest first.
 
-    The passwords are taken from the URI however wrong it is: it may be what an error is about.
+    Passwords are found in an invalid URI too, since an error may quote it.
     """
     rest = uri.partition("://")[2]
-    found = {api_key}
-    for place in (rest, re.split("[/?]", rest)[0]):
-        credentials, at, _ = place.rpartition("@")
-        found.add(credentials.partition(":")[2] if at else "")
+    secrets = {api_key}
+    for part in (rest, re.split("[/?]", rest)[0]):
+        credentials, at, _ = part.rpartition("@")
+        secrets.add(credentials.partition(":")[2] if at else "")
     for name, value in parse_qsl(rest.partition("?")[2]):
         if name.lower().endswith(("password", "mechanismproperties")):
-            found.add(value)
-    passwords = {secret for secret in found - {api_key} if secret}
-    found |= {unquote(secret) for secret in passwords}
-    found |= {unquote_plus(secret) for secret in passwords} | ({uri} if passwords else set())
-    return sorted(found - {""}, key=len, reverse=True)
+            secrets.add(value)
+    passwords = {secret for secret in secrets - {api_key} if secret}
+    secrets |= {unquote(secret) for secret in passwords}
+    secrets |= {unquote_plus(secret) for secret in passwords} | ({uri} if passwords else set())
+    return sorted(secrets - {""}, key=len, reverse=True)

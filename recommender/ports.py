@@ -1,8 +1,10 @@
-"""What listens where: free ports, and ports that somebody has."""
+"""Network addresses: free ports, ports in use, and the loopback interface."""
 
 from __future__ import annotations
 
+import ipaddress
 import socket
+from contextlib import suppress
 
 from recommender.errors import ConfigurationError
 
@@ -10,7 +12,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def free_port() -> int:
-    """Return a port of the loopback address that is free now."""
+    """Return a free port of the loopback address."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
@@ -18,7 +20,7 @@ def free_port() -> int:
 
 
 def listens(host: str, port: int) -> bool:
-    """Say whether something accepts connections at a port."""
+    """Return true if a port accepts connections."""
     try:
         with socket.create_connection((host, port), timeout=1):
             return True
@@ -26,17 +28,24 @@ def listens(host: str, port: int) -> bool:
         return False
 
 
+def is_loopback(host: str) -> bool:
+    """Return true if an address is reached from this machine only."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
 def check_port_is_free(host: str, port: int) -> None:
-    """Return if the API can listen there.
+    """Raise an error unless the API can listen there.
 
     Raises
     ------
     ConfigurationError
-        If it cannot, as where something else does.
+        If it cannot, for instance because another program listens there.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        for family, kind, protocol, _, address in found[:1]:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in addresses[:1]:
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)

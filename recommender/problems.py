@@ -16,12 +16,13 @@ from starlette.exceptions import HTTPException
 from recommender.errors import LeaseHeldError, RecommenderError
 
 MEDIA_TYPE = "application/problem+json"
+_RETRY_AFTER = {409: {"Retry-After": "60"}, 503: {"Retry-After": "15"}}  # seconds
 
 log = logging.getLogger(__name__)
 
 
 class Problem(BaseModel):
-    """What went wrong with a request (RFC 9457); more members may follow these."""
+    """An error of a request (RFC 9457); it may have more members."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -43,16 +44,19 @@ def problem(
     detail
         What happened and what to do, in a sentence.
     members
-        More members of the problem, such as the run that is in the way.
+        More members of the problem, such as the run in progress.
     """
     content = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, **members)
     return JSONResponse(
-        content.model_dump(mode="json"), status, media_type=MEDIA_TYPE, headers=headers
+        content.model_dump(mode="json"),
+        status,
+        media_type=MEDIA_TYPE,
+        headers=headers or _RETRY_AFTER.get(status),
     )
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what the API's description says of these error statuses."""
+    """Return the OpenAPI descriptions of these error statuses."""
     content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": content}
@@ -61,7 +65,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Make every error of the application a problem."""
+    """Answer every error of the application with a problem."""
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(LeaseHeldError, _lease_held)
@@ -70,20 +74,20 @@ def handle_errors(app: FastAPI) -> None:
 
 
 async def _http(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
     return problem(error.status_code, str(error.detail), error.headers)
 
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-    return problem(422, found)
+    reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    return problem(422, reasons)
 
 
 async def _lease_held(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, LeaseHeldError)  # noqa: S101
     holder = {key: error.holder.get(key) for key in ("run_id", "host", "started_at")}
-    return problem(409, str(error), headers=None, **holder)
+    return problem(409, str(error), None, **holder)
 
 
 async def _unavailable(_request: Request, error: Exception) -> JSONResponse:
@@ -92,4 +96,4 @@ async def _unavailable(_request: Request, error: Exception) -> JSONResponse:
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return problem(500, "an unexpected failure; the service's log has more")
+    return problem(500, "an unexpected failure; the service's log has its traceback")

@@ -224,7 +224,10 @@ def _opened(db: MongoDatabase, run_id: str, settings: Settings, *, resumed: bool
                 ledger.open(run_id, "script", settings, None)
                 log_file = stack.enter_context(run_log(settings, run_id))
                 ledger.update(run_id, {"log": str(log_file) if log_file else None})
-            ledger.update(run_id, {"state": "running", "pid": os.getpid(), "started_at": now()})
+            # The service's settings may differ: this process has read .env again.
+            used = {"settings": settings.public(), "forced": not settings.gate}
+            started = {"state": "running", "pid": os.getpid(), "started_at": now()}
+            ledger.update(run_id, used | started)
             sweep(db)
         yield
 

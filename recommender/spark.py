@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
@@ -10,12 +11,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import PicklingError
-from typing import Any
+from typing import IO, Any
 
 import pyspark
 from py4j.protocol import Py4JError
@@ -23,6 +25,7 @@ from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
+import recommender
 from recommender.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
@@ -32,12 +35,15 @@ from recommender.errors import (
 )
 from recommender.java import LAPACK_PACKAGE, OPTION_VARIABLES, find_java, has_lapack
 from recommender.mongo import one_line
-from recommender.scripts import Stopped, signals_deferred, told_to_stop
+from recommender.scripts import Stopped, call_on_stop, signals_deferred
 from recommender.settings import Settings
 
-_PACKAGE = Path(__file__).parent
-_LOG_CONFIG = _PACKAGE / "log4j2.properties"
-_SCRATCH = "spark-"
+_PACKAGE = Path(recommender.__file__).parent
+_LOG_CONFIG = Path(__file__).with_name("log4j2.properties")
+_SCRATCH = "spark-scratch-"
+_LOCK = "owner.lock"
+# A folder without a lock that is older belongs to a process that died before it locked it.
+_UNLOCKED_SECONDS = 60.0
 # What is left of the machine's memory is for Python, numpy and the page cache.
 _HEAP_SHARE = 0.6
 _BESIDE_HEAP_BYTES = 1280 * 2**20
@@ -85,18 +91,19 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
         log.info("ALS would be faster with a LAPACK (Debian: apt-get install %s)", LAPACK_PACKAGE)
     settings.make_folder(settings.work_dir)
     _sweep(settings.work_dir)
-    prefix = f"{_SCRATCH}{os.getpid()}-"
-    scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=settings.work_dir.resolve()))
+    scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=settings.work_dir.resolve()))
+    lock = _lock(scratch)
     # Executors must start the Python that runs this, with its packages.
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     try:
         spark = _start(settings, name, scratch)
-        with told_to_stop(_jvm().terminate), errors_that_last():
+        with call_on_stop(_jvm().terminate), errors_that_last():
             yield spark
             spark.stop()
     finally:
         _end_jvm()
         shutil.rmtree(scratch, ignore_errors=True)
+        lock.close()
 
 
 def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
@@ -112,7 +119,7 @@ def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
         conf = _conf(settings, name, scratch)
         with signals_deferred(), _light_home(settings, scratch):
             SparkContext._ensure_initialized(conf=conf)  # the JVM alone
-        with told_to_stop(_jvm().terminate):
+        with call_on_stop(_jvm().terminate):
             with _sigint_kept():
                 SparkContext(conf=conf)
             spark = SparkSession.builder.config(conf=conf).getOrCreate()
@@ -234,23 +241,35 @@ def _jvm() -> subprocess.Popen[bytes]:
     return process
 
 
+def _lock(folder: Path) -> IO[str]:
+    """Create the folder's lock file and lock it for as long as it is open, at most to our death."""
+    file = (folder / "unlocked").open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    (folder / "unlocked").rename(folder / _LOCK)  # nobody sees it unlocked
+    return file
+
+
 def _sweep(work_dir: Path) -> None:
-    """Remove what trainings that were killed left here; the folders' names tell whose they are."""
-    for folder in work_dir.glob(f"{_SCRATCH}*-*"):
-        owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
-        # One of our own number is of an earlier process: in a container, numbers come again.
-        if owner.isdigit() and (int(owner) == os.getpid() or not _is_running(int(owner))):
+    """Remove the folders of trainings that were killed.
+
+    A process id would not do: containers that share the volume do not see each other's processes.
+    """
+    for folder in work_dir.glob(f"{_SCRATCH}*/"):
+        if _is_abandoned(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_running(pid: int) -> bool:
+def _is_abandoned(folder: Path) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        with (folder / _LOCK).open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except FileNotFoundError:
+        with suppress(FileNotFoundError):  # its owner has just removed it
+            return time.time() - folder.stat().st_mtime > _UNLOCKED_SECONDS
+    except OSError:  # locked, or not ours to open
+        pass
+    return False
 
 
 def driver_memory(settings: Settings) -> str:
@@ -303,6 +322,8 @@ def _conf(settings: Settings, name: str, scratch: Path) -> SparkConf:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }
+    if not settings.spark_master.startswith("spark://"):  # there, all must share one secret
+        options |= {"spark.authenticate": "true", "spark.network.crypto.enabled": "true"}
     if _is_local(settings):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         options |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
@@ -328,7 +349,7 @@ def _zip_package(scratch: Path) -> Path:
     """Zip the modules that executors import: they run elsewhere, if only in another folder."""
     archive = scratch / "recommender.zip"
     with zipfile.ZipFile(archive, "w") as bundle:
-        for module in sorted(_PACKAGE.rglob("*.py")):
+        for module in (*sorted(_PACKAGE.rglob("*.py")), _PACKAGE.parent / "dists.py"):
             bundle.write(module, module.relative_to(_PACKAGE.parent))
     return archive
 

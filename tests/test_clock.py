@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,12 +19,13 @@ import pytest
 
 from recommender import clock as clock_module
 from recommender.clock import TrainingClock
+from recommender.demo import PROJECT
 from recommender.embedded import EmbeddedMongo
 from recommender.errors import DatabaseUnavailableError, LeaseHeldError
 from recommender.lease import COLLECTION
 from recommender.mongo import Document, MongoDatabase, connect, database
 from recommender.schedule import SCHEDULE_ID, Schedule, steady_seconds
-from recommender.settings import load_settings
+from recommender.settings import Settings, load_settings
 from tests.waiting import DEADLINE_SECONDS, until
 
 OFTEN = 0.3
@@ -139,14 +143,29 @@ def test_a_training_in_progress_is_a_counted_skip(
     assert "scheduled training skipped: training run-7 is in progress" in caplog.text
 
 
-def test_a_training_that_cannot_start_is_told_and_not_counted_as_a_skip(
-    db: MongoDatabase, caplog: pytest.LogCaptureFixture
+def test_a_slot_is_kept_until_mongodb_can_start_its_training(
+    db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainings = Trainings(DatabaseUnavailableError("no way"))
-    with running(db, trainings.start, OFTEN):
-        until(lambda: trainings.count >= 2)
-    assert "the scheduled training could not be started: no way" in caplog.text
+    monkeypatch.setattr(clock_module, "_RETRY_SECONDS", 0.1)
+    make_due(db)
+    trainings = Trainings(DatabaseUnavailableError("an election"))
+    with running(db, trainings.start, HOUR):
+        until(lambda: trainings.count >= 3)
+        trainings.failure = None
+        failed = trainings.count
+        until(lambda: trainings.count > failed)
+        count = trainings.count
+    assert trainings.count == count
     assert "skipped" not in slot(db)
+
+
+def test_a_slot_that_never_starts_is_counted(db: MongoDatabase) -> None:
+    for failure in (DatabaseUnavailableError("for longer than an interval"), OSError("no fork")):
+        before = slot(db).get("skipped", 0)
+        trainings = Trainings(failure)
+        with running(db, trainings.start, OFTEN):
+            until(lambda before=before: slot(db).get("skipped", 0) > before)  # type: ignore[misc]
+        assert slot(db)["last_skipped"]["run_id"] is None
 
 
 def test_the_time_left_runs_by_the_steady_clock(
@@ -183,12 +202,10 @@ class WallClock(datetime.datetime):
 
 @pytest.fixture
 def wall(monkeypatch: pytest.MonkeyPatch) -> type[WallClock]:
-    real = time.time
     monkeypatch.setattr(WallClock, "ahead", 0.0)
     monkeypatch.setattr(apscheduler.schedulers.base, "datetime", WallClock)
-    monkeypatch.setattr(
-        clock_module, "_wall_ahead", lambda: real() + WallClock.ahead - steady_seconds()
-    )
+    monkeypatch.setattr(clock_module, "_wall_time", lambda: WallClock.now(datetime.UTC))
+    monkeypatch.setattr(clock_module, "_CORRECTION_SECONDS", 0.05)
     return WallClock
 
 
@@ -212,19 +229,15 @@ def test_a_wall_clock_that_is_set_does_not_delay_a_slot(
 
 @pytest.mark.parametrize("jump", [YEARS, -2 * HOUR])
 def test_a_wall_clock_that_is_set_fires_nothing(
-    db: MongoDatabase,
-    wall: type[WallClock],
-    jump: float,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    db: MongoDatabase, wall: type[WallClock], jump: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clock_module, "_MOST_SECONDS", 0.1)
     trainings = Trainings()
     with running(db, trainings.start, HOUR) as clock:
         wall.ahead = jump
-        until(lambda: "the clock was set by" in caplog.text)
-        asked = slot(db)["asked_at"]
-        until(lambda: slot(db)["asked_at"] > asked)
+        for _ in range(2):
+            asked = slot(db)["asked_at"]
+            until(lambda asked=asked: slot(db)["asked_at"] > asked)  # type: ignore[misc]
         assert HOUR - 60 < clock.seconds_left() <= HOUR
     assert trainings.count == 0
 
@@ -290,3 +303,58 @@ def test_without_mongodb_at_the_start_it_waits_and_then_fires(
             until(lambda: trainings.count > count)
             settle(clock, OFTEN)
             clock.stop()
+
+
+STOP_IN_A_TICK = """
+import sys, threading, time
+sys.path.insert(0, PROJECT)
+from recommender.clock import TrainingClock
+from recommender.mongo import connect, database
+from recommender.schedule import Schedule
+from recommender.settings import load_settings
+settings = load_settings()
+db = database(connect(settings), settings)
+inside, go = threading.Event(), threading.Event()
+clock = TrainingClock(Schedule(db, 0.1), lambda: (inside.set(), go.wait(10)), 0.1)
+clock.start()
+inside.wait(10)
+threading.Timer(0.3, go.set).start()
+clock.stop()
+print("stopped", flush=True)
+"""
+
+
+def test_stopping_the_clock_during_a_tick_ends(db: MongoDatabase, db_settings: Settings) -> None:
+    environment = {**os.environ, "MONGO_URI": db_settings.mongo_uri.get_secret_value()}
+    done = subprocess.run(
+        [sys.executable, "-c", STOP_IN_A_TICK.replace("PROJECT", repr(str(PROJECT)))],
+        env=environment | {"MONGO_DB": db_settings.mongo_db},
+        capture_output=True,
+        text=True,
+        timeout=15,
+        check=False,
+    )
+    assert done.stdout == "stopped\n"
+    assert "JobLookupError" not in done.stderr
+
+
+def test_after_any_failure_to_start_the_time_left_is_that_of_the_next_slot(
+    db: MongoDatabase,
+) -> None:
+    failed = threading.Event()
+
+    def start() -> None:
+        failed.set()
+        raise OSError("No space left on device")
+
+    Schedule(db, 600).seconds_left()
+    db["TrainingState"].update_one(
+        {"_id": "schedule"}, [{"$set": {"next_at": {"$add": ["$$NOW", -1]}}}]
+    )
+    clock = TrainingClock(Schedule(db, 600), start, 600)
+    clock.start()
+    try:
+        assert failed.wait(20)
+        until(lambda: clock.seconds_left() > 500)
+    finally:
+        clock.stop()

@@ -182,3 +182,15 @@ def test_a_lapack_is_found_if_one_can_be_loaded() -> None:
         assert not java.has_lapack()
     else:
         assert java.has_lapack()
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o755])
+def test_a_java_that_cannot_be_run_is_a_configuration_error(
+    mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "java").write_text("no program")
+    (tmp_path / "bin" / "java").chmod(mode)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(ConfigurationError):
+        find_java()

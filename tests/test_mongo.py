@@ -45,7 +45,7 @@ def nowhere() -> Iterator[str]:
         "mongodb://user:s3cret@/",
         "mongodb://user:s3cret@host/?ssl=true&tls=false",
         "mongodb://user:s3cret@a,b/?directConnection=true",
-        "mongodb+srv://user:s3cret@localhost/",
+        "mongodb+srv://user:s3cret@10.0.0.1/",
         "mongodb:/user:s3cret@host/?a=b",
         "",
     ],
@@ -218,3 +218,28 @@ def test_a_password_that_makes_the_uri_unreadable_is_a_secret_all_the_same() -> 
 def test_unacknowledged_writes_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="w=0"):
         connect(load_settings(mongo_uri="mongodb://localhost:1/?w=0"))
+
+
+def test_a_certificate_that_is_not_there_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigurationError):
+        connect(load_settings(mongo_uri="mongodb://u:s3cret@h/?tls=true&tlsCAFile=/nope"))
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mongodb://user:s3cret@host/?appName=a@b",
+        "mongodb://host/?tls=true&tlsCertificateKeyFilePassword=s3cret",
+    ],
+)
+def test_every_password_of_a_uri_is_a_secret(uri: str) -> None:
+    assert "s3cret" in secrets_of(load_settings(mongo_uri=uri))
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_a_host_that_dns_does_not_know_is_unavailable() -> None:
+    with pytest.raises(DatabaseUnavailableError) as caught:
+        connect(load_settings(mongo_uri="mongodb+srv://user:s3cret@nowhere.invalid/"))
+    assert "s3c" not in str(caught.value)
+    assert caught.value.__suppress_context__

@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from bson import Int64, ObjectId
+from bson.datetime_ms import DatetimeMS
 from pymongo import MongoClient
 from pymongo.monitoring import (
     CommandFailedEvent,
@@ -18,11 +20,12 @@ from pymongo.monitoring import (
     CommandSucceededEvent,
 )
 
+from recommender.data.cleaning import clean_block
 from recommender.errors import DatabaseUnavailableError, DataError
 from recommender.lease import Lease
 from recommender.mongo import Document, MongoDatabase
 from recommender.published import PublishedModel, load_model, previous_labels
-from recommender.ratings import Ratings
+from recommender.ratings import Ratings, gather
 from recommender.settings import Settings
 from recommender.store import publish_clusters
 from tests.support import ratings_of
@@ -292,3 +295,63 @@ def test_a_user_of_unknown_restaurants_has_an_empty_vector(db: MongoDatabase) ->
     ratings: Ratings = ratings_of([("u", "not a column", 5.0)])
     vectors = model_of(db).vectors(ratings)
     assert (vectors.shape, vectors.nnz) == ((1, 3), 0)
+
+
+def write_parts(db: MongoDatabase, changes: dict[str, Any], removed: str | None = None) -> None:
+    parts: dict[str, Any] = {
+        "train_columns": {"columns": ["a", 7]},
+        "kmeans_centroids": {"centroids": [[1.0, 0.0], [0.0, 1.0]]},
+        "kmeans_clusters": {"sizes": [1, 1]},
+    }
+    for name, part in parts.items():
+        document = {"_id": name, "run_id": "r", **part, **changes.get(name, {})}
+        document.pop(removed or "", None)
+        db["Metadata"].insert_one(document)
+    db["Clusters"].insert_many(
+        [{"cluster_id": i, "run_id": "r", "recommendations": []} for i in range(2)]
+    )
+
+
+@pytest.mark.parametrize("field", ["columns", "centroids", "sizes"])
+def test_a_part_without_its_field_is_a_data_error(db: MongoDatabase, field: str) -> None:
+    write_parts(db, {}, removed=field)
+    with pytest.raises(DataError):
+        load_model(db)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kmeans_centroids": {"centroids": [["x", 1.0], [0.0, 1.0]]}},
+        {"kmeans_centroids": {"centroids": [3, 4]}},
+        {"kmeans_centroids": {"centroids": None}},
+        {"train_columns": {"columns": 5}},
+        {"kmeans_clusters": {"sizes": [1]}},
+        {"kmeans_clusters": {"rating_shift": "x"}},
+    ],
+)
+def test_a_part_of_another_shape_is_a_data_error(
+    db: MongoDatabase, changes: dict[str, Any]
+) -> None:
+    write_parts(db, changes)
+    with pytest.raises(DataError):
+        load_model(db)
+
+
+@pytest.mark.parametrize("odd", [{"_id": {"a": 1}}, {"_id": 5, "at": DatetimeMS(2**60)}])
+def test_any_more_documents_of_metadata_are_passed_over(
+    db: MongoDatabase, odd: dict[str, Any]
+) -> None:
+    write_parts(db, {})
+    db["Metadata"].insert_one(odd)
+    assert load_model(db).run_id == "r"
+
+
+@pytest.mark.parametrize("rated", [7, 7.0, Int64(7)])
+def test_a_number_that_mongodb_holds_equal_is_the_same_column(
+    db: MongoDatabase, rated: object
+) -> None:
+    write_parts(db, {})
+    block = clean_block(["u"], [rated], [4], [None], rating_min=1, rating_max=5)
+    ratings = gather(pa.Table.from_batches([block]))
+    assert load_model(db).vectors(ratings).toarray().tolist() == [[0.0, 4.0]]

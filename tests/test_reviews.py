@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import random
 import string
 from typing import Any
@@ -379,3 +380,44 @@ def test_a_text_stands_for_the_restaurant_whose_number_or_object_id_it_is(
         (str, "9"),
         (str, "10"),
     }
+
+
+VALID_REVIEW: dict[str, Any] = {"user_id": "u", "gmap_id": "g", "rating": 4}
+
+
+@pytest.mark.parametrize("found", [5, ["x"], {"a": 1}, [None], "text"])
+def test_ratings_in_users_of_another_shape_are_a_data_error(
+    db: MongoDatabase, db_settings: Settings, found: object
+) -> None:
+    db["Users"].insert_one({"user_id": "u", "ratings": found})
+    with pytest.raises(DataError):
+        ratings_of_user(db_settings, "u")
+
+
+def test_a_user_id_that_is_no_text_is_a_data_error(db_settings: Settings) -> None:
+    with pytest.raises(DataError):
+        ratings_of_user(db_settings, os.fsdecode(b"\xff"))
+
+
+def test_ids_that_are_no_utf8_are_read(db: MongoDatabase, db_settings: Settings) -> None:
+    rows = [bson.encode({"_id": f"AAAA{i:05}", **VALID_REVIEW}) for i in range(100)]
+    db["Reviews"].insert_many(
+        [RawBSONDocument(row.replace(b"AAAA", b"\xff\xfeab")) for row in rows]
+    )
+    settings = db_settings.model_copy(update={"read_batch_rows": 10})
+    assert sum(b.num_rows for part in plan(settings, 4) for b in read(settings, part)) == 100
+
+
+def test_a_text_that_only_python_takes_for_a_number_is_only_a_text(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    db["Reviews"].insert_one({**VALID_REVIEW, "user_id": 1000})
+    for text in ("1_000", " 1000 ", "+1000", "\u0661\u0660\u0660\u0660"):
+        with pytest.raises(DataError):
+            ratings_of_user(db_settings, text)
+
+
+def test_the_id_of_reviews_may_be_the_users_field(db: MongoDatabase, db_settings: Settings) -> None:
+    db["Reviews"].insert_one({"_id": "u", "gmap_id": "g", "rating": 4})
+    settings = db_settings.model_copy(update={"reviews_user_field": "_id"})
+    assert len(read_ratings(settings)) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
@@ -527,3 +528,31 @@ def test_a_stop_while_mongodb_hangs_ends_after_the_grace(db_settings: Settings, 
             os.kill(mongo.pid, signal.SIGCONT)
             training.kill()
             training.stdout.close()
+
+
+def test_a_password_that_is_cut_by_the_lines_limit_does_not_reach_the_ledger(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    password = "Sup3rS3cretPassword"
+    db.command("createUser", "t", pwd=password, roles=["readWrite"])
+    uri = db_settings.mongo_uri.get_secret_value().replace("://", f"://t:{password}@")
+    settings = db_settings.model_copy(
+        update={"mongo_uri": SecretStr(f"{uri}?authSource={db.name}")}
+    )
+    try:
+        with contextlib.suppress(ValueError), training_run(settings):
+            raise ValueError("x" * 485 + " " + password)
+    finally:
+        db.command("dropAllUsersFromDatabase")
+    assert "Sup3r" not in Ledger(db).recent(1)[0]["error"]
+
+
+def test_pruning_removes_logs_in_the_log_folder_only(
+    db: MongoDatabase, db_settings: Settings, tmp_path: Path
+) -> None:
+    precious = tmp_path / "precious"
+    precious.touch()
+    db["TrainingRuns"].insert_one({"_id": "0", "state": "failed", "log": str(precious)})
+    with training_run(db_settings.model_copy(update={"runs_kept": 1})):
+        pass
+    assert precious.exists()

@@ -374,3 +374,10 @@ def test_a_work_folder_that_may_not_be_written_to_is_refused_by_name(
     monkeypatch.setattr(os, "access", lambda _path, mode: not mode & os.W_OK)
     with pytest.raises(ConfigurationError, match=rf"^WORK_DIR={tmp_path}: .* be written to$"):
         load_settings(work_dir=tmp_path).make_folder(tmp_path)
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_a_file_that_is_no_text_is_a_configuration_error() -> None:
+    Path(".env").write_bytes(b"PORT=\xff\n")
+    with pytest.raises(ConfigurationError, match=r"\.env"):
+        load_settings()

@@ -4,33 +4,51 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from py4j.protocol import Py4JError
+from pyspark.sql import SparkSession
 
 from recommender import spark
 from recommender.errors import ConfigurationError, SparkError
 from recommender.java import find_java
 from recommender.scripts import Cancelled
 from recommender.settings import load_settings
+from tests.support import PROJECT
+
+HOLDS_A_FOLDER = """
+import sys, threading
+from pathlib import Path
+from typing import Any
+from recommender import spark
+lock = spark._lock(Path(sys.argv[1]))
+print("locked", flush=True)
+threading.Event().wait(60)
+"""
 
 
-def test_folders_of_the_dead_are_swept_and_those_of_the_living_stay(tmp_path: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    names = {
-        f"spark-{ended.pid}-a": False,  # nobody has this number any more
-        f"spark-{os.getpid()}-b": False,  # of who had ours before, as in another container
-        f"spark-{os.getppid()}-c": True,
-        "spark-events": True,
-    }
-    for name in names:
-        (tmp_path / name).mkdir()
+def test_scratch_of_a_killed_training_is_removed_and_of_a_living_one_kept(tmp_path: Path) -> None:
+    names = ("spark-scratch-1", "spark-scratch-2", "spark-scratch-3", "spark-events")
+    folder, fresh, old, other = (tmp_path / name for name in names)
+    for path in (folder, fresh, old, other):
+        path.mkdir()
+        if path != fresh:
+            os.utime(path, (0, 0))
+    command = [sys.executable, "-c", HOLDS_A_FOLDER, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT) as owner:
+        assert owner.stdout
+        assert owner.stdout.readline() == "locked\n"
+        spark._sweep(tmp_path)
+        assert set(tmp_path.iterdir()) == {folder, fresh, other}
+        owner.kill()
     spark._sweep(tmp_path)
-    assert {name: (tmp_path / name).exists() for name in names} == names
+    assert set(tmp_path.iterdir()) == {fresh, other}
 
 
 def test_a_local_spark_starts_from_pyspark_without_its_zip(
@@ -137,3 +155,21 @@ def test_a_jvm_that_is_gone_by_the_end_is_a_failure_of_spark(
     told = "JVM ended with code 3"
     with pytest.raises(SparkError, match=told), spark.spark_session(load_settings(), "test"):
         jvm.wait()
+
+
+_RPC_REQUEST, _RPC_RESPONSE, _OPEN_BLOCKS = 3, 4, 0
+
+
+def test_another_process_cannot_fetch_a_broadcast(spark: SparkSession) -> None:
+    """As Spark's own client would without the secret, in Spark's network protocol."""
+    broadcast = spark.sparkContext.broadcast("mongodb://user:s3cret@host/")
+    piece = f"broadcast_{broadcast._jbroadcast.id()}_piece0"
+    context: Any = spark._jsc
+    host, port = context.sc().getExecutorMemoryStatus().keySet().head().split(":")
+    names = [struct.pack(f">i{len(n)}s", len(n), n.encode()) for n in ("app", "driver", piece)]
+    blocks = struct.pack(">b", _OPEN_BLOCKS) + names[0] + names[1] + struct.pack(">i", 1) + names[2]
+    request = struct.pack(">bqi", _RPC_REQUEST, 7, len(blocks)) + blocks
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(struct.pack(">q", 8 + len(request)) + request)
+        answer = connection.recv(9)
+    assert answer[8:] != bytes([_RPC_RESPONSE])

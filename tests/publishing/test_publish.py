@@ -6,7 +6,10 @@ import re
 import uuid
 from pathlib import Path
 
+import bson
 import pytest
+from bson.datetime_ms import DatetimeMS
+from bson.raw_bson import RawBSONDocument
 from pymongo.errors import (
     DuplicateKeyError,
 )
@@ -24,8 +27,10 @@ from recommender.store import (
     METADATA,
     PUBLISHED,
     RECOMMENDATIONS,
+    publish,
     publish_clusters,
     published_runs,
+    staged,
     sweep,
 )
 from recommender.switching import PREVIOUS
@@ -250,3 +255,40 @@ class TestPreviousGeneration:
         with pytest.raises(PublishError):
             publish_pair(either, "r2", before=fail_in_the_switch)
         assert either[CLUSTERS + PREVIOUS].distinct("run_id") == ["r0"]
+
+
+def publish_one(db: MongoDatabase) -> None:
+    with staged(db, "Recommendations", "r", "user_id", keep_others=True) as stage:
+        stage.insert([{"user_id": "a", "run_id": "r"}])
+        stage.seal(1)
+        lease = Lease(db, 60)
+        lease.acquire("r")
+        publish(db, stage, lease=lease)
+
+
+@pytest.mark.parametrize("odd", ["date", "text"])
+def test_any_document_of_the_backends_is_carried_over_byte_by_byte(
+    db: MongoDatabase, odd: str
+) -> None:
+    raw = bson.encode(
+        {"_id": 1, "user_id": "b", "x": DatetimeMS(2**60) if odd == "date" else "AAAA"}
+    )
+    db["Recommendations"].insert_one(RawBSONDocument(raw.replace(b"AAAA", b"\xff\xfeab")))
+    publish_one(db)
+    assert db["Recommendations"].count_documents({}) == 2
+
+
+def test_an_index_of_the_backends_whose_name_is_that_of_ours_is_no_failure(
+    db: MongoDatabase,
+) -> None:
+    db["Recommendations"].create_index([("user_id", -1)], name="user_id_1")
+    publish_one(db)
+    keys = [index["key"] for index in db["Recommendations"].index_information().values()]
+    assert [("user_id", -1)] in keys
+    assert [("user_id", 1)] in keys
+
+
+def test_an_index_of_the_backends_with_a_collation_lives_on(db: MongoDatabase) -> None:
+    db["Recommendations"].create_index("user_id", name="theirs", collation={"locale": "en"})
+    publish_one(db)
+    assert "theirs" in db["Recommendations"].index_information()

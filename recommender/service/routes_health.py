@@ -1,0 +1,40 @@
+"""``GET /health/live`` and ``/health/ready``, also by HEAD, as load balancers ask."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pymongo
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from recommender.java import find_java
+from recommender.mongo import TIMEOUT_SECONDS, mongo_errors
+from recommender.problems import responses
+from recommender.service.state import CurrentService
+
+router = APIRouter(prefix="/health")
+
+
+class Health(BaseModel):
+    """The state of the service."""
+
+    status: Literal["alive", "ready"]
+
+
+@router.head("/live", include_in_schema=False)
+@router.get("/live")
+async def live() -> Health:
+    """Answer 200 while the process runs; MongoDB is not asked."""
+    return Health(status="alive")
+
+
+@router.head("/ready", include_in_schema=False)
+@router.get("/ready", responses=responses(503))
+def ready(service: CurrentService) -> Health:
+    """Answer 200 if a training could start: MongoDB answers, Java and WORK_DIR are available."""
+    with mongo_errors("answering a ping"), pymongo.timeout(TIMEOUT_SECONDS):
+        service.db.command("ping")
+    find_java()
+    service.settings.make_folder(service.settings.work_dir)
+    return Health(status="ready")

@@ -1,0 +1,70 @@
+"""``GET /recommendations``: restaurants for any user, known or not, from the ratings sent."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, HTTPException, Query
+from pydantic import BaseModel
+
+from recommender.data.one_user import given_rating, ratings_given
+from recommender.errors import DataError
+from recommender.problems import responses
+from recommender.service.security import require_key
+from recommender.service.state import CurrentService
+
+router = APIRouter()
+
+
+class Recommendation(BaseModel):
+    """A recommended restaurant, and the rated restaurants that add most to its score."""
+
+    gmap_id: str | int
+    score: float
+    because: list[str | int]
+
+
+class Recommendations(BaseModel):
+    """Recommendations from the factors of one training, best first."""
+
+    run_id: str
+    recommendations: list[Recommendation]
+
+
+@router.get(
+    "/recommendations",
+    responses=responses(401, 404, 422, 503),
+    dependencies=[Depends(require_key)],
+)
+def recommendations(
+    service: CurrentService,
+    rated: Annotated[
+        list[str],
+        Query(min_length=1, max_length=1000, description="gmap_id=rating, for each restaurant"),
+    ],
+) -> Recommendations:
+    """Recommend restaurants from the ratings sent."""
+    factors = service.factors.get()
+    if factors is None:
+        raise HTTPException(404, "no training has published factors; POST /train first")
+    try:
+        pairs = dict(map(given_rating, rated))
+        ratings = ratings_given(service.settings, pairs, factors.position)
+    except (DataError, ValueError) as error:
+        raise HTTPException(422, f"query.rated: {error}") from None
+    best = factors.recommend(ratings, service.settings.als_top_n)
+    return Recommendations(
+        run_id=factors.run_id,
+        recommendations=[
+            Recommendation(
+                gmap_id=_as_json(entry["gmap_id"]),
+                score=entry["score"],
+                because=[_as_json(gmap_id) for gmap_id in entry["because"]],
+            )
+            for entry in best
+        ],
+    )
+
+
+def _as_json(gmap_id: object) -> str | int:
+    return gmap_id if isinstance(gmap_id, (str, int)) else str(gmap_id)

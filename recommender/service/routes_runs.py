@@ -1,0 +1,63 @@
+"""``GET /runs`` and ``GET /runs/{run_id}``: the ledger of trainings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, HTTPException, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from recommender.ledger import STATES, Ledger
+from recommender.mongo import Document, mongo_errors
+from recommender.problems import responses
+from recommender.service.security import require_key
+from recommender.service.state import CurrentService
+
+router = APIRouter(prefix="/runs", dependencies=[Depends(require_key)])
+
+
+class Run(BaseModel):
+    """A run as the ledger has it; a run in progress gains more fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    run_id: str
+    state: str = Field(description=f"one of {', '.join(STATES)}")
+    trigger: str
+    forced: bool = Field(False, description="whether the gate was off: GATE, --force or ?force")
+    phase: str | None = None
+    exit_code: int | None = None
+    error: str | None = None
+
+
+class Runs(BaseModel):
+    """The latest runs."""
+
+    runs: list[Run]
+
+
+@router.get("", responses=responses(401, 422, 503))
+def runs(
+    service: CurrentService,
+    limit: Annotated[int, Query(ge=1, le=1000, description="how many at most")] = 20,
+) -> Runs:
+    """List the latest runs, newest first."""
+    with mongo_errors("reading the ledger"):
+        return Runs(runs=[_run(document) for document in Ledger(service.db).recent(limit)])
+
+
+@router.get("/{run_id}", responses=responses(401, 404, 422, 503))
+def run(
+    service: CurrentService,
+    run_id: Annotated[str, Path(pattern=r"^[0-9A-Za-z-]{1,64}$", description="a run's id")],
+) -> Run:
+    """Show one run."""
+    with mongo_errors("reading the ledger"):
+        document = Ledger(service.db).get(run_id)
+    if document is None:
+        raise HTTPException(404, f"no run {run_id} is in the ledger; GET /runs lists the latest")
+    return _run(document)
+
+
+def _run(document: Document) -> Run:
+    return Run(**{key: value for key, value in document.items() if key != "_id"})
