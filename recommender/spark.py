@@ -19,7 +19,6 @@ from pathlib import Path
 from pickle import PicklingError
 from typing import IO, Any
 
-import pyspark
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
@@ -117,7 +116,7 @@ def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
 
     with _errors_as(not_started):
         conf = _conf(settings, name, scratch)
-        with signals_deferred(), _light_home(settings, scratch):
+        with signals_deferred():
             SparkContext._ensure_initialized(conf=conf)  # the JVM alone
         with call_on_stop(_jvm().terminate):
             with _sigint_kept():
@@ -142,38 +141,6 @@ def _sigint_kept() -> Iterator[None]:
     finally:
         if signal.getsignal(signal.SIGINT) not in (before, signal.SIG_IGN):  # ignored: a stop
             signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _light_home(settings: Settings, scratch: Path) -> Iterator[None]:
-    """Let Spark start from a home that is PySpark's own folder, less its zip of Python sources.
-
-    Each Python that Spark starts would take its ``pyspark`` from that zip, where Python finds no
-    compiled modules, rather than the same one from where it is installed: 0.7 s, four times in a
-    row. A cluster's machines have homes of their own, and so has who sets ``SPARK_HOME``; and Spark
-    starts without where there can be none.
-    """
-    own = Path(pyspark.__file__).parent
-    # Java takes the separator of a class path for the end of an entry, wherever it stands.
-    possible = (own / "jars").is_dir() and os.pathsep not in str(scratch)
-    if not possible or not _is_local(settings) or "SPARK_HOME" in os.environ:
-        yield
-        return
-    with suppress(OSError):  # a file system without links
-        os.environ["SPARK_HOME"] = str(_linked(own, scratch / "home"))
-    try:
-        yield
-    finally:
-        os.environ.pop("SPARK_HOME", None)
-
-
-def _linked(own: Path, home: Path) -> Path:
-    """Make a folder of links to what is in PySpark's own, less its sources."""
-    home.mkdir()
-    for entry in own.iterdir():
-        if entry.name != "python":
-            (home / entry.name).symlink_to(entry)
-    return home
 
 
 @contextmanager

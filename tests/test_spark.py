@@ -51,48 +51,6 @@ def test_scratch_of_a_killed_training_is_removed_and_of_a_living_one_kept(tmp_pa
     assert set(tmp_path.iterdir()) == {fresh, other}
 
 
-def test_a_local_spark_starts_from_pyspark_without_its_zip(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: Path
-) -> None:
-    monkeypatch.delenv("SPARK_HOME", raising=False)
-    with spark._light_home(load_settings(), tmp_path):
-        home = Path(os.environ["SPARK_HOME"])
-        assert any((home / "jars").glob("spark-core_*.jar"))
-        assert os.access(home / "bin" / "spark-submit", os.X_OK)
-        assert not (home / "python").exists()
-    assert "SPARK_HOME" not in os.environ
-
-
-def test_where_there_can_be_no_such_home_spark_starts_from_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: Path
-) -> None:
-    monkeypatch.delenv("SPARK_HOME", raising=False)
-    taken = tmp_path / "taken"
-    (taken / "home").mkdir(parents=True)
-    (tmp_path / "a:b").mkdir()
-    for scratch in (tmp_path / "a:b", taken):
-        with spark._light_home(load_settings(), scratch):
-            assert "SPARK_HOME" not in os.environ
-
-
-@pytest.mark.parametrize("master", ["local[2]", "spark://host:7077"])
-def test_a_home_set_by_hand_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: Path, master: str
-) -> None:
-    monkeypatch.setenv("SPARK_HOME", "/opt/spark")
-    with spark._light_home(load_settings(spark_master=master), tmp_path):
-        assert os.environ["SPARK_HOME"] == "/opt/spark"
-    assert os.environ["SPARK_HOME"] == "/opt/spark"
-
-
-def test_a_cluster_has_homes_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: Path
-) -> None:
-    monkeypatch.delenv("SPARK_HOME", raising=False)
-    with spark._light_home(load_settings(spark_master="spark://host:7077"), tmp_path):
-        assert "SPARK_HOME" not in os.environ
-
-
 def test_a_stack_and_a_collector_chosen_by_hand_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in spark._OPTION_VARIABLES:
         monkeypatch.delenv(name, raising=False)
