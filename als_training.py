@@ -1,8 +1,9 @@
 """Trains Spark ALS on the reviews and publishes every user's top restaurants.
 
-The data's way: read -> split -> choose -> train -> evaluate -> refit on all -> recommend -> publish
--> chain into the clustering. Run it by hand for a retrain at once; the service runs the same file.
-With ``--tune`` it searches for better parameters instead; see ``recommender/searching.py``.
+The steps: read -> split -> choose -> fit and sweep -> evaluate -> sweep over all ratings ->
+recommend -> publish -> chain into the clustering. MLlib fits once. Run it by hand for a retrain at
+once; the service runs the same file. ``--tune`` searches for better parameters instead, with the
+same fits on the same kind of split.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 import clustering_training
+from recommender.als.reuse import reused_choice
 from recommender.errors import ModelRejectedError
-from recommender.fitting import REMEDY, choose, fit
+from recommender.fitting import REMEDY, choose, fit, refit
 from recommender.foldin import Preferences
 from recommender.gate import add_force_option, check_recommendations, settings_as_asked
-from recommender.judging import judge_lists, judge_ratings
+from recommender.judging import evaluate_lists, evaluate_ratings
 from recommender.models import Model, popularity_of, visits_of
 from recommender.mongo_source import read_ratings
 from recommender.newcomers import read_users, stacked, structure
@@ -99,9 +101,9 @@ def train(run: TrainingRun) -> tuple[Ratings, Preferences | None]:
     Returns
     -------
     ratings
-        What it trained on.
+        The ratings.
     preferences
-        What it found of them, if that is what ranks.
+        Its preferences, if they rank.
     """
     settings = run.settings
     old = others_before(run.db, RECOMMENDATIONS)
@@ -111,16 +113,16 @@ def train(run: TrainingRun) -> tuple[Ratings, Preferences | None]:
             run.record(**counts_of(ratings))
         with run.phase("choose"):
             part, held_out = split(ratings, settings)
-            chosen = choose(spark, part, settings)
+            chosen = reused_choice(run, len(ratings)) or choose(part, settings)
             run.record(chosen=asdict(chosen) if chosen else None)
         with run.phase("train"):
             model = fit(spark, part, settings, chosen)
         with run.phase("evaluate"):
-            share, rating_figures = judge_ratings(model.rating, part, held_out, settings)
+            share, rating_figures = evaluate_ratings(model.rating, part, held_out, settings)
             run.record(**{"metrics.als": rating_figures})
-            run.record(**{"metrics.lists": judge_lists(model, part, held_out, settings)})
+            run.record(**{"metrics.lists": evaluate_lists(model, part, held_out, settings)})
         with run.phase("refit"):
-            model = fit(spark, ratings, settings, chosen).believing(share)
+            model = refit(model, ratings, settings, chosen).believing(share)
         with staged(
             run.db, RECOMMENDATIONS, run.run_id, "user_id", keep_others=True, old=old
         ) as stage:

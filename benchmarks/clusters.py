@@ -42,6 +42,7 @@ from recommender.user_matrix import UserMatrix, user_matrix
 
 _SPACES = ("tastes", "ratings")
 _ALPHA, _REG_PARAM = 20.0, 4.0
+_RANK = 64
 _SHRINKAGE = 100
 _BAYESIAN_RATINGS = 10
 
@@ -146,16 +147,17 @@ def _euclidean(train: UserMatrix, test: HeldOut, settings: Settings) -> Mapping[
 
 def _folded_in(train: UserMatrix, test: HeldOut, settings: Settings) -> Mapping[str, Any]:
     """Evaluate test users folded in with item factors of the training users."""
-    gains, parameters = _gains(train.ratings, train), {"alpha": _ALPHA, "reg_param": _REG_PARAM}
+    gains = _gains(train.ratings, train)
     factors = alternate(
         csr_array(gains[np.diff(gains.indptr) >= 2]),
-        settings.als_preference_rank,
-        **parameters,
+        _RANK,
+        alpha=_ALPHA,
+        reg_param=_REG_PARAM,
         iterations=settings.als_max_iter,
         seed=settings.seed,
     )
     popularity = city_scores(gains.indices, gains.data, gains.shape[1])
-    preferences = preferences_of(factors, popularity, **parameters)
+    preferences = preferences_of(factors, popularity, alpha=_ALPHA, reg_param=_REG_PARAM)
     users, shown = preferences.user_factors(_gains(test.seen, train)), settings.als_top_n
     lists, _ = top_n(users, preferences.restaurant_factors, shown, test.seen)
     return asdict(ranking_quality(lists.astype(np.int64), test.seen, test.hidden, shown))

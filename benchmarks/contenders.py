@@ -136,7 +136,7 @@ def _seed_ranking(spark: SparkSession, part: Ratings, settings: Settings) -> Sco
 
 
 def _own_ranking(spark: SparkSession, part: Ratings, settings: Settings) -> Score:
-    preferences = fit_preferences(spark, part, settings, find_confidence(spark, part, settings))
+    preferences = fit_preferences(spark, part, settings, find_confidence(part, settings))
     confidence, items = visits_of(part, settings), preferences.restaurant_factors
     return lambda users: preferences.user_factors(csr_array(confidence[users])) @ items.T
 

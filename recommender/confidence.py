@@ -1,9 +1,9 @@
-"""How much more a rating says of a preference than no rating: found on held-out ratings.
+"""Choice of the preference's alpha and rank, by the NDCG of held-out ratings.
 
-Implicit-feedback ALS counts a rating 1 + alpha times as much as no rating, and holds factors back
-by a regularisation. Only together do they matter: quality has a ridge along which one grows with
-the other. So the regularisation follows alpha, and alpha is tried. Where users have rated little of
-what they know, it is high; where somebody's not having rated a place tells something, it is low.
+Implicit-feedback ALS gives a rating 1 + alpha times the confidence of no rating, and regularises
+the factors. Quality has a ridge along which the two grow together, so the regularisation follows
+alpha, and alpha is searched. It is high where users have rated little of what they know, and low
+where a missing rating means something.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark.sql import SparkSession
 from scipy.sparse import csr_array
 
+from recommender.als.sweeps import SETTLED, cores
 from recommender.evaluation import ndcg_of_each
 from recommender.foldin import alternate, preferences_of
 from recommender.models import popularity_of, visits_of
@@ -27,21 +27,22 @@ from recommender.topn import top_n
 
 USUAL_ALPHA = 20.0
 
-_ALPHAS = (1.0, 5.0, USUAL_ALPHA, 60.0)
+_LOWEST, _LOW, _HIGH = 1.0, 5.0, 60.0
+_RANKS = (32, 64)
 _REG_PARAM_SHARE = 0.2
-_ITERATIONS = 5
-# Users who are judged at a time: a fifth, so that the fit is hardly less dense for it.
+_MOST_SWEEPS = 10
+# Ratings are held out of a part of the users at a time, so that the fit stays about as dense.
 _GROUPS = 5
-_MOST_IN_A_GROUP = 2_000
-_ENOUGH_USERS = 500
-_STANDARD_ERRORS = 2
+_REPEATS = 4
+_ENOUGH_USERS = 5_000
+_FEWEST_TESTS = 20  # fewer decide nothing
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """The parameters of the preference's fit that go together.
+    """The parameters of the preference's fit that are chosen together.
 
     Attributes
     ----------
@@ -49,129 +50,134 @@ class Confidence:
         What a rating of the mean height adds to a confidence of 1.
     reg_param
         ALS regularisation.
+    rank
+        Number of factors.
     """
 
     alpha: float
     reg_param: float
+    rank: int
 
     def alpha_of(self, visits: csr_array) -> float:
-        """Return alpha as ALS has it, which multiplies it by each visit."""
+        """Return alpha as ALS defines it, which multiplies it by each value."""
         return self.alpha / float(visits.data.mean())
 
 
-def confidence_of(alpha: float, settings: Settings) -> Confidence:
-    """Return the alpha with the regularisation of the settings, or if unset, its own."""
-    given = settings.als_preference_reg_param
-    return Confidence(alpha, alpha * _REG_PARAM_SHARE if given is None else given)
+def confidence_of(alpha: float, rank: int, settings: Settings) -> Confidence:
+    """Return the parameters for an alpha; the regularisation follows it unless it is set."""
+    reg_param = settings.als_preference_reg_param
+    return Confidence(alpha, alpha * _REG_PARAM_SHARE if reg_param is None else reg_param, rank)
 
 
-def find_confidence(spark: SparkSession, ratings: Ratings, settings: Settings) -> Confidence:
-    """Return the confidence of the settings; where alpha is unset, the one that ranks best.
+def find_confidence(ratings: Ratings, settings: Settings) -> Confidence:
+    """Return the parameters of the settings and, of what is unset, those that rank best.
 
-    A part of the users who teach the preference is judged by a part of their ratings, which is held
-    out, on a fit to all their other ratings. Fewer users would tell something else: what is best
-    depends on how dense the ratings are. Spark's executors try one alpha each. It departs from the
-    usual alpha only where the users judged bear it out: the mean gain in NDCG has to be above two
-    of its standard errors.
+    Each trial fits all ratings but those held out. Test users are the same in all trials, so that
+    means are compared in pairs. NDCG has one peak over alpha: where the low alpha beats the usual
+    one, the lowest is tried, else the high one. Another alpha than the usual one, and the lower
+    rank, are taken if they are better by more than a standard error.
     """
-    if settings.als_alpha is not None:
-        return confidence_of(settings.als_alpha, settings)
-    trials = list(_trials(ratings.rows(teachers(ratings, settings)[ratings.user]), settings))
+    ranks = (settings.als_preference_rank,) if settings.als_preference_rank else _RANKS
+    alpha, rank = settings.als_alpha or USUAL_ALPHA, max(ranks)
+    if settings.als_alpha and len(ranks) == 1:
+        return confidence_of(alpha, rank, settings)
+    trials = list(_trials(ratings, settings))
     if not trials:
-        log.info("nothing liked can be held out: alpha is %g, as usual", USUAL_ALPHA)
-        return confidence_of(USUAL_ALPHA, settings)
-    shared = spark.sparkContext.broadcast(trials)
-    tasks = spark.sparkContext.parallelize(_ALPHAS, len(_ALPHAS))
-    found = dict(
-        tasks.map(
-            lambda alpha: (alpha, np.concatenate([_tried(t, alpha) for t in shared.value]))
-        ).collect()
-    )
-    shared.destroy()
-    sure = {alpha: _sure_gain(found[alpha] - found[USUAL_ALPHA]) for alpha in _ALPHAS}
-    best = max(_ALPHAS, key=lambda alpha: (sure[alpha], alpha == USUAL_ALPHA))
-    means = ", ".join(f"{alpha:g} {found[alpha].mean():.4f}" for alpha in _ALPHAS)
-    log.info("NDCG of %d users by alpha: %s; taking %g", len(found[best]), means, best)
-    return confidence_of(best, settings)
+        log.info("no held-out rating to choose by: alpha is %g, the rank %d", alpha, rank)
+        return confidence_of(alpha, rank, settings)
+
+    def ndcg(alpha: float, rank: int) -> NDArray[np.float64]:
+        confidence = confidence_of(alpha, rank, settings)
+        each = np.concatenate([_ndcg(trial, confidence, settings) for trial in trials])
+        log.info("alpha %g, rank %d: NDCG %.4f of %d users", alpha, rank, each.mean(), len(each))
+        return each
+
+    tried = {alpha: ndcg(alpha, rank)}
+    if settings.als_alpha is None:
+        tried[_LOW] = ndcg(_LOW, rank)
+        outer = _LOWEST if tried[_LOW].mean() > tried[alpha].mean() else _HIGH
+        tried[outer] = ndcg(outer, rank)
+    best = max(tried, key=lambda each: float(tried[each].mean()))
+    if _beats(tried[best], tried[alpha]):
+        alpha = best
+    if min(ranks) < rank and _beats(ndcg(alpha, min(ranks)), tried[alpha]):
+        rank = min(ranks)
+    return confidence_of(alpha, rank, settings)
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """What an alpha is tried on.
+    """A split that parameters are tried on.
 
     Attributes
     ----------
     visits
-        (users, restaurants), of the ratings to fit to; see `recommender.models.visits_of`.
-    teachers
-        bool (users,), whose visits the fit is taught by.
+        (users, restaurants), of the ratings to fit; see `recommender.models.visits_of`.
+    training_users
+        bool (users,), the users to fit.
     popularity
-        float64 (restaurants,), what breaks ties; see `recommender.models.popularity_of`.
-    asked
-        int32, the users who are judged.
-    liked
-        (asked, restaurants), what they liked of what is held out.
-    settings
-        Those of the training.
+        float64 (restaurants,), breaks ties; see `recommender.models.popularity_of`.
+    test_users
+        int32 (t,).
+    relevant
+        (t, restaurants), the held-out restaurants that they liked.
     """
 
     visits: csr_array
-    teachers: NDArray[np.bool_]
+    training_users: NDArray[np.bool_]
     popularity: NDArray[np.float64]
-    asked: NDArray[np.int32]
-    liked: csr_array
-    settings: Settings
+    test_users: NDArray[np.int32]
+    relevant: csr_array
 
 
 def _trials(ratings: Ratings, settings: Settings) -> Iterator[Trial]:
-    """Yield trials that judge different users, until enough are judged."""
-    users = np.random.default_rng(settings.seed).permutation(np.unique(ratings.user))
-    groups = max(_GROUPS, len(users) // _MOST_IN_A_GROUP)
-    group = np.full(len(ratings.users), -1)
-    group[users] = np.arange(len(users)) % groups
-    judged = 0
-    for number in range(groups):
-        part, held_out = split(ratings, of_fold(settings, number), group == number)
-        asked, liked = who_liked(held_out, settings)
-        if len(asked):
+    """Yield trials with a fifth of the users each, until enough are tested, some repeatedly."""
+    rng = np.random.default_rng(settings.seed)
+    group = rng.integers(0, _GROUPS, len(ratings.users))
+    tested = 0
+    # The latest ratings are the same in every repeat, random ones differ.
+    repeats = 1 if settings.als_test_split == "time" else _REPEATS
+    for number in range(_GROUPS * repeats):
+        part, held_out = split(ratings, of_fold(settings, number), group == number % _GROUPS)
+        test_users, relevant = who_liked(held_out, settings)
+        if len(test_users):
+            chosen = rng.permutation(len(test_users))[:_ENOUGH_USERS]
             yield Trial(
                 visits=visits_of(part, settings),
-                teachers=teachers(part, settings),
+                training_users=teachers(part, settings),
                 popularity=popularity_of(part, settings),
-                asked=asked,
-                liked=liked,
-                settings=settings,
+                test_users=test_users[chosen],
+                relevant=csr_array(relevant[chosen]),
             )
-        judged += len(asked)
-        if judged >= _ENOUGH_USERS:
+        tested += len(test_users)
+        if tested >= _ENOUGH_USERS:
             return
 
 
-def _tried(trial: Trial, alpha: float) -> NDArray[np.float64]:
-    """Return the NDCG of each user asked."""
-    settings = trial.settings
-    confidence = confidence_of(alpha, settings)
-    weight = confidence.alpha_of(trial.visits)
+def _ndcg(trial: Trial, confidence: Confidence, settings: Settings) -> NDArray[np.float64]:
+    """Return the NDCG of each test user."""
+    alpha, reg_param = confidence.alpha_of(trial.visits), confidence.reg_param
     factors = alternate(
-        csr_array(trial.visits[trial.teachers]),
-        settings.als_preference_rank,
-        alpha=weight,
-        reg_param=confidence.reg_param,
-        iterations=_ITERATIONS,
+        csr_array(trial.visits[trial.training_users]),
+        confidence.rank,
+        alpha=alpha,
+        reg_param=reg_param,
+        iterations=_MOST_SWEEPS,
+        settled=SETTLED,
         seed=settings.seed,
+        threads=cores(),
     )
-    preferences = preferences_of(
-        factors, trial.popularity, alpha=weight, reg_param=confidence.reg_param
-    )
-    seen = csr_array(trial.visits[trial.asked])
-    users, n = preferences.user_factors(seen), settings.als_top_n
+    preferences = preferences_of(factors, trial.popularity, alpha=alpha, reg_param=reg_param)
+    seen, n = csr_array(trial.visits[trial.test_users]), settings.als_top_n
+    users = preferences.user_factors(seen)
     lists = top_n(users, preferences.restaurant_factors, n, seen)[0].astype(np.int64)
-    return ndcg_of_each(lists, seen, trial.liked, n)
+    return ndcg_of_each(lists, seen, trial.relevant, n)
 
 
-def _sure_gain(gains: NDArray[np.float64]) -> float:
-    """Return the mean gain less what chance may have a part in; none of a single user's."""
-    if len(gains) < 2:
-        return 0.0
-    standard_error = float(gains.std(ddof=1)) / np.sqrt(len(gains))
-    return float(gains.mean() - _STANDARD_ERRORS * standard_error)
+def _beats(ndcg: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Return true if the mean is higher by more than a standard error, over the same users."""
+    gain = ndcg - other
+    if len(gain) < _FEWEST_TESTS:
+        return False
+    standard_error = float(gain.std(ddof=1)) / np.sqrt(len(gain))
+    return bool(gain.mean() > standard_error)

@@ -1,20 +1,28 @@
-"""What is fitted: how much a user would like a restaurant, and where a user would go."""
+"""The fits of a training: MLlib's ALS once, on some users, then exact sweeps over all ratings."""
 
 from __future__ import annotations
 
+import datetime
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame, SparkSession
+from scipy.sparse import csr_array
 
-from recommender.baseline import Weights, find_weights, fit_bias, no_baseline
+from recommender.als.sweeps import cores, explicit_step, implicit_step, sweep
+from recommender.baseline import Bias, Weights, find_weights, fit_bias, no_baseline
 from recommender.confidence import Confidence, find_confidence
+from recommender.errors import ModelRejectedError
 from recommender.foldin import Preferences, preferences_of
 from recommender.gate import check_finite
+from recommender.ledger import now
 from recommender.models import Model, RatingModel, popularity_of, visits_of
 from recommender.ratings import Ratings
 from recommender.settings import Settings
@@ -22,30 +30,39 @@ from recommender.splits import teachers
 
 REMEDY = "raise ALS_REG_PARAM or lower ALS_RANK"
 
+_CHECKPOINT_INTERVAL = 10  # iterations between two checkpoints that cut the lineage
+_SWEPT_RATINGS = 15_000_000
+
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a training chooses by the ratings before it fits to them.
+    """The parameters that a training chooses on held-out ratings before it fits.
 
     Attributes
     ----------
     weights
-        Those of the rating's offsets.
+        Damping of the rating's user and item bias.
     confidence
-        That of the preference.
+        Parameters of the preference's fit.
+    at
+        When they were chosen.
+    from_run
+        The earlier run that chose them; None if this one did.
     """
 
     weights: Weights
     confidence: Confidence
+    at: datetime.datetime | None = None
+    from_run: str | None = None
 
 
-def choose(spark: SparkSession, ratings: Ratings, settings: Settings) -> Chosen | None:
-    """Find how much ratings weigh; None where ``ALS_OBJECTIVE=rating`` lets them be as they are."""
+def choose(ratings: Ratings, settings: Settings) -> Chosen | None:
+    """Choose the parameters of both fits; None if ``ALS_OBJECTIVE=rating``, which needs none."""
     if settings.als_objective == "rating":
         return None
-    return Chosen(find_weights(ratings, settings), find_confidence(spark, ratings, settings))
+    return Chosen(find_weights(ratings, settings), find_confidence(ratings, settings), at=now())
 
 
 def fit(spark: SparkSession, ratings: Ratings, settings: Settings, chosen: Chosen | None) -> Model:
@@ -56,33 +73,63 @@ def fit(spark: SparkSession, ratings: Ratings, settings: Settings, chosen: Chose
     return Model(rating, fit_preferences(spark, ratings, settings, chosen.confidence))
 
 
+def refit(model: Model, ratings: Ratings, settings: Settings, chosen: Chosen | None) -> Model:
+    """Continue a fit on more ratings of the same users and restaurants, by sweeps alone."""
+    items = model.rating.restaurant_factors
+    rating = _sweep_rating(items, ratings, settings, chosen.weights if chosen else None)
+    if chosen is None or model.preferences is None:
+        return Model(rating, preferences=None)
+    items = model.preferences.factors
+    return Model(rating, _sweep_preferences(items, ratings, settings, chosen.confidence))
+
+
 def fit_rating(
     spark: SparkSession, ratings: Ratings, settings: Settings, weights: Weights | None
 ) -> RatingModel:
     """Fit how much a user would like a restaurant.
 
-    A regularised baseline is taken out first, and ALS explains the rest; without weights, ALS is
-    fitted to the ratings as they are.
+    A regularised baseline is taken out first, and ALS explains the rest. MLlib fits it to the
+    training users, and sweeps extend it to all. Without weights, ALS is fitted to the ratings as
+    they are, and MLlib to all users.
     """
-    shape = len(ratings.users), len(ratings.restaurants)
-    if weights is None:
-        baseline, bounds = no_baseline(shape), (-np.inf, np.inf)
-    else:
-        baseline, bounds = fit_bias(ratings, weights), (settings.rating_min, settings.rating_max)
-    table = _table(ratings, ratings.rating - baseline.predict(ratings.user, ratings.restaurant))
+    rest, _, _ = _rest(ratings, settings, weights)
+    everybody = np.ones(len(ratings.users), dtype=bool)
+    users = everybody if weights is None else teachers(ratings, settings)
     als = _als(spark, settings).setRank(settings.als_rank).setRegParam(settings.als_reg_param)
     als = als.setMaxIter(settings.als_max_iter)
-    model = als.fit(_frame(spark, table, als))
-    return RatingModel(
-        baseline,
-        factor_matrix(model.userFactors, shape[0], model.rank),
-        factor_matrix(model.itemFactors, shape[1], model.rank),
-        bounds,
-    )
+    items = _mllib_items(spark, als, ratings, rest.data, users)
+    return _sweep_rating(items, ratings, settings, weights)
+
+
+def _sweep_rating(
+    items: NDArray[np.float32], ratings: Ratings, settings: Settings, weights: Weights | None
+) -> RatingModel:
+    """Sweep over all ratings from these item factors; NaN for users and items without ratings."""
+    rest, baseline, bounds = _rest(ratings, settings, weights)
+    step = partial(explicit_step, reg_param=settings.als_reg_param, threads=cores())
+    with _singular_rejected():
+        items = sweep(step, rest, items, _most_sweeps(rest.nnz))
+        users = step(rest, items)
+    check_finite("ALS's factors", users, items, remedy=REMEDY)
+    items[np.bincount(ratings.restaurant, minlength=len(items)) == 0] = np.nan
+    users[np.bincount(ratings.user, minlength=len(users)) == 0] = np.nan
+    return RatingModel(baseline, users, items, bounds)
+
+
+def _rest(
+    ratings: Ratings, settings: Settings, weights: Weights | None
+) -> tuple[csr_array, Bias, tuple[float, float]]:
+    """Return what the baseline leaves of each rating, the baseline, and the predictions' bounds."""
+    rest = ratings.matrix()
+    if weights is None:
+        return rest, no_baseline(rest.shape), (-np.inf, np.inf)
+    baseline = fit_bias(ratings, weights)
+    rest.data -= baseline.predict(ratings.user, ratings.restaurant)
+    return rest, baseline, (settings.rating_min, settings.rating_max)
 
 
 def offsets_alone(ratings: Ratings, settings: Settings, weights: Weights) -> RatingModel:
-    """Return the rating's fit without ALS, which foretells the same pairs."""
+    """Return the rating's fit without ALS, which predicts the same pairs."""
     user, restaurant = (
         np.where(np.bincount(of, minlength=len(ids)) > 0, 0, np.nan).astype(np.float32)[:, None]
         for of, ids in ((ratings.user, ratings.users), (ratings.restaurant, ratings.restaurants))
@@ -94,33 +141,56 @@ def offsets_alone(ratings: Ratings, settings: Settings, weights: Weights) -> Rat
 def fit_preferences(
     spark: SparkSession, ratings: Ratings, settings: Settings, confidence: Confidence
 ) -> Preferences:
-    """Fit who would go where, a rating saying how sure that is.
+    """Fit which restaurants a user goes to; a rating sets the confidence of a visit.
 
-    Only restaurants are fitted, by the users who have rated two or more: one rating says nothing
-    of what goes together, and of who has given it there are so many that it drowns what does. Any
-    user's factors follow from those of the restaurants, so that not all users need take part.
+    MLlib fits the item factors to the training users, and sweeps extend them to all users of two
+    ratings and more. Single ratings are left out: they relate no two restaurants, and there are
+    so many of them that they drown those that do.
     """
     visits = visits_of(ratings, settings)
+    als = _als(spark, settings).setRank(confidence.rank).setRegParam(confidence.reg_param)
+    als = als.setImplicitPrefs(True).setAlpha(confidence.alpha_of(visits))
+    als = als.setMaxIter(settings.als_max_iter)
+    items = _mllib_items(spark, als, ratings, visits.data, teachers(ratings, settings))
+    return _sweep_preferences(items, ratings, settings, confidence)
+
+
+def _sweep_preferences(
+    items: NDArray[np.float32], ratings: Ratings, settings: Settings, confidence: Confidence
+) -> Preferences:
+    """Sweep over all users of two ratings and more from these item factors."""
+    visits = visits_of(ratings, settings)
+    several = csr_array(visits[np.diff(visits.indptr) >= 2])
     alpha, reg_param = confidence.alpha_of(visits), confidence.reg_param
-    factors = np.full((len(ratings.restaurants), settings.als_preference_rank), np.nan, np.float32)
-    rows = teachers(ratings, settings)[ratings.user]
-    if rows.any():
-        als = _als(spark, settings).setRank(settings.als_preference_rank).setRegParam(reg_param)
-        als = als.setImplicitPrefs(True).setAlpha(alpha).setMaxIter(settings.als_max_iter)
-        table = _table(ratings, visits.data).filter(pa.array(rows))
-        model = als.fit(_frame(spark, table, als))
-        factors = factor_matrix(model.itemFactors, len(ratings.restaurants), model.rank)
-    else:
+    step = partial(implicit_step, alpha=alpha, reg_param=reg_param, threads=cores())
+    with _singular_rejected():
+        items = sweep(step, several, items, _most_sweeps(several.nnz))
+    check_finite("ALS's factors", items, remedy=REMEDY)
+    if not several.nnz:
         log.warning("nobody has rated two restaurants: the most popular ones are recommended")
     popularity = popularity_of(ratings, settings)
-    return preferences_of(factors, popularity, alpha=alpha, reg_param=reg_param)
+    return preferences_of(items, popularity, alpha=alpha, reg_param=reg_param)
+
+
+def _most_sweeps(ratings: int) -> int:
+    """Return how many sweeps the time for them allows: 15 on small data, 3 from 5 million on."""
+    return int(np.clip(_SWEPT_RATINGS // max(ratings, 1), 3, 15))
+
+
+@contextmanager
+def _singular_rejected() -> Iterator[None]:
+    """Reject a fit whose equations have no solution."""
+    try:
+        yield
+    except np.linalg.LinAlgError as error:
+        raise ModelRejectedError(f"ALS's equations have no solution ({error}); {REMEDY}") from None
 
 
 def _als(spark: SparkSession, settings: Settings) -> ALS:
-    blocks = settings.als_blocks or max(2, spark.sparkContext.defaultParallelism)
+    blocks = max(2, spark.sparkContext.defaultParallelism)
     return ALS(
         coldStartStrategy=settings.als_cold_start_strategy,
-        checkpointInterval=settings.als_checkpoint_interval,
+        checkpointInterval=_CHECKPOINT_INTERVAL,
         numUserBlocks=blocks,
         numItemBlocks=blocks,
         seed=settings.seed,
@@ -130,17 +200,25 @@ def _als(spark: SparkSession, settings: Settings) -> ALS:
     )
 
 
-def _table(ratings: Ratings, values: NDArray[np.float64]) -> pa.Table:
-    columns = [ratings.user, ratings.restaurant, values.astype(np.float32)]
-    return pa.table(columns, names=["user", "restaurant", "rating"])
-
-
-def _frame(spark: SparkSession, table: pa.Table, als: ALS) -> DataFrame:
-    return spark.createDataFrame(table).coalesce(als.getNumUserBlocks())
+def _mllib_items(
+    spark: SparkSession,
+    als: ALS,
+    ratings: Ratings,
+    values: NDArray[np.float64],
+    users: NDArray[np.bool_],
+) -> NDArray[np.float32]:
+    """Fit MLlib's ALS to the ratings of some users; return the item factors, NaN where unseen."""
+    rows = users[ratings.user]
+    if not rows.any():
+        return np.full((len(ratings.restaurants), als.getRank()), np.nan, np.float32)
+    columns = [ratings.user[rows], ratings.restaurant[rows], values[rows].astype(np.float32)]
+    table = pa.table(columns, names=["user", "restaurant", "rating"])
+    model = als.fit(spark.createDataFrame(table).coalesce(als.getNumUserBlocks()))
+    return factor_matrix(model.itemFactors, len(ratings.restaurants), model.rank)
 
 
 def factor_matrix(factors: DataFrame, count: int, rank: int) -> NDArray[np.float32]:
-    """Bring a model's factors here.
+    """Collect a model's factors from Spark.
 
     Parameters
     ----------
@@ -159,7 +237,7 @@ def factor_matrix(factors: DataFrame, count: int, rank: int) -> NDArray[np.float
     Raises
     ------
     ModelRejectedError
-        If a factor is not finite, as after a fit that did not hold.
+        If a factor is not finite.
     """
     matrix = np.full((count, rank), np.nan, dtype=np.float32)
     for batch in factors.toArrow().to_batches():

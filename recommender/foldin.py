@@ -1,43 +1,39 @@
-"""Who would go where, from the restaurants' factors alone: the last half of an ALS step, exactly.
+"""Fold-in: a user's preferences from the item factors alone, by one exact ALS half-step.
 
-Implicit-feedback ALS (Hu, Koren and Volinsky, 2008) gives restaurants factors v_i. A user of the
-ratings r_i of n restaurants then has the factors that minimise
-
-    sum_i c_i (p_i - u.v_i)^2 + reg n |u|^2,    c_i = 1 + alpha r_i,  p_i = 1 where rated, else 0,
-
-over *all* restaurants i. So somebody who has rated since the training, or never took part in it,
-gets what a training would give. Arrays in, arrays out.
+A user who has rated since the training, or did not take part in it, gets the factors that a
+training would give. Arrays in, arrays out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from recommender.als.sweeps import diagonalise, implicit_step, solve_rows, sweep
+
 _TIE_BREAK = 1e-6
-_GROUP_VALUES = 2**22
 
 
 @dataclass(frozen=True, eq=False)
 class Preferences:
-    """Ranks restaurants for anybody by what they have rated.
+    """Ranks restaurants for any user by what the user has rated.
 
     Built by :func:`preferences_of`.
 
     Attributes
     ----------
     factors
-        float32 (restaurants, rank), turned so that their Gram matrix is diagonal, which leaves all
+        float32 (restaurants, rank), rotated so that their Gram matrix is diagonal, which leaves all
         inner products as they are; 0 for a restaurant that nobody rated besides another.
     spectrum
         float64 (rank,), that diagonal.
     popularity
-        float32 (restaurants,), how good each is for anybody, the highest being 1.
+        float32 (restaurants,), the score of each for all users alike, the highest being 1.
     alpha, reg_param
         The parameters of the fit.
     """
@@ -55,10 +51,10 @@ class Preferences:
 
     @property
     def restaurant_factors(self) -> NDArray[np.float32]:
-        """What user factors are multiplied by: float32 (restaurants, rank + 1).
+        """The factors that user factors are multiplied by: float32 (restaurants, rank + 1).
 
-        The last column breaks ties by popularity, and is all that counts for somebody of whom the
-        other factors know nothing.
+        The last column breaks ties by popularity. It alone ranks for a user without any rating of
+        a restaurant that has factors.
         """
         return np.column_stack([self.factors, np.float32(_TIE_BREAK) * self.popularity])
 
@@ -75,17 +71,17 @@ class Preferences:
         float32 (users, rank + 1)
             For :attr:`restaurant_factors`; 0 but for the last where nothing known is rated.
         """
-        found = np.zeros((visits.shape[0], len(self.spectrum) + 1), dtype=np.float32)
-        found[:, -1] = 1
-        for users, rated, confidence in self._of_one_length(visits):
-            found[users, :-1] = self._solved(rated, confidence, confidence[..., None])[..., 0]
-        return found
+        weight = self.alpha * visits.data
+        solved = solve_rows(
+            visits, weight, 1 + weight, self.factors, self.spectrum, reg_param=self.reg_param
+        )
+        return np.column_stack([solved, np.ones(len(solved), np.float32)])
 
     def reasons(self, visits: csr_array, items: NDArray[np.int32], count: int) -> NDArray[np.int32]:
-        """Return the rated restaurants that speak most for each recommended one.
+        """Return the rated restaurants that contribute most to each recommended one's score.
 
-        A score is a sum over what is rated, u.v_j = sum_i v_j.a_i c_i, with a_i the solution of
-        `_solved` for restaurant i alone: those of the largest parts above 0 are the reasons.
+        With u = A^-1 F'c, the solution of the user's half-step, a score is a sum over the rated
+        restaurants: u.v_j = sum_i (A^-1 v_j).f_i c_i. Those of the largest parts above 0 count.
 
         Parameters
         ----------
@@ -99,58 +95,22 @@ class Preferences:
         Returns
         -------
         int32 (users, m, count)
-            Restaurants, the one that speaks most first; -1 after the last.
+            Restaurants, the largest part first; -1 after the last.
         """
-        found = np.full((*items.shape, count), -1, dtype=np.int32)
-        for users, rated, confidence in self._of_one_length(visits):
-            each = np.broadcast_to(np.eye(rated.shape[1]), (len(users), *[rated.shape[1]] * 2))
-            parts = self._solved(rated, confidence, each) * confidence[:, None, :]
-            wanted = self.factors[items[users]].astype(np.float64)
-            speaks = np.matmul(wanted, parts)
-            speaks[items[users] < 0] = 0
-            order = np.argsort(-speaks, axis=-1, kind="stable")[..., :count]
-            names = np.take_along_axis(rated[:, None, :], order, axis=-1)
-            telling = np.take_along_axis(speaks, order, axis=-1) > 0
-            found[users, :, : order.shape[-1]] = np.where(telling, names, -1)
-        return found
-
-    def _solved(
-        self,
-        rated: NDArray[np.int32],
-        confidence: NDArray[np.float64],
-        sides: NDArray[np.float64],
-    ) -> NDArray[np.float64]:
-        """Return (D + F'WF)^-1 F' S of each user, (users, rank, m), for the sides S, (users, n, m).
-
-        F are the factors of the n restaurants rated, W = diag(alpha r), and D = V'V + reg n I is
-        diagonal here. Where n is below the rank, the same is D^-1 F' (I + W F D^-1 F')^-1 S, with
-        only n unknowns.
-        """
-        n, rank = rated.shape[1], len(self.spectrum)
-        factors = self.factors[rated].astype(np.float64)
-        weights, diagonal = (confidence - 1)[..., None], self.spectrum + self.reg_param * n
-        if n < rank:
-            spread = (factors / diagonal).swapaxes(1, 2)
-            inner = np.eye(n) + weights * np.matmul(factors, spread)
-            return np.asarray(np.matmul(spread, np.linalg.solve(inner, sides)))
-        turned = factors.swapaxes(1, 2)
-        normal = np.diag(diagonal) + np.matmul(turned, weights * factors)
-        return np.linalg.solve(normal, np.matmul(turned, sides))
-
-    def _of_one_length(
-        self, visits: csr_array
-    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.int32], NDArray[np.float64]]]:
-        """Yield groups of users with as many ratings: users, restaurants (u, n), and c (u, n)."""
-        lengths = np.diff(visits.indptr)
-        for n in np.unique(lengths[lengths > 0]):
-            users = np.flatnonzero(lengths == n)
-            rank = len(self.spectrum)
-            step = max(1, _GROUP_VALUES // int(min(n, rank) ** 2 + n * rank))
-            for start in range(0, len(users), step):
-                group = users[start : start + step]
-                places = visits.indptr[group][:, None] + np.arange(n)
-                confidence = 1 + self.alpha * visits.data[places]
-                yield group, visits.indices[places], confidence
+        reasons = np.full((*items.shape, count), -1, dtype=np.int32)
+        for user in np.flatnonzero(np.diff(visits.indptr)):
+            span = slice(visits.indptr[user], visits.indptr[user + 1])
+            rated, weight = visits.indices[span], self.alpha * visits.data[span]
+            factors = self.factors[rated].astype(np.float64)
+            normal = np.diag(self.spectrum + self.reg_param * len(rated))
+            normal += factors.T @ (weight[:, None] * factors)
+            recommended = self.factors[items[user]].astype(np.float64)
+            parts = np.linalg.solve(normal, recommended.T).T @ factors.T * (1 + weight)
+            parts[items[user] < 0] = 0
+            order = np.argsort(-parts, axis=1, kind="stable")[:, :count]
+            positive = np.take_along_axis(parts, order, axis=1) > 0
+            reasons[user, :, : order.shape[1]] = np.where(positive, rated[order], -1)
+        return reasons
 
 
 def preferences_of(
@@ -160,22 +120,21 @@ def preferences_of(
     alpha: float,
     reg_param: float,
 ) -> Preferences:
-    """Make ready what ALS found.
+    """Make a fit's item factors ready to rank with.
 
     Parameters
     ----------
     factors
-        (restaurants, rank); NaN in the rows of restaurants that the fit did not see.
+        (restaurants, rank); NaN or 0 in the rows of restaurants that the fit did not see.
     popularity
-        (restaurants,), how good each is for anybody, such as how many have rated it; 0 or more.
+        (restaurants,), the score of each for all users alike, 0 or more, such as its ratings.
     alpha, reg_param
         The parameters of the fit; ``reg_param`` above 0.
     """
-    known = np.where(np.isnan(factors), 0, factors).astype(np.float64)
-    spectrum, turn = np.linalg.eigh(known.T @ known)
+    rotated, spectrum, _ = diagonalise(np.nan_to_num(factors))
     return Preferences(
-        factors=(known @ turn).astype(np.float32),
-        spectrum=np.maximum(spectrum, 0),
+        factors=rotated,
+        spectrum=spectrum,
         popularity=(popularity / (popularity.max(initial=0) or 1)).astype(np.float32),
         alpha=alpha,
         reg_param=reg_param,
@@ -183,36 +142,34 @@ def preferences_of(
 
 
 def alternate(
-    visits: csr_array, rank: int, *, alpha: float, reg_param: float, iterations: int, seed: int
+    visits: csr_array,
+    rank: int,
+    *,
+    alpha: float,
+    reg_param: float,
+    iterations: int,
+    seed: int,
+    settled: float = 0.0,
+    threads: int = 1,
 ) -> NDArray[np.float32]:
-    """Fit restaurants' factors by half steps of ALS in turn, here and without Spark.
-
-    It is the same ALS; for what is small and is fitted many times, such as to try parameters.
+    """Fit item factors by sweeps from random ones, without Spark, for fits that are evaluated.
 
     Parameters
     ----------
     visits
         (users, restaurants), as in `Preferences.user_factors`.
-    rank, alpha, reg_param, iterations, seed
+    rank, alpha, reg_param, seed
         Those of the fit.
+    iterations, settled
+        Most sweeps, and the change below which they stop; see `recommender.als.sweeps.sweep`.
 
     Returns
     -------
     float32 (restaurants, rank)
-        NaN in the rows of restaurants that nobody has rated.
+        0 in the rows of restaurants that nobody has rated.
     """
-    turned = csr_array(visits.T)
-    unrated = np.diff(turned.indptr) == 0
-    factors = np.random.default_rng(seed).standard_normal((len(unrated), rank), np.float32)
-    factors /= np.linalg.norm(factors, axis=1, keepdims=True)
-    factors[unrated] = np.nan
-
-    def half_step(known: NDArray[np.float32], rows: csr_array) -> NDArray[np.float32]:
-        none = np.zeros(len(known), dtype=np.int64)
-        found = preferences_of(known, none, alpha=alpha, reg_param=reg_param)
-        return found.user_factors(rows)[:, :-1]
-
-    for _ in range(iterations):
-        factors = half_step(half_step(factors, visits), turned)
-    factors[unrated] = np.nan
-    return factors
+    start = np.random.default_rng(seed).standard_normal((visits.shape[1], rank), np.float32)
+    start /= np.linalg.norm(start, axis=1, keepdims=True)
+    start[np.bincount(visits.indices, minlength=len(start)) == 0] = 0
+    step = partial(implicit_step, alpha=alpha, reg_param=reg_param, threads=threads)
+    return sweep(step, visits, start, iterations, settled)

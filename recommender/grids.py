@@ -50,7 +50,7 @@ PREFERENCE = Search(
         "als_preference_rank": (32, 64),
         "als_max_iter": (10, 20),
     },
-    (*_SPLIT, "als_top_n", "als_evaluate_users", "als_preference_users"),
+    (*_SPLIT, "als_top_n", "als_preference_users"),
 )
 # By ALS_OBJECTIVE: each stage starts from the best parameters of the one before. ALS_MAX_ITER
 # belongs to the fit that ranks restaurants.

@@ -1,4 +1,4 @@
-"""How good a model is on what was held out: of its ratings and of its lists, for the ledger."""
+"""Evaluation of a model on held-out ratings: its predictions and its lists, for the ledger."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ from scipy.sparse import csr_array
 
 from recommender.evaluation import (
     cross_fitted,
+    ndcg_of_each,
     no_quality,
     ranking_quality,
     rating_error,
 )
-from recommender.models import Model, RatingModel, visits_of
+from recommender.models import Model, RatingModel, popularity_of, visits_of
 from recommender.ratings import Ratings
 from recommender.settings import Settings
 from recommender.splits import who_liked
 from recommender.topn import top_n
 
-# From how many ratings on, in the training part, users are judged apart.
+EVALUATED_USERS = 20_000
+
+# Lower bounds, in training ratings, of the groups of users that are evaluated apart.
 _ACTIVITIES = (1, 2, 5, 10)
-_RANDOM_DIRECTIONS = 16
-_OF_GROUPS = ("ndcg", "recall", "hit_rate", "map")
+_RANDOM_FACTORS = 16
+_OF_GROUPS = ("ndcg", "ndcg_error", "recall", "hit_rate", "map")
 
 
-def judge_ratings(
+def evaluate_ratings(
     model: RatingModel, part: Ratings, held_out: Ratings, settings: Settings
 ) -> tuple[float, dict[str, Any]]:
-    """Compare the foretold ratings with those held out, beside the mean and the baseline.
+    """Compare predictions with the held-out ratings, beside the mean and the baseline.
 
     Parameters
     ----------
@@ -40,7 +43,7 @@ def judge_ratings(
     Returns
     -------
     share
-        How much of what ALS says is to be believed.
+        The blend weight of ALS.
     figures
         The ledger's ``metrics.als``: a :class:`recommender.evaluation.RatingError`, and ``share``.
     """
@@ -51,18 +54,18 @@ def judge_ratings(
         return 1.0, {**asdict(error), "share": 1.0}
     base, rest = model.bias.predict(*pairs), model.residual(*pairs)
     share, explained = cross_fitted(rest, held_out.rating - base, seed=settings.seed)
-    baseline, predicted = (np.clip(said, *model.bounds) for said in (base, base + explained))
+    baseline, predicted = (np.clip(each, *model.bounds) for each in (base, base + explained))
     error = rating_error(predicted, held_out.rating, mean, baseline, drop_cold=drop)
     return share, {**asdict(error), "share": share}
 
 
-def judge_lists(
+def evaluate_lists(
     model: Model, part: Ratings, held_out: Ratings, settings: Settings
 ) -> dict[str, Any]:
-    """Compare the lists of users with what they liked of what was held out.
+    """Compare the lists of test users with the held-out restaurants that they liked.
 
-    Liked is what is three quarters up the scale, or higher. The model's lists stand beside the
-    popular list, less what each has rated, and random ones.
+    A restaurant is liked from three quarters up the scale on. The model's lists stand beside the
+    popular list, which is what is served to unknown users, and random ones.
 
     Parameters
     ----------
@@ -73,47 +76,56 @@ def judge_lists(
     -------
     dict
         The ledger's ``metrics.lists``: a :class:`recommender.evaluation.RankingQuality` of the
-        model, one each of ``popular`` and ``random``, and, by how many ratings users have in the
-        training part, ``by_activity``. Without anything liked, figures are None for a ``reason``.
+        model, with its ``ndcg_error``, one each of ``popular`` and ``random``, and, by how many
+        ratings users have in the training part, ``by_activity``. Without a relevant restaurant,
+        figures are None and ``reason`` says why.
     """
-    asked, hidden = who_liked(held_out, settings)
-    if not len(asked):
-        return {"users": 0, **no_quality("no rating held out is of a restaurant liked")}
+    users, relevant = who_liked(held_out, settings)
+    if not len(users):
+        return {"users": 0, **no_quality("no held-out rating is of a restaurant liked")}
     rng = np.random.default_rng(settings.seed)
-    if len(asked) > settings.als_evaluate_users:
-        drawn = np.sort(rng.choice(len(asked), settings.als_evaluate_users, replace=False))
-        asked, hidden = asked[drawn], csr_array(hidden[drawn])
-    seen = visits_of(part, settings)[asked]
-    popularity = np.bincount(part.restaurant, minlength=len(part.restaurants))
-    random_users = rng.standard_normal((len(asked), _RANDOM_DIRECTIONS), np.float32)
-    random_places = rng.standard_normal((seen.shape[1], _RANDOM_DIRECTIONS), np.float32)
-    n = settings.als_top_n
+    if len(users) > EVALUATED_USERS:
+        drawn = np.sort(rng.choice(len(users), EVALUATED_USERS, replace=False))
+        users, relevant = users[drawn], csr_array(relevant[drawn])
+    seen, n = visits_of(part, settings)[users], settings.als_top_n
+    popularity = popularity_of(part, settings).astype(np.float32)
+    random_users = rng.standard_normal((len(users), _RANDOM_FACTORS), np.float32)
+    random_items = rng.standard_normal((seen.shape[1], _RANDOM_FACTORS), np.float32)
 
-    def lists(users: NDArray[np.float32], places: NDArray[np.float32]) -> NDArray[np.int64]:
-        return top_n(users, places, n, seen)[0].astype(np.int64)
+    def lists(users: NDArray[np.float32], items: NDArray[np.float32]) -> NDArray[np.int64]:
+        return top_n(users, items, n, seen)[0].astype(np.int64)
 
-    own = lists(model.user_factors(asked, seen), np.nan_to_num(model.restaurant_factors))
-    popular = lists(np.ones((len(asked), 1), np.float32), popularity[:, None].astype(np.float32))
-    chance = lists(random_users, random_places)
+    own = lists(model.user_factors(users, seen), np.nan_to_num(model.restaurant_factors))
+    popular = lists(np.ones((len(users), 1), np.float32), popularity[:, None])
+    chance = lists(random_users, random_items)
     return {
-        "users": len(asked),
+        "users": len(users),
         "shown": n,
-        **asdict(ranking_quality(own, seen, hidden, n)),
-        "popular": asdict(ranking_quality(popular, seen, hidden, n)),
-        "random": asdict(ranking_quality(chance, seen, hidden, n)),
-        "by_activity": _by_activity(own, seen, hidden, n),
+        **_figures(own, seen, relevant, n),
+        "popular": _figures(popular, seen, relevant, n),
+        "random": _figures(chance, seen, relevant, n),
+        "by_activity": _by_activity(own, seen, relevant, n),
     }
 
 
+def _figures(
+    lists: NDArray[np.int64], seen: csr_array, relevant: csr_array, n: int
+) -> dict[str, float | None]:
+    """Return the quality of lists, and the standard error of its NDCG, None of a single user."""
+    each = ndcg_of_each(lists, seen, relevant, n)
+    error = float(each.std(ddof=1) / np.sqrt(len(each))) if len(each) > 1 else None
+    return {**asdict(ranking_quality(lists, seen, relevant, n)), "ndcg_error": error}
+
+
 def _by_activity(
-    lists: NDArray[np.int64], seen: csr_array, hidden: csr_array, n: int
+    lists: NDArray[np.int64], seen: csr_array, relevant: csr_array, n: int
 ) -> list[dict[str, Any]]:
     group = np.searchsorted(_ACTIVITIES, np.diff(seen.indptr), side="right") - 1
     figures = []
     for number, least in enumerate(_ACTIVITIES):
         rows = np.flatnonzero(group == number)
         if len(rows):
-            quality = asdict(ranking_quality(lists[rows], seen[rows], hidden[rows], n))
+            quality = _figures(lists[rows], seen[rows], relevant[rows], n)
             own = {name: quality[name] for name in _OF_GROUPS}
             figures.append({"ratings_from": least, "users": len(rows), **own})
     return figures

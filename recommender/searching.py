@@ -16,8 +16,16 @@ from recommender.confidence import find_confidence
 from recommender.core.plots import save_line_charts
 from recommender.errors import DataError
 from recommender.fitting import fit_preferences, fit_rating, offsets_alone
-from recommender.grids import BASELINE, PREFERENCE, RATING_ALONE, STAGES, Axes, Search, parse_grid
-from recommender.judging import judge_lists, judge_ratings
+from recommender.grids import (
+    BASELINE,
+    PREFERENCE,
+    RATING_ALONE,
+    STAGES,
+    Axes,
+    Search,
+    parse_grid,
+)
+from recommender.judging import evaluate_lists, evaluate_ratings
 from recommender.models import Model
 from recommender.mongo_source import read_ratings
 from recommender.ratings import Ratings, counts_of
@@ -152,17 +160,17 @@ def measure(
         If the fit is not finite.
     """
     if search is PREFERENCE:
-        confidence = find_confidence(spark, train, settings)
+        confidence = find_confidence(train, settings)
         preferences = fit_preferences(spark, train, settings, confidence)
         model = Model(offsets_alone(train, settings, Weights()), preferences)
-        metrics = judge_lists(model, train, test, settings)
+        metrics = evaluate_lists(model, train, test, settings)
     elif search is BASELINE:
         rating = offsets_alone(train, settings, find_weights(train, settings))
-        metrics = judge_ratings(rating, train, test, settings)[1]
+        metrics = evaluate_ratings(rating, train, test, settings)[1]
     else:
         weights = None if search is RATING_ALONE else find_weights(train, settings)
         rating = fit_rating(spark, train, settings, weights)
-        metrics = judge_ratings(rating, train, test, settings)[1]
+        metrics = evaluate_ratings(rating, train, test, settings)[1]
     figure = metrics[search.measure.lower()]
     if figure is None:
         raise DataError(f"no {search.measure}: {metrics['reason']}")

@@ -149,22 +149,26 @@ class Settings(BaseSettings):
     als_restaurant_weight: float | None = Field(
         None, gt=0, description="damping of the restaurant bias, likewise"
     )
-    als_preference_rank: Count = Field(64, description="number of latent factors of the preference")
+    als_preference_rank: Count | None = Field(
+        None,
+        description="number of latent factors of the preference; unset: 32, or 64 if that ranks "
+        "held-out ratings better",
+    )
     als_preference_reg_param: float | None = Field(
         None,
         gt=0,
         description="ALS regularisation of the preference; unset: a fifth of `ALS_ALPHA`",
     )
     als_preference_users: Count = Field(
-        50_000,
-        description="users of two ratings and more that the preference is fitted to, at most, "
-        "drawn by how many more; the others are folded in",
+        20_000,
+        description="users of two ratings and more that MLlib fits, at most, the active ones more "
+        "often; exact ALS half-steps then extend the fit to all",
     )
     als_alpha: float | None = Field(
         None,
         gt=0,
         description="how much more a restaurant rated with the mean counts than one unrated; "
-        "unset: as much as ranks held-out ratings best, 20 where none does so surely",
+        "unset: as much as ranks held-out ratings best",
     )
     als_cold_start_strategy: Literal["drop", "nan"] = Field(
         "drop",
@@ -176,16 +180,7 @@ class Settings(BaseSettings):
     als_test_split: Literal["random", "time"] = Field(
         "random", description="which are held out: `random` ones, or by `time` the latest"
     )
-    als_evaluate_users: Count = Field(
-        20_000, description="users whose lists are judged, at most, chosen at random"
-    )
     als_top_n: int = Field(13, ge=1, le=1000, description="restaurants recommended to each user")
-    als_blocks: Count | None = Field(
-        None, description="blocks that ALS divides users and restaurants into; unset: one a core"
-    )
-    als_checkpoint_interval: Count = Field(
-        10, description="ALS iterations between two checkpoints that cut the lineage"
-    )
 
     clusters_k: Count = Field(50, description="number of clusters")
     clusters_space: Literal["tastes", "ratings"] = Field(

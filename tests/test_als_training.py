@@ -136,6 +136,10 @@ def test_without_the_clustering_only_recommendations_are_published(
     assert [d["recommendations"] for d in db["Recommendations"].find()] == [[]]
     assert db["Clusters"].count_documents({}) == 0
     assert "RMSE         none: no rating was held out" in capsys.readouterr().out
+    assert train_here(als_training.main, "--no-clustering") == 0
+    again, first = Ledger(db).recent(2)
+    assert first["chosen"]["from_run"] is None
+    assert again["chosen"] == {**first["chosen"], "from_run": first["run_id"]}
 
 
 def test_an_empty_database_ends_with_65_and_leaves_what_was_there(
@@ -265,7 +269,7 @@ def test_a_failure_inside_spark_has_its_code_one_line_and_its_place_in_the_ledge
     db["Reviews"].insert_many(
         [{"user_id": f"u{i}", "gmap_id": f"r{i % 3}", "rating": 1 + i % 5} for i in range(40)]
     )
-    singular = {"ALS_REG_PARAM": "0", "ALS_RANK": "60"}
+    singular = {"ALS_OBJECTIVE": "rating", "ALS_REG_PARAM": "0", "ALS_RANK": "60"}
     assert train_here(als_training.main, **singular) == 70
     run = Ledger(db).recent(1)[0]
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {run['error']}"

@@ -118,7 +118,7 @@ def test_only_the_spark_job_loads_pyspark(name: str) -> None:
 
 def test_the_files_that_import_pyspark_are_few_and_known() -> None:
     users = {name for name in MODULES if any(i.startswith("pyspark") for i in imports_of(name))}
-    known = ("confidence", "fitting", "mongo_source", "searching", "spark")
+    known = ("fitting", "mongo_source", "searching", "spark")
     assert users == {"als_training", *(f"recommender.{name}" for name in known)}
 
 

@@ -1,54 +1,73 @@
-"""How sure ratings make a preference: found on what is held out, on a real Spark."""
+"""The choice of alpha and rank on held-out ratings."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from pyspark.sql import SparkSession
 
+from recommender import confidence
 from recommender.confidence import USUAL_ALPHA, Confidence, find_confidence
 from recommender.ratings import Ratings
 from recommender.settings import Settings
 from tests.support import ratings_of
 
+SMALL: dict[str, Any] = {"als_preference_rank": 8}
+
 
 @pytest.fixture
 def quick(db_settings: Settings) -> Settings:
-    return db_settings.model_copy(update={"als_preference_rank": 8})
+    return db_settings.model_copy(update=SMALL)
 
 
 def dense(seed: int) -> Ratings:
-    """Users who have been to a third of all places, those that suit their taste best."""
+    """Users who have been to a third of all restaurants, those that suit their taste best."""
     rng = np.random.default_rng(seed)
-    suits = rng.normal(size=(200, 5)) @ rng.normal(size=(5, 120)) + rng.normal(size=(200, 120))
-    went = np.argsort(-suits, axis=1)[:, :40]
+    suits = rng.normal(size=(100, 3)) @ rng.normal(size=(3, 60)) + rng.normal(size=(100, 60))
+    went = np.argsort(-suits, axis=1)[:, :20]
     return ratings_of(
-        [(f"u{u:03}", f"r{place:03}", 5.0) for u, places in enumerate(went) for place in places]
+        [(f"u{u:03}", f"r{item:03}", 5.0) for u, items in enumerate(went) for item in items]
     )
 
 
-def test_what_is_set_by_hand_stays(spark: SparkSession, quick: Settings) -> None:
+def test_what_is_set_by_hand_stays(quick: Settings) -> None:
     by_hand = quick.model_copy(update={"als_alpha": 5.0})
-    assert find_confidence(spark, dense(1), by_hand) == Confidence(5, 1)
-    both = by_hand.model_copy(update={"als_preference_reg_param": 0.3})
-    assert find_confidence(spark, dense(1), both) == Confidence(5, 0.3)
+    assert find_confidence(dense(1), by_hand) == Confidence(5, 1, 8)
+    reg_param = quick.model_copy(update={"als_preference_reg_param": 0.3})
+    first, again = (find_confidence(dense(1), reg_param) for _ in range(2))
+    assert first.reg_param == 0.3
+    assert first == again
 
 
-def test_the_regularisation_by_hand_is_that_of_the_alpha_found(
-    spark: SparkSession, quick: Settings
+def test_where_users_rated_most_of_what_suits_them_alpha_is_low(quick: Settings) -> None:
+    chosen = find_confidence(dense(2), quick)
+    assert chosen.alpha < USUAL_ALPHA
+    assert chosen.reg_param == pytest.approx(chosen.alpha / 5)
+
+
+@pytest.mark.parametrize(
+    ("means", "chosen"),
+    [
+        ({(20, 64): 0.3, (5, 64): 0.2, (60, 64): 0.1, (20, 32): 0.3}, (20, 64)),
+        ({(20, 64): 0.3, (5, 64): 0.2, (60, 64): 0.4, (60, 32): 0.39}, (60, 64)),
+        ({(20, 64): 0.3, (5, 64): 0.4, (1, 64): 0.3, (5, 32): 0.5}, (5, 32)),
+        ({(20, 64): 0.3, (5, 64): 0.4, (1, 64): 0.5, (1, 32): 0.501}, (1, 64)),
+    ],
+)
+def test_the_best_mean_is_taken_and_the_lower_rank_where_it_is_clearly_better(
+    db_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    means: dict[tuple[float, int], float],
+    chosen: tuple[int, int],
 ) -> None:
-    by_hand = quick.model_copy(update={"als_preference_reg_param": 0.3})
-    found = find_confidence(spark, dense(1), by_hand)
-    assert found.reg_param == 0.3
-    assert found.alpha == find_confidence(spark, dense(1), by_hand).alpha
+    def ndcg(trial: Any, tried: Confidence, settings: Settings) -> Any:
+        noise = np.random.default_rng(tried.rank).normal(0, 0.05, 30)
+        return means[tried.alpha, tried.rank] + noise - noise.mean()
 
-
-def test_where_users_have_been_to_most_of_what_suits_them_alpha_is_low(
-    spark: SparkSession, quick: Settings
-) -> None:
-    found = find_confidence(spark, dense(2), quick)
-    assert found.alpha < USUAL_ALPHA
-    assert found.reg_param == pytest.approx(found.alpha / 5)
+    monkeypatch.setattr(confidence, "_ndcg", ndcg)
+    best = find_confidence(dense(1), db_settings)
+    assert (best.alpha, best.rank) == chosen
 
 
 @pytest.mark.parametrize(
@@ -56,40 +75,10 @@ def test_where_users_have_been_to_most_of_what_suits_them_alpha_is_low(
     [
         [(f"u{i}", f"r{i % 3}", 5.0) for i in range(30)],  # nobody has rated two
         [(f"u{i}", f"r{j}", 1.0) for i in range(30) for j in range(3)],  # nobody likes any
+        [("u1", "a", 5.0), ("u1", "b", 5.0), ("u2", "a", 5.0), ("u2", "b", 5.0)],  # all tie
     ],
 )
-def test_where_nothing_can_be_judged_it_is_the_usual_one(
-    spark: SparkSession, quick: Settings, rows: list[tuple[str, str, float]]
+def test_where_nothing_decides_it_is_the_usual_one(
+    db_settings: Settings, rows: list[tuple[str, str, float]]
 ) -> None:
-    assert find_confidence(spark, ratings_of(rows), quick) == Confidence(USUAL_ALPHA, 4)
-
-
-def chance(seed: int) -> Ratings:
-    """Users who have been to any three of many places."""
-    rng = np.random.default_rng(seed)
-    return ratings_of(
-        [
-            (f"u{user}", f"r{place:03}", 5.0)
-            for user in range(40)
-            for place in rng.choice(300, 3, replace=False)
-        ]
-    )
-
-
-def test_chance_seldom_moves_it(spark: SparkSession, quick: Settings) -> None:
-    found = [find_confidence(spark, chance(seed), quick).alpha for seed in range(20)]
-    assert found.count(USUAL_ALPHA) >= 18
-
-
-@pytest.mark.parametrize("ratings", [2, 3])
-def test_a_single_user_of_several_ratings_does_not_move_it(
-    spark: SparkSession, quick: Settings, ratings: int
-) -> None:
-    rows = [("several", f"r{place}", 5.0) for place in range(ratings)]
-    rows += [(f"u{user}", f"r{user % 9}", 5.0) for user in range(30)]
-    assert find_confidence(spark, ratings_of(rows), quick) == Confidence(USUAL_ALPHA, 4)
-
-
-def test_it_is_seeded(spark: SparkSession, quick: Settings) -> None:
-    ratings = dense(4)
-    assert find_confidence(spark, ratings, quick) == find_confidence(spark, ratings, quick)
+    assert find_confidence(ratings_of(rows), db_settings) == Confidence(USUAL_ALPHA, 4, 64)

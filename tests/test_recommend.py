@@ -49,7 +49,7 @@ def stage_lists(spark: SparkSession, city: Ratings, db: MongoDatabase) -> StageL
 
 
 def fitted(spark: SparkSession, city: Ratings, settings: Settings) -> Model:
-    return fitting.fit(spark, city, settings, fitting.choose(spark, city, settings))
+    return fitting.fit(spark, city, settings, fitting.choose(city, settings))
 
 
 def test_the_blocks_together_are_all_users(city: Ratings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from recommender import fitting, searching
 from recommender.baseline import find_weights
 from recommender.errors import DataError
 from recommender.grids import BASELINE, PREFERENCE, RATING
-from recommender.judging import judge_ratings
+from recommender.judging import evaluate_ratings
 from recommender.lease import Lease
 from recommender.ledger import Ledger
 from recommender.mongo import MongoDatabase
@@ -45,7 +45,7 @@ def test_the_measure_is_that_of_a_training(
         for search in (BASELINE, RATING)
     )
     model = fitting.fit_rating(spark, train, quick_settings, find_weights(train, quick_settings))
-    _, error = judge_ratings(model, train, test, quick_settings)
+    _, error = evaluate_ratings(model, train, test, quick_settings)
     assert baseline == pytest.approx(error["baseline_rmse"], rel=1e-12)
     assert rating == pytest.approx(error["rmse"], rel=1e-3)
     nothing_liked = test.rows(test.rating < 4)

@@ -1,4 +1,5 @@
-"""Recommendations for known users, by alternating least squares on their ratings.
+"""Alternating least squares: fits, fold-in, and the parameters that are chosen for them.
 
-In: ratings. Out: each user's best unrated restaurants, and item factors to fold new users in with.
+In come ratings, as sparse users x items matrices; out go factors that rank items or predict
+ratings. Open ``sweeps.py`` first: its half-step serves training, fold-in and evaluation.
 """

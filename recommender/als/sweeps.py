@@ -1,0 +1,234 @@
+"""Exact half-steps of ALS over many rows, in blocks of rows and on several threads.
+
+A half-step keeps one side's factors v_i and solves a ridge regression for each row of the other
+side, with n stored values:
+
+    (G + sum_i w_i v_i v_i' + reg n I) u = sum_i s_i v_i
+
+Ratings r (explicit ALS) have w = 1, s = r and G = 0. Preferences (implicit-feedback ALS; Hu, Koren
+and Volinsky, 2008) have the confidence c = 1 + alpha r, w = c - 1, s = c and the Gram matrix
+G = V'V of *all* items. MLlib minimises the same two objectives. Arrays in, arrays out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from threadpoolctl import ThreadpoolController
+
+SETTLED = 0.05
+
+_BLOCK_VALUES = 2**19
+_CHUNK = 4_096  # values of a row that are gathered at a time
+# A block's rows are padded to the longest one, by at most an eighth.
+_PADDING = 8
+# Ratio of the weights to the regularisation above which float32 is not precise enough.
+_ILL_CONDITIONED = 1e4
+
+log = logging.getLogger(__name__)
+
+
+def sweep(
+    half_step: Callable[[csr_array, NDArray[np.float32]], NDArray[np.float32]],
+    rows: csr_array,
+    items: NDArray[np.float32],
+    most: int,
+    settled: float = SETTLED,
+) -> NDArray[np.float32]:
+    """Alternate user and item half-steps until the item factors settle.
+
+    Parameters
+    ----------
+    half_step
+        `implicit_step` or `explicit_step` with its parameters bound.
+    rows
+        (users, items).
+    items
+        (items, rank), the factors to start from. Items without factors, NaN, count as 0 in the
+        first user half-step; the item half-step then gives them their least-squares solution.
+    most
+        Most sweeps.
+    settled
+        Relative change of the item factors in one sweep below which sweeping stops.
+
+    Returns
+    -------
+    float32 (items, rank)
+        0 in the rows of items without a stored value.
+    """
+    columns = csr_array(rows.T)
+    items = np.nan_to_num(items)
+    for number in range(1, most + 1):
+        before, items = items, half_step(columns, half_step(rows, items))
+        change = float(np.linalg.norm(items - before) / (np.linalg.norm(items) or 1))
+        log.debug("sweep %d changed the item factors by %.3f", number, change)
+        if change < settled:
+            break
+    return items
+
+
+def implicit_step(
+    rows: csr_array, items: NDArray[np.float32], *, alpha: float, reg_param: float, threads: int = 1
+) -> NDArray[np.float32]:
+    """Return the factors of each row for the preferences that its values, above 0, stand for."""
+    rotated, spectrum, rotation = diagonalise(items)
+    weight = alpha * rows.data
+    solved = solve_rows(
+        rows, weight, 1 + weight, rotated, spectrum, reg_param=reg_param, threads=threads
+    )
+    return solved @ rotation.T
+
+
+def explicit_step(
+    rows: csr_array, items: NDArray[np.float32], *, reg_param: float, threads: int = 1
+) -> NDArray[np.float32]:
+    """Return the factors of each row that predict its values."""
+    weight, none = np.ones(rows.nnz), np.zeros(items.shape[1])
+    return solve_rows(rows, weight, rows.data, items, none, reg_param=reg_param, threads=threads)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()  # looks through all loaded libraries, which takes milliseconds
+
+
+def diagonalise(
+    items: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float32]]:
+    """Rotate factors so that their Gram matrix is diagonal; inner products stay as they are.
+
+    Returns
+    -------
+    rotated : float32 (items, rank)
+        ``items @ rotation``.
+    spectrum : float64 (rank,)
+        The diagonal, 0 or more.
+    rotation : float32 (rank, rank)
+    """
+    spectrum, rotation = np.linalg.eigh((items.T @ items).astype(np.float64))
+    rotation = rotation.astype(np.float32)
+    return items @ rotation, np.maximum(spectrum, 0), rotation
+
+
+def solve_rows(
+    rows: csr_array,
+    weight: NDArray[np.float64],
+    side: NDArray[np.float64],
+    items: NDArray[np.float32],
+    spectrum: NDArray[np.float64],
+    *,
+    reg_param: float,
+    threads: int = 1,
+) -> NDArray[np.float32]:
+    """Solve the regression of each row.
+
+    Parameters
+    ----------
+    rows
+        (rows, items), of which the stored positions count.
+    weight, side
+        (values,), the w and s of each stored value.
+    items
+        (items, rank), the v, finite.
+    spectrum
+        (rank,), the diagonal of G.
+    reg_param
+        The regularisation, above 0.
+    threads
+        How many blocks are solved at a time, each with single-threaded BLAS if there are several.
+
+    Returns
+    -------
+    float32 (rows, rank)
+        0 for a row without values.
+    """
+    safe = weight.max(initial=0) <= _ILL_CONDITIONED * reg_param
+    precision: Any = np.float32 if safe else np.float64
+    weight, side, factors = (a.astype(precision, copy=False) for a in (weight, side, items))
+    solved = np.zeros((rows.shape[0], items.shape[1]), np.float32)
+    lengths = np.diff(rows.indptr)
+
+    def solve(block: NDArray[np.intp]) -> None:
+        n = lengths[block][:, None]
+        columns = np.arange(n.max())
+        padding = columns >= n
+        position = np.where(padding, 0, rows.indptr[block][:, None] + columns)
+        # Padding has w = s = 0, so that it adds nothing to either side of the equations.
+        w, s = (np.where(padding, 0, values[position]) for values in (weight, side))
+        diagonal = (spectrum + reg_param * n).astype(precision)
+        method = _solve_few if len(columns) < len(spectrum) else _solve_many
+        solved[block] = method(factors, rows.indices[position], w, s, diagonal)
+
+    blocks = _blocks(lengths, items.shape[1])
+    if threads == 1:
+        for block in blocks:
+            solve(block)
+    else:
+        with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+            list(pool.map(solve, blocks))
+    return solved
+
+
+def _blocks(lengths: NDArray[np.integer[Any]], rank: int) -> Iterator[NDArray[np.intp]]:
+    """Yield blocks of rows of about the same length, the longest first, without empty rows."""
+    order = np.argsort(-lengths, kind="stable")
+    ascending = -lengths[order]
+    stop, rows = 0, np.count_nonzero(lengths)
+    while stop < rows:
+        start, n = stop, -int(ascending[stop])
+        fit = max(1, _BLOCK_VALUES // (min(n, rank) ** 2 + min(n, _CHUNK) * rank))
+        alike = np.searchsorted(ascending, n // (_PADDING + 1) - n, side="right")
+        stop = min(start + fit, int(alike))
+        yield order[start:stop]
+
+
+def _solve_few(
+    factors: NDArray[Any],
+    index: NDArray[np.int32],
+    weight: NDArray[Any],
+    side: NDArray[Any],
+    diagonal: NDArray[Any],
+) -> NDArray[Any]:
+    """Solve rows of fewer values than factors with n unknowns each, by the Woodbury identity.
+
+    u = D^-1 F' (I + W F D^-1 F')^-1 s, with F the rows' n factors, W = diag(w) and the diagonal D.
+    """
+    rated = factors[index]
+    scaled = rated / diagonal[:, None, :]
+    inner = weight[:, :, None] * np.matmul(rated, scaled.swapaxes(1, 2))
+    inner.reshape(len(inner), -1)[:, :: inner.shape[1] + 1] += 1
+    solution = np.linalg.solve(inner, side[:, :, None])
+    return np.asarray(np.matmul(solution.swapaxes(1, 2), scaled)[:, 0])
+
+
+def _solve_many(
+    factors: NDArray[Any],
+    index: NDArray[np.int32],
+    weight: NDArray[Any],
+    side: NDArray[Any],
+    diagonal: NDArray[Any],
+) -> NDArray[Any]:
+    """Solve rows of many values by the normal equations, (D + F'WF) u = F's, in chunks of F."""
+    rows, rank = diagonal.shape
+    normal = np.zeros((rows, rank, rank), factors.dtype)
+    normal.reshape(rows, -1)[:, :: rank + 1] = diagonal
+    total = np.zeros((rows, 1, rank), factors.dtype)
+    for start in range(0, index.shape[1], _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        rated = factors[index[:, chunk]]
+        total += np.matmul(side[:, None, chunk], rated)
+        normal += np.matmul((weight[:, chunk, None] * rated).swapaxes(1, 2), rated)
+    return np.linalg.solve(normal, total.swapaxes(1, 2))[..., 0]
