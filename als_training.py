@@ -20,9 +20,9 @@ from recommender.als.reuse import reused_choice
 from recommender.errors import ModelRejectedError
 from recommender.fitting import REMEDY, choose, fit, refit
 from recommender.foldin import Preferences
-from recommender.gate import add_force_option, check_recommendations, settings_as_asked
+from recommender.gate import add_force_option, check_recommendations, settings_with_force
 from recommender.judging import evaluate_lists, evaluate_ratings
-from recommender.models import Model, popularity_of, visits_of
+from recommender.models import Model, confidence_matrix, popularity_of
 from recommender.mongo_source import read_ratings
 from recommender.newcomers import read_users, stacked, structure
 from recommender.ratings import Ratings, counts_of
@@ -71,7 +71,7 @@ def recommend(
     run.record(newcomers=len(newcomers))
     popularity = popularity_of(ratings, run.settings)
     users = pa.concat_arrays([ratings.users, newcomers])
-    visits = stacked(visits_of(ratings, run.settings), in_users.newcomer_ratings)
+    visits = stacked(confidence_matrix(ratings, run.settings), in_users.newcomer_ratings)
     also_rated = stacked(in_users.also_rated, structure(in_users.newcomer_ratings))
     model = model.with_newcomers(len(newcomers), popularity)
     blocks = list(user_blocks(model, users, visits, structure(visits) + also_rated))
@@ -122,7 +122,7 @@ def train(run: TrainingRun) -> tuple[Ratings, Preferences | None]:
             run.record(**{"metrics.als": rating_figures})
             run.record(**{"metrics.lists": evaluate_lists(model, part, held_out, settings)})
         with run.phase("refit"):
-            model = refit(model, ratings, settings, chosen).believing(share)
+            model = refit(model, ratings, settings, chosen).with_blend_weight(share)
         with staged(
             run.db, RECOMMENDATIONS, run.run_id, "user_id", keep_others=True, old=old
         ) as stage:
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The service has acquired the lease and opened the ledger for this run.
     parser.add_argument("--run-id", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    settings = settings_as_asked(arguments)
+    settings = settings_with_force(arguments)
     axes = tuning_axes(parser, arguments, settings)
     configure_logging(settings)
     if arguments.tune:

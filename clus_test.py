@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from dists import distances
 from recommender.data.ids import encode_id, keys_of, positions_in
-from recommender.data.one_user import given_rating, ratings_given, ratings_of_user
+from recommender.data.one_user import parse_rating, ratings_from_request, ratings_of_user
 from recommender.errors import DataError
 from recommender.factors import PublishedFactors, load_factors
 from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors, one_line
-from recommender.newcomers import more_rated
+from recommender.newcomers import rated_in_users
 from recommender.published import PublishedModel, load_model
 from recommender.ratings import Ratings
 from recommender.scripts import READER_CODES, configure_logging, run_script, script_parser
@@ -127,7 +127,7 @@ def parse_ratings(text: str) -> dict[str, str]:
         If a part is not of that form.
     """
     try:
-        return dict(given_rating(part.strip()) for part in text.split(","))
+        return dict(parse_rating(part.strip()) for part in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -152,7 +152,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         db = database(client, settings)
         model = load_model(db)
         if arguments.ratings:
-            ratings = ratings_given(settings, arguments.ratings, set(model.columns.to_pylist()))
+            ratings = ratings_from_request(
+                settings, arguments.ratings, set(model.columns.to_pylist())
+            )
             also_rated = pa.array([], pa.string())
         else:
             ratings = ratings_of_user(settings, arguments.user_id)
@@ -161,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"{arguments.user_id!r} matches {len(ratings.users)} users of different types; "
                     "give one user's ratings by --ratings"
                 )
-            also_rated = more_rated(db, ratings.users)
+            also_rated = rated_in_users(db, ratings.users)
         print(report(model, load_factors(db), ratings, also_rated, restaurant_names(db)))
     return 0
 

@@ -15,9 +15,9 @@ from recommender.cluster_documents import cluster_documents, figures_of, metadat
 from recommender.clustering.evaluate import evaluate_clusters, silhouette_of
 from recommender.clusters import cluster
 from recommender.elbow import parse_range, run_elbow
-from recommender.factors import factors_document, live_factors, still_shown
+from recommender.factors import factors_document, read_factors_document, with_shown
 from recommender.foldin import Preferences
-from recommender.gate import add_force_option, check_clusters, check_finite, settings_as_asked
+from recommender.gate import add_force_option, check_clusters, check_finite, settings_with_force
 from recommender.matching import with_previous_ids
 from recommender.mongo import Document
 from recommender.published import previous_labels
@@ -78,8 +78,8 @@ def _factors_documents(
 ) -> list[Document]:
     """Return the item factors of this training, or the published ones under this run's id."""
     if preferences is None:
-        live = live_factors(run.db)
-        return [still_shown(live, ratings.restaurants, shown, run.run_id)] if live else []
+        live = read_factors_document(run.db)
+        return [with_shown(live, ratings.restaurants, shown, run.run_id)] if live else []
     shift = rating_shift(run.settings.rating_min)
     return [factors_document(preferences, ratings.restaurants, shown, run.run_id, shift)]
 
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_force_option(parser)
     arguments = parser.parse_args(argv)
-    settings = settings_as_asked(arguments)
+    settings = settings_with_force(arguments)
     configure_logging(settings)
     if arguments.elbow:
         print(run_elbow(arguments.elbow, settings))

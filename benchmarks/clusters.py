@@ -31,7 +31,7 @@ from recommender.als.popularity import city_scores
 from recommender.clustering.evaluate import evaluate_clusters, relevant_from
 from recommender.clusters import Clustering, cluster
 from recommender.data.files import RATING, RESTAURANT, USER, Columns
-from recommender.evaluation import HeldOut, hold_out, ranking_quality
+from recommender.evaluation import HeldOutUsers, hold_out_users, ranking_quality
 from recommender.foldin import alternate, preferences_of
 from recommender.load import read_file
 from recommender.ratings import Ratings
@@ -126,15 +126,17 @@ def others(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
         yield _lists_line(name, [model(*split) for split in splits])
 
 
-def _split(ratings: Ratings, settings: Settings, seed: int) -> tuple[UserMatrix, HeldOut, Settings]:
+def _split(
+    ratings: Ratings, settings: Settings, seed: int
+) -> tuple[UserMatrix, HeldOutUsers, Settings]:
     """Return the training users' matrix, the test users and the settings of one split."""
     of_split = settings.model_copy(update={"seed": seed})
     matrix = user_matrix(ratings, of_split)
-    test = hold_out(matrix.ratings, relevant_from(matrix, of_split), seed=seed)
-    return matrix.subset(test.kept), test, of_split
+    test = hold_out_users(matrix.ratings, relevant_from(matrix, of_split), seed=seed)
+    return matrix.subset(test.train_users), test, of_split
 
 
-def _euclidean(train: UserMatrix, test: HeldOut, settings: Settings) -> Mapping[str, Any]:
+def _euclidean(train: UserMatrix, test: HeldOutUsers, settings: Settings) -> Mapping[str, Any]:
     """Evaluate scikit-learn's KMeans: each test user gets the members' means."""
     model = KMeans(min(settings.clusters_k, train.rows.shape[0]), random_state=settings.seed)
     labels = model.fit_predict(_narrow(train.rows))
@@ -142,10 +144,10 @@ def _euclidean(train: UserMatrix, test: HeldOut, settings: Settings) -> Mapping[
     sizes, sums = np.bincount(labels)[:, None], members_of(labels, len(labels)) @ gains
     lists = lists_of(sums.toarray() / sizes, _city(gains), settings.clusters_top_n)
     nearest = model.predict(_narrow(test.seen[:, train.columns]))
-    return asdict(ranking_quality(lists[nearest], test.seen, test.hidden, settings.als_top_n))
+    return asdict(ranking_quality(lists[nearest], test.seen, test.relevant, settings.als_top_n))
 
 
-def _folded_in(train: UserMatrix, test: HeldOut, settings: Settings) -> Mapping[str, Any]:
+def _folded_in(train: UserMatrix, test: HeldOutUsers, settings: Settings) -> Mapping[str, Any]:
     """Evaluate test users folded in with item factors of the training users."""
     gains = _gains(train.ratings, train)
     factors = alternate(
@@ -160,7 +162,7 @@ def _folded_in(train: UserMatrix, test: HeldOut, settings: Settings) -> Mapping[
     preferences = preferences_of(factors, popularity, alpha=_ALPHA, reg_param=_REG_PARAM)
     users, shown = preferences.user_factors(_gains(test.seen, train)), settings.als_top_n
     lists, _ = top_n(users, preferences.restaurant_factors, shown, test.seen)
-    return asdict(ranking_quality(lists.astype(np.int64), test.seen, test.hidden, shown))
+    return asdict(ranking_quality(lists.astype(np.int64), test.seen, test.relevant, shown))
 
 
 def _gains(ratings: csr_array, matrix: UserMatrix) -> csr_array:
@@ -197,7 +199,7 @@ def scores(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
         city = _city(_gains(train.ratings, train))
         for name, of_clusters in scored(train, clustering, of_split).items():
             lists = lists_of(of_clusters, city, of_split.clusters_top_n)
-            quality = ranking_quality(lists[labels], test.seen, test.hidden, of_split.als_top_n)
+            quality = ranking_quality(lists[labels], test.seen, test.relevant, of_split.als_top_n)
             figures.setdefault(name, []).append(asdict(quality))
     for name, qualities in figures.items():
         yield _lists_line(name, qualities, width=24)

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 from scipy.sparse import csr_array, csr_matrix
 
-from recommender.baseline import Weights, find_weights, fit_bias
+from recommender.baseline import BiasDamping, choose_damping, fit_bias
 from recommender.confidence import find_confidence
 from recommender.evaluation import cross_fitted
 from recommender.fitting import fit_preferences, fit_rating
-from recommender.models import visits_of
+from recommender.models import confidence_matrix
 from recommender.ratings import Ratings
 from recommender.settings import Settings
 
@@ -75,9 +75,9 @@ def _global_mean(part: Ratings, settings: Settings) -> Predict:
     return lambda test: np.full(len(test), mean)
 
 
-def _bias(damping: Weights | None, part: Ratings, settings: Settings) -> Predict:
+def _bias(damping: BiasDamping | None, part: Ratings, settings: Settings) -> Predict:
     """Fit the bias alone, with the damping that a training chooses if ``damping`` is None."""
-    bias = fit_bias(part, damping or find_weights(part, settings))
+    bias = fit_bias(part, damping or choose_damping(part, settings))
     bounds = settings.rating_min, settings.rating_max
     return lambda test: np.clip(bias.predict(test.user, test.restaurant), *bounds)
 
@@ -89,7 +89,7 @@ def _seed_rating(spark: SparkSession, part: Ratings, settings: Settings) -> Pred
 
 def _own_rating(spark: SparkSession, part: Ratings, settings: Settings) -> Predict:
     """Blend ALS in as a training does: each half of the test by the weight of the other half."""
-    model = fit_rating(spark, part, settings, find_weights(part, settings))
+    model = fit_rating(spark, part, settings, choose_damping(part, settings))
 
     def predict(test: Ratings) -> Floats:
         bias = model.bias.predict(test.user, test.restaurant)
@@ -137,7 +137,7 @@ def _seed_ranking(spark: SparkSession, part: Ratings, settings: Settings) -> Sco
 
 def _own_ranking(spark: SparkSession, part: Ratings, settings: Settings) -> Score:
     preferences = fit_preferences(spark, part, settings, find_confidence(part, settings))
-    confidence, items = visits_of(part, settings), preferences.restaurant_factors
+    confidence, items = confidence_matrix(part, settings), preferences.restaurant_factors
     return lambda users: preferences.user_factors(csr_array(confidence[users])) @ items.T
 
 
@@ -205,7 +205,7 @@ def _rated(part: Ratings) -> csr_array:
 
 PLAIN_RATING: tuple[Method[Predict], ...] = (
     Method("global mean", _global_mean),
-    Method("bias, damping 5", partial(_bias, Weights(_DAMPING, _DAMPING))),
+    Method("bias, damping 5", partial(_bias, BiasDamping(_DAMPING, _DAMPING))),
 )
 PLAIN_RANKING: tuple[Method[Score], ...] = (
     Method("random", _random),

@@ -45,7 +45,7 @@ from recommender.ratings import Ratings
 from recommender.scripts import run_script
 from recommender.settings import Settings, load_settings
 from recommender.spark import spark_session
-from recommender.splits import split, who_liked
+from recommender.splits import relevant_items, split
 
 OF_RATINGS = ("RMSE", "MAE")
 # Fields of `recommender.evaluation.RankingQuality`.
@@ -133,7 +133,7 @@ def split_of(ratings: Ratings, settings: Settings, seed: int) -> Split:
     settings = settings.model_copy(update={"seed": seed})
     train, test = split(ratings, settings)
     known = test.rows(np.isin(test.restaurant, train.restaurant))
-    users, relevant = who_liked(test, settings)
+    users, relevant = relevant_items(test, settings)
     if len(users) > _MAX_TEST_USERS:
         chosen = np.random.default_rng(seed).choice(len(users), _MAX_TEST_USERS, replace=False)
         users, relevant = users[np.sort(chosen)], csr_array(relevant[np.sort(chosen)])

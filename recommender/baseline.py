@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recommender.ratings import Ratings
 from recommender.settings import Settings
-from recommender.splits import of_fold, sample_users, split
+from recommender.splits import sample_users, split, with_fold_seed
 
 _SWEEPS = 10
 _USER_DAMPINGS = (0.75, 1.5, 3.0, 6.0, 12.0)
@@ -49,7 +49,7 @@ class Bias:
 
 
 @dataclass(frozen=True)
-class Weights:
+class BiasDamping:
     """Damping of the user and item bias: how many ratings of the mean are added to each.
 
     Attributes
@@ -62,13 +62,13 @@ class Weights:
     restaurant: float = 20.0
 
 
-def no_baseline(shape: tuple[int, int]) -> Bias:
+def zero_bias(shape: tuple[int, int]) -> Bias:
     """Return a bias of 0 for ``shape`` (users, items)."""
     users, items = shape
     return Bias(0.0, np.zeros(users), np.zeros(items))
 
 
-def fit_bias(ratings: Ratings, damping: Weights) -> Bias:
+def fit_bias(ratings: Ratings, damping: BiasDamping) -> Bias:
     """Fit the bias by coordinate descent, so that users and items do not explain the same part.
 
     Minimises the squared error plus ``damping.user`` times the squared b_u plus
@@ -95,7 +95,7 @@ def fit_bias(ratings: Ratings, damping: Weights) -> Bias:
     return Bias(mean, b_u, b_i)
 
 
-def find_weights(ratings: Ratings, settings: Settings) -> Weights:
+def choose_damping(ratings: Ratings, settings: Settings) -> BiasDamping:
     """Return the damping of the settings; choose by cross-validation what they leave unset.
 
     Each combination is fitted to a training part and evaluated on the test part of at most half a
@@ -106,14 +106,14 @@ def find_weights(ratings: Ratings, settings: Settings) -> Weights:
         grid if value is None else (value,)
         for value, grid in zip(fixed, (_USER_DAMPINGS, _ITEM_DAMPINGS), strict=True)
     )
-    candidates = [Weights(*pair) for pair in product(users, restaurants)]
+    candidates = [BiasDamping(*pair) for pair in product(users, restaurants)]
     if len(candidates) == 1:
         return candidates[0]
     folds = list(_folds(sample_users(ratings, _MAX_RATINGS, settings.seed), settings))
     if not folds:
-        default = Weights()
+        default = BiasDamping()
         user, restaurant = fixed
-        return Weights(
+        return BiasDamping(
             default.user if user is None else user,
             default.restaurant if restaurant is None else restaurant,
         )
@@ -125,7 +125,7 @@ def _folds(ratings: Ratings, settings: Settings) -> Iterator[tuple[Ratings, Rati
     """Yield training and test parts until there are enough test ratings."""
     test_ratings = 0
     for fold in range(1 if settings.als_test_split == "time" else _MAX_FOLDS):
-        train, test = split(ratings, of_fold(settings, fold))
+        train, test = split(ratings, with_fold_seed(settings, fold))
         known = test.rows(np.isin(test.restaurant, train.restaurant))
         test_ratings += len(known)
         if len(known):
@@ -135,7 +135,7 @@ def _folds(ratings: Ratings, settings: Settings) -> Iterator[tuple[Ratings, Rati
 
 
 def _squared_error(
-    damping: Weights, train: Ratings, test: Ratings, bounds: tuple[float, float]
+    damping: BiasDamping, train: Ratings, test: Ratings, bounds: tuple[float, float]
 ) -> float:
     predicted = np.clip(fit_bias(train, damping).predict(test.user, test.restaurant), *bounds)
     return float(((predicted - test.rating) ** 2).sum())

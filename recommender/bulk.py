@@ -21,7 +21,7 @@ from recommender.mongo import Document, MongoDatabase
 SIMPLE = {"locale": "simple"}
 WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
 
-_STAGED = ".staged."
+STAGED = ".staged."
 # A capped collection would lose documents; a view has none of its own.
 _KEPT_OPTIONS = {
     *("collation", "clusteredIndex", "expireAfterSeconds", "changeStreamPreAndPostImages"),
@@ -63,10 +63,10 @@ def replacing(database: MongoDatabase, name: str) -> Iterator[Collection[Documen
     Until the end, and after an error, readers see the old collection. The new one has its indexes
     and options. If two replace the same collection, the later one stays.
     """
-    stage = database[f"{name}{_STAGED}{ObjectId()}"]
+    stage = database[f"{name}{STAGED}{ObjectId()}"]
     live = database[name]
     try:
-        _drop_left_behind(database, f"{name}{_STAGED}")
+        _drop_left_behind(database, f"{name}{STAGED}")
         create_like(live, stage)
         yield stage
         copy_indexes(live, stage)

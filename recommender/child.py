@@ -15,7 +15,7 @@ from recommender.guard import Guarded
 from recommender.lease import Lease
 from recommender.ledger import Ledger, State, Trigger, new_run_id
 from recommender.mongo import MongoDatabase, mongo_errors, one_line, reason_of
-from recommender.recovery import Tidier
+from recommender.recovery import Recovery
 from recommender.scripts import TimedOut
 from recommender.settings import Settings
 from recommender.store import sweep
@@ -52,7 +52,7 @@ class Trainer:
         self._settings = settings
         self._db = db
         self._script = script
-        self._tidier = Tidier(db, settings.lease_seconds)
+        self._tidier = Recovery(db, settings.lease_seconds)
         self._lock = threading.Lock()
         self._stopping = False
         self._unreleased: Lease | None = None

@@ -19,10 +19,10 @@ from scipy.sparse import csr_array
 from recommender.als.sweeps import SETTLED, cores
 from recommender.evaluation import ndcg_of_each
 from recommender.foldin import alternate, preferences_of
-from recommender.models import popularity_of, visits_of
+from recommender.models import confidence_matrix, popularity_of
 from recommender.ratings import Ratings
 from recommender.settings import Settings
-from recommender.splits import of_fold, split, teachers, who_liked
+from recommender.splits import relevant_items, split, training_users, with_fold_seed
 from recommender.topn import top_n
 
 USUAL_ALPHA = 20.0
@@ -112,7 +112,7 @@ class Trial:
     Attributes
     ----------
     visits
-        (users, restaurants), of the ratings to fit; see `recommender.models.visits_of`.
+        (users, restaurants), of the ratings to fit; see `recommender.models.confidence_matrix`.
     training_users
         bool (users,), the users to fit.
     popularity
@@ -138,13 +138,13 @@ def _trials(ratings: Ratings, settings: Settings) -> Iterator[Trial]:
     # The latest ratings are the same in every repeat, random ones differ.
     repeats = 1 if settings.als_test_split == "time" else _REPEATS
     for number in range(_GROUPS * repeats):
-        part, held_out = split(ratings, of_fold(settings, number), group == number % _GROUPS)
-        test_users, relevant = who_liked(held_out, settings)
+        part, held_out = split(ratings, with_fold_seed(settings, number), group == number % _GROUPS)
+        test_users, relevant = relevant_items(held_out, settings)
         if len(test_users):
             chosen = rng.permutation(len(test_users))[:_ENOUGH_USERS]
             yield Trial(
-                visits=visits_of(part, settings),
-                training_users=teachers(part, settings),
+                visits=confidence_matrix(part, settings),
+                training_users=training_users(part, settings),
                 popularity=popularity_of(part, settings),
                 test_users=test_users[chosen],
                 relevant=csr_array(relevant[chosen]),

@@ -172,22 +172,22 @@ def _no_error_reason(rows: int, cold: int, *, drop_cold: bool) -> str | None:
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOut:
+class HeldOutUsers:
     """Users held out of the training, with their seen and their relevant items.
 
     Attributes
     ----------
-    kept
+    train_users
         int64, the training users.
     seen
         (test users, items), the ratings a model may use.
-    hidden
+    relevant
         (test users, items), relevant items missing from ``seen``, one or more of each user.
     """
 
-    kept: NDArray[np.int64]
+    train_users: NDArray[np.int64]
     seen: csr_array
-    hidden: csr_array
+    relevant: csr_array
 
 
 @dataclass(frozen=True)
@@ -226,14 +226,14 @@ def no_quality(reason: str) -> dict[str, Any]:
     return {**dict.fromkeys(field.name for field in fields(RankingQuality)), "reason": reason}
 
 
-def hold_out(
+def hold_out_users(
     rows: csr_array,
     liked: float,
     *,
     seed: int,
     users_share: float = 0.1,
-    hidden_share: float = 0.2,
-) -> HeldOut:
+    relevant_share: float = 0.2,
+) -> HeldOutUsers:
     """Hold users out of the training, and for each of them a share of the relevant items.
 
     Held-out users with one rating or without a relevant item are not test users.
@@ -248,7 +248,7 @@ def hold_out(
         Of both choices.
     users_share
         Share of the users to hold out, rounded down.
-    hidden_share
+    relevant_share
         Share of their relevant items, rounded down, but at least one.
     """
     rng = np.random.default_rng(seed)
@@ -258,19 +258,19 @@ def hold_out(
     degrees = np.diff(test.indptr)
     user = np.repeat(np.arange(len(out)), degrees)
     relevant = np.bincount(user[test.data >= liked], minlength=len(out))
-    quota = np.where(degrees >= 2, np.clip(relevant * hidden_share, 1, relevant), 0)
+    quota = np.where(degrees >= 2, np.clip(relevant * relevant_share, 1, relevant), 0)
     # Each user's relevant items come first, in random order: hide the first ones up to the quota.
     order = np.lexsort((rng.random(len(user)), test.data < liked, user))
     rank = np.arange(len(user)) - test.indptr[user]
-    is_hidden = np.zeros(len(user), dtype=bool)
-    is_hidden[order] = rank < quota.astype(np.int64)[user]
+    is_test = np.zeros(len(user), dtype=bool)
+    is_test[order] = rank < quota.astype(np.int64)[user]
     test_users = np.flatnonzero(quota >= 1)
 
     def part(of: NDArray[np.bool_]) -> csr_array:
         triplets = (test.data[of], (user[of], test.indices[of]))
         return csr_array(csr_array(triplets, shape=test.shape)[test_users])
 
-    return HeldOut(kept=train_users, seen=part(~is_hidden), hidden=part(is_hidden))
+    return HeldOutUsers(train_users=train_users, seen=part(~is_test), relevant=part(is_test))
 
 
 def ndcg_of_each(

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.data.ids import CODEC, _as_decimal, decode_id, decode_ids, encode_id, positions_in
+from recommender.data.ids import CODEC, as_decimal, decode_id, decode_ids, encode_id, positions_in
 from recommender.errors import DataError
 from recommender.foldin import Preferences
 from recommender.mongo import Document, MongoDatabase, mongo_errors, one_line
@@ -63,7 +63,7 @@ class PublishedFactors:
     @cached_property
     def _position_of_number(self) -> dict[Decimal, int]:
         """The position of each numeric id: 1 and 1.0 are one id to MongoDB, of different keys."""
-        typed = {i: _as_decimal(decode_id(k)) for k, i in self.position.items() if k[:1] == "\0"}
+        typed = {i: as_decimal(decode_id(k)) for k, i in self.position.items() if k[:1] == "\0"}
         return {number: i for i, number in typed.items() if number is not None}
 
     @cached_property
@@ -120,7 +120,7 @@ class PublishedFactors:
         def position(key: str) -> int:
             known = self.position.get(key)
             if known is None and key.startswith("\0"):
-                number = _as_decimal(decode_id(key))
+                number = as_decimal(decode_id(key))
                 known = None if number is None else self._position_of_number.get(number)
             return -1 if known is None else known
 
@@ -179,14 +179,14 @@ def factors_document(
     }
 
 
-def live_factors(db: MongoDatabase) -> Document | None:
+def read_factors_document(db: MongoDatabase) -> Document | None:
     """Return the published document; None if there is none."""
     with mongo_errors("reading the published factors"):
         metadata = db[METADATA].with_options(codec_options=CODEC)
         return metadata.find_one({"_id": FACTORS_ID})
 
 
-def still_shown(
+def with_shown(
     live: Document, restaurants: pa.StringArray, shown: NDArray[np.bool_], run_id: str
 ) -> Document:
     """Return the published document of another training with the restaurants now shown.
@@ -215,7 +215,7 @@ def load_factors(db: MongoDatabase) -> PublishedFactors | None:
     DataError
         If the document is invalid.
     """
-    document = live_factors(db)
+    document = read_factors_document(db)
     if document is None:
         return None
     try:

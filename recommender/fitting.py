@@ -17,16 +17,16 @@ from pyspark.sql import DataFrame, SparkSession
 from scipy.sparse import csr_array
 
 from recommender.als.sweeps import cores, explicit_step, implicit_step, sweep
-from recommender.baseline import Bias, Weights, find_weights, fit_bias, no_baseline
+from recommender.baseline import Bias, BiasDamping, choose_damping, fit_bias, zero_bias
 from recommender.confidence import Confidence, find_confidence
 from recommender.errors import ModelRejectedError
 from recommender.foldin import Preferences, preferences_of
 from recommender.gate import check_finite
 from recommender.ledger import now
-from recommender.models import Model, RatingModel, popularity_of, visits_of
+from recommender.models import Model, RatingModel, confidence_matrix, popularity_of
 from recommender.ratings import Ratings
 from recommender.settings import Settings
-from recommender.splits import teachers
+from recommender.splits import training_users
 
 REMEDY = "raise ALS_REG_PARAM or lower ALS_RANK"
 
@@ -52,7 +52,7 @@ class Chosen:
         The earlier run that chose them; None if this one did.
     """
 
-    weights: Weights
+    weights: BiasDamping
     confidence: Confidence
     at: datetime.datetime | None = None
     from_run: str | None = None
@@ -62,7 +62,7 @@ def choose(ratings: Ratings, settings: Settings) -> Chosen | None:
     """Choose the parameters of both fits; None if ``ALS_OBJECTIVE=rating``, which needs none."""
     if settings.als_objective == "rating":
         return None
-    return Chosen(find_weights(ratings, settings), find_confidence(ratings, settings), at=now())
+    return Chosen(choose_damping(ratings, settings), find_confidence(ratings, settings), at=now())
 
 
 def fit(spark: SparkSession, ratings: Ratings, settings: Settings, chosen: Chosen | None) -> Model:
@@ -84,7 +84,7 @@ def refit(model: Model, ratings: Ratings, settings: Settings, chosen: Chosen | N
 
 
 def fit_rating(
-    spark: SparkSession, ratings: Ratings, settings: Settings, weights: Weights | None
+    spark: SparkSession, ratings: Ratings, settings: Settings, weights: BiasDamping | None
 ) -> RatingModel:
     """Fit how much a user would like a restaurant.
 
@@ -94,7 +94,7 @@ def fit_rating(
     """
     rest, _, _ = _rest(ratings, settings, weights)
     everybody = np.ones(len(ratings.users), dtype=bool)
-    users = everybody if weights is None else teachers(ratings, settings)
+    users = everybody if weights is None else training_users(ratings, settings)
     als = _als(spark, settings).setRank(settings.als_rank).setRegParam(settings.als_reg_param)
     als = als.setMaxIter(settings.als_max_iter)
     items = _mllib_items(spark, als, ratings, rest.data, users)
@@ -102,7 +102,7 @@ def fit_rating(
 
 
 def _sweep_rating(
-    items: NDArray[np.float32], ratings: Ratings, settings: Settings, weights: Weights | None
+    items: NDArray[np.float32], ratings: Ratings, settings: Settings, weights: BiasDamping | None
 ) -> RatingModel:
     """Sweep over all ratings from these item factors; NaN for users and items without ratings."""
     rest, baseline, bounds = _rest(ratings, settings, weights)
@@ -117,18 +117,18 @@ def _sweep_rating(
 
 
 def _rest(
-    ratings: Ratings, settings: Settings, weights: Weights | None
+    ratings: Ratings, settings: Settings, weights: BiasDamping | None
 ) -> tuple[csr_array, Bias, tuple[float, float]]:
     """Return what the baseline leaves of each rating, the baseline, and the predictions' bounds."""
     rest = ratings.matrix()
     if weights is None:
-        return rest, no_baseline(rest.shape), (-np.inf, np.inf)
+        return rest, zero_bias(rest.shape), (-np.inf, np.inf)
     baseline = fit_bias(ratings, weights)
     rest.data -= baseline.predict(ratings.user, ratings.restaurant)
     return rest, baseline, (settings.rating_min, settings.rating_max)
 
 
-def offsets_alone(ratings: Ratings, settings: Settings, weights: Weights) -> RatingModel:
+def offsets_alone(ratings: Ratings, settings: Settings, weights: BiasDamping) -> RatingModel:
     """Return the rating's fit without ALS, which predicts the same pairs."""
     user, restaurant = (
         np.where(np.bincount(of, minlength=len(ids)) > 0, 0, np.nan).astype(np.float32)[:, None]
@@ -147,11 +147,11 @@ def fit_preferences(
     ratings and more. Single ratings are left out: they relate no two restaurants, and there are
     so many of them that they drown those that do.
     """
-    visits = visits_of(ratings, settings)
+    visits = confidence_matrix(ratings, settings)
     als = _als(spark, settings).setRank(confidence.rank).setRegParam(confidence.reg_param)
     als = als.setImplicitPrefs(True).setAlpha(confidence.alpha_of(visits))
     als = als.setMaxIter(settings.als_max_iter)
-    items = _mllib_items(spark, als, ratings, visits.data, teachers(ratings, settings))
+    items = _mllib_items(spark, als, ratings, visits.data, training_users(ratings, settings))
     return _sweep_preferences(items, ratings, settings, confidence)
 
 
@@ -159,7 +159,7 @@ def _sweep_preferences(
     items: NDArray[np.float32], ratings: Ratings, settings: Settings, confidence: Confidence
 ) -> Preferences:
     """Sweep over all users of two ratings and more from these item factors."""
-    visits = visits_of(ratings, settings)
+    visits = confidence_matrix(ratings, settings)
     several = csr_array(visits[np.diff(visits.indptr) >= 2])
     alpha, reg_param = confidence.alpha_of(visits), confidence.reg_param
     step = partial(implicit_step, alpha=alpha, reg_param=reg_param, threads=cores())

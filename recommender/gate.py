@@ -21,7 +21,7 @@ from recommender.store import CLUSTERS_ID, METADATA, RECOMMENDATIONS
 # Runs are compared only if they agree on these settings.
 _SAME_RMSE = ("als_objective", "rating_min", "rating_max", "reviews_rating_field")
 _SAME_CLUSTERED = ("rating_min", "rating_max", "reviews_rating_field")
-_BY_A_TRAINING: Document = {"run_id": {"$type": "string"}}
+WRITTEN_BY_A_RUN: Document = {"run_id": {"$type": "string"}}
 _WITH_A_LIST: Document = {"recommendations.0": {"$exists": True}}
 # Two RMSEs of the same model differ by more than this in one of twenty cases.
 _STANDARD_ERRORS = 2
@@ -37,7 +37,7 @@ def add_force_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_as_asked(arguments: argparse.Namespace) -> Settings:
+def settings_with_force(arguments: argparse.Namespace) -> Settings:
     """Return the settings, with the gate off if ``--force`` is given."""
     return load_settings(gate=False) if arguments.force else load_settings()
 
@@ -81,12 +81,12 @@ def check_recommendations(run: TrainingRun, stage: str) -> None:
         If they are for too few users or the RMSE is too high, and the gate is on.
     """
     with mongo_errors("comparing with the recommendations that are live"):
-        live = run.db[RECOMMENDATIONS].find_one(_BY_A_TRAINING, {"run_id": 1})
+        live = run.db[RECOMMENDATIONS].find_one(WRITTEN_BY_A_RUN, {"run_id": 1})
         if live is None:
             log.info("no training has published Recommendations yet: the gate compares nothing")
             return
         users = run.db[stage].count_documents(_WITH_A_LIST)
-        live_users = run.db[RECOMMENDATIONS].count_documents({**_BY_A_TRAINING, **_WITH_A_LIST})
+        live_users = run.db[RECOMMENDATIONS].count_documents({**WRITTEN_BY_A_RUN, **_WITH_A_LIST})
         ledger = Ledger(run.db)
         ours, theirs = ledger.get(run.run_id) or {}, ledger.get(live["run_id"]) or {}
     reasons = [

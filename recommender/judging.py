@@ -16,10 +16,10 @@ from recommender.evaluation import (
     ranking_quality,
     rating_error,
 )
-from recommender.models import Model, RatingModel, popularity_of, visits_of
+from recommender.models import Model, RatingModel, confidence_matrix, popularity_of
 from recommender.ratings import Ratings
 from recommender.settings import Settings
-from recommender.splits import who_liked
+from recommender.splits import relevant_items
 from recommender.topn import top_n
 
 EVALUATED_USERS = 20_000
@@ -80,14 +80,14 @@ def evaluate_lists(
         ratings users have in the training part, ``by_activity``. Without a relevant restaurant,
         figures are None and ``reason`` says why.
     """
-    users, relevant = who_liked(held_out, settings)
+    users, relevant = relevant_items(held_out, settings)
     if not len(users):
         return {"users": 0, **no_quality("no held-out rating is of a restaurant liked")}
     rng = np.random.default_rng(settings.seed)
     if len(users) > EVALUATED_USERS:
         drawn = np.sort(rng.choice(len(users), EVALUATED_USERS, replace=False))
         users, relevant = users[drawn], csr_array(relevant[drawn])
-    seen, n = visits_of(part, settings)[users], settings.als_top_n
+    seen, n = confidence_matrix(part, settings)[users], settings.als_top_n
     popularity = popularity_of(part, settings).astype(np.float32)
     random_users = rng.standard_normal((len(users), _RANDOM_FACTORS), np.float32)
     random_items = rng.standard_normal((seen.shape[1], _RANDOM_FACTORS), np.float32)

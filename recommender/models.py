@@ -83,7 +83,7 @@ class Model:
         user
             (n,), positions.
         confidence
-            (n, restaurants), their rows of :func:`visits_of`.
+            (n, restaurants), their rows of :func:`confidence_matrix`.
         """
         if self.preferences is not None:
             return self.preferences.user_factors(confidence)
@@ -112,12 +112,12 @@ class Model:
         model = replace(self, rating=replace(rating, restaurant_factors=restaurants))
         return model.with_users(bias, np.concatenate([users, new]))
 
-    def believing(self, blend_weight: float) -> Model:
+    def with_blend_weight(self, blend_weight: float) -> Model:
         """Return the model with another blend weight of ALS in the predicted ratings."""
         return replace(self, rating=replace(self.rating, blend_weight=blend_weight))
 
 
-def visits_of(ratings: Ratings, settings: Settings) -> csr_array:
+def confidence_matrix(ratings: Ratings, settings: Settings) -> csr_array:
     """Return the confidence matrix, (users, restaurants): the ratings, shifted to be above 0."""
     return ratings.matrix(rating_shift(settings.rating_min))
 

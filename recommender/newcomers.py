@@ -136,7 +136,7 @@ class _Newcomers:
         return csr_array((values, (user, restaurant)), shape=shape)
 
 
-def more_rated(db: MongoDatabase, user: pa.StringArray) -> pa.StringArray:
+def rated_in_users(db: MongoDatabase, user: pa.StringArray) -> pa.StringArray:
     """Return the keys of the restaurants that ``Users`` lists as rated by one user.
 
     Parameters

@@ -16,7 +16,7 @@ from recommender.store import sweep
 log = logging.getLogger(__name__)
 
 
-class Tidier:
+class Recovery:
     """Cleans up after trainings that died.
 
     The next training would do the same. Until then the ledger would show them as running, and

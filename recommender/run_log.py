@@ -10,7 +10,7 @@ from pathlib import Path
 
 from recommender.errors import ConfigurationError, RecommenderError
 from recommender.mongo import secrets_of
-from recommender.scripts import Stopped, make_fit
+from recommender.scripts import Stopped, set_log_format
 from recommender.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def _opened(settings: Settings, run_id: str) -> _RunLog | None:
     except (ConfigurationError, OSError) as error:
         log.warning("this run has no log file: %s", error)
         return None
-    make_fit(handler, secrets_of(settings))
+    set_log_format(handler, secrets_of(settings))
     return handler
 
 

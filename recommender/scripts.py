@@ -138,11 +138,11 @@ def log_to_stderr(level: str, secrets: Sequence[str]) -> None:
     """Log to stderr from a level up, with these secrets masked."""
     _secrets[:] = secrets
     handler = logging.StreamHandler(sys.stderr)
-    make_fit(handler, secrets)
+    set_log_format(handler, secrets)
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
-def make_fit(handler: logging.Handler, secrets: Sequence[str]) -> None:
+def set_log_format(handler: logging.Handler, secrets: Sequence[str]) -> None:
     """Mask secrets in a handler's lines, and drop py4j's own records."""
     handler.setFormatter(RedactingFormatter(secrets))
     # py4j logs a traceback for every call that a signal interrupts. A call that fails raises an
@@ -248,7 +248,7 @@ def _watch_time(
     if over.wait(grace_seconds):
         return
     reason = TimedOut(minutes)
-    complain(f"{reason}; it did not clean up within {grace_seconds:g} s")
+    print_error(f"{reason}; it did not clean up within {grace_seconds:g} s")
     closing = threading.Thread(target=before_exit, args=(reason,), name="before exit", daemon=True)
     closing.start()
     closing.join(_BEFORE_EXIT_SECONDS)
@@ -327,13 +327,13 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
         sys.stdout.flush()
         return code
     except RecommenderError as error:
-        complain(str(error))
+        print_error(str(error))
         return error.exit_code
     except Stopped as stop:
-        complain(str(stop))
+        print_error(str(stop))
         return stop.exit_code
     except KeyboardInterrupt:
-        complain("stopped by SIGINT")
+        print_error("stopped by SIGINT")
         return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of our output, such as `head`, is gone; Python's own flush must not fail.
@@ -341,7 +341,7 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
         return 128 + signal.SIGPIPE
     except Exception as error:  # a bug: its traceback is logged
         logging.getLogger(__name__).exception("unexpected failure")
-        complain(f"{type(error).__name__}: {error}")
+        print_error(f"{type(error).__name__}: {error}")
         return 1
     finally:
         ignore_signals()  # only the interpreter's own end is left
@@ -358,7 +358,7 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except RecommenderError as error:
-        complain(str(error))
+        print_error(str(error))
         os._exit(error.exit_code)
 
 
@@ -367,6 +367,6 @@ def secrets_of_environment() -> list[str]:
     return secrets_in(os.environ.get("MONGO_URI", ""), os.environ.get("API_KEY", ""))
 
 
-def complain(reason: str) -> None:
+def print_error(reason: str) -> None:
     """Write a script's last line, its error, to stderr."""
     sys.stderr.write(f"error: {one_line(redact(reason, [*_secrets, *secrets_of_environment()]))}\n")

@@ -11,7 +11,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from recommender.baseline import Weights, find_weights
+from recommender.baseline import BiasDamping, choose_damping
 from recommender.confidence import find_confidence
 from recommender.core.plots import save_line_charts
 from recommender.errors import DataError
@@ -32,7 +32,7 @@ from recommender.ratings import Ratings, counts_of
 from recommender.runs import SideRun, side_run
 from recommender.settings import Settings
 from recommender.spark import spark_session
-from recommender.splits import of_fold, split
+from recommender.splits import split, with_fold_seed
 from recommender.standings import best_parameters, env_lines, format_table, line_chart
 from recommender.tuning import ResultStore, Trial, fingerprint, make_trials, run_trials, summarize
 
@@ -113,7 +113,7 @@ def tune(
         store = ResultStore(run.db, run.run_id, settings, fingerprint(ratings))
 
         def fit(trial: Trial, fold: int) -> float:
-            fold_settings = of_fold(settings, fold).model_copy(update=trial.parameters)
+            fold_settings = with_fold_seed(settings, fold).model_copy(update=trial.parameters)
             return measure(spark, trial.search, *parts[fold], fold_settings)
 
         try:
@@ -139,7 +139,7 @@ def split_folds(ratings: Ratings, settings: Settings, folds: int) -> list[tuple[
     DataError
         If the test part is empty.
     """
-    parts = [split(ratings, of_fold(settings, fold)) for fold in range(folds)]
+    parts = [split(ratings, with_fold_seed(settings, fold)) for fold in range(folds)]
     if not len(parts[0][1]):
         raise DataError("no user has two ratings, so the test part is empty; load more reviews")
     if settings.als_test_split == "time":
@@ -162,13 +162,13 @@ def measure(
     if search is PREFERENCE:
         confidence = find_confidence(train, settings)
         preferences = fit_preferences(spark, train, settings, confidence)
-        model = Model(offsets_alone(train, settings, Weights()), preferences)
+        model = Model(offsets_alone(train, settings, BiasDamping()), preferences)
         metrics = evaluate_lists(model, train, test, settings)
     elif search is BASELINE:
-        rating = offsets_alone(train, settings, find_weights(train, settings))
+        rating = offsets_alone(train, settings, choose_damping(train, settings))
         metrics = evaluate_ratings(rating, train, test, settings)[1]
     else:
-        weights = None if search is RATING_ALONE else find_weights(train, settings)
+        weights = None if search is RATING_ALONE else choose_damping(train, settings)
         rating = fit_rating(spark, train, settings, weights)
         metrics = evaluate_ratings(rating, train, test, settings)[1]
     figure = metrics[search.measure.lower()]

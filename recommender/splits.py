@@ -36,7 +36,7 @@ def split(
     return ratings.rows(~is_test), ratings.rows(is_test)
 
 
-def of_fold(settings: Settings, fold: int) -> Settings:
+def with_fold_seed(settings: Settings, fold: int) -> Settings:
     """Return the settings with the seed of a fold."""
     return settings.model_copy(update={"seed": (settings.seed + fold) % _SEEDS})
 
@@ -51,12 +51,12 @@ def sample_users(ratings: Ratings, max_ratings: int, seed: int) -> Ratings:
     return ratings.rows(chosen[ratings.user])
 
 
-def teachers(ratings: Ratings, settings: Settings) -> NDArray[np.bool_]:
-    """Return which users, (users,), the preference is fitted to; see :func:`teachers_of`."""
-    return teachers_of(np.bincount(ratings.user, minlength=len(ratings.users)), settings)
+def training_users(ratings: Ratings, settings: Settings) -> NDArray[np.bool_]:
+    """Return which users, (users,), the preference is fitted to; see :func:`draw_training_users`."""
+    return draw_training_users(np.bincount(ratings.user, minlength=len(ratings.users)), settings)
 
 
-def teachers_of(counts: NDArray[np.integer[Any]], settings: Settings) -> NDArray[np.bool_]:
+def draw_training_users(counts: NDArray[np.integer[Any]], settings: Settings) -> NDArray[np.bool_]:
     """Return the training users, bool (users,), by the number of ratings of each user.
 
     These are the users with two or more ratings. Of more than ``ALS_PREFERENCE_USERS``, as many are
@@ -72,7 +72,7 @@ def teachers_of(counts: NDArray[np.integer[Any]], settings: Settings) -> NDArray
     return chosen
 
 
-def who_liked(test: Ratings, settings: Settings) -> tuple[NDArray[np.int32], csr_array]:
+def relevant_items(test: Ratings, settings: Settings) -> tuple[NDArray[np.int32], csr_array]:
     """Return the users with relevant test items, and these items: (users, restaurants)."""
     relevant = test.rows(test.rating >= settings.liked)
     users = np.unique(relevant.user)

@@ -56,10 +56,10 @@ FALLBACK_ID = "fallback"
 CHECKS_ID = "reader_checks"
 FACTORS_ID = "item_factors"
 
-_STAGED = ".staged."
+STAGED = ".staged."
 _INSERT_ROWS = 10_000
 _DUPLICATE_KEY = 11000
-_BY_A_TRAINING: Document = {"run_id": {"$type": "string"}}
+WRITTEN_BY_A_RUN: Document = {"run_id": {"$type": "string"}}
 
 _INT32 = struct.Struct("<i")
 _SCORE_TAIL = b"\0" * 9  # a double and the document's end
@@ -99,7 +99,7 @@ class Stage:
         old: set[bytes],
     ) -> None:
         self.target = target
-        self.name = f"{target}{_STAGED}{run_id}"
+        self.name = f"{target}{STAGED}{run_id}"
         self.run_id = run_id
         self.unique = unique
         self.keep_others = keep_others
@@ -297,7 +297,7 @@ def sweep(db: MongoDatabase) -> None:
     """Finish the noted switch and drop what dead trainings staged; only for the lease's holder."""
     finish_switch(db)
     for target in PUBLISHED:
-        prefix = f"{target}{_STAGED}"
+        prefix = f"{target}{STAGED}"
         for name in db.list_collection_names():
             if name.startswith(prefix):
                 log.warning("dropping %s, left by a training that died", name)
@@ -306,13 +306,13 @@ def sweep(db: MongoDatabase) -> None:
 
 def stages_of(db: MongoDatabase, run_id: str) -> list[str]:
     """Return the names of the collections that a run has staged and left."""
-    name = {"$regex": re.escape(f"{_STAGED}{run_id}")}
+    name = {"$regex": re.escape(f"{STAGED}{run_id}")}
     return db.list_collection_names(filter={"name": name})
 
 
 def published_runs(db: MongoDatabase) -> set[str]:
     """Return the ids of the runs that wrote what is published."""
-    live = (db[name].find_one(_BY_A_TRAINING, {"run_id": 1}) for name in PUBLISHED)
+    live = (db[name].find_one(WRITTEN_BY_A_RUN, {"run_id": 1}) for name in PUBLISHED)
     return {document["run_id"] for document in live if document}
 
 

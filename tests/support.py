@@ -25,7 +25,7 @@ from recommender.data.ids import encode_id
 from recommender.factors import factors_document
 from recommender.foldin import preferences_of
 from recommender.load import read_file
-from recommender.models import Model, visits_of
+from recommender.models import Model, confidence_matrix
 from recommender.mongo import Document, MongoDatabase
 from recommender.ratings import Ratings, gather
 from recommender.settings import Settings, load_settings
@@ -166,5 +166,5 @@ class ContractReader:
 def scores_of(model: Model, ratings: Ratings, settings: Settings) -> NDArray[np.float64]:
     """Return what ranks, (users, restaurants)."""
     users = np.arange(len(ratings.users), dtype=np.int32)
-    factors = model.user_factors(users, visits_of(ratings, settings)).astype(np.float64)
+    factors = model.user_factors(users, confidence_matrix(ratings, settings)).astype(np.float64)
     return np.asarray(factors @ model.restaurant_factors.T.astype(np.float64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recommender.baseline import Weights, find_weights, fit_bias, no_baseline
+from recommender.baseline import BiasDamping, choose_damping, fit_bias, zero_bias
 from recommender.ratings import Ratings
 from recommender.settings import Settings
 from tests.support import ratings_of
@@ -32,7 +32,7 @@ def test_the_bias_is_that_of_ridge_regression() -> None:
     ratings = drawn(0.5, 0.5, 0.5, seed=0)
     users, items = len(ratings.users), len(ratings.restaurants)
     user, item = ratings.user, ratings.restaurant
-    bias = fit_bias(ratings, Weights(3, 7))
+    bias = fit_bias(ratings, BiasDamping(3, 7))
     rows = np.arange(len(ratings))
     design = np.zeros((len(ratings), users + items))
     design[rows, user] = design[rows, users + item] = 1
@@ -47,10 +47,10 @@ def test_the_bias_is_that_of_ridge_regression() -> None:
 
 def test_the_bias_is_0_without_a_rating() -> None:
     ratings = ratings_of([("a", "q", 1.0), ("b", "r", 2.0), ("b", "s", 5.0)]).rows(np.arange(3) > 0)
-    bias = fit_bias(ratings, Weights(1, 1))
+    bias = fit_bias(ratings, BiasDamping(1, 1))
     assert bias.mean == 3.5
     assert bias.users[0] == bias.items[0] == 0
-    assert no_baseline((1, 3)).predict(ratings.user[:1] * 0, ratings.restaurant[:1]) == 0
+    assert zero_bias((1, 3)).predict(ratings.user[:1] * 0, ratings.restaurant[:1]) == 0
 
 
 def test_the_damping_is_the_variance_of_ratings_by_that_of_the_biases(any_scale: Settings) -> None:
@@ -59,7 +59,7 @@ def test_the_damping_is_the_variance_of_ratings_by_that_of_the_biases(any_scale:
         ((0.2, 0.5, 0.6), 9, 1.4),
         ((0.7, 0.08, 0.6), 0.75, 56),
     ]:
-        damping = find_weights(drawn(*deviations, seed=1), any_scale)
+        damping = choose_damping(drawn(*deviations, seed=1), any_scale)
         assert user / 2.5 < damping.user < user * 2.5
         assert restaurant / 3 < damping.restaurant < restaurant * 3
 
@@ -67,13 +67,13 @@ def test_the_damping_is_the_variance_of_ratings_by_that_of_the_biases(any_scale:
 def test_damping_set_by_hand_is_kept(any_scale: Settings) -> None:
     ratings = drawn(0.2, 0.5, 0.6, seed=1)
     one = any_scale.model_copy(update={"als_user_weight": 100.0})
-    assert find_weights(ratings, one).user == 100
+    assert choose_damping(ratings, one).user == 100
     both = one.model_copy(update={"als_restaurant_weight": 7.0})
-    assert find_weights(ratings, both) == Weights(100, 7)
+    assert choose_damping(ratings, both) == BiasDamping(100, 7)
 
 
 def test_without_a_test_rating_the_damping_is_the_default(any_scale: Settings) -> None:
     ratings = ratings_of([(f"u{i}", f"r{i % 3}", i % 5 + 1) for i in range(9)])
     for fixed in (None, 7.0):
         settings = any_scale.model_copy(update={"als_restaurant_weight": fixed})
-        assert find_weights(ratings, settings) == Weights(3, fixed or 20)
+        assert choose_damping(ratings, settings) == BiasDamping(3, fixed or 20)

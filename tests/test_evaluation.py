@@ -10,7 +10,7 @@ from sklearn.metrics import mean_absolute_error, ndcg_score, root_mean_squared_e
 from recommender.evaluation import (
     choose_test_rows,
     cross_fitted,
-    hold_out,
+    hold_out_users,
     ndcg_of_each,
     ranking_quality,
     rating_error,
@@ -103,51 +103,51 @@ def some_ratings(seed: int) -> csr_array:
 
 def test_a_tenth_of_the_users_is_held_out_and_a_fifth_of_their_relevant_items() -> None:
     rows = some_ratings(0)
-    held = hold_out(rows, 4, seed=0)
-    assert len(held.kept) == 180
-    out = np.setdiff1d(np.arange(200), held.kept)
+    held = hold_out_users(rows, 4, seed=0)
+    assert len(held.train_users) == 180
+    out = np.setdiff1d(np.arange(200), held.train_users)
     test_user = 0
     for user in out:
         row = rows[[user]].toarray()[0]
         relevant = (row >= 4).sum()
         if (row > 0).sum() < 2 or not relevant:
             continue
-        seen, hidden = held.seen[[test_user]].toarray()[0], held.hidden[[test_user]].toarray()[0]
+        seen, hidden = held.seen[[test_user]].toarray()[0], held.relevant[[test_user]].toarray()[0]
         assert (seen + hidden == row).all()
         assert not (seen * hidden).any()
         assert (hidden > 0).sum() == max(1, relevant // 5)
         assert set(hidden) <= {0, 4, 5}
         assert seen.any()
         test_user += 1
-    assert held.seen.shape == held.hidden.shape == (test_user, 30)
+    assert held.seen.shape == held.relevant.shape == (test_user, 30)
 
 
 def test_the_held_out_users_and_items_are_seeded() -> None:
     rows = some_ratings(0)
-    one, same, other = (hold_out(rows, 4, seed=seed) for seed in (1, 1, 2))
-    assert (one.hidden.toarray() == same.hidden.toarray()).all()
-    assert one.kept.tolist() == same.kept.tolist() != other.kept.tolist()
+    one, same, other = (hold_out_users(rows, 4, seed=seed) for seed in (1, 1, 2))
+    assert (one.relevant.toarray() == same.relevant.toarray()).all()
+    assert one.train_users.tolist() == same.train_users.tolist() != other.train_users.tolist()
 
 
 def test_users_of_one_rating_or_no_relevant_item_are_not_test_users() -> None:
     rows = csr_array(np.array([[5.0, 0, 0], [1, 2, 3], [5, 5, 0], [0, 4, 1]]))
-    held = hold_out(rows, 4, seed=0, users_share=1)
+    held = hold_out_users(rows, 4, seed=0, users_share=1)
     assert held.seen.shape[0] == 2
-    assert np.diff(held.hidden.indptr).tolist() == np.diff(held.seen.indptr).tolist() == [1, 1]
-    assert held.hidden.toarray()[1].tolist() == [0, 4, 0]
-    assert not len(held.kept)
+    assert np.diff(held.relevant.indptr).tolist() == np.diff(held.seen.indptr).tolist() == [1, 1]
+    assert held.relevant.toarray()[1].tolist() == [0, 4, 0]
+    assert not len(held.train_users)
 
 
 @pytest.mark.parametrize("n", [1, 3, 13])
 def test_the_ndcg_is_scikit_learns(n: int) -> None:
     rng = np.random.default_rng(n)
-    held = hold_out(some_ratings(n), 3, seed=n, users_share=1, hidden_share=0.5)
+    held = hold_out_users(some_ratings(n), 3, seed=n, users_share=1, relevant_share=0.5)
     users = held.seen.shape[0]
     lists = np.array([rng.permutation(30)[:20] for _ in range(users)])
     lists[::3, 15:] = -1
-    quality = ranking_quality(lists, held.seen, held.hidden, n)
+    quality = ranking_quality(lists, held.seen, held.relevant, n)
     ndcg, hits, shown, recall, precision, seen_by = [], [], set(), [], [], []
-    for row, seen, hidden in zip(lists, held.seen.toarray(), held.hidden.toarray(), strict=True):
+    for row, seen, hidden in zip(lists, held.seen.toarray(), held.relevant.toarray(), strict=True):
         kept = [item for item in row if item >= 0 and not seen[item]][:n]
         scores = np.zeros(30 + n)
         scores[kept] = np.arange(len(kept), 0, -1)
@@ -164,7 +164,7 @@ def test_the_ndcg_is_scikit_learns(n: int) -> None:
         seen_by += [(held.seen.toarray()[:, item] > 0).mean() for item in kept]
         shown |= set(kept)
     assert quality.ndcg == pytest.approx(np.mean(ndcg))
-    assert ndcg_of_each(lists, held.seen, held.hidden, n) == pytest.approx(np.array(ndcg))
+    assert ndcg_of_each(lists, held.seen, held.relevant, n) == pytest.approx(np.array(ndcg))
     assert quality.ndcg_error == pytest.approx(np.std(ndcg, ddof=1) / np.sqrt(users))
     assert quality.hit_rate == pytest.approx(np.mean(hits))
     assert quality.recall == pytest.approx(np.mean(recall))

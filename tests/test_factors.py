@@ -20,7 +20,7 @@ from recommender.factors import (
     PublishedFactors,
     factors_document,
     load_factors,
-    still_shown,
+    with_shown,
 )
 from recommender.foldin import Preferences, preferences_of
 from recommender.mongo import Document, MongoDatabase
@@ -128,7 +128,7 @@ def test_an_invalid_document_is_a_data_error(db: MongoDatabase) -> None:
 def test_restaurants_closed_since_the_fit_are_not_shown() -> None:
     live = some_factors("r1")
     keys = pa.array([str(encode_id(i)) for i in ("c", "new", 5)])
-    document = still_shown(live, keys, np.array([False, False, True]), "r2")
+    document = with_shown(live, keys, np.array([False, False, True]), "r2")
     assert np.frombuffer(document["shown"], np.bool_).tolist() == [True, True, False]
     assert document == {**live, "run_id": "r2", "shown": document["shown"]}
 

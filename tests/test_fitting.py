@@ -14,18 +14,18 @@ from sklearn.metrics import roc_auc_score
 
 from recommender import fitting
 from recommender.als.sweeps import implicit_step, sweep
-from recommender.baseline import Weights
+from recommender.baseline import BiasDamping
 from recommender.confidence import Confidence
 from recommender.errors import ModelRejectedError
 from recommender.judging import evaluate_lists, evaluate_ratings
-from recommender.models import visits_of
+from recommender.models import confidence_matrix
 from recommender.ratings import Ratings
 from recommender.settings import Settings
 from recommender.splits import split
 from tests.support import ratings_of, scores_of
 
 CONFIDENCE = Confidence(alpha=20.0, reg_param=4.0, rank=16)
-USUAL = fitting.Chosen(Weights(), CONFIDENCE)
+USUAL = fitting.Chosen(BiasDamping(), CONFIDENCE)
 
 
 def checkerboard() -> Ratings:
@@ -41,7 +41,9 @@ def test_als_finds_a_checkerboard(
 ) -> None:
     settings = db_settings.model_copy(update={"als_objective": objective})
     train, held_out = split(checkerboard(), settings)
-    model = fitting.fit_rating(spark, train, settings, None if objective == "rating" else Weights())
+    model = fitting.fit_rating(
+        spark, train, settings, None if objective == "rating" else BiasDamping()
+    )
     share, error = evaluate_ratings(model, train, held_out, settings)
     assert error["rows"] == 120
     assert error["rmse"] < 0.3
@@ -65,7 +67,7 @@ def test_on_any_scale_both_fits_find_what_there_is_to_find(
     share, error = evaluate_ratings(model.rating, train, held_out, settings)
     assert error["rmse"] < error["mean_rmse"] / 2
     pairs = np.arange(40, dtype=np.int32)[:, None], np.arange(32, dtype=np.int32)
-    predicted = model.believing(share).rating.predict(*pairs)
+    predicted = model.with_blend_weight(share).rating.predict(*pairs)
     assert low <= np.nanmin(predicted) < np.nanmax(predicted) <= high
     lists = evaluate_lists(model, train, held_out, settings)
     assert lists["ndcg"] > 2 * lists["popular"]["ndcg"]
@@ -87,7 +89,7 @@ def test_held_out_ratings_of_unknown_users_have_no_rmse(
 ) -> None:
     ratings = ratings_of([("u1", "r1", 4), ("u2", "r2", 3), ("u3", "r3", 5)])
     train, held_out = ratings.rows(ratings.user < 2), ratings.rows(ratings.user == 2)
-    model = fitting.fit_rating(spark, train, quick_settings, Weights())
+    model = fitting.fit_rating(spark, train, quick_settings, BiasDamping())
     _, error = evaluate_ratings(model, train, held_out, quick_settings)
     assert (error["rmse"], error["cold"]) == (None, 1)
     assert error["reason"] is not None
@@ -110,7 +112,7 @@ def test_sweeps_continue_the_fit_of_mllib(
 ) -> None:
     """A sweep is an iteration of MLlib's ALS, on the same ratings."""
     several = city.rows(np.bincount(city.user)[city.user] >= 2)
-    visits = visits_of(city, quick_settings)
+    visits = confidence_matrix(city, quick_settings)
     alpha = CONFIDENCE.alpha_of(visits)
     als = ALS(
         rank=CONFIDENCE.rank,

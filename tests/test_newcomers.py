@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from recommender.data.ids import decode_ids
 from recommender.mongo import MongoDatabase
 from recommender.newcomers import (
-    more_rated,
+    rated_in_users,
     read_users,
     stacked,
     structure,
@@ -129,5 +129,5 @@ def test_a_collation_of_users_does_not_mix_users(db: MongoDatabase, db_settings:
     db["Users"].insert_many(
         {"user_id": user, "ratings": [{"gmap_id": gmap_id}]} for user, gmap_id in rated.items()
     )
-    assert more_rated(db, pa.array(["u"])).to_pylist() == ["mine"]
-    assert more_rated(db, pa.array(["v"])).to_pylist() == []
+    assert rated_in_users(db, pa.array(["u"])).to_pylist() == ["mine"]
+    assert rated_in_users(db, pa.array(["v"])).to_pylist() == []

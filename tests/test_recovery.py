@@ -13,7 +13,7 @@ from recommender.errors import DatabaseUnavailableError, LeaseLostError
 from recommender.lease import COLLECTION, LEASE_ID, Lease, abandoned, holder
 from recommender.ledger import Ledger
 from recommender.mongo import MongoDatabase
-from recommender.recovery import Tidier
+from recommender.recovery import Recovery
 from recommender.schedule import Schedule
 from recommender.settings import Settings
 from recommender.store import RECOMMENDATIONS, sweep
@@ -53,7 +53,7 @@ def expire(db: MongoDatabase) -> None:
 def tidy_up(db: MongoDatabase) -> None:
     """Look at a lease that has run out, and again after a minute."""
     watch = Watch()
-    tidier = Tidier(db, MINUTE, watch)
+    tidier = Recovery(db, MINUTE, watch)
     tidier.look()
     watch.seconds += MINUTE
     tidier.look()
@@ -99,7 +99,7 @@ def test_a_lease_that_nobody_renews_is_dead_whatever_mongodbs_clock_says(db: Mon
     hours = [{"$set": {"expires_at": {"$add": ["$$NOW", 2 * 3_600_000]}}}]
     db[COLLECTION].update_one({"_id": LEASE_ID}, hours)
     watch = Watch()
-    tidier = Tidier(db, MINUTE, watch)
+    tidier = Recovery(db, MINUTE, watch)
     for _ in range(2):
         tidier.look()
         watch.seconds += MINUTE
@@ -111,7 +111,7 @@ def test_a_lease_that_nobody_renews_is_dead_whatever_mongodbs_clock_says(db: Mon
 
 def test_an_outage_of_mongodb_does_not_count(db: MongoDatabase, silent: Lease) -> None:
     watch = Watch()
-    tidier = Tidier(db, MINUTE, watch)
+    tidier = Recovery(db, MINUTE, watch)
     tidier.look()
     watch.seconds += 9 * MINUTE
     with pytest.MonkeyPatch.context() as patch:
@@ -144,7 +144,7 @@ def test_a_training_that_was_cut_off_has_as_long_again_to_renew_its_lease(
     db: MongoDatabase, silent: Lease
 ) -> None:
     watch = Watch()
-    tidier = Tidier(db, MINUTE, watch)
+    tidier = Recovery(db, MINUTE, watch)
     for _ in range(2):  # in two outages, far apart
         expire(db)
         tidier.look()
@@ -211,7 +211,7 @@ def test_the_clock_tidies_up_between_two_slots(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recommender.clock._MOST_SECONDS", 0.05)
-    hour, tidier = 3600.0, Tidier(db, 0.1)
+    hour, tidier = 3600.0, Recovery(db, 0.1)
     clock = TrainingClock(Schedule(db, hour), pytest.fail, hour, tidier.look)
     clock.start()
     try:

@@ -6,7 +6,7 @@ import datetime
 from typing import Any
 
 from recommender.als.reuse import choice_of
-from recommender.baseline import Weights
+from recommender.baseline import BiasDamping
 from recommender.confidence import Confidence
 from recommender.fitting import Chosen
 from recommender.settings import Settings
@@ -32,7 +32,7 @@ def entry_of(settings: Settings, **chosen: Any) -> dict[str, Any]:
 
 def test_the_choice_of_the_live_run_is_taken_again(db_settings: Settings) -> None:
     entry = entry_of(db_settings)
-    chosen = Chosen(Weights(3, 20), Confidence(5, 1, 32), at=AT - 23 * HOUR, from_run="r1")
+    chosen = Chosen(BiasDamping(3, 20), Confidence(5, 1, 32), at=AT - 23 * HOUR, from_run="r1")
     for ratings in (901, 1_000, 1_099):
         assert choice_of(entry, db_settings, ratings, AT) == chosen
     again = choice_of(entry_of(db_settings, from_run="r0"), db_settings, 1_000, AT)

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from recommender.data.cleaning import BLOCK_SCHEMA
 from recommender.data.ids import decode_ids, encode_id
-from recommender.data.one_user import ratings_given, ratings_of_user
+from recommender.data.one_user import ratings_from_request, ratings_of_user
 from recommender.errors import DatabaseUnavailableError, DataError
 from recommender.mongo import Document, MongoDatabase
 from recommender.ratings import Ratings, counts_of, gather
@@ -356,14 +356,16 @@ class TestRatingsOfUser:
 
 class TestRatingsGiven:
     def test_they_are_cleaned_like_any_others(self, db_settings: Settings) -> None:
-        ratings = ratings_given(db_settings, {"b": "4.5", "a": 1, "c": "9", "d": None}, set())
+        ratings = ratings_from_request(
+            db_settings, {"b": "4.5", "a": 1, "c": "9", "d": None}, set()
+        )
         assert [(item, rating) for _, item, rating in triples(ratings)] == [("a", 1.0), ("b", 4.5)]
         assert len(ratings.users) == 1
         assert ratings.report.rejected == {"rating_missing": 1, "rating_out_of_range": 1}
 
     def test_none_valid_is_an_error(self, db_settings: Settings) -> None:
         with pytest.raises(DataError, match="none of the 1 reviews is valid"):
-            ratings_given(db_settings, {"a": "tasty"}, set())
+            ratings_from_request(db_settings, {"a": "tasty"}, set())
 
 
 def test_a_text_stands_for_the_restaurant_whose_number_or_object_id_it_is(
@@ -372,7 +374,7 @@ def test_a_text_stands_for_the_restaurant_whose_number_or_object_id_it_is(
     oid = ObjectId("0123456789ab0123456789ab")
     known = {str(encode_id(i)) for i in (7, Int64(8), oid, "9")}
     given = {"7": 1, "8": 2, str(oid): 3, "9": 4, "10": 5}
-    found = decode_ids(ratings_given(db_settings, given, known).restaurants)
+    found = decode_ids(ratings_from_request(db_settings, given, known).restaurants)
     assert {(type(i), i) for i in found} == {
         (int, 7),
         (Int64, 8),

@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 
 import als_training
 from recommender import fitting, searching
-from recommender.baseline import find_weights
+from recommender.baseline import choose_damping
 from recommender.errors import DataError
 from recommender.grids import BASELINE, PREFERENCE, RATING
 from recommender.judging import evaluate_ratings
@@ -44,7 +44,7 @@ def test_the_measure_is_that_of_a_training(
         searching.measure(spark, search, train, test, quick_settings)
         for search in (BASELINE, RATING)
     )
-    model = fitting.fit_rating(spark, train, quick_settings, find_weights(train, quick_settings))
+    model = fitting.fit_rating(spark, train, quick_settings, choose_damping(train, quick_settings))
     _, error = evaluate_ratings(model, train, test, quick_settings)
     assert baseline == pytest.approx(error["baseline_rmse"], rel=1e-12)
     assert rating == pytest.approx(error["rmse"], rel=1e-3)

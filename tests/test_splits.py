@@ -9,7 +9,7 @@ import pytest
 
 from recommender.ratings import Ratings
 from recommender.settings import Settings
-from recommender.splits import of_fold, sample_users, split, teachers
+from recommender.splits import sample_users, split, training_users, with_fold_seed
 from tests.support import ratings_of
 
 
@@ -26,7 +26,7 @@ def test_the_split_is_seeded_and_complete(db_settings: Settings) -> None:
     ratings = staircase()
     train, test = split(ratings, db_settings)
     again, _ = split(ratings, db_settings)
-    other, _ = split(ratings, of_fold(db_settings, 1))
+    other, _ = split(ratings, with_fold_seed(db_settings, 1))
     assert np.bincount(test.user).tolist() == [0, 1, 1, 1, 1] * 4
     assert pairs(train) | pairs(test) == pairs(ratings)
     assert not pairs(train) & pairs(test)
@@ -52,7 +52,7 @@ def test_a_split_of_some_users_is_that_of_all_users(db_settings: Settings) -> No
 
 def test_the_seed_of_a_fold_stays_one(db_settings: Settings) -> None:
     last = db_settings.model_copy(update={"seed": 2**31 - 1})
-    assert of_fold(last, 2).seed == 1
+    assert with_fold_seed(last, 2).seed == 1
 
 
 def test_sampled_users_keep_all_their_ratings() -> None:
@@ -67,7 +67,7 @@ def test_sampled_users_keep_all_their_ratings() -> None:
 
 
 def test_training_users_have_two_ratings_or_more(db_settings: Settings) -> None:
-    assert teachers(staircase(), db_settings).tolist() == [False, True, True, True, True] * 4
+    assert training_users(staircase(), db_settings).tolist() == [False, True, True, True, True] * 4
 
 
 def test_training_users_are_drawn_by_their_number_of_ratings(
@@ -77,7 +77,7 @@ def test_training_users_are_drawn_by_their_number_of_ratings(
     drawn = np.zeros(5)
     for seed in range(200):
         few = db_settings.model_copy(update={"als_preference_users": 4, "seed": seed})
-        chosen = teachers(ratings, few)
+        chosen = training_users(ratings, few)
         assert chosen.sum() == 4
         drawn += chosen.reshape(4, 5).sum(axis=0)
     assert drawn[0] == 0

@@ -7,7 +7,7 @@ import logging
 import math
 from typing import Any
 
-from recommender.baseline import Weights
+from recommender.baseline import BiasDamping
 from recommender.confidence import Confidence
 from recommender.fitting import Chosen
 from recommender.ledger import Ledger, now
@@ -55,7 +55,7 @@ def choice_of(
     try:
         choice, theirs, ours = entry["chosen"], entry["settings"], settings.public()
         chosen = Chosen(
-            Weights(**_positive(choice["weights"], "user", "restaurant")),
+            BiasDamping(**_positive(choice["weights"], "user", "restaurant")),
             Confidence(**_positive(choice["confidence"], "alpha", "reg_param", "rank")),
             at=choice["at"],
             from_run=choice["from_run"] or entry["run_id"],

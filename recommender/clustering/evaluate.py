@@ -13,7 +13,13 @@ from scipy.sparse import csr_array
 
 from dists import silhouette
 from recommender.clusters import Clustering, cluster
-from recommender.evaluation import HeldOut, hold_out, no_quality, ranking_quality, rating_error
+from recommender.evaluation import (
+    HeldOutUsers,
+    hold_out_users,
+    no_quality,
+    ranking_quality,
+    rating_error,
+)
 from recommender.scoring import lists_of, score
 from recommender.settings import Settings
 from recommender.user_matrix import UserMatrix
@@ -44,10 +50,10 @@ def evaluate_clusters(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
     dict
         The ledger's ``metrics.clusters.held_out``.
     """
-    test = hold_out(matrix.ratings, relevant_from(matrix, settings), seed=settings.seed)
-    rating_test = hold_out(matrix.ratings, -np.inf, seed=settings.seed)
-    train = matrix.subset(test.kept)
-    clustering = cluster(train, settings) if rating_test.hidden.nnz and train.rows.nnz else None
+    test = hold_out_users(matrix.ratings, relevant_from(matrix, settings), seed=settings.seed)
+    rating_test = hold_out_users(matrix.ratings, -np.inf, seed=settings.seed)
+    train = matrix.subset(test.train_users)
+    clustering = cluster(train, settings) if rating_test.relevant.nnz and train.rows.nnz else None
     return {
         **evaluate_lists(test, train, clustering, settings),
         "ratings": _evaluate_ratings(rating_test, train, clustering),
@@ -55,7 +61,7 @@ def evaluate_clusters(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
 
 
 def evaluate_lists(
-    test: HeldOut, train: UserMatrix, clustering: Clustering | None, settings: Settings
+    test: HeldOutUsers, train: UserMatrix, clustering: Clustering | None, settings: Settings
 ) -> dict[str, Any]:
     """Evaluate the lists of the clusters, and the fallback list, on test users.
 
@@ -75,21 +81,21 @@ def evaluate_lists(
     lists = lists_of(scored.scores, scored.fallback, settings.clusters_top_n)
     labels = clustering.assign(test.seen[:, train.columns])
     shown = settings.als_top_n
-    quality = ranking_quality(lists[labels], test.seen, test.hidden, shown)
-    popular = ranking_quality(lists[np.full(users, -1)], test.seen, test.hidden, shown)
+    quality = ranking_quality(lists[labels], test.seen, test.relevant, shown)
+    popular = ranking_quality(lists[np.full(users, -1)], test.seen, test.relevant, shown)
     return {"users": users, "shown": shown, **asdict(quality), "popular": asdict(popular)}
 
 
 def _evaluate_ratings(
-    test: HeldOut, train: UserMatrix, clustering: Clustering | None
+    test: HeldOutUsers, train: UserMatrix, clustering: Clustering | None
 ) -> dict[str, Any]:
     """Compare test ratings with the mean ratings of the user's cluster and of all users."""
-    actual, item = test.hidden.data, test.hidden.indices
+    actual, item = test.relevant.data, test.relevant.indices
     if not clustering:
         return {**asdict(rating_error(actual[:0], actual[:0], 0.0)), "city_rmse": None}
     means = rating_means(train.ratings, clustering.labels, len(clustering.centroids))
     of_user = clustering.assign(test.seen[:, train.columns])
-    labels = np.repeat(of_user, np.diff(test.hidden.indptr))
+    labels = np.repeat(of_user, np.diff(test.relevant.indptr))
     mean = float(train.ratings.data.mean())
     error = rating_error(means[labels, item], actual, mean)
     overall = rating_error(means[-1, item], actual, mean)

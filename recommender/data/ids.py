@@ -130,7 +130,7 @@ class KeyIndex:
 
 def _comparable(value: Any, key: str | Rejection) -> object:
     """Return a value that is equal for equal ids: a decimal for numbers, the key for others."""
-    number = None if isinstance(key, Rejection) else _as_decimal(value)
+    number = None if isinstance(key, Rejection) else as_decimal(value)
     return key if number is None else number
 
 
@@ -142,13 +142,13 @@ def same_number_same_key(keys: pa.StringArray) -> pa.StringArray:
     texts: list[str] = keys.to_pylist()
     smallest: dict[Decimal, str] = {}
     for key in sorted(key for key in texts if key.startswith("\0")):
-        number = _as_decimal(decode_id(key))
+        number = as_decimal(decode_id(key))
         if number is not None:
             smallest.setdefault(number, key)
     one_key = {
         key: smallest[number]
         for key in texts
-        if key.startswith("\0") and (number := _as_decimal(decode_id(key))) is not None
+        if key.startswith("\0") and (number := as_decimal(decode_id(key))) is not None
     }
     return pa.array([one_key.get(key, key) for key in texts], pa.string())
 
@@ -160,7 +160,7 @@ def is_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def _as_decimal(value: Any) -> Decimal | None:
+def as_decimal(value: Any) -> Decimal | None:
     if isinstance(value, Decimal128):
         return value.to_decimal()
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -55,7 +55,7 @@ def _ratings_in_users(settings: Settings, same: Document) -> pa.RecordBatch:
     return clean_users([document], settings)
 
 
-def given_rating(text: str) -> tuple[str, str]:
+def parse_rating(text: str) -> tuple[str, str]:
     """Read ``gmap_id=rating``; an id may hold ``=`` itself.
 
     Raises
@@ -69,7 +69,7 @@ def given_rating(text: str) -> tuple[str, str]:
     return gmap_id, rating
 
 
-def ratings_given(
+def ratings_from_request(
     settings: Settings, given: Mapping[str, object], known: Collection[str]
 ) -> Ratings:
     """Return the ratings of a user who is in no collection.

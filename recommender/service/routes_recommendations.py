@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Query
 from pydantic import BaseModel
 
-from recommender.data.one_user import given_rating, ratings_given
+from recommender.data.one_user import parse_rating, ratings_from_request
 from recommender.errors import DataError
 from recommender.problems import responses
 from recommender.service.security import require_key
@@ -48,8 +48,8 @@ def recommendations(
     if factors is None:
         raise HTTPException(404, "no training has published factors; POST /train first")
     try:
-        pairs = dict(map(given_rating, rated))
-        ratings = ratings_given(service.settings, pairs, factors.position)
+        pairs = dict(map(parse_rating, rated))
+        ratings = ratings_from_request(service.settings, pairs, factors.position)
     except (DataError, ValueError) as error:
         raise HTTPException(422, f"query.rated: {error}") from None
     best = factors.recommend(ratings, service.settings.als_top_n)

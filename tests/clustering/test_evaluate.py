@@ -13,7 +13,7 @@ from dists import distance
 from recommender.clustering import evaluate
 from recommender.clustering.evaluate import evaluate_clusters, rating_means
 from recommender.clusters import Clustering, cluster
-from recommender.evaluation import RankingQuality, hold_out
+from recommender.evaluation import RankingQuality, hold_out_users
 from recommender.settings import Settings, load_settings
 from recommender.user_matrix import UserMatrix, user_matrix
 from tests.small_cities import DEGENERATE, DRAWN, some_users, tiny_ratings
@@ -40,17 +40,17 @@ def test_predicted_ratings_are_evaluated_on_ratings_of_any_value() -> None:
     settings = load_settings(clusters_k=4)
     matrix = user_matrix(tiny_ratings(), settings)
     quality = evaluate_clusters(matrix, settings)["ratings"]
-    test = hold_out(matrix.ratings, 0, seed=settings.seed)
-    train = matrix.subset(test.kept)
+    test = hold_out_users(matrix.ratings, 0, seed=settings.seed)
+    train = matrix.subset(test.train_users)
     clustering = cluster(train, settings)
     means = rating_means(train.ratings, clustering.labels, 4)
     errors, guesses = [], []
-    for seen, hidden in zip(test.seen.toarray(), test.hidden.toarray(), strict=True):
+    for seen, hidden in zip(test.seen.toarray(), test.relevant.toarray(), strict=True):
         far = [distance(seen[matrix.columns], centroid) for centroid in clustering.centroids]
         label = int(np.argmin(far)) if min(far) < 1 else -1
         errors += [hidden[i] - means[label, i] for i in np.flatnonzero(hidden)]
         guesses += [hidden[i] - train.ratings.data.mean() for i in np.flatnonzero(hidden)]
-    assert test.hidden.data.min() < 4
+    assert test.relevant.data.min() < 4
     assert (quality["rows"], quality["cold"]) == (len(errors), 0)
     assert quality["rmse"] == pytest.approx(np.sqrt(np.mean(np.square(errors))))
     assert quality["mean_rmse"] == pytest.approx(np.sqrt(np.mean(np.square(guesses))))
@@ -89,7 +89,7 @@ def test_test_users_do_not_take_part_in_the_training(monkeypatch: pytest.MonkeyP
     evaluate_clusters(matrix, settings)
     (train,) = trained_on
     users = matrix.rows.shape[0]
-    kept = hold_out(matrix.ratings, 0, seed=settings.seed).kept
+    kept = hold_out_users(matrix.ratings, 0, seed=settings.seed).train_users
     assert train.rows.shape[0] == train.ratings.shape[0] == len(kept) == users - users // 10
     assert (train.rows.toarray() == matrix.rows[kept].toarray()).all()
 
@@ -116,7 +116,7 @@ def test_without_a_rating_above_zero_in_training_there_is_a_reason() -> None:
     matrix = user_matrix(
         ratings_of([*zeros, ("u", "a", 2), ("u", "b", 2), ("u", "c", 1)], rating_max=2), settings
     )
-    alone = next(s for s in range(99) if hold_out(matrix.ratings, 2, seed=s).seen.nnz)
+    alone = next(s for s in range(99) if hold_out_users(matrix.ratings, 2, seed=s).seen.nnz)
     quality = evaluate_clusters(matrix, settings.model_copy(update={"seed": alone}))
     assert (quality["ndcg"], quality["ratings"]["rmse"]) == (None, None)
     assert quality["reason"]
