@@ -17,7 +17,10 @@ from pyspark.sql import SparkSession
 
 import clustering_training
 from recommender.als.reuse import reused_choice
-from recommender.errors import ModelRejectedError
+from recommender.core.errors import ModelRejectedError
+from recommender.core.logs import configure_logging
+from recommender.core.mongo_collections import RECOMMENDATIONS
+from recommender.core.script import TRAINING_CODES, run_script, script_parser
 from recommender.fitting import REMEDY, choose, fit, refit
 from recommender.foldin import Preferences
 from recommender.gate import add_force_option, check_recommendations, settings_with_force
@@ -29,7 +32,6 @@ from recommender.ratings import Ratings, counts_of
 from recommender.recommend import RecommendTask, user_blocks
 from recommender.restaurants import shown_restaurants
 from recommender.runs import TrainingRun, training_run
-from recommender.scripts import TRAINING_CODES, configure_logging, run_script, script_parser
 from recommender.searching import (
     add_tuning_options,
     run_tuning,
@@ -37,7 +39,7 @@ from recommender.searching import (
 )
 from recommender.spark import spark_session
 from recommender.splits import split
-from recommender.store import RECOMMENDATIONS, others_before, publish, staged
+from recommender.store import others_before, publish, staged
 from recommender.summary import summary_of
 
 

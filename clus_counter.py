@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from recommender.errors import DataError
-from recommender.mongo import connect, database
+from recommender.core.errors import DataError
+from recommender.core.logs import configure_logging
+from recommender.core.mongo import connect, database
+from recommender.core.script import READER_CODES, run_script, script_parser
+from recommender.core.settings import load_settings
 from recommender.published import PublishedModel, load_model
 from recommender.ratings import Ratings
 from recommender.reviews import read_ratings
-from recommender.scripts import READER_CODES, configure_logging, run_script, script_parser
-from recommender.settings import load_settings
 
 _BAR_WIDTH = 40
 _GIANT_SHARE = 0.5

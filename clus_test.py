@@ -10,16 +10,17 @@ import numpy as np
 import pyarrow as pa
 
 from dists import distances
+from recommender.core.errors import DataError
+from recommender.core.logs import configure_logging, one_line
+from recommender.core.mongo import Document, MongoDatabase, connect, database, mongo_errors
+from recommender.core.script import READER_CODES, run_script, script_parser
+from recommender.core.settings import load_settings
 from recommender.data.ids import encode_id, keys_of, positions_in
 from recommender.data.one_user import parse_rating, ratings_from_request, ratings_of_user
-from recommender.errors import DataError
 from recommender.factors import PublishedFactors, load_factors
-from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors, one_line
 from recommender.newcomers import rated_in_users
 from recommender.published import PublishedModel, load_model
 from recommender.ratings import Ratings
-from recommender.scripts import READER_CODES, configure_logging, run_script, script_parser
-from recommender.settings import load_settings
 
 _NEAREST = 3
 _FOLDED_IN = 13

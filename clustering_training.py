@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from recommender.cluster_documents import cluster_documents, figures_of, metadata_documents
 from recommender.clustering.evaluate import evaluate_clusters, silhouette_of
 from recommender.clusters import cluster
+from recommender.core.logs import configure_logging
+from recommender.core.mongo import Document
+from recommender.core.script import TRAINING_CODES, run_script, script_parser
 from recommender.elbow import parse_range, run_elbow
 from recommender.factors import factors_document, read_factors_document, with_shown
 from recommender.foldin import Preferences
 from recommender.gate import add_force_option, check_clusters, check_finite, settings_with_force
 from recommender.matching import with_previous_ids
-from recommender.mongo import Document
 from recommender.published import previous_labels
 from recommender.ratings import Ratings, counts_of, rating_shift
 from recommender.restaurants import shown_restaurants
@@ -28,7 +30,6 @@ from recommender.runs import TrainingRun, training_run
 from recommender.scoring import (
     score,
 )
-from recommender.scripts import TRAINING_CODES, configure_logging, run_script, script_parser
 from recommender.store import publish_clusters
 from recommender.summary import summary_of
 from recommender.user_matrix import user_matrix

@@ -15,21 +15,15 @@ from fastapi.concurrency import run_in_threadpool
 
 from recommender.child import Trainer
 from recommender.clock import TrainingClock
+from recommender.core.logs import configure_logging
+from recommender.core.mongo import connect, database
+from recommender.core.ports import check_port_is_free, is_loopback
+from recommender.core.script import exit_on_error, run_script, script_parser
+from recommender.core.settings import load_settings
+from recommender.core.signals import Cancelled
 from recommender.factors import LiveFactors
-from recommender.mongo import (
-    connect,
-    database,
-)
-from recommender.ports import check_port_is_free, is_loopback
 from recommender.problems import handle_errors
 from recommender.schedule import Schedule
-from recommender.scripts import (
-    Cancelled,
-    configure_logging,
-    exit_on_error,
-    run_script,
-    script_parser,
-)
 from recommender.service import (
     routes_health,
     routes_recommendations,
@@ -38,7 +32,6 @@ from recommender.service import (
 )
 from recommender.service.limits import LimitedProtocol
 from recommender.service.state import Service
-from recommender.settings import load_settings
 
 _SECONDS_FOR_OPEN_REQUESTS = 1
 

@@ -21,11 +21,12 @@ from statistics import median
 from pydantic import SecretStr
 
 from recommender.city import City, write_city
+from recommender.core.logs import configure_logging
+from recommender.core.mongo import Document, connect, database
+from recommender.core.script import run_script
+from recommender.core.settings import Settings, load_settings
 from recommender.embedded import EmbeddedMongo
 from recommender.ledger import Ledger
-from recommender.mongo import Document, connect, database
-from recommender.scripts import configure_logging, run_script
-from recommender.settings import Settings, load_settings
 
 SCRIPT = Path(__file__).parent.parent / "als_training.py"
 FULL_SCALE = City(users=588_284, restaurants=26_000, reviews=3_454_139)

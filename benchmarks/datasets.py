@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from recommender.core.settings import Settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
 from recommender.ratings import Ratings, gather
-from recommender.settings import Settings
 
 
 @dataclass(frozen=True)

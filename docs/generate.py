@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from recommender.settings import Settings
+from recommender.core.settings import Settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -13,8 +13,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from recommender.core.settings import Settings
 from recommender.ratings import Ratings
-from recommender.settings import Settings
 from recommender.splits import sample_users, split, with_fold_seed
 
 _SWEEPS = 10

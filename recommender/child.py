@@ -10,14 +10,15 @@ from typing import NamedTuple
 
 from pymongo.errors import PyMongoError
 
-from recommender.errors import LeaseLostError, ModelRejectedError, RecommenderError
-from recommender.guard import Guarded
+from recommender.core.child_process import Guarded
+from recommender.core.errors import LeaseLostError, ModelRejectedError, RecommenderError
+from recommender.core.logs import one_line
+from recommender.core.mongo import MongoDatabase, mongo_errors, reason_of
+from recommender.core.settings import Settings
+from recommender.core.signals import TimedOut
 from recommender.lease import Lease
 from recommender.ledger import Ledger, State, Trigger, new_run_id
-from recommender.mongo import MongoDatabase, mongo_errors, one_line, reason_of
 from recommender.recovery import Recovery
-from recommender.scripts import TimedOut
-from recommender.settings import Settings
 from recommender.store import sweep
 
 SCRIPT = Path(__file__).parent.parent / "als_training.py"

@@ -15,10 +15,10 @@ import numpy as np
 from bson import Int64
 from numpy.typing import NDArray
 
-from recommender.bulk import insert_batches, replacing
-from recommender.errors import DataError
-from recommender.mongo import Document, MongoDatabase, mongo_errors
-from recommender.settings import Settings
+from recommender.core.errors import DataError
+from recommender.core.mongo import Document, MongoDatabase, mongo_errors
+from recommender.core.mongo_collections import insert_batches, replacing
+from recommender.core.settings import Settings
 
 Floats: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.int64]

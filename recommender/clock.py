@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from recommender.errors import DatabaseUnavailableError, LeaseHeldError, RecommenderError
-from recommender.mongo import mongo_errors
+from recommender.core.errors import DatabaseUnavailableError, LeaseHeldError, RecommenderError
+from recommender.core.mongo import mongo_errors
 from recommender.schedule import Schedule, Slot, steady_seconds
 
 _JOB = "training"

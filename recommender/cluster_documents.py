@@ -12,10 +12,16 @@ from scipy.sparse import csr_array
 
 from recommender.checks import distance_checks, user_checks
 from recommender.clusters import Clustering
+from recommender.core.mongo import Document
+from recommender.core.mongo_collections import (
+    CENTROIDS_ID,
+    CHECKS_ID,
+    CLUSTERS_ID,
+    COLUMNS_ID,
+    FALLBACK_ID,
+)
 from recommender.data.ids import decode_ids
-from recommender.mongo import Document
 from recommender.scoring import ClusterScores, best_items, standing_out
-from recommender.store import CENTROIDS_ID, CHECKS_ID, CLUSTERS_ID, COLUMNS_ID, FALLBACK_ID
 from recommender.user_matrix import UserMatrix
 
 _STANDING_OUT = 5

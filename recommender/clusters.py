@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dists import KMeansResult, assign, distinct_rows, kmeans
-from recommender.errors import DataError
+from recommender.core.errors import DataError
+from recommender.core.settings import Settings
 from recommender.reseeding import repair_empty_clusters
-from recommender.settings import Settings
 from recommender.tastes import EmbeddingClusters, embedding_clusters
 from recommender.user_matrix import UserMatrix
 

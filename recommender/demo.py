@@ -21,19 +21,15 @@ from threading import Event
 from pydantic import SecretStr
 
 from recommender.city import City, write_city
+from recommender.core.child_process import Guarded
+from recommender.core.errors import ConfigurationError, ModelRejectedError
+from recommender.core.logs import configure_logging
+from recommender.core.mongo import connect, database, mongo_errors
+from recommender.core.ports import LOOPBACK, check_port_is_free, listens
+from recommender.core.script import TRAINING_CODES, run_script, script_parser
+from recommender.core.settings import Settings, load_settings
+from recommender.core.signals import Cancelled
 from recommender.embedded import POLL_SECONDS, EmbeddedMongo
-from recommender.errors import ConfigurationError, ModelRejectedError
-from recommender.guard import Guarded
-from recommender.mongo import connect, database, mongo_errors
-from recommender.ports import LOOPBACK, check_port_is_free, listens
-from recommender.scripts import (
-    TRAINING_CODES,
-    Cancelled,
-    configure_logging,
-    run_script,
-    script_parser,
-)
-from recommender.settings import Settings, load_settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from recommender.clustering.evaluate import silhouette_of
 from recommender.clusters import cluster
 from recommender.core.plots import save_elbow
+from recommender.core.settings import Settings
 from recommender.reviews import read_ratings
-from recommender.settings import Settings
 from recommender.user_matrix import UserMatrix, user_matrix
 
 

@@ -17,10 +17,11 @@ from typing import Any, Self
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
-from recommender.errors import ConfigurationError, DatabaseUnavailableError
-from recommender.guard import Guarded
-from recommender.mongo import Client, mongo_errors, one_line
-from recommender.ports import LOOPBACK, free_port, listens
+from recommender.core.child_process import Guarded
+from recommender.core.errors import ConfigurationError, DatabaseUnavailableError
+from recommender.core.logs import one_line
+from recommender.core.mongo import Client, mongo_errors
+from recommender.core.ports import LOOPBACK, free_port, listens
 
 POLL_SECONDS = 0.02
 

@@ -19,13 +19,13 @@ from scipy.sparse import csr_array
 from recommender.als.sweeps import cores, explicit_step, implicit_step, sweep
 from recommender.baseline import Bias, BiasDamping, choose_damping, fit_bias, zero_bias
 from recommender.confidence import Confidence, find_confidence
-from recommender.errors import ModelRejectedError
+from recommender.core.errors import ModelRejectedError
+from recommender.core.settings import Settings
 from recommender.foldin import Preferences, preferences_of
 from recommender.gate import check_finite
 from recommender.ledger import now
 from recommender.models import Model, RatingModel, confidence_matrix, popularity_of
 from recommender.ratings import Ratings
-from recommender.settings import Settings
 from recommender.splits import training_users
 
 REMEDY = "raise ALS_REG_PARAM or lower ALS_RANK"

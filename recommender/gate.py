@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from recommender.errors import ModelRejectedError
+from recommender.core.errors import ModelRejectedError
+from recommender.core.mongo import Document, mongo_errors
+from recommender.core.mongo_collections import CLUSTERS_ID, METADATA, RECOMMENDATIONS
+from recommender.core.settings import Settings, load_settings
 from recommender.ledger import Ledger
-from recommender.mongo import Document, mongo_errors
 from recommender.ratings import reader_shift
 from recommender.runs import TrainingRun
-from recommender.settings import Settings, load_settings
-from recommender.store import CLUSTERS_ID, METADATA, RECOMMENDATIONS
 
 # Runs are compared only if they agree on these settings.
 _SAME_RMSE = ("als_objective", "rating_min", "rating_max", "reviews_rating_field")

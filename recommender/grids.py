@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recommender.errors import ConfigurationError
-from recommender.settings import load_settings
+from recommender.core.errors import ConfigurationError
+from recommender.core.settings import load_settings
 
 Parameters = dict[str, Any]
 Axes = dict[str, tuple[Any, ...]]

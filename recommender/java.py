@@ -17,7 +17,7 @@ from ctypes.util import find_library
 from functools import lru_cache
 from pathlib import Path
 
-from recommender.errors import ConfigurationError
+from recommender.core.errors import ConfigurationError
 
 SUPPORTED = (17, 21)
 # Where people give options to any Java that starts.
@@ -113,6 +113,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from recommender.scripts import run_script
+    from recommender.core.script import run_script
 
     raise SystemExit(run_script(main))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from recommender.core.settings import Settings
 from recommender.evaluation import (
     cross_fitted,
     ndcg_of_each,
@@ -18,7 +19,6 @@ from recommender.evaluation import (
 )
 from recommender.models import Model, RatingModel, confidence_matrix, popularity_of
 from recommender.ratings import Ratings
-from recommender.settings import Settings
 from recommender.splits import relevant_items
 from recommender.topn import top_n
 

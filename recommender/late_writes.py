@@ -26,8 +26,8 @@ from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from recommender.bulk import WRITTEN_BY_OTHERS
-from recommender.mongo import Document, MongoDatabase
+from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.mongo_collections import WRITTEN_BY_OTHERS
 
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 _NO_CHANGE_STREAMS = 40573  # a standalone server

@@ -8,8 +8,8 @@ import socket
 from pymongo import ReturnDocument
 from pymongo.client_session import ClientSession
 
-from recommender.errors import LeaseHeldError, LeaseLostError
-from recommender.mongo import Document, MongoDatabase
+from recommender.core.errors import LeaseHeldError, LeaseLostError
+from recommender.core.mongo import Document, MongoDatabase
 
 COLLECTION = "TrainingState"
 LEASE_ID = "lease"

@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args
 
 from pymongo import DESCENDING
 
-from recommender.mongo import Document, MongoDatabase
-from recommender.settings import Settings
+from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.settings import Settings
 
 COLLECTION = "TrainingRuns"
 

@@ -36,7 +36,12 @@ from bson import Int64, ObjectId, json_util
 from bson.decimal128 import Decimal128
 from tqdm import tqdm
 
-from recommender.bulk import insert_batches, replacing
+from recommender.core.errors import DataError
+from recommender.core.logs import configure_logging, one_line
+from recommender.core.mongo import Document, MongoDatabase, connect, database, mongo_errors
+from recommender.core.mongo_collections import insert_batches, replacing
+from recommender.core.script import READER_CODES, run_script, script_parser
+from recommender.core.settings import Settings, load_settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
 from recommender.data.files import (
     DEFAULT_COLUMNS,
@@ -53,12 +58,8 @@ from recommender.data.files import (
     read_blocks,
 )
 from recommender.data.times import UNITS, TimeParser, is_implausible
-from recommender.errors import DataError
-from recommender.mongo import Document, MongoDatabase, connect, database, mongo_errors, one_line
 from recommender.ratings import Ratings, gather
 from recommender.reviews import gc_paused
-from recommender.scripts import READER_CODES, configure_logging, run_script, script_parser
-from recommender.settings import Settings, load_settings
 
 _BATCH = 10_000
 _PREVIEW = 5

@@ -10,9 +10,9 @@ from scipy.sparse import csr_array
 
 from recommender.als.popularity import city_scores
 from recommender.baseline import Bias
+from recommender.core.settings import Settings
 from recommender.foldin import Preferences
 from recommender.ratings import Ratings, rating_shift
-from recommender.settings import Settings
 
 
 @dataclass(frozen=True, eq=False)

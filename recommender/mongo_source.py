@@ -10,10 +10,10 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 
+from recommender.core.settings import Settings
 from recommender.data.cleaning import BLOCK_SCHEMA
 from recommender.ratings import Ratings, gather
 from recommender.reviews import BATCH_ROWS, IdRange, plan, read
-from recommender.settings import Settings
 
 NAME = "mongo_reviews"
 

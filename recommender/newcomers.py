@@ -12,14 +12,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
-from recommender.bulk import WRITTEN_BY_OTHERS
+from recommender.core.mongo import Document, MongoDatabase, mongo_errors
+from recommender.core.mongo_collections import RECOMMENDATIONS, WRITTEN_BY_OTHERS
+from recommender.core.settings import Settings
 from recommender.data.cleaning import clean_rows
 from recommender.data.ids import CODEC, KeyIndex, decode_ids, encode_id, keys_of
-from recommender.mongo import Document, MongoDatabase, mongo_errors
 from recommender.ratings import Ratings, merge_pairs, rating_shift
 from recommender.reviews import gc_paused
-from recommender.settings import Settings
-from recommender.store import RECOMMENDATIONS
 
 USERS = "Users"
 

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
-from recommender.errors import LeaseHeldError, RecommenderError
+from recommender.core.errors import LeaseHeldError, RecommenderError
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER = {409: {"Retry-After": "60"}, 503: {"Retry-After": "15"}}  # seconds

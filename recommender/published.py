@@ -14,11 +14,19 @@ from pymongo.collection import Collection
 from scipy.sparse import csr_array
 
 from dists import assign
+from recommender.core.errors import DataError
+from recommender.core.logs import one_line
+from recommender.core.mongo import Document, MongoDatabase, mongo_errors
+from recommender.core.mongo_collections import (
+    CENTROIDS_ID,
+    CLUSTERS,
+    CLUSTERS_ID,
+    COLUMNS_ID,
+    FALLBACK_ID,
+    METADATA,
+)
 from recommender.data.ids import CODEC, Rejection, encode_id, positions_in
-from recommender.errors import DataError
-from recommender.mongo import Document, MongoDatabase, mongo_errors, one_line
 from recommender.ratings import Ratings
-from recommender.store import CENTROIDS_ID, CLUSTERS, CLUSTERS_ID, COLUMNS_ID, FALLBACK_ID, METADATA
 
 _READS = 3
 _PARTS = [COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID, FALLBACK_ID]

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from recommender.core.errors import DataError
 from recommender.data.ids import Rejection, same_number_same_key
 from recommender.data.times import is_implausible
-from recommender.errors import DataError
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
+from recommender.core.mongo import connect, database, mongo_errors
+from recommender.core.mongo_collections import insert_once
+from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
 from recommender.encoding import RecommendationEncoder
 from recommender.models import Model
-from recommender.mongo import connect, database, mongo_errors
-from recommender.settings import Settings
-from recommender.store import insert_once
 from recommender.topn import top_n
 
 # Of a block: its ratings, and a few more for each user. About a megabyte.

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from recommender.errors import LeaseHeldError
+from recommender.core.errors import LeaseHeldError
+from recommender.core.mongo import Document, MongoDatabase, mongo_errors
 from recommender.lease import Lease, abandoned, last_holder
 from recommender.ledger import Ledger
-from recommender.mongo import Document, MongoDatabase, mongo_errors
 from recommender.schedule import steady_seconds
 from recommender.store import sweep
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from recommender.core.mongo import Document, MongoDatabase, mongo_errors
+from recommender.core.settings import Settings
 from recommender.data.ids import CODEC, keys_of, positions_in
-from recommender.mongo import Document, MongoDatabase, mongo_errors
-from recommender.settings import Settings
 
 COLLECTION = "Restaurants"
 

@@ -19,11 +19,11 @@ from bson.max_key import MaxKey
 from bson.min_key import MinKey
 from pymongo.collection import Collection as MongoCollection
 
+from recommender.core.mongo import Document, connect, mongo_errors, source_database
+from recommender.core.settings import Settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_rows
 from recommender.data.ids import CODEC
-from recommender.mongo import Document, connect, mongo_errors, source_database
 from recommender.ratings import Ratings, gather
-from recommender.settings import Settings
 
 COLLECTION = "Reviews"
 BATCH_ROWS = 10_000

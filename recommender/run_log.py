@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from recommender.errors import ConfigurationError, RecommenderError
-from recommender.mongo import secrets_of
-from recommender.scripts import Stopped, set_log_format
-from recommender.settings import Settings
+from recommender.core.errors import ConfigurationError, RecommenderError
+from recommender.core.logs import secrets_of, set_log_format
+from recommender.core.settings import Settings
+from recommender.core.signals import Stopped
 
 log = logging.getLogger(__name__)
 

@@ -14,22 +14,21 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
-from recommender.errors import LeaseLostError, ModelRejectedError, RecommenderError
-from recommender.lease import Lease
-from recommender.ledger import OPEN_STATES, RUN_ID, Ledger, State, Trigger, new_run_id, now
-from recommender.mongo import (
+from recommender.core.errors import LeaseLostError, ModelRejectedError, RecommenderError
+from recommender.core.logs import one_line, redact, secrets_of
+from recommender.core.mongo import (
     Document,
     MongoDatabase,
     connect,
     database,
     mongo_errors,
-    one_line,
     reason_of,
-    secrets_of,
 )
+from recommender.core.settings import Settings
+from recommender.core.signals import Cancelled, TimedOut, stop_limit, time_limit
+from recommender.lease import Lease
+from recommender.ledger import OPEN_STATES, RUN_ID, Ledger, State, Trigger, new_run_id, now
 from recommender.run_log import run_log
-from recommender.scripts import Cancelled, TimedOut, redact, stop_limit, time_limit
-from recommender.settings import Settings
 from recommender.store import published_runs, stages_of, sweep
 
 _BEATS_PER_LEASE = 4

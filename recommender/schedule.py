@@ -16,8 +16,8 @@ from typing import Any
 
 from pymongo import ReturnDocument
 
+from recommender.core.mongo import Document, MongoDatabase
 from recommender.lease import COLLECTION
-from recommender.mongo import Document, MongoDatabase
 
 SCHEDULE_ID = "schedule"
 

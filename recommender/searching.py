@@ -13,8 +13,9 @@ from pyspark.sql import SparkSession
 
 from recommender.baseline import BiasDamping, choose_damping
 from recommender.confidence import find_confidence
+from recommender.core.errors import DataError
 from recommender.core.plots import save_line_charts
-from recommender.errors import DataError
+from recommender.core.settings import Settings
 from recommender.fitting import fit_preferences, fit_rating, offsets_alone
 from recommender.grids import (
     BASELINE,
@@ -30,7 +31,6 @@ from recommender.models import Model
 from recommender.mongo_source import read_ratings
 from recommender.ratings import Ratings, counts_of
 from recommender.runs import SideRun, side_run
-from recommender.settings import Settings
 from recommender.spark import spark_session
 from recommender.splits import split, with_fold_seed
 from recommender.standings import best_parameters, env_lines, format_table, line_chart

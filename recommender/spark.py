@@ -25,17 +25,17 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 import recommender
-from recommender.errors import (
+from recommender.core.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
     DataError,
     RecommenderError,
     SparkError,
 )
+from recommender.core.logs import one_line
+from recommender.core.settings import Settings
+from recommender.core.signals import Stopped, call_on_stop, signals_deferred
 from recommender.java import LAPACK_PACKAGE, OPTION_VARIABLES, find_java, has_lapack
-from recommender.mongo import one_line
-from recommender.scripts import Stopped, call_on_stop, signals_deferred
-from recommender.settings import Settings
 
 _PACKAGE = Path(recommender.__file__).parent
 _LOG_CONFIG = Path(__file__).with_name("log4j2.properties")

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from recommender.core.settings import Settings
 from recommender.evaluation import choose_test_rows
 from recommender.ratings import Ratings
-from recommender.settings import Settings
 
 _SEEDS = 2**31
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from pymongo.collection import Collection
 
+from recommender.core.mongo import Document
 from recommender.data.ids import CODEC, encode_id
-from recommender.mongo import Document
 
 SAMPLE_SIZE = 100
 

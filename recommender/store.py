@@ -19,11 +19,23 @@ from operator import attrgetter
 
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING
-from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.errors import PyMongoError
 
-from recommender.bulk import SIMPLE, copy_indexes, copy_validator, count_misfits, create_like
-from recommender.errors import PublishError
+from recommender.core.errors import PublishError
+from recommender.core.mongo import Document, MongoDatabase, mongo_errors, reason_of
+from recommender.core.mongo_collections import (
+    _INSERT_ROWS,
+    CLUSTERS,
+    METADATA,
+    PUBLISHED,
+    SIMPLE,
+    copy_indexes,
+    copy_validator,
+    count_misfits,
+    create_like,
+    insert_once,
+)
+from recommender.core.signals import signals_deferred
 from recommender.late_writes import (
     digest,
     digests_of_others,
@@ -32,8 +44,6 @@ from recommender.late_writes import (
     stream_position,
 )
 from recommender.lease import Lease
-from recommender.mongo import Document, MongoDatabase, mongo_errors, reason_of
-from recommender.scripts import signals_deferred
 from recommender.spot_checks import SAMPLE_SIZE, sample_faults
 from recommender.switching import (
     PREVIOUS,
@@ -44,21 +54,7 @@ from recommender.switching import (
 )
 from recommender.together import Replacement, has_transactions, replace_in_transaction
 
-RECOMMENDATIONS = "Recommendations"
-CLUSTERS = "Clusters"
-METADATA = "Metadata"
-PUBLISHED = (RECOMMENDATIONS, CLUSTERS, METADATA)
-
-COLUMNS_ID = "train_columns"
-CENTROIDS_ID = "kmeans_centroids"
-CLUSTERS_ID = "kmeans_clusters"
-FALLBACK_ID = "fallback"
-CHECKS_ID = "reader_checks"
-FACTORS_ID = "item_factors"
-
 STAGED = ".staged."
-_INSERT_ROWS = 10_000
-_DUPLICATE_KEY = 11000
 WRITTEN_BY_A_RUN: Document = {"run_id": {"$type": "string"}}
 
 _INT32 = struct.Struct("<i")
@@ -166,24 +162,6 @@ class Stage:
             self.carried |= versions.keys()
         # Not before: documents that are older than the validator are kept, too.
         copy_validator(self._db[self.target], self._db[self.name])
-
-
-def insert_once(
-    collection: Collection[Document], documents: Iterable[Document | RawBSONDocument]
-) -> None:
-    """Insert documents in blocks, and skip those whose unique key exists.
-
-    So a block that a retried Spark task writes again is stored once.
-    """
-    rows = iter(documents)
-    while block := list(islice(rows, _INSERT_ROWS)):
-        try:
-            collection.insert_many(block, ordered=False)
-        except BulkWriteError as error:
-            details = error.details
-            codes = {write_error["code"] for write_error in details["writeErrors"]}
-            if codes != {_DUPLICATE_KEY} or details["writeConcernErrors"]:
-                raise
 
 
 def others_before(db: MongoDatabase, target: str) -> set[bytes]:

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 
 from pymongo.errors import AutoReconnect, OperationFailure, WriteConcernError
 
-from recommender.errors import PublishError
+from recommender.core.errors import PublishError
+from recommender.core.mongo import Document, MongoDatabase, reason_of
 from recommender.late_writes import replay
 from recommender.lease import COLLECTION as STATE
 from recommender.lease import LEASE_ID, SWITCH
-from recommender.mongo import Document, MongoDatabase, reason_of
 
 PREVIOUS = ".previous"
 

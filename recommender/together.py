@@ -15,8 +15,8 @@ from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from recommender.bulk import copy_indexes
-from recommender.mongo import Document, MongoDatabase
+from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.mongo_collections import copy_indexes
 
 WRITTEN_BY_A_TRAINING: Document = {"run_id": {"$exists": True}}
 

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recommender.errors import DataError, ModelRejectedError
+from recommender.core.errors import DataError, ModelRejectedError
+from recommender.core.mongo import MongoDatabase, mongo_errors
+from recommender.core.settings import Settings
 from recommender.grids import Axes, Parameters, Search
 from recommender.ledger import now
-from recommender.mongo import MongoDatabase, mongo_errors
 from recommender.ratings import Ratings
-from recommender.settings import Settings
 
 COLLECTION = "Tuning"
 

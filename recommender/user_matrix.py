@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from recommender.core.errors import DataError
+from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
-from recommender.errors import DataError
 from recommender.publishing.bson_size import columns_that_fit
 from recommender.ratings import Ratings, reader_shift
-from recommender.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from recommender.mongo import Document
+from recommender.core.mongo import Document
 
 NESTED: Document = {"$gt": 0}
 for _ in range(60):

@@ -12,18 +12,16 @@ from pymongo.errors import (
     OperationFailure,
 )
 
-from recommender.lease import COLLECTION as STATE
-from recommender.lease import LEASE_ID, Lease
-from recommender.mongo import Document, MongoDatabase
-from recommender.store import (
+from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.mongo_collections import (
     CENTROIDS_ID,
     CLUSTERS_ID,
     COLUMNS_ID,
     RECOMMENDATIONS,
-    publish,
-    publish_clusters,
-    staged,
 )
+from recommender.lease import COLLECTION as STATE
+from recommender.lease import LEASE_ID, Lease
+from recommender.store import publish, publish_clusters, staged
 from recommender.switching import PREVIOUS
 
 TRAINED_USERS = 500

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from recommender.city import City, write_city
+from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.settings import Settings, load_settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
 from recommender.data.files import RATING, RESTAURANT, USER, Columns
 from recommender.data.ids import encode_id
@@ -26,9 +28,7 @@ from recommender.factors import factors_document
 from recommender.foldin import preferences_of
 from recommender.load import read_file
 from recommender.models import Model, confidence_matrix
-from recommender.mongo import Document, MongoDatabase
 from recommender.ratings import Ratings, gather
-from recommender.settings import Settings, load_settings
 
 PROJECT = Path(__file__).parent.parent
 # Quick to start rather than quick in the long run.

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import CheckFunction, ignored_auth, positive_data_acceptance
 
 import model
+from recommender.core.mongo import connect, database
+from recommender.core.ports import free_port
+from recommender.core.settings import load_settings
 from recommender.lease import Lease
 from recommender.ledger import Ledger
-from recommender.mongo import connect, database
-from recommender.ports import free_port
-from recommender.settings import load_settings
 from tests.support import PROJECT, environment, some_factors
 from tests.waiting import TRAINING_SECONDS, until
 

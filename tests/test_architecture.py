@@ -16,23 +16,38 @@ PROJECT = Path(__file__).parent.parent
 # A file imports only from lower floors; what stands on one floor does not know each other.
 FLOORS: list[set[str]] = [
     {
-        *("dists", "recommender.errors", "recommender.evaluation"),
+        *("dists", "recommender.core.errors", "recommender.evaluation"),
         *("recommender.baseline", "recommender.bodies", "recommender.encoding"),
         "recommender.foldin",
         *("recommender.matching", "recommender.scoring", "recommender.summary"),
         "recommender.topn",
     },
     {
-        *("recommender", "recommender.guard", "recommender.ports", "recommender.ratings"),
-        *("recommender.settings", "recommender.checks", "recommender.spherical"),
+        *(
+            "recommender",
+            "recommender.core.child_process",
+            "recommender.core.ports",
+            "recommender.ratings",
+        ),
+        *("recommender.core.settings", "recommender.checks", "recommender.spherical"),
     },
     {
-        *("recommender.grids", "recommender.models", "recommender.mongo", "recommender.splits"),
+        *(
+            "recommender.grids",
+            "recommender.models",
+            "recommender.core.mongo",
+            "recommender.splits",
+        ),
         "recommender.tastes",
     },
     {
-        *("recommender.bulk", "recommender.embedded", "recommender.judging", "recommender.lease"),
-        *("recommender.ledger", "recommender.reseeding", "recommender.scripts"),
+        *(
+            "recommender.core.mongo_collections",
+            "recommender.embedded",
+            "recommender.judging",
+            "recommender.lease",
+        ),
+        *("recommender.ledger", "recommender.reseeding", "recommender.core.script"),
         *("recommender.confidence", "recommender.weights"),
     },
     {
@@ -133,7 +148,7 @@ def test_the_files_that_import_pyspark_are_few_and_known() -> None:
         ("recommender.spherical", {"numpy", "scipy", "dists"}),
         ("recommender.tastes", {"numpy", "scipy", "dists", "recommender"}),
         ("recommender.reseeding", {"numpy", "scipy", "dists", "recommender"}),
-        ("recommender.guard", set()),
+        ("recommender.core.child_process", set()),
     ],
 )
 def test_what_only_computes_imports_nothing_else(name: str, allowed: set[str]) -> None:

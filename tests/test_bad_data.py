@@ -14,9 +14,9 @@ from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 
 import als_training
+from recommender.core.mongo import MongoDatabase
+from recommender.core.settings import Settings
 from recommender.ledger import Ledger
-from recommender.mongo import MongoDatabase
-from recommender.settings import Settings
 from tests.bad_rows import BAD_ROWS, GOOD
 from tests.support import ContractReader, write_tiny_city
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from recommender.baseline import BiasDamping, choose_damping, fit_bias, zero_bias
+from recommender.core.settings import Settings
 from recommender.ratings import Ratings
-from recommender.settings import Settings
 from tests.support import ratings_of
 
 

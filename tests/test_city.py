@@ -21,9 +21,9 @@ from recommender.city import (
     review_blocks,
     write_city,
 )
-from recommender.errors import DataError
-from recommender.mongo import MongoDatabase
-from recommender.settings import Settings
+from recommender.core.errors import DataError
+from recommender.core.mongo import MongoDatabase
+from recommender.core.settings import Settings
 
 SMALL = City(users=300, restaurants=60, reviews=2_000, seed=3)
 SEVERAL_BLOCKS = City(users=45_000, restaurants=500, reviews=200_000, seed=1, tastes=10)

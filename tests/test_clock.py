@@ -19,13 +19,13 @@ import pytest
 
 from recommender import clock as clock_module
 from recommender.clock import TrainingClock
+from recommender.core.errors import DatabaseUnavailableError, LeaseHeldError
+from recommender.core.mongo import Document, MongoDatabase, connect, database
+from recommender.core.settings import Settings, load_settings
 from recommender.demo import PROJECT
 from recommender.embedded import EmbeddedMongo
-from recommender.errors import DatabaseUnavailableError, LeaseHeldError
 from recommender.lease import COLLECTION
-from recommender.mongo import Document, MongoDatabase, connect, database
 from recommender.schedule import SCHEDULE_ID, Schedule, steady_seconds
-from recommender.settings import Settings, load_settings
 from tests.waiting import DEADLINE_SECONDS, until
 
 OFTEN = 0.3
@@ -309,9 +309,9 @@ STOP_IN_A_TICK = """
 import sys, threading, time
 sys.path.insert(0, PROJECT)
 from recommender.clock import TrainingClock
-from recommender.mongo import connect, database
+from recommender.core.mongo import connect, database
 from recommender.schedule import Schedule
-from recommender.settings import load_settings
+from recommender.core.settings import load_settings
 settings = load_settings()
 db = database(connect(settings), settings)
 inside, go = threading.Event(), threading.Event()

@@ -11,10 +11,10 @@ from bson.objectid import ObjectId
 import clus_counter
 import clus_test
 import clustering_training
-from recommender.errors import DataError
-from recommender.mongo import MongoDatabase
+from recommender.core.errors import DataError
+from recommender.core.mongo import MongoDatabase
+from recommender.core.settings import Settings
 from recommender.publishing import bson_size
-from recommender.settings import Settings
 from tests.support import (
     ContractReader,
     set_environment,

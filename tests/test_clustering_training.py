@@ -9,8 +9,8 @@ import pytest
 
 import clus_counter
 import clustering_training
-from recommender.mongo import MongoDatabase
-from recommender.settings import Settings
+from recommender.core.mongo import MongoDatabase
+from recommender.core.settings import Settings
 from tests.support import (
     TINY_CITY,
     ContractReader,

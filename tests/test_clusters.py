@@ -13,12 +13,12 @@ from dists import distance, distances
 from recommender.city import populate, review_blocks
 from recommender.clustering.evaluate import evaluate_clusters
 from recommender.clusters import Clustering, as_read, cluster
+from recommender.core.settings import Settings, load_settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
 from recommender.data.ids import decode_ids
 from recommender.publishing import bson_size
 from recommender.ratings import Ratings, gather
 from recommender.scoring import score
-from recommender.settings import Settings, load_settings
 from recommender.tastes import EmbeddingClusters
 from recommender.user_matrix import UserMatrix, user_matrix
 from tests.small_cities import DEGENERATE, DRAWN, few_ratings, some_users, tiny_ratings

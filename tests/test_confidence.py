@@ -9,8 +9,8 @@ import pytest
 
 from recommender import confidence
 from recommender.confidence import USUAL_ALPHA, Confidence, find_confidence
+from recommender.core.settings import Settings
 from recommender.ratings import Ratings
-from recommender.settings import Settings
 from tests.support import ratings_of
 
 SMALL: dict[str, Any] = {"als_preference_rank": 8}

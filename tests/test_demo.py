@@ -17,12 +17,13 @@ import psutil
 import pytest
 from pymongo import MongoClient
 
-from recommender import embedded, ports
+from recommender import embedded
+from recommender.core import ports
+from recommender.core.child_process import Guarded
+from recommender.core.errors import ConfigurationError, DatabaseUnavailableError
+from recommender.core.settings import Settings
 from recommender.demo import PROJECT, main
 from recommender.embedded import EmbeddedMongo, find_mongod
-from recommender.errors import ConfigurationError, DatabaseUnavailableError
-from recommender.guard import Guarded
-from recommender.settings import Settings
 from tests.waiting import DEADLINE_SECONDS, until
 
 SMALL_CITY = ["--users", "50", "--restaurants", "20", "--reviews", "200"]
@@ -295,7 +296,7 @@ class Command:
         self.printed = ""
         code = (
             "import sys; from pathlib import Path; from recommender.demo import main;"
-            "from recommender.scripts import run_script;"
+            "from recommender.core.script import run_script;"
             f"sys.exit(run_script(lambda argv: main(None, Path({str(scripts)!r}))))"
         )
         self._process = subprocess.Popen(

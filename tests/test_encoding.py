@@ -14,10 +14,11 @@ from bson.objectid import ObjectId
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recommender.core.mongo import MongoDatabase
+from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.encoding import RecommendationEncoder
 from recommender.lease import Lease
-from recommender.mongo import MongoDatabase
-from recommender.store import RECOMMENDATIONS, publish, staged
+from recommender.store import publish, staged
 
 ids = (
     st.text(max_size=30)

@@ -13,8 +13,9 @@ import pytest
 from bson.int64 import Int64
 
 from recommender import factors as factors_module
+from recommender.core.errors import DataError
+from recommender.core.mongo import Document, MongoDatabase
 from recommender.data.ids import encode_id
-from recommender.errors import DataError
 from recommender.factors import (
     LiveFactors,
     PublishedFactors,
@@ -23,7 +24,6 @@ from recommender.factors import (
     with_shown,
 )
 from recommender.foldin import Preferences, preferences_of
-from recommender.mongo import Document, MongoDatabase
 from recommender.publishing.bson_size import MAX_DOCUMENT_BYTES
 from tests.support import ratings_of, some_factors
 

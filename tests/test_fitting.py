@@ -16,11 +16,11 @@ from recommender import fitting
 from recommender.als.sweeps import implicit_step, sweep
 from recommender.baseline import BiasDamping
 from recommender.confidence import Confidence
-from recommender.errors import ModelRejectedError
+from recommender.core.errors import ModelRejectedError
+from recommender.core.settings import Settings
 from recommender.judging import evaluate_lists, evaluate_ratings
 from recommender.models import confidence_matrix
 from recommender.ratings import Ratings
-from recommender.settings import Settings
 from recommender.splits import split
 from tests.support import ratings_of, scores_of
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from recommender import java
+from recommender.core.errors import ConfigurationError
 from recommender.demo import PROJECT
-from recommender.errors import ConfigurationError
 from recommender.java import find_java, main
 
 VERSIONS = {

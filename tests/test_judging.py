@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from recommender import judging
+from recommender.core.settings import Settings
 from recommender.foldin import preferences_of
 from recommender.judging import evaluate_lists
 from recommender.models import Model
 from recommender.ratings import Ratings
-from recommender.settings import Settings
 from tests.support import ratings_of
 
 

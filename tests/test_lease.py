@@ -8,9 +8,9 @@ import socket
 
 import pytest
 
-from recommender.errors import LeaseHeldError, LeaseLostError
+from recommender.core.errors import LeaseHeldError, LeaseLostError
+from recommender.core.mongo import Document, MongoDatabase
 from recommender.lease import COLLECTION, LEASE_ID, Lease, abandoned, holder
-from recommender.mongo import Document, MongoDatabase
 from tests.waiting import at_once, until
 
 MINUTE = 60.0

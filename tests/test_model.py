@@ -26,13 +26,13 @@ from fastapi.testclient import TestClient
 
 import model
 from recommender.child import Trainer
+from recommender.core.mongo import MongoDatabase
+from recommender.core.ports import free_port
+from recommender.core.settings import Settings
 from recommender.lease import Lease
 from recommender.ledger import Ledger
-from recommender.mongo import MongoDatabase
-from recommender.ports import free_port
 from recommender.service import limits
 from recommender.service.routes_training import in_words
-from recommender.settings import Settings
 from tests.support import (
     PROJECT,
     ContractReader,

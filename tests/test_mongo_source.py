@@ -10,11 +10,11 @@ import pytest
 from pyspark.sql import SparkSession
 
 from recommender import mongo_source
-from recommender.errors import DatabaseUnavailableError
+from recommender.core.errors import DatabaseUnavailableError
+from recommender.core.settings import Settings, load_settings
 from recommender.mongo_source import ROWS_A_BATCH, read_reviews
 from recommender.ratings import Ratings
 from recommender.reviews import IdRange
-from recommender.settings import Settings, load_settings
 from recommender.spark import errors_that_last
 
 

@@ -7,8 +7,9 @@ import pyarrow as pa
 from bson.int64 import Int64
 from scipy.sparse import csr_array
 
+from recommender.core.mongo import MongoDatabase
+from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
-from recommender.mongo import MongoDatabase
 from recommender.newcomers import (
     rated_in_users,
     read_users,
@@ -16,7 +17,6 @@ from recommender.newcomers import (
     structure,
 )
 from recommender.ratings import Ratings
-from recommender.settings import Settings
 from tests.support import ratings_of
 
 

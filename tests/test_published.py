@@ -20,13 +20,13 @@ from pymongo.monitoring import (
     CommandSucceededEvent,
 )
 
+from recommender.core.errors import DatabaseUnavailableError, DataError
+from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.settings import Settings
 from recommender.data.cleaning import clean_block
-from recommender.errors import DatabaseUnavailableError, DataError
 from recommender.lease import Lease
-from recommender.mongo import Document, MongoDatabase
 from recommender.published import PublishedModel, load_model, previous_labels
 from recommender.ratings import Ratings, gather
-from recommender.settings import Settings
 from recommender.store import publish_clusters
 from tests.support import ratings_of
 

@@ -19,9 +19,9 @@ from bson.regex import Regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recommender.core.errors import DataError
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
 from recommender.data.ids import Rejection, decode_id, decode_ids, encode_id
-from recommender.errors import DataError
 from recommender.ratings import Ratings, gather, rating_shift, reader_shift
 
 Row = tuple[Any, Any, Any, Any]

@@ -15,15 +15,16 @@ from scipy.sparse import vstack
 import als_training
 from recommender import fitting
 from recommender.baseline import Bias
+from recommender.core.errors import ModelRejectedError
+from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.mongo_collections import RECOMMENDATIONS
+from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
-from recommender.errors import ModelRejectedError
 from recommender.models import Model, RatingModel, popularity_of
-from recommender.mongo import Document, MongoDatabase
 from recommender.ratings import Ratings
 from recommender.recommend import user_blocks
 from recommender.runs import training_run
-from recommender.settings import Settings
-from recommender.store import RECOMMENDATIONS, staged
+from recommender.store import staged
 from tests.support import scores_of
 
 StageLists = Callable[..., dict[Any, Document]]

@@ -9,14 +9,15 @@ from pymongo.errors import AutoReconnect
 
 from recommender import recovery
 from recommender.clock import TrainingClock
-from recommender.errors import DatabaseUnavailableError, LeaseLostError
+from recommender.core.errors import DatabaseUnavailableError, LeaseLostError
+from recommender.core.mongo import MongoDatabase
+from recommender.core.mongo_collections import RECOMMENDATIONS
+from recommender.core.settings import Settings
 from recommender.lease import COLLECTION, LEASE_ID, Lease, abandoned, holder
 from recommender.ledger import Ledger
-from recommender.mongo import MongoDatabase
 from recommender.recovery import Recovery
 from recommender.schedule import Schedule
-from recommender.settings import Settings
-from recommender.store import RECOMMENDATIONS, sweep
+from recommender.store import sweep
 from recommender.switching import switch_of
 from tests.waiting import until
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from recommender.errors import ConfigurationError, DatabaseUnavailableError
-from recommender.mongo import MongoDatabase
+from recommender.core.errors import ConfigurationError, DatabaseUnavailableError
+from recommender.core.mongo import MongoDatabase
+from recommender.core.settings import Settings, load_settings
 from recommender.restaurants import restaurant_names, shown_restaurants
-from recommender.settings import Settings, load_settings
 
 KEYS = pa.array(["a", "b", "c"])
 

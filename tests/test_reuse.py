@@ -8,8 +8,8 @@ from typing import Any
 from recommender.als.reuse import choice_of
 from recommender.baseline import BiasDamping
 from recommender.confidence import Confidence
+from recommender.core.settings import Settings
 from recommender.fitting import Chosen
-from recommender.settings import Settings
 
 AT = datetime.datetime(2026, 1, 2, 12, tzinfo=datetime.UTC)
 HOUR = datetime.timedelta(hours=1)

@@ -16,14 +16,14 @@ from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 from pydantic import SecretStr
 
+from recommender.core.errors import DatabaseUnavailableError, DataError
+from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.settings import Settings
 from recommender.data.cleaning import BLOCK_SCHEMA
 from recommender.data.ids import decode_ids, encode_id
 from recommender.data.one_user import ratings_from_request, ratings_of_user
-from recommender.errors import DatabaseUnavailableError, DataError
-from recommender.mongo import Document, MongoDatabase
 from recommender.ratings import Ratings, counts_of, gather
 from recommender.reviews import IdRange, plan, read, read_ratings
-from recommender.settings import Settings
 
 REVIEW: Document = {"user_id": "u", "gmap_id": "g", "rating": 4}
 

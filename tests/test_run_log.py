@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from recommender.errors import DataError, LeaseHeldError
+from recommender.core.errors import DataError, LeaseHeldError
+from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.settings import Settings
 from recommender.ledger import Ledger
-from recommender.mongo import Document, MongoDatabase
 from recommender.runs import side_run, training_run
-from recommender.settings import Settings
 
 
 def only_entry(db: MongoDatabase) -> Document:

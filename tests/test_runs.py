@@ -19,8 +19,7 @@ from pydantic import SecretStr
 from pymongo.errors import AutoReconnect
 
 from recommender import store
-from recommender.embedded import EmbeddedMongo
-from recommender.errors import (
+from recommender.core.errors import (
     DatabaseUnavailableError,
     DataError,
     LeaseHeldError,
@@ -28,13 +27,14 @@ from recommender.errors import (
     ModelRejectedError,
     PublishError,
 )
+from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.settings import Settings
+from recommender.core.signals import Cancelled
+from recommender.embedded import EmbeddedMongo
 from recommender.lease import COLLECTION as STATE
 from recommender.lease import LEASE_ID, Lease, holder
 from recommender.ledger import Ledger
-from recommender.mongo import Document, MongoDatabase
 from recommender.runs import side_run, training_run
-from recommender.scripts import Cancelled
-from recommender.settings import Settings
 from recommender.store import publish, staged, sweep
 from tests.support import PROJECT, environment
 from tests.waiting import until
@@ -460,8 +460,8 @@ HANGING_TRAINING = f"""
 import sys, threading
 sys.path.insert(0, {str(PROJECT)!r})
 from recommender.runs import training_run
-from recommender.scripts import run_script
-from recommender.settings import load_settings
+from recommender.core.script import run_script
+from recommender.core.settings import load_settings
 
 def main(argv):
     with training_run(load_settings()):
@@ -495,8 +495,9 @@ HUNG_STOP = f"""
 import sys, threading
 sys.path.insert(0, {str(PROJECT)!r})
 from recommender.runs import training_run
-from recommender.scripts import run_script, signals_deferred
-from recommender.settings import load_settings
+from recommender.core.script import run_script
+from recommender.core.signals import signals_deferred
+from recommender.core.settings import load_settings
 import contextlib
 
 def main(argv):

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from recommender.core.mongo import Document, MongoDatabase
 from recommender.lease import COLLECTION, Lease, holder
-from recommender.mongo import Document, MongoDatabase
 from recommender.schedule import SCHEDULE_ID, Schedule
 from tests.waiting import at_once
 

@@ -11,14 +11,14 @@ from pyspark.sql import SparkSession
 import als_training
 from recommender import fitting, searching
 from recommender.baseline import choose_damping
-from recommender.errors import DataError
+from recommender.core.errors import DataError
+from recommender.core.mongo import MongoDatabase
+from recommender.core.settings import Settings
 from recommender.grids import BASELINE, PREFERENCE, RATING
 from recommender.judging import evaluate_ratings
 from recommender.lease import Lease
 from recommender.ledger import Ledger
-from recommender.mongo import MongoDatabase
 from recommender.ratings import Ratings
-from recommender.settings import Settings
 from tests.support import write_tiny_city
 
 

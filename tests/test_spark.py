@@ -16,10 +16,10 @@ from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
 from recommender import spark
-from recommender.errors import ConfigurationError, SparkError
+from recommender.core.errors import ConfigurationError, SparkError
+from recommender.core.settings import load_settings
+from recommender.core.signals import Cancelled
 from recommender.java import find_java
-from recommender.scripts import Cancelled
-from recommender.settings import load_settings
 from tests.support import PROJECT
 
 HOLDS_A_FOLDER = """

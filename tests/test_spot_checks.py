@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from recommender.errors import PublishError
-from recommender.mongo import Document, MongoDatabase
+from recommender.core.errors import PublishError
+from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.spot_checks import SAMPLE_SIZE, fault_of
-from recommender.store import RECOMMENDATIONS, staged
+from recommender.store import staged
 
 ENTRIES = [(ObjectId(), 2.0), ("1", 2.0), (1, -0.5)]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from recommender.settings import load_settings
+from recommender.core.settings import load_settings
 from recommender.standings import env_lines, format_table, line_chart
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from recommender.errors import DataError, ModelRejectedError, SparkError
+from recommender.core.errors import DataError, ModelRejectedError, SparkError
+from recommender.core.mongo import MongoDatabase
+from recommender.core.settings import Settings
 from recommender.grids import BASELINE, PREFERENCE, RATING, Search
-from recommender.mongo import MongoDatabase
-from recommender.settings import Settings
 from recommender.tuning import (
     Result,
     ResultStore,

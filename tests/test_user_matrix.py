@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from recommender.core.errors import DataError
+from recommender.core.settings import load_settings
 from recommender.data.ids import decode_ids
-from recommender.errors import DataError
 from recommender.publishing import bson_size
-from recommender.settings import load_settings
 from recommender.user_matrix import user_matrix
 from tests.small_cities import few_ratings
 from tests.support import ratings_of

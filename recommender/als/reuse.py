@@ -9,12 +9,12 @@ from typing import Any
 
 from recommender.baseline import BiasDamping
 from recommender.confidence import Confidence
+from recommender.core.mongo import Document, mongo_errors
+from recommender.core.mongo_collections import RECOMMENDATIONS
+from recommender.core.settings import Settings
 from recommender.fitting import Chosen
 from recommender.ledger import Ledger, now
-from recommender.mongo import Document, mongo_errors
 from recommender.runs import TrainingRun
-from recommender.settings import Settings
-from recommender.store import RECOMMENDATIONS
 
 # The settings that decide what is chosen.
 _DECIDED_BY = (

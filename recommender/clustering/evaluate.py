@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 
 from dists import silhouette
 from recommender.clusters import Clustering, cluster
+from recommender.core.settings import Settings
 from recommender.evaluation import (
     HeldOutUsers,
     hold_out_users,
@@ -21,7 +22,6 @@ from recommender.evaluation import (
     rating_error,
 )
 from recommender.scoring import lists_of, score
-from recommender.settings import Settings
 from recommender.user_matrix import UserMatrix
 
 _LARGEST_DAMPING = 1e6

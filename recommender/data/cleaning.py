@@ -14,10 +14,10 @@ from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from numpy.typing import NDArray
 
+from recommender.core.mongo import Document
+from recommender.core.settings import Settings
 from recommender.data.ids import MAX_ID_BYTES, Rejection, encode_id, is_nan
 from recommender.data.times import TimeParser
-from recommender.mongo import Document
-from recommender.settings import Settings
 
 BLOCK_SCHEMA = pa.schema(
     [

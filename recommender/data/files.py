@@ -31,8 +31,9 @@ from bson import json_util
 from bson.codec_options import DatetimeConversion
 from bson.errors import BSONError
 
-from recommender.errors import DataError
-from recommender.mongo import Document, one_line
+from recommender.core.errors import DataError
+from recommender.core.logs import one_line
+from recommender.core.mongo import Document
 
 Format: TypeAlias = Literal["csv", "jsonl"]
 # Line numbers, from 1, and the raw values by what they are, each of the same length.

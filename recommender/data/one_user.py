@@ -11,14 +11,14 @@ from bson.errors import InvalidId
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
+from recommender.core.errors import DataError
+from recommender.core.mongo import Document, connect, mongo_errors, source_database
+from recommender.core.settings import Settings
 from recommender.data.cleaning import clean_rows
 from recommender.data.ids import CODEC, encode_id
-from recommender.errors import DataError
-from recommender.mongo import Document, connect, mongo_errors, source_database
 from recommender.newcomers import USERS, clean_users
 from recommender.ratings import Ratings, gather
 from recommender.reviews import IdRange, can_be_sent, read
-from recommender.settings import Settings
 
 _INT64_END = 2**63
 _WHOLE_NUMBER = re.compile("-?[0-9]{1,19}")

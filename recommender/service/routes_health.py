@@ -8,8 +8,8 @@ import pymongo
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from recommender.core.mongo import TIMEOUT_SECONDS, mongo_errors
 from recommender.java import find_java
-from recommender.mongo import TIMEOUT_SECONDS, mongo_errors
 from recommender.problems import responses
 from recommender.service.state import CurrentService
 

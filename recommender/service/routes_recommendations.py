@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Query
 from pydantic import BaseModel
 
+from recommender.core.errors import DataError
 from recommender.data.one_user import parse_rating, ratings_from_request
-from recommender.errors import DataError
 from recommender.problems import responses
 from recommender.service.security import require_key
 from recommender.service.state import CurrentService

@@ -9,9 +9,9 @@ from fastapi import Depends, Request
 
 from recommender.child import Trainer
 from recommender.clock import TrainingClock
+from recommender.core.mongo import MongoDatabase
+from recommender.core.settings import Settings
 from recommender.factors import LiveFactors
-from recommender.mongo import MongoDatabase
-from recommender.settings import Settings
 
 
 @dataclass(frozen=True)

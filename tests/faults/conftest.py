@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from recommender.mongo import Document
-from recommender.settings import load_settings
+from recommender.core.mongo import Document
+from recommender.core.settings import load_settings
 from tests.faults.all import FAULTS
 from tests.faults.catalogue import Fault, Server
 from tests.faults.machines import small_disk

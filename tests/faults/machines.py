@@ -17,7 +17,7 @@ import httpx2 as httpx
 import pytest
 from pymongo.errors import PyMongoError
 
-from recommender.ports import LOOPBACK
+from recommender.core.ports import LOOPBACK
 from tests.faults.catalogue import Fault, Moment, hit
 from tests.faults.mongod import READER
 from tests.faults.services import of_run

@@ -17,9 +17,9 @@ from urllib.parse import quote_plus
 
 from pymongo import MongoClient
 
+from recommender.core.mongo import APP_NAME, Client
+from recommender.core.ports import LOOPBACK, free_port
 from recommender.embedded import EmbeddedMongo
-from recommender.mongo import APP_NAME, Client
-from recommender.ports import LOOPBACK, free_port
 
 ADMINISTRATOR = ("root", "p@ss/w%rd:#?")
 READER = ("reader", "read%only@/")

@@ -11,7 +11,7 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
-from recommender.mongo import Document
+from recommender.core.mongo import Document
 from tests.waiting import until
 
 # The backend's own document, which every training is to leave where it is.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
-from recommender.mongo import Document, MongoDatabase
+from recommender.core.mongo import Document, MongoDatabase
 from tests.bad_rows import BAD_ROWS, GOOD
 from tests.faults.catalogue import Fault
 from tests.faults.world import Outcome, World

@@ -7,8 +7,8 @@ from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, Signals
 
 import httpx2 as httpx
 
-from recommender.mongo import Document
-from recommender.ports import free_port
+from recommender.core.mongo import Document
+from recommender.core.ports import free_port
 from tests.faults.catalogue import Fault, hit
 from tests.faults.mongod import LONG_SECONDS, Trap
 from tests.faults.trainings import BETWEEN, CLUSTERING_BETWEEN, kill

@@ -17,12 +17,12 @@ import psutil
 from pydantic import SecretStr
 
 import clustering_training
+from recommender.core.mongo import Document, MongoDatabase, connect, database
+from recommender.core.ports import free_port
+from recommender.core.settings import Settings
 from recommender.lease import LEASE_ID, holder
-from recommender.mongo import Document, MongoDatabase, connect, database
-from recommender.ports import free_port
 from recommender.reviews import read_ratings
 from recommender.runs import training_run
-from recommender.settings import Settings
 from tests.faults.mongod import LONG_SECONDS, FaultyMongo, Trap
 from tests.faults.reader import GUEST, Reader, runs_of
 from tests.support import PROJECT, TINY_CITY, environment, write_tiny_city

@@ -15,24 +15,20 @@ from pymongo.errors import (
 )
 
 from recommender import switching
-from recommender.errors import DatabaseUnavailableError, LeaseLostError, PublishError
-from recommender.lease import Lease
-from recommender.mongo import Document, MongoDatabase, connect, database
-from recommender.publishing.bson_size import columns_that_fit
-from recommender.settings import load_settings
-from recommender.store import (
+from recommender.core.errors import DatabaseUnavailableError, LeaseLostError, PublishError
+from recommender.core.mongo import Document, MongoDatabase, connect, database
+from recommender.core.mongo_collections import (
     CENTROIDS_ID,
     CLUSTERS,
     COLUMNS_ID,
     METADATA,
     PUBLISHED,
     RECOMMENDATIONS,
-    publish,
-    publish_clusters,
-    published_runs,
-    staged,
-    sweep,
 )
+from recommender.core.settings import load_settings
+from recommender.lease import Lease
+from recommender.publishing.bson_size import columns_that_fit
+from recommender.store import publish, publish_clusters, published_runs, staged, sweep
 from recommender.switching import PREVIOUS
 from tests.publications import (
     Asked,

@@ -13,18 +13,10 @@ from pymongo.errors import (
 )
 
 from recommender import store
-from recommender.errors import DatabaseUnavailableError, LeaseLostError, PublishError
-from recommender.mongo import Document, MongoDatabase
-from recommender.store import (
-    CLUSTERS,
-    METADATA,
-    RECOMMENDATIONS,
-    Stage,
-    insert_once,
-    publish,
-    staged,
-    sweep,
-)
+from recommender.core.errors import DatabaseUnavailableError, LeaseLostError, PublishError
+from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.mongo_collections import CLUSTERS, METADATA, RECOMMENDATIONS, insert_once
+from recommender.store import Stage, publish, staged, sweep
 from tests.publications import (
     TRAINED_USERS,
     Asked,

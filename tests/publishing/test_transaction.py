@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from recommender.errors import DatabaseUnavailableError
-from recommender.mongo import MongoDatabase
-from recommender.store import (
+from recommender.core.errors import DatabaseUnavailableError
+from recommender.core.mongo import MongoDatabase
+from recommender.core.mongo_collections import (
     CENTROIDS_ID,
     CLUSTERS,
     CLUSTERS_ID,

@@ -6,14 +6,10 @@ import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from recommender.core.mongo import MongoDatabase
+from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.late_writes import stream_position
-from recommender.mongo import MongoDatabase
-from recommender.store import (
-    RECOMMENDATIONS,
-    publish,
-    staged,
-    sweep,
-)
+from recommender.store import publish, staged, sweep
 from recommender.switching import switch_of
 from tests.publications import (
     Asked,

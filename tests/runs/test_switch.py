@@ -10,16 +10,10 @@ from pymongo.errors import (
 )
 
 from recommender import switching
-from recommender.errors import DatabaseUnavailableError, PublishError
-from recommender.mongo import Document, MongoDatabase
-from recommender.store import (
-    CLUSTERS,
-    METADATA,
-    RECOMMENDATIONS,
-    publish,
-    staged,
-    sweep,
-)
+from recommender.core.errors import DatabaseUnavailableError, PublishError
+from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.mongo_collections import CLUSTERS, METADATA, RECOMMENDATIONS
+from recommender.store import publish, staged, sweep
 from recommender.switching import finish_switch, switch_of
 from tests.publications import (
     Asked,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import bson
@@ -13,9 +14,10 @@ from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo import IndexModel
 from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError
 from pymongo.results import InsertManyResult
 
-from recommender.mongo import Document, MongoDatabase
+from recommender.core.mongo import Document, MongoDatabase
 
 # MongoDB's default collation: texts compare by their bytes.
 SIMPLE = {"locale": "simple"}
@@ -139,3 +141,36 @@ def _options(collection: Collection[Document]) -> Document:
 def _order(index: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return what identifies an index: the keys in their order, and the collation."""
     return list(index["key"].items()), index.get("collation")
+
+
+RECOMMENDATIONS = "Recommendations"
+CLUSTERS = "Clusters"
+METADATA = "Metadata"
+PUBLISHED = (RECOMMENDATIONS, CLUSTERS, METADATA)
+
+COLUMNS_ID = "train_columns"
+CENTROIDS_ID = "kmeans_centroids"
+CLUSTERS_ID = "kmeans_clusters"
+FALLBACK_ID = "fallback"
+CHECKS_ID = "reader_checks"
+FACTORS_ID = "item_factors"
+_INSERT_ROWS = 10_000
+_DUPLICATE_KEY = 11000
+
+
+def insert_once(
+    collection: Collection[Document], documents: Iterable[Document | RawBSONDocument]
+) -> None:
+    """Insert documents in blocks, and skip those whose unique key exists.
+
+    So a block that a retried Spark task writes again is stored once.
+    """
+    rows = iter(documents)
+    while block := list(islice(rows, _INSERT_ROWS)):
+        try:
+            collection.insert_many(block, ordered=False)
+        except BulkWriteError as error:
+            details = error.details
+            codes = {write_error["code"] for write_error in details["writeErrors"]}
+            if codes != {_DUPLICATE_KEY} or details["writeConcernErrors"]:
+                raise

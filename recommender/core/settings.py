@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from recommender.errors import ConfigurationError
+from recommender.core.errors import ConfigurationError
 
 ENV_FILE = ".env"
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qsl, unquote, unquote_plus
 
 from dns.exception import DNSException
 from pymongo import MongoClient, ReadPreference
@@ -16,8 +14,9 @@ from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from recommender.errors import ConfigurationError, DatabaseUnavailableError
-from recommender.settings import Settings
+from recommender.core.errors import ConfigurationError, DatabaseUnavailableError
+from recommender.core.logs import one_line
+from recommender.core.settings import Settings
 
 Document = dict[str, Any]
 Client = MongoClient[Document]
@@ -117,34 +116,3 @@ def mongo_errors(doing: str) -> Iterator[None]:
 def reason_of(error: PyMongoError) -> str:
     """Return the error on one line, without the driver's list of servers."""
     return one_line(str(error).partition(", Timeout:")[0])
-
-
-def one_line(text: object, limit: int = 500) -> str:
-    """Return ``text`` on one line of at most ``limit`` characters, fit for a log or the ledger."""
-    flat = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
-
-
-def secrets_of(settings: Settings) -> list[str]:
-    """Return the strings to mask in logs, longest first."""
-    key = settings.api_key.get_secret_value() if settings.api_key else ""
-    return secrets_in(settings.mongo_uri.get_secret_value(), key)
-
-
-def secrets_in(uri: str, api_key: str = "") -> list[str]:
-    """Return the secrets in a MongoDB URI and an API key, longest first.
-
-    Passwords are found in an invalid URI too, since an error may quote it.
-    """
-    rest = uri.partition("://")[2]
-    secrets = {api_key}
-    for part in (rest, re.split("[/?]", rest)[0]):
-        credentials, at, _ = part.rpartition("@")
-        secrets.add(credentials.partition(":")[2] if at else "")
-    for name, value in parse_qsl(rest.partition("?")[2]):
-        if name.lower().endswith(("password", "mechanismproperties")):
-            secrets.add(value)
-    passwords = {secret for secret in secrets - {api_key} if secret}
-    secrets |= {unquote(secret) for secret in passwords}
-    secrets |= {unquote_plus(secret) for secret in passwords} | ({uri} if passwords else set())
-    return sorted(secrets - {""}, key=len, reverse=True)

@@ -6,7 +6,7 @@ import ipaddress
 import socket
 from contextlib import suppress
 
-from recommender.errors import ConfigurationError
+from recommender.core.errors import ConfigurationError
 
 LOOPBACK = "127.0.0.1"
 

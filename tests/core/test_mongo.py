@@ -10,18 +10,17 @@ from urllib.parse import quote_plus
 import pytest
 from pymongo.errors import AutoReconnect, BulkWriteError, OperationFailure
 
-from recommender.errors import ConfigurationError, DatabaseUnavailableError
-from recommender.mongo import (
+from recommender.core.errors import ConfigurationError, DatabaseUnavailableError
+from recommender.core.logs import one_line, secrets_of
+from recommender.core.mongo import (
     APP_NAME,
     TIMEOUT_SECONDS,
     MongoDatabase,
     connect,
     database,
     mongo_errors,
-    one_line,
-    secrets_of,
 )
-from recommender.settings import Settings, load_settings
+from recommender.core.settings import Settings, load_settings
 
 PASSWORDS = ["plain", "p@ss/w%rd:?#", "with space+plus", "%41", "ünï—"]
 

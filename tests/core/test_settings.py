@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from recommender.errors import ConfigurationError
-from recommender.settings import Settings, load_settings
+from recommender.core.errors import ConfigurationError
+from recommender.core.settings import Settings, load_settings
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

@@ -15,19 +15,13 @@ from urllib.parse import quote_plus
 
 import pytest
 
-from recommender import errors
+from recommender.core import errors
+from recommender.core.errors import LeaseHeldError, RecommenderError
+from recommender.core.logs import RedactingFormatter, configure_logging, redact, secrets_of
+from recommender.core.script import EXIT_CODES, run_script
+from recommender.core.settings import load_settings
+from recommender.core.signals import Cancelled
 from recommender.demo import PROJECT
-from recommender.errors import LeaseHeldError, RecommenderError
-from recommender.mongo import secrets_of
-from recommender.scripts import (
-    EXIT_CODES,
-    Cancelled,
-    RedactingFormatter,
-    configure_logging,
-    redact,
-    run_script,
-)
-from recommender.settings import load_settings
 
 CODES = {
     "RecommenderError": 1,
@@ -51,7 +45,7 @@ def start(body: str, **environment: str) -> subprocess.Popen[str]:
     program = (
         "import os, signal, socket, sys, threading\n"
         f"sys.path.insert(0, {str(PROJECT)!r})\n"
-        "from recommender.scripts import run_script\n"
+        "from recommender.core.script import run_script\n"
         f"def main(argv):\n{textwrap.indent(textwrap.dedent(body), '    ')}\n"
         "raise SystemExit(run_script(main))\n"
     )
@@ -196,7 +190,7 @@ def test_a_second_signal_does_not_cut_the_clean_up_short(first: str) -> None:
 def test_what_a_clean_up_waits_for_is_told_of_the_stop_before() -> None:
     process = start(
         """
-        from recommender.scripts import call_on_stop
+        from recommender.core.signals import call_on_stop
         here, there = socket.socketpair()
         told = []
         with call_on_stop(lambda: told.append("another block's")):
@@ -257,7 +251,7 @@ HANGS = {
 def test_a_training_that_hangs_is_stopped_and_cleans_up(hang: str) -> None:
     process = start(
         f"""
-        from recommender.scripts import time_limit
+        from recommender.core.signals import time_limit
         try:
             with time_limit(0.005, 20, print):
                 {textwrap.indent(textwrap.dedent(HANGS[hang]), " " * 16).strip()}
@@ -282,7 +276,7 @@ LAST_WORDS = {
 def test_a_clean_up_that_hangs_ends_after_the_grace(how: str) -> None:
     process = start(
         f"""
-        from recommender import scripts
+        from recommender.core import script as scripts
         scripts._BEFORE_EXIT_SECONDS = 0.3
         with scripts.time_limit(0.005, 0.3, lambda reason: ({LAST_WORDS[how]})):
             try:
@@ -300,7 +294,7 @@ def test_a_clean_up_that_hangs_ends_after_the_grace(how: str) -> None:
 def test_a_time_limit_waits_for_what_must_not_be_cut_in_two() -> None:
     process = start(
         """
-        from recommender.scripts import signals_deferred, time_limit
+        from recommender.core.signals import signals_deferred, time_limit
         with time_limit(0.005, 20, print):
             with signals_deferred():
                 threading.Event().wait(1)
@@ -314,7 +308,7 @@ def test_a_time_limit_waits_for_what_must_not_be_cut_in_two() -> None:
 def test_a_stop_outlives_the_failure_of_what_must_not_be_cut_in_two() -> None:
     process = start(
         """
-        from recommender.scripts import signals_deferred
+        from recommender.core.signals import signals_deferred
         with signals_deferred():
             os.kill(os.getpid(), signal.SIGTERM)
             raise KeyError("of the stop, perhaps")
@@ -326,7 +320,7 @@ def test_a_stop_outlives_the_failure_of_what_must_not_be_cut_in_two() -> None:
 def test_in_time_there_is_no_limit_left_behind() -> None:
     process = start(
         """
-        from recommender.scripts import time_limit
+        from recommender.core.signals import time_limit
         before = signal.getsignal(signal.SIGALRM)
         with time_limit(0.005, 0.1, print):
             pass
@@ -340,7 +334,7 @@ def test_in_time_there_is_no_limit_left_behind() -> None:
 def test_a_signal_before_the_limit_is_what_the_run_ended_by() -> None:
     process = start(
         """
-        from recommender.scripts import time_limit
+        from recommender.core.signals import time_limit
         with time_limit(0.01, 20, print):
             try:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -472,10 +466,12 @@ def test_help_lists_the_exit_codes_of_the_script(script: str, tmp_path: Path) ->
     assert {int(line.split()[0]) for line in lines} == ANY_SCRIPT | OWN_CODES[script]
 
 
-@pytest.mark.parametrize("kind", ["RuntimeError", "recommender.errors.DataError"])
+@pytest.mark.parametrize("kind", ["RuntimeError", "recommender.core.errors.DataError"])
 def test_the_last_line_of_a_script_shows_no_password(kind: str) -> None:
     uri = "mongodb://u:s3cret@h/"
-    process = start(f"import recommender.errors; raise {kind}('no way to {uri}')", MONGO_URI=uri)
+    process = start(
+        f"import recommender.core.errors; raise {kind}('no way to {uri}')", MONGO_URI=uri
+    )
     assert "s3cret" not in ended(process)[2]
 
 

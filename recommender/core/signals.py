@@ -1,55 +1,27 @@
-"""What all scripts share: logs without secrets, signals, and one line and exit code a failure."""
+"""Stops: signals and the time limit as exceptions in the main thread."""
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NoReturn
 
-from recommender.errors import RecommenderError
-from recommender.mongo import one_line, secrets_in, secrets_of
-from recommender.settings import Settings
-
-# What each exit code means, in the order of --help.
-EXIT_CODES = {
-    0: "success",
-    1: "an unexpected failure; the log has its traceback",
-    2: "usage: an invalid argument",
-    65: "data: nothing that can be trained on, or an unreadable file",
-    69: "MongoDB is unavailable or refused",
-    70: "Spark failed, or what was staged failed its checks; nothing was published",
-    75: "another training is in progress, or took over",
-    76: "the gate rejected the model: what was published before stays",
-    78: "configuration: an invalid setting, or Java is missing",
-    124: "the training took longer than TRAIN_TIMEOUT_MINUTES",
-    130: "stopped by Ctrl-C",
-    143: "stopped by SIGTERM",
-    141: "the reader of the output is gone, as after `| head`",
-}
-TRAINING_CODES = (65, 69, 70, 75, 76, 124)
-READER_CODES = (65, 69)
-_EVERY_SCRIPT = (0, 1, 2, 78, 130, 143, 141)
+from recommender.core.logs import print_error
 
 _SECOND_TRY_SECONDS = 0.5
 _BEFORE_EXIT_SECONDS = 5.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# The secrets of this process; a script's last line is written without logging.
-_secrets: list[str] = []
 # Called by a stop before it raises.
 _stop_callbacks: list[Callable[[], object]] = []
 
 # How long a stop may take, and what ends it then.
 _graces: list[float] = []
 _limits: list[threading.Timer] = []
-
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Stopped(BaseException):
@@ -80,74 +52,6 @@ class TimedOut(Stopped):
             "published; its log and the ledger name the phase that it was in; raise the setting if "
             "it needs more time"
         )
-
-
-class RedactingFormatter(logging.Formatter):
-    """Formats log records with secrets masked and control characters removed."""
-
-    def __init__(self, secrets: Sequence[str]) -> None:
-        super().__init__(_LOG_FORMAT)
-        self._secrets = secrets
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Return the record's line; control characters in its message become spaces."""
-        record.message = one_line(redact(record.message, self._secrets), limit=10_000)
-        return super().formatMessage(record)
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record's text; the lines of a traceback are indented."""
-        text = redact(super().format(record), self._secrets)
-        return "\n  ".join(text.splitlines())
-
-
-def redact(text: str, secrets: Sequence[str]) -> str:
-    """Return ``text`` with every secret replaced by ``***``."""
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return text
-
-
-def script_parser(
-    description: str, *codes: int, prog: str | None = None
-) -> argparse.ArgumentParser:
-    """Return a script's parser, whose help ends with the script's exit codes.
-
-    Parameters
-    ----------
-    codes
-        The keys of `EXIT_CODES` that this script can end with, besides those of every script.
-    """
-    known = [code for code in EXIT_CODES if code in (*_EVERY_SCRIPT, *codes)]
-    lines = [f"  {code:<4} {EXIT_CODES[code]}" for code in known]
-    return argparse.ArgumentParser(
-        prog=prog,
-        description=description,
-        epilog="\n".join(["exit codes:", *lines]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def configure_logging(settings: Settings) -> None:
-    """Log to stderr from ``LOG_LEVEL`` up, with the settings' secrets masked."""
-    log_to_stderr(settings.log_level, secrets_of(settings))
-    for library in ("py4j", "pymongo", "apscheduler", "urllib3"):
-        logging.getLogger(library).setLevel(max(logging.WARNING, logging.root.level))
-
-
-def log_to_stderr(level: str, secrets: Sequence[str]) -> None:
-    """Log to stderr from a level up, with these secrets masked."""
-    _secrets[:] = secrets
-    handler = logging.StreamHandler(sys.stderr)
-    set_log_format(handler, secrets)
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-
-
-def set_log_format(handler: logging.Handler, secrets: Sequence[str]) -> None:
-    """Mask secrets in a handler's lines, and drop py4j's own records."""
-    handler.setFormatter(RedactingFormatter(secrets))
-    # py4j logs a traceback for every call that a signal interrupts. A call that fails raises an
-    # error too, which is logged where it is handled.
-    handler.addFilter(lambda record: "/py4j/" not in record.pathname)
 
 
 def raise_on_signals() -> None:
@@ -310,63 +214,3 @@ def ignore_signals() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
     for signum in _STOP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
-
-
-def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
-    """Run a script's ``main`` and return its exit code, or that of its failure.
-
-    Parameters
-    ----------
-    main
-        Takes the arguments (None: the command line's) and returns an exit code.
-    """
-    raise_on_signals()
-    log_to_stderr("INFO", secrets_of_environment())
-    try:
-        code = main(None)
-        sys.stdout.flush()
-        return code
-    except RecommenderError as error:
-        print_error(str(error))
-        return error.exit_code
-    except Stopped as stop:
-        print_error(str(stop))
-        return stop.exit_code
-    except KeyboardInterrupt:
-        print_error("stopped by SIGINT")
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # The reader of our output, such as `head`, is gone; Python's own flush must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except Exception as error:  # a bug: its traceback is logged
-        logging.getLogger(__name__).exception("unexpected failure")
-        print_error(f"{type(error).__name__}: {error}")
-        return 1
-    finally:
-        ignore_signals()  # only the interpreter's own end is left
-
-
-@contextmanager
-def exit_on_error() -> Iterator[None]:
-    """End the process with one line and its exit code if the block raises an expected error.
-
-    For the startup of the application inside another program's server. That server would log a
-    traceback of any exception, `SystemExit` included, and exit with a code of its own. Nothing has
-    been started yet that needs to be cleaned up.
-    """
-    try:
-        yield
-    except RecommenderError as error:
-        print_error(str(error))
-        os._exit(error.exit_code)
-
-
-def secrets_of_environment() -> list[str]:
-    """Return the secrets that the environment holds, for use before the settings are read."""
-    return secrets_in(os.environ.get("MONGO_URI", ""), os.environ.get("API_KEY", ""))
-
-
-def print_error(reason: str) -> None:
-    """Write a script's last line, its error, to stderr."""
-    sys.stderr.write(f"error: {one_line(redact(reason, [*_secrets, *secrets_of_environment()]))}\n")

@@ -1,0 +1,109 @@
+"""What all scripts share: logs without secrets, signals, and one line and exit code a failure."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from recommender.core.errors import RecommenderError
+from recommender.core.logs import (
+    log_to_stderr,
+    print_error,
+    secrets_of_environment,
+)
+from recommender.core.signals import Stopped, ignore_signals, raise_on_signals
+
+# What each exit code means, in the order of --help.
+EXIT_CODES = {
+    0: "success",
+    1: "an unexpected failure; the log has its traceback",
+    2: "usage: an invalid argument",
+    65: "data: nothing that can be trained on, or an unreadable file",
+    69: "MongoDB is unavailable or refused",
+    70: "Spark failed, or what was staged failed its checks; nothing was published",
+    75: "another training is in progress, or took over",
+    76: "the gate rejected the model: what was published before stays",
+    78: "configuration: an invalid setting, or Java is missing",
+    124: "the training took longer than TRAIN_TIMEOUT_MINUTES",
+    130: "stopped by Ctrl-C",
+    143: "stopped by SIGTERM",
+    141: "the reader of the output is gone, as after `| head`",
+}
+TRAINING_CODES = (65, 69, 70, 75, 76, 124)
+READER_CODES = (65, 69)
+_EVERY_SCRIPT = (0, 1, 2, 78, 130, 143, 141)
+
+
+def script_parser(
+    description: str, *codes: int, prog: str | None = None
+) -> argparse.ArgumentParser:
+    """Return a script's parser, whose help ends with the script's exit codes.
+
+    Parameters
+    ----------
+    codes
+        The keys of `EXIT_CODES` that this script can end with, besides those of every script.
+    """
+    known = [code for code in EXIT_CODES if code in (*_EVERY_SCRIPT, *codes)]
+    lines = [f"  {code:<4} {EXIT_CODES[code]}" for code in known]
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog="\n".join(["exit codes:", *lines]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
+    """Run a script's ``main`` and return its exit code, or that of its failure.
+
+    Parameters
+    ----------
+    main
+        Takes the arguments (None: the command line's) and returns an exit code.
+    """
+    raise_on_signals()
+    log_to_stderr("INFO", secrets_of_environment())
+    try:
+        code = main(None)
+        sys.stdout.flush()
+        return code
+    except RecommenderError as error:
+        print_error(str(error))
+        return error.exit_code
+    except Stopped as stop:
+        print_error(str(stop))
+        return stop.exit_code
+    except KeyboardInterrupt:
+        print_error("stopped by SIGINT")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, is gone; Python's own flush must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:  # a bug: its traceback is logged
+        logging.getLogger(__name__).exception("unexpected failure")
+        print_error(f"{type(error).__name__}: {error}")
+        return 1
+    finally:
+        ignore_signals()  # only the interpreter's own end is left
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """End the process with one line and its exit code if the block raises an expected error.
+
+    For the startup of the application inside another program's server. That server would log a
+    traceback of any exception, `SystemExit` included, and exit with a code of its own. Nothing has
+    been started yet that needs to be cleaned up.
+    """
+    try:
+        yield
+    except RecommenderError as error:
+        print_error(str(error))
+        os._exit(error.exit_code)
