@@ -21,16 +21,16 @@ from recommender.core.errors import ModelRejectedError
 from recommender.core.logs import configure_logging
 from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.script import TRAINING_CODES, run_script, script_parser
+from recommender.data.ratings import Ratings, counts_of
+from recommender.data.restaurants import shown_restaurants
+from recommender.data.users import read_users, stacked, structure
 from recommender.fitting import REMEDY, choose, fit, refit
 from recommender.foldin import Preferences
 from recommender.gate import add_force_option, check_recommendations, settings_with_force
 from recommender.judging import evaluate_lists, evaluate_ratings
 from recommender.models import Model, confidence_matrix, popularity_of
 from recommender.mongo_source import read_ratings
-from recommender.newcomers import read_users, stacked, structure
-from recommender.ratings import Ratings, counts_of
 from recommender.recommend import RecommendTask, user_blocks
-from recommender.restaurants import shown_restaurants
 from recommender.runs import TrainingRun, training_run
 from recommender.searching import (
     add_tuning_options,

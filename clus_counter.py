@@ -12,9 +12,9 @@ from recommender.core.logs import configure_logging
 from recommender.core.mongo import connect, database
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import load_settings
+from recommender.data.ratings import Ratings
+from recommender.data.reviews import read_ratings
 from recommender.published import PublishedModel, load_model
-from recommender.ratings import Ratings
-from recommender.reviews import read_ratings
 
 _BAR_WIDTH = 40
 _GIANT_SHARE = 0.5

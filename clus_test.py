@@ -17,10 +17,10 @@ from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import load_settings
 from recommender.data.ids import encode_id, keys_of, positions_in
 from recommender.data.one_user import parse_rating, ratings_from_request, ratings_of_user
+from recommender.data.ratings import Ratings
+from recommender.data.users import rated_in_users
 from recommender.factors import PublishedFactors, load_factors
-from recommender.newcomers import rated_in_users
 from recommender.published import PublishedModel, load_model
-from recommender.ratings import Ratings
 
 _NEAREST = 3
 _FOLDED_IN = 13

@@ -17,15 +17,15 @@ from recommender.clusters import cluster
 from recommender.core.logs import configure_logging
 from recommender.core.mongo import Document
 from recommender.core.script import TRAINING_CODES, run_script, script_parser
+from recommender.data.ratings import Ratings, counts_of, rating_shift
+from recommender.data.restaurants import shown_restaurants
+from recommender.data.reviews import read_ratings
 from recommender.elbow import parse_range, run_elbow
 from recommender.factors import factors_document, read_factors_document, with_shown
 from recommender.foldin import Preferences
 from recommender.gate import add_force_option, check_clusters, check_finite, settings_with_force
 from recommender.matching import with_previous_ids
 from recommender.published import previous_labels
-from recommender.ratings import Ratings, counts_of, rating_shift
-from recommender.restaurants import shown_restaurants
-from recommender.reviews import read_ratings
 from recommender.runs import TrainingRun, training_run
 from recommender.scoring import (
     score,

@@ -32,10 +32,10 @@ from recommender.clustering.evaluate import evaluate_clusters, relevant_from
 from recommender.clusters import Clustering, cluster
 from recommender.core.settings import Settings, load_settings
 from recommender.data.files import RATING, RESTAURANT, USER, Columns
+from recommender.data.ratings import Ratings
 from recommender.evaluation import HeldOutUsers, hold_out_users, ranking_quality
 from recommender.foldin import alternate, preferences_of
 from recommender.load import read_file
-from recommender.ratings import Ratings
 from recommender.scoring import lists_of, score
 from recommender.topn import top_n
 from recommender.user_matrix import UserMatrix, user_matrix

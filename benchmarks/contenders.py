@@ -23,10 +23,10 @@ from scipy.sparse import csr_array, csr_matrix
 from recommender.baseline import BiasDamping, choose_damping, fit_bias
 from recommender.confidence import find_confidence
 from recommender.core.settings import Settings
+from recommender.data.ratings import Ratings
 from recommender.evaluation import cross_fitted
 from recommender.fitting import fit_preferences, fit_rating
 from recommender.models import confidence_matrix
-from recommender.ratings import Ratings
 
 Floats: TypeAlias = NDArray[Any]
 # The result of a fit: predicted ratings of rows, or scores of users, (users, restaurants).

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from recommender.core.settings import Settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
-from recommender.ratings import Ratings, gather
+from recommender.data.ratings import Ratings, gather
 
 
 @dataclass(frozen=True)

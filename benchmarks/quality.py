@@ -41,9 +41,9 @@ from benchmarks.datasets import GENERATED, generate
 from recommender.core.script import run_script
 from recommender.core.settings import Settings, load_settings
 from recommender.data.files import PRESETS
+from recommender.data.ratings import Ratings
 from recommender.evaluation import ranking_quality, rating_error
 from recommender.load import columns_of, read_file
-from recommender.ratings import Ratings
 from recommender.spark import spark_session
 from recommender.splits import relevant_items, split
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recommender.core.settings import Settings
-from recommender.ratings import Ratings
+from recommender.data.ratings import Ratings
 from recommender.splits import sample_users, split, with_fold_seed
 
 _SWEEPS = 10

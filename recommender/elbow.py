@@ -10,7 +10,7 @@ from recommender.clustering.evaluate import silhouette_of
 from recommender.clusters import cluster
 from recommender.core.plots import save_elbow
 from recommender.core.settings import Settings
-from recommender.reviews import read_ratings
+from recommender.data.reviews import read_ratings
 from recommender.user_matrix import UserMatrix, user_matrix
 
 

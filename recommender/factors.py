@@ -20,9 +20,9 @@ from recommender.core.logs import one_line
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
 from recommender.core.mongo_collections import FACTORS_ID, METADATA
 from recommender.data.ids import CODEC, as_decimal, decode_id, decode_ids, encode_id, positions_in
+from recommender.data.ratings import Ratings
 from recommender.foldin import Preferences
 from recommender.publishing.bson_size import bytes_of_ids, entries_that_fit
-from recommender.ratings import Ratings
 from recommender.topn import top_n
 
 _FLOAT32 = np.dtype("<f4")

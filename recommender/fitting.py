@@ -21,11 +21,11 @@ from recommender.baseline import Bias, BiasDamping, choose_damping, fit_bias, ze
 from recommender.confidence import Confidence, find_confidence
 from recommender.core.errors import ModelRejectedError
 from recommender.core.settings import Settings
+from recommender.data.ratings import Ratings
 from recommender.foldin import Preferences, preferences_of
 from recommender.gate import check_finite
 from recommender.ledger import now
 from recommender.models import Model, RatingModel, confidence_matrix, popularity_of
-from recommender.ratings import Ratings
 from recommender.splits import training_users
 
 REMEDY = "raise ALS_REG_PARAM or lower ALS_RANK"

@@ -14,8 +14,8 @@ from recommender.core.errors import ModelRejectedError
 from recommender.core.mongo import Document, mongo_errors
 from recommender.core.mongo_collections import CLUSTERS_ID, METADATA, RECOMMENDATIONS
 from recommender.core.settings import Settings, load_settings
+from recommender.data.ratings import reader_shift
 from recommender.ledger import Ledger
-from recommender.ratings import reader_shift
 from recommender.runs import TrainingRun
 
 # Runs are compared only if they agree on these settings.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from recommender.core.settings import Settings
+from recommender.data.ratings import Ratings
 from recommender.evaluation import (
     cross_fitted,
     ndcg_of_each,
@@ -18,7 +19,6 @@ from recommender.evaluation import (
     rating_error,
 )
 from recommender.models import Model, RatingModel, confidence_matrix, popularity_of
-from recommender.ratings import Ratings
 from recommender.splits import relevant_items
 from recommender.topn import top_n
 

@@ -57,9 +57,9 @@ from recommender.data.files import (
     Report,
     read_blocks,
 )
+from recommender.data.ratings import Ratings, gather
+from recommender.data.reviews import gc_paused
 from recommender.data.times import UNITS, TimeParser, is_implausible
-from recommender.ratings import Ratings, gather
-from recommender.reviews import gc_paused
 
 _BATCH = 10_000
 _PREVIEW = 5

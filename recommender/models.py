@@ -11,8 +11,8 @@ from scipy.sparse import csr_array
 from recommender.als.popularity import city_scores
 from recommender.baseline import Bias
 from recommender.core.settings import Settings
+from recommender.data.ratings import Ratings, rating_shift
 from recommender.foldin import Preferences
-from recommender.ratings import Ratings, rating_shift
 
 
 @dataclass(frozen=True, eq=False)

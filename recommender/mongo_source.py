@@ -12,8 +12,8 @@ from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 
 from recommender.core.settings import Settings
 from recommender.data.cleaning import BLOCK_SCHEMA
-from recommender.ratings import Ratings, gather
-from recommender.reviews import BATCH_ROWS, IdRange, plan, read
+from recommender.data.ratings import Ratings, gather
+from recommender.data.reviews import BATCH_ROWS, IdRange, plan, read
 
 NAME = "mongo_reviews"
 
@@ -83,7 +83,7 @@ def _packed(settings: Settings, id_range: IdRange, batch_rows: int) -> Iterator[
 
 
 def _unpacked(rows: pa.Table) -> pa.Table:
-    """Return the reviews of packed blocks, as rows of ``recommender.ratings.BLOCK_SCHEMA``."""
+    """Return the reviews of packed blocks, as rows of ``recommender.data.ratings.BLOCK_SCHEMA``."""
     blocks = (pa.ipc.open_stream(row.as_buffer()).read_all() for row in rows["block"])
     return pa.concat_tables([BLOCK_SCHEMA.empty_table(), *blocks])
 

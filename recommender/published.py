@@ -26,7 +26,7 @@ from recommender.core.mongo_collections import (
     METADATA,
 )
 from recommender.data.ids import CODEC, Rejection, encode_id, positions_in
-from recommender.ratings import Ratings
+from recommender.data.ratings import Ratings
 
 _READS = 3
 _PARTS = [COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID, FALLBACK_ID]

@@ -16,6 +16,7 @@ from recommender.confidence import find_confidence
 from recommender.core.errors import DataError
 from recommender.core.plots import save_line_charts
 from recommender.core.settings import Settings
+from recommender.data.ratings import Ratings, counts_of
 from recommender.fitting import fit_preferences, fit_rating, offsets_alone
 from recommender.grids import (
     BASELINE,
@@ -29,7 +30,6 @@ from recommender.grids import (
 from recommender.judging import evaluate_lists, evaluate_ratings
 from recommender.models import Model
 from recommender.mongo_source import read_ratings
-from recommender.ratings import Ratings, counts_of
 from recommender.runs import SideRun, side_run
 from recommender.spark import spark_session
 from recommender.splits import split, with_fold_seed

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from recommender.core.settings import Settings
+from recommender.data.ratings import Ratings
 from recommender.evaluation import choose_test_rows
-from recommender.ratings import Ratings
 
 _SEEDS = 2**31
 

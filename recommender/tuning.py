@@ -17,9 +17,9 @@ import numpy as np
 from recommender.core.errors import DataError, ModelRejectedError
 from recommender.core.mongo import MongoDatabase, mongo_errors
 from recommender.core.settings import Settings
+from recommender.data.ratings import Ratings
 from recommender.grids import Axes, Parameters, Search
 from recommender.ledger import now
-from recommender.ratings import Ratings
 
 COLLECTION = "Tuning"
 

@@ -12,8 +12,8 @@ from scipy.sparse import csr_array
 from recommender.core.errors import DataError
 from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
+from recommender.data.ratings import Ratings, reader_shift
 from recommender.publishing.bson_size import columns_that_fit
-from recommender.ratings import Ratings, reader_shift
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from recommender import searching
 from recommender.core.mongo import MongoDatabase, connect, database
 from recommender.core.script import run_script
 from recommender.core.settings import Settings, load_settings
+from recommender.data.ratings import Ratings
+from recommender.data.reviews import read_ratings
 from recommender.embedded import EmbeddedMongo
-from recommender.ratings import Ratings
-from recommender.reviews import read_ratings
 from recommender.spark import errors_that_last, spark_session
 from tests.support import QUICK_ALS, QUICK_JAVA, set_environment, write_tiny_city
 

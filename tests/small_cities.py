@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from recommender.city import populate, review_blocks
-from recommender.ratings import Ratings
+from recommender.data.ratings import Ratings
 from tests.support import TINY_CITY, ratings_of
 
 

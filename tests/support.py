@@ -24,11 +24,11 @@ from recommender.core.settings import Settings, load_settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
 from recommender.data.files import RATING, RESTAURANT, USER, Columns
 from recommender.data.ids import encode_id
+from recommender.data.ratings import Ratings, gather
 from recommender.factors import factors_document
 from recommender.foldin import preferences_of
 from recommender.load import read_file
 from recommender.models import Model, confidence_matrix
-from recommender.ratings import Ratings, gather
 
 PROJECT = Path(__file__).parent.parent
 # Quick to start rather than quick in the long run.

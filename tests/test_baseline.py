@@ -7,7 +7,7 @@ import pytest
 
 from recommender.baseline import BiasDamping, choose_damping, fit_bias, zero_bias
 from recommender.core.settings import Settings
-from recommender.ratings import Ratings
+from recommender.data.ratings import Ratings
 from tests.support import ratings_of
 
 

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from benchmarks import clusters, contenders, datasets, quality
 from recommender.clusters import cluster
 from recommender.core.settings import load_settings
-from recommender.ratings import Ratings
+from recommender.data.ratings import Ratings
 from recommender.user_matrix import user_matrix
 from tests.support import ratings_of
 

@@ -16,8 +16,8 @@ from recommender.clusters import Clustering, as_read, cluster
 from recommender.core.settings import Settings, load_settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
 from recommender.data.ids import decode_ids
+from recommender.data.ratings import Ratings, gather
 from recommender.publishing import bson_size
-from recommender.ratings import Ratings, gather
 from recommender.scoring import score
 from recommender.tastes import EmbeddingClusters
 from recommender.user_matrix import UserMatrix, user_matrix

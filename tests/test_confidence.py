@@ -10,7 +10,7 @@ import pytest
 from recommender import confidence
 from recommender.confidence import USUAL_ALPHA, Confidence, find_confidence
 from recommender.core.settings import Settings
-from recommender.ratings import Ratings
+from recommender.data.ratings import Ratings
 from tests.support import ratings_of
 
 SMALL: dict[str, Any] = {"als_preference_rank": 8}

@@ -18,9 +18,9 @@ from recommender.baseline import BiasDamping
 from recommender.confidence import Confidence
 from recommender.core.errors import ModelRejectedError
 from recommender.core.settings import Settings
+from recommender.data.ratings import Ratings
 from recommender.judging import evaluate_lists, evaluate_ratings
 from recommender.models import confidence_matrix
-from recommender.ratings import Ratings
 from recommender.splits import split
 from tests.support import ratings_of, scores_of
 

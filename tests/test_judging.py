@@ -9,10 +9,10 @@ import pytest
 
 from recommender import judging
 from recommender.core.settings import Settings
+from recommender.data.ratings import Ratings
 from recommender.foldin import preferences_of
 from recommender.judging import evaluate_lists
 from recommender.models import Model
-from recommender.ratings import Ratings
 from tests.support import ratings_of
 
 

@@ -12,9 +12,9 @@ from pyspark.sql import SparkSession
 from recommender import mongo_source
 from recommender.core.errors import DatabaseUnavailableError
 from recommender.core.settings import Settings, load_settings
+from recommender.data.ratings import Ratings
+from recommender.data.reviews import IdRange
 from recommender.mongo_source import ROWS_A_BATCH, read_reviews
-from recommender.ratings import Ratings
-from recommender.reviews import IdRange
 from recommender.spark import errors_that_last
 
 

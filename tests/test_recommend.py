@@ -20,8 +20,8 @@ from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
+from recommender.data.ratings import Ratings
 from recommender.models import Model, RatingModel, popularity_of
-from recommender.ratings import Ratings
 from recommender.recommend import user_blocks
 from recommender.runs import training_run
 from recommender.store import staged

@@ -14,11 +14,11 @@ from recommender.baseline import choose_damping
 from recommender.core.errors import DataError
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
+from recommender.data.ratings import Ratings
 from recommender.grids import BASELINE, PREFERENCE, RATING
 from recommender.judging import evaluate_ratings
 from recommender.lease import Lease
 from recommender.ledger import Ledger
-from recommender.ratings import Ratings
 from tests.support import write_tiny_city
 
 

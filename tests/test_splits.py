@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recommender.core.settings import Settings
-from recommender.ratings import Ratings
+from recommender.data.ratings import Ratings
 from recommender.splits import sample_users, split, training_users, with_fold_seed
 from tests.support import ratings_of
 

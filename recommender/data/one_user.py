@@ -16,9 +16,9 @@ from recommender.core.mongo import Document, connect, mongo_errors, source_datab
 from recommender.core.settings import Settings
 from recommender.data.cleaning import clean_rows
 from recommender.data.ids import CODEC, encode_id
-from recommender.newcomers import USERS, clean_users
-from recommender.ratings import Ratings, gather
-from recommender.reviews import IdRange, can_be_sent, read
+from recommender.data.ratings import Ratings, gather
+from recommender.data.reviews import IdRange, can_be_sent, read
+from recommender.data.users import USERS, clean_users
 
 _INT64_END = 2**63
 _WHOLE_NUMBER = re.compile("-?[0-9]{1,19}")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import islice
 
 from recommender.core.mongo import Document, MongoDatabase
-from tests.bad_rows import BAD_ROWS, GOOD
+from tests.data.bad_rows import BAD_ROWS, GOOD
 from tests.faults.catalogue import Fault
 from tests.faults.world import Outcome, World
 

@@ -20,8 +20,8 @@ import clustering_training
 from recommender.core.mongo import Document, MongoDatabase, connect, database
 from recommender.core.ports import free_port
 from recommender.core.settings import Settings
+from recommender.data.reviews import read_ratings
 from recommender.lease import LEASE_ID, holder
-from recommender.reviews import read_ratings
 from recommender.runs import training_run
 from tests.faults.mongod import LONG_SECONDS, FaultyMongo, Trap
 from tests.faults.reader import GUEST, Reader, runs_of

@@ -17,8 +17,8 @@ from recommender.core.mongo_collections import RECOMMENDATIONS, WRITTEN_BY_OTHER
 from recommender.core.settings import Settings
 from recommender.data.cleaning import clean_rows
 from recommender.data.ids import CODEC, KeyIndex, decode_ids, encode_id, keys_of
-from recommender.ratings import Ratings, merge_pairs, rating_shift
-from recommender.reviews import gc_paused
+from recommender.data.ratings import Ratings, merge_pairs, rating_shift
+from recommender.data.reviews import gc_paused
 
 USERS = "Users"
 

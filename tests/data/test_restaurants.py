@@ -8,7 +8,7 @@ import pytest
 from recommender.core.errors import ConfigurationError, DatabaseUnavailableError
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings, load_settings
-from recommender.restaurants import restaurant_names, shown_restaurants
+from recommender.data.restaurants import restaurant_names, shown_restaurants
 
 KEYS = pa.array(["a", "b", "c"])
 

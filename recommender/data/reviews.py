@@ -23,7 +23,7 @@ from recommender.core.mongo import Document, connect, mongo_errors, source_datab
 from recommender.core.settings import Settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_rows
 from recommender.data.ids import CODEC
-from recommender.ratings import Ratings, gather
+from recommender.data.ratings import Ratings, gather
 
 COLLECTION = "Reviews"
 BATCH_ROWS = 10_000
@@ -93,7 +93,7 @@ def read(
     matching: Document | None = None,
     batch_rows: int = BATCH_ROWS,
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the cleaned blocks of one range: rows of ``recommender.ratings.BLOCK_SCHEMA``.
+    """Yield the cleaned blocks of one range: rows of ``recommender.data.ratings.BLOCK_SCHEMA``.
 
     Parameters
     ----------

@@ -22,8 +22,8 @@ from recommender.core.settings import Settings
 from recommender.data.cleaning import BLOCK_SCHEMA
 from recommender.data.ids import decode_ids, encode_id
 from recommender.data.one_user import ratings_from_request, ratings_of_user
-from recommender.ratings import Ratings, counts_of, gather
-from recommender.reviews import IdRange, plan, read, read_ratings
+from recommender.data.ratings import Ratings, counts_of, gather
+from recommender.data.reviews import IdRange, plan, read, read_ratings
 
 REVIEW: Document = {"user_id": "u", "gmap_id": "g", "rating": 4}
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from recommender.core.errors import DataError
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
 from recommender.data.ids import Rejection, decode_id, decode_ids, encode_id
-from recommender.ratings import Ratings, gather, rating_shift, reader_shift
+from recommender.data.ratings import Ratings, gather, rating_shift, reader_shift
 
 Row = tuple[Any, Any, Any, Any]
 

@@ -17,7 +17,7 @@ import als_training
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.ledger import Ledger
-from tests.bad_rows import BAD_ROWS, GOOD
+from tests.data.bad_rows import BAD_ROWS, GOOD
 from tests.support import ContractReader, write_tiny_city
 
 # Each is a user's id and a restaurant's; all that a training makes of them is a value.

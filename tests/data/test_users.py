@@ -10,13 +10,8 @@ from scipy.sparse import csr_array
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
-from recommender.newcomers import (
-    rated_in_users,
-    read_users,
-    stacked,
-    structure,
-)
-from recommender.ratings import Ratings
+from recommender.data.ratings import Ratings
+from recommender.data.users import rated_in_users, read_users, stacked, structure
 from tests.support import ratings_of
 
 
