@@ -24,6 +24,7 @@ from recommender.core.script import TRAINING_CODES, run_script, script_parser
 from recommender.data.ratings import Ratings, counts_of
 from recommender.data.restaurants import shown_restaurants
 from recommender.data.users import read_users, stacked, structure
+from recommender.evaluation.splitting import split
 from recommender.fitting import REMEDY, choose, fit, refit
 from recommender.foldin import Preferences
 from recommender.gate import add_force_option, check_recommendations, settings_with_force
@@ -38,7 +39,6 @@ from recommender.searching import (
     tuning_axes,
 )
 from recommender.spark import spark_session
-from recommender.splits import split
 from recommender.store import others_before, publish, staged
 from recommender.summary import summary_of
 

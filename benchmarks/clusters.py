@@ -33,7 +33,8 @@ from recommender.clusters import Clustering, cluster
 from recommender.core.settings import Settings, load_settings
 from recommender.data.files import RATING, RESTAURANT, USER, Columns
 from recommender.data.ratings import Ratings
-from recommender.evaluation import HeldOutUsers, hold_out_users, ranking_quality
+from recommender.evaluation.metrics import ranking_quality
+from recommender.evaluation.splitting import HeldOutUsers, hold_out_users
 from recommender.foldin import alternate, preferences_of
 from recommender.load import read_file
 from recommender.scoring import lists_of, score

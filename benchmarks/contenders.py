@@ -24,7 +24,7 @@ from recommender.baseline import BiasDamping, choose_damping, fit_bias
 from recommender.confidence import find_confidence
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.evaluation import cross_fitted
+from recommender.evaluation.metrics import cross_fitted
 from recommender.fitting import fit_preferences, fit_rating
 from recommender.models import confidence_matrix
 

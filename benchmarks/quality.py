@@ -6,7 +6,7 @@ predicted ratings and quality of lists, as mean and deviation over several split
 the last row, this service, on the same split; and the median seconds of a fit.
 ``python -m benchmarks.quality --generated`` prints them for generated sets of other laws.
 
-Each split is that of a training (`recommender.splits.split`): a fifth of each user's ratings, at
+Each split is that of a training (`recommender.evaluation.splitting.split`): a fifth of each user's ratings, at
 least one of two, is the test part. All methods get the same test. Ratings: the test ratings of
 restaurants in the training part. Lists: the users with a relevant test item, as in
 `recommender.judging`; all restaurants that the user has not rated in the training part are ranked.
@@ -42,13 +42,13 @@ from recommender.core.script import run_script
 from recommender.core.settings import Settings, load_settings
 from recommender.data.files import PRESETS
 from recommender.data.ratings import Ratings
-from recommender.evaluation import ranking_quality, rating_error
+from recommender.evaluation.metrics import ranking_quality, rating_error
+from recommender.evaluation.splitting import relevant_items, split
 from recommender.load import columns_of, read_file
 from recommender.spark import spark_session
-from recommender.splits import relevant_items, split
 
 OF_RATINGS = ("RMSE", "MAE")
-# Fields of `recommender.evaluation.RankingQuality`.
+# Fields of `recommender.evaluation.metrics.RankingQuality`.
 OF_LISTS = ("ndcg", "recall", "hit_rate", "map", "coverage", "popularity")
 _BLOCK = 1024
 _MAX_TEST_USERS = 20_000

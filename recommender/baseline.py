@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.splits import sample_users, split, with_fold_seed
+from recommender.evaluation.splitting import sample_users, split, with_fold_seed
 
 _SWEEPS = 10
 _USER_DAMPINGS = (0.75, 1.5, 3.0, 6.0, 12.0)

@@ -19,10 +19,10 @@ from scipy.sparse import csr_array
 from recommender.als.sweeps import SETTLED, cores
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.evaluation import ndcg_of_each
+from recommender.evaluation.metrics import ndcg_of_each
+from recommender.evaluation.splitting import relevant_items, split, training_users, with_fold_seed
 from recommender.foldin import alternate, preferences_of
 from recommender.models import confidence_matrix, popularity_of
-from recommender.splits import relevant_items, split, training_users, with_fold_seed
 from recommender.topn import top_n
 
 USUAL_ALPHA = 20.0

@@ -22,11 +22,11 @@ from recommender.confidence import Confidence, find_confidence
 from recommender.core.errors import ModelRejectedError
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
+from recommender.evaluation.splitting import training_users
 from recommender.foldin import Preferences, preferences_of
 from recommender.gate import check_finite
 from recommender.ledger import now
 from recommender.models import Model, RatingModel, confidence_matrix, popularity_of
-from recommender.splits import training_users
 
 REMEDY = "raise ALS_REG_PARAM or lower ALS_RANK"
 

@@ -11,15 +11,15 @@ from scipy.sparse import csr_array
 
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.evaluation import (
+from recommender.evaluation.metrics import (
     cross_fitted,
     ndcg_of_each,
     no_quality,
     ranking_quality,
     rating_error,
 )
+from recommender.evaluation.splitting import relevant_items
 from recommender.models import Model, RatingModel, confidence_matrix, popularity_of
-from recommender.splits import relevant_items
 from recommender.topn import top_n
 
 EVALUATED_USERS = 20_000
@@ -45,7 +45,7 @@ def evaluate_ratings(
     share
         The blend weight of ALS.
     figures
-        The ledger's ``metrics.als``: a :class:`recommender.evaluation.RatingError`, and ``share``.
+        The ledger's ``metrics.als``: a :class:`recommender.evaluation.metrics.RatingError`, and ``share``.
     """
     pairs, mean = (held_out.user, held_out.restaurant), float(part.rating.mean())
     drop = settings.als_cold_start_strategy == "drop"
@@ -75,7 +75,7 @@ def evaluate_lists(
     Returns
     -------
     dict
-        The ledger's ``metrics.lists``: a :class:`recommender.evaluation.RankingQuality` of the
+        The ledger's ``metrics.lists``: a :class:`recommender.evaluation.metrics.RankingQuality` of the
         model, with its ``ndcg_error``, one each of ``popular`` and ``random``, and, by how many
         ratings users have in the training part, ``by_activity``. Without a relevant restaurant,
         figures are None and ``reason`` says why.

@@ -17,6 +17,7 @@ from recommender.core.errors import DataError
 from recommender.core.plots import save_line_charts
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings, counts_of
+from recommender.evaluation.splitting import split, with_fold_seed
 from recommender.fitting import fit_preferences, fit_rating, offsets_alone
 from recommender.grids import (
     BASELINE,
@@ -32,7 +33,6 @@ from recommender.models import Model
 from recommender.mongo_source import read_ratings
 from recommender.runs import SideRun, side_run
 from recommender.spark import spark_session
-from recommender.splits import split, with_fold_seed
 from recommender.standings import best_parameters, env_lines, format_table, line_chart
 from recommender.tuning import ResultStore, Trial, fingerprint, make_trials, run_trials, summarize
 

@@ -19,9 +19,9 @@ from recommender.confidence import Confidence
 from recommender.core.errors import ModelRejectedError
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
+from recommender.evaluation.splitting import split
 from recommender.judging import evaluate_lists, evaluate_ratings
 from recommender.models import confidence_matrix
-from recommender.splits import split
 from tests.support import ratings_of, scores_of
 
 CONFIDENCE = Confidence(alpha=20.0, reg_param=4.0, rank=16)

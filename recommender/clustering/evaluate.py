@@ -14,13 +14,8 @@ from scipy.sparse import csr_array
 from dists import silhouette
 from recommender.clusters import Clustering, cluster
 from recommender.core.settings import Settings
-from recommender.evaluation import (
-    HeldOutUsers,
-    hold_out_users,
-    no_quality,
-    ranking_quality,
-    rating_error,
-)
+from recommender.evaluation.metrics import no_quality, ranking_quality, rating_error
+from recommender.evaluation.splitting import HeldOutUsers, hold_out_users
 from recommender.scoring import lists_of, score
 from recommender.user_matrix import UserMatrix
 

@@ -41,39 +41,6 @@ class RatingError:
     reason: str | None = None
 
 
-def choose_test_rows(
-    user: NDArray[np.int32],
-    fraction: float,
-    *,
-    seed: int,
-    time: NDArray[np.float64] | None = None,
-) -> NDArray[np.bool_]:
-    """Choose the test ratings of each user, bool (n,).
-
-    Parameters
-    ----------
-    user
-        (n,), the user of each rating.
-    fraction
-        Share of each user's ratings, rounded down, but at least one of two or more. The only rating
-        of a user is never chosen.
-    seed
-        Of the random choice.
-    time
-        (n,): choose the latest ratings; ratings of unknown time, NaN, come last. Ties are random.
-    """
-    chance = np.random.default_rng(seed).random(len(user))
-    age = np.zeros(len(user)) if time is None else -np.where(np.isnan(time), -np.inf, time)
-    # Order each user's ratings, and choose the first ones up to the user's quota.
-    order = np.lexsort((chance, age, user))
-    totals = np.bincount(user)
-    quota = np.where(totals >= 2, np.maximum(1, (totals * fraction).astype(np.int64)), 0)
-    starts = np.cumsum(totals) - totals
-    chosen = np.zeros(len(user), dtype=bool)
-    chosen[order] = np.arange(len(user)) - starts[user[order]] < quota[user[order]]
-    return chosen
-
-
 def cross_fitted(
     predictor: NDArray[np.float64], actual: NDArray[np.float64], *, seed: int
 ) -> tuple[float, NDArray[np.float64]]:
@@ -171,25 +138,6 @@ def _no_error_reason(rows: int, cold: int, *, drop_cold: bool) -> str | None:
     return None
 
 
-@dataclass(frozen=True, eq=False)
-class HeldOutUsers:
-    """Users held out of the training, with their seen and their relevant items.
-
-    Attributes
-    ----------
-    train_users
-        int64, the training users.
-    seen
-        (test users, items), the ratings a model may use.
-    relevant
-        (test users, items), relevant items missing from ``seen``, one or more of each user.
-    """
-
-    train_users: NDArray[np.int64]
-    seen: csr_array
-    relevant: csr_array
-
-
 @dataclass(frozen=True)
 class RankingQuality:
     """Quality of recommendation lists, as means over the test users.
@@ -224,53 +172,6 @@ class RankingQuality:
 def no_quality(reason: str) -> dict[str, Any]:
     """Return the fields of :class:`RankingQuality` as None, and the ``reason``."""
     return {**dict.fromkeys(field.name for field in fields(RankingQuality)), "reason": reason}
-
-
-def hold_out_users(
-    rows: csr_array,
-    liked: float,
-    *,
-    seed: int,
-    users_share: float = 0.1,
-    relevant_share: float = 0.2,
-) -> HeldOutUsers:
-    """Hold users out of the training, and for each of them a share of the relevant items.
-
-    Held-out users with one rating or without a relevant item are not test users.
-
-    Parameters
-    ----------
-    rows
-        (users, items), ratings.
-    liked
-        Lowest rating of a relevant item.
-    seed
-        Of both choices.
-    users_share
-        Share of the users to hold out, rounded down.
-    relevant_share
-        Share of their relevant items, rounded down, but at least one.
-    """
-    rng = np.random.default_rng(seed)
-    out = np.sort(rng.permutation(rows.shape[0])[: int(rows.shape[0] * users_share)])
-    train_users = np.setdiff1d(np.arange(rows.shape[0]), out)
-    test = csr_array(rows[out])
-    degrees = np.diff(test.indptr)
-    user = np.repeat(np.arange(len(out)), degrees)
-    relevant = np.bincount(user[test.data >= liked], minlength=len(out))
-    quota = np.where(degrees >= 2, np.clip(relevant * relevant_share, 1, relevant), 0)
-    # Each user's relevant items come first, in random order: hide the first ones up to the quota.
-    order = np.lexsort((rng.random(len(user)), test.data < liked, user))
-    rank = np.arange(len(user)) - test.indptr[user]
-    is_test = np.zeros(len(user), dtype=bool)
-    is_test[order] = rank < quota.astype(np.int64)[user]
-    test_users = np.flatnonzero(quota >= 1)
-
-    def part(of: NDArray[np.bool_]) -> csr_array:
-        triplets = (test.data[of], (user[of], test.indices[of]))
-        return csr_array(csr_array(triplets, shape=test.shape)[test_users])
-
-    return HeldOutUsers(train_users=train_users, seen=part(~is_test), relevant=part(is_test))
 
 
 def ndcg_of_each(

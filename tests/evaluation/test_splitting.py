@@ -9,7 +9,7 @@ import pytest
 
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.splits import sample_users, split, training_users, with_fold_seed
+from recommender.evaluation.splitting import sample_users, split, training_users, with_fold_seed
 from tests.support import ratings_of
 
 

@@ -7,14 +7,8 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.metrics import mean_absolute_error, ndcg_score, root_mean_squared_error
 
-from recommender.evaluation import (
-    choose_test_rows,
-    cross_fitted,
-    hold_out_users,
-    ndcg_of_each,
-    ranking_quality,
-    rating_error,
-)
+from recommender.evaluation.metrics import cross_fitted, ndcg_of_each, ranking_quality, rating_error
+from recommender.evaluation.splitting import choose_test_rows, hold_out_users
 
 
 def test_a_fifth_of_each_users_ratings_is_test_and_at_least_one_of_two() -> None:
