@@ -32,7 +32,8 @@ from recommender.judging import evaluate_lists, evaluate_ratings
 from recommender.models import Model, confidence_matrix, popularity_of
 from recommender.mongo_source import read_ratings
 from recommender.recommend import RecommendTask, user_blocks
-from recommender.runs import TrainingRun, training_run
+from recommender.runs.run import TrainingRun, training_run
+from recommender.runs.summary import summary_of
 from recommender.searching import (
     add_tuning_options,
     run_tuning,
@@ -40,7 +41,6 @@ from recommender.searching import (
 )
 from recommender.spark import spark_session
 from recommender.store import others_before, publish, staged
-from recommender.summary import summary_of
 
 
 def recommend(

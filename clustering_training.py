@@ -26,12 +26,12 @@ from recommender.foldin import Preferences
 from recommender.gate import add_force_option, check_clusters, check_finite, settings_with_force
 from recommender.matching import with_previous_ids
 from recommender.published import previous_labels
-from recommender.runs import TrainingRun, training_run
+from recommender.runs.run import TrainingRun, training_run
+from recommender.runs.summary import summary_of
 from recommender.scoring import (
     score,
 )
 from recommender.store import publish_clusters
-from recommender.summary import summary_of
 from recommender.user_matrix import user_matrix
 
 

@@ -26,7 +26,7 @@ from recommender.core.mongo import Document, connect, database
 from recommender.core.script import run_script
 from recommender.core.settings import Settings, load_settings
 from recommender.embedded import EmbeddedMongo
-from recommender.ledger import Ledger
+from recommender.runs.ledger import Ledger
 
 SCRIPT = Path(__file__).parent.parent / "als_training.py"
 FULL_SCALE = City(users=588_284, restaurants=26_000, reviews=3_454_139)

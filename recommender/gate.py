@@ -15,8 +15,8 @@ from recommender.core.mongo import Document, mongo_errors
 from recommender.core.mongo_collections import CLUSTERS_ID, METADATA, RECOMMENDATIONS
 from recommender.core.settings import Settings, load_settings
 from recommender.data.ratings import reader_shift
-from recommender.ledger import Ledger
-from recommender.runs import TrainingRun
+from recommender.runs.ledger import Ledger
+from recommender.runs.run import TrainingRun
 
 # Runs are compared only if they agree on these settings.
 _SAME_RMSE = ("als_objective", "rating_min", "rating_max", "reviews_rating_field")

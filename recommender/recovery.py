@@ -8,10 +8,10 @@ from functools import partial
 
 from recommender.core.errors import LeaseHeldError
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
-from recommender.lease import Lease, abandoned, last_holder
-from recommender.ledger import Ledger
+from recommender.runs.lease import Lease, abandoned, last_holder
+from recommender.runs.ledger import Ledger
+from recommender.runs.switch import sweep
 from recommender.schedule import steady_seconds
-from recommender.store import sweep
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Any
 from pymongo import ReturnDocument
 
 from recommender.core.mongo import Document, MongoDatabase
-from recommender.lease import COLLECTION
+from recommender.runs.lease import COLLECTION
 
 SCHEDULE_ID = "schedule"
 

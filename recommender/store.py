@@ -9,7 +9,6 @@ before is kept as one previous generation.
 from __future__ import annotations
 
 import logging
-import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,7 +26,6 @@ from recommender.core.mongo_collections import (
     _INSERT_ROWS,
     CLUSTERS,
     METADATA,
-    PUBLISHED,
     SIMPLE,
     copy_indexes,
     copy_validator,
@@ -36,26 +34,23 @@ from recommender.core.mongo_collections import (
     insert_once,
 )
 from recommender.core.signals import signals_deferred
-from recommender.late_writes import (
+from recommender.runs.late_writes import (
     digest,
     digests_of_others,
     others_in,
     polled,
     stream_position,
 )
-from recommender.lease import Lease
-from recommender.spot_checks import SAMPLE_SIZE, sample_faults
-from recommender.switching import (
+from recommender.runs.lease import Lease
+from recommender.runs.switch import (
     PREVIOUS,
-    finish_switch,
+    STAGED,
     finish_with_retries,
     is_switching,
     switch_of,
 )
+from recommender.spot_checks import SAMPLE_SIZE, sample_faults
 from recommender.together import Replacement, has_transactions, replace_in_transaction
-
-STAGED = ".staged."
-WRITTEN_BY_A_RUN: Document = {"run_id": {"$type": "string"}}
 
 _INT32 = struct.Struct("<i")
 _SCORE_TAIL = b"\0" * 9  # a double and the document's end
@@ -214,7 +209,7 @@ def publish(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
     """Put sealed stages in their targets' places, one right after the other.
 
     The switch is noted first: if this process or its connection dies on the way,
-    :func:`recommender.switching.finish_switch` does the rest. The targets are copied before: as the
+    :func:`recommender.runs.switch.finish_switch` does the rest. The targets are copied before: as the
     previous generation, and to be put back if the server refuses a later one.
 
     Raises
@@ -269,29 +264,6 @@ def _check_live(db: MongoDatabase, stages: Iterable[Stage]) -> None:
                 f"{stage.target} has no document of this run after the switch; another process may "
                 "have replaced it; train again"
             )
-
-
-def sweep(db: MongoDatabase) -> None:
-    """Finish the noted switch and drop what dead trainings staged; only for the lease's holder."""
-    finish_switch(db)
-    for target in PUBLISHED:
-        prefix = f"{target}{STAGED}"
-        for name in db.list_collection_names():
-            if name.startswith(prefix):
-                log.warning("dropping %s, left by a training that died", name)
-                db.drop_collection(name)
-
-
-def stages_of(db: MongoDatabase, run_id: str) -> list[str]:
-    """Return the names of the collections that a run has staged and left."""
-    name = {"$regex": re.escape(f"{STAGED}{run_id}")}
-    return db.list_collection_names(filter={"name": name})
-
-
-def published_runs(db: MongoDatabase) -> set[str]:
-    """Return the ids of the runs that wrote what is published."""
-    live = (db[name].find_one(WRITTEN_BY_A_RUN, {"run_id": 1}) for name in PUBLISHED)
-    return {document["run_id"] for document in live if document}
 
 
 def publish_clusters(

@@ -19,7 +19,7 @@ from recommender.core.mongo import MongoDatabase, mongo_errors
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from recommender.grids import Axes, Parameters, Search
-from recommender.ledger import now
+from recommender.runs.ledger import now
 
 COLLECTION = "Tuning"
 

@@ -19,10 +19,10 @@ from recommender.core.mongo_collections import (
     COLUMNS_ID,
     RECOMMENDATIONS,
 )
-from recommender.lease import COLLECTION as STATE
-from recommender.lease import LEASE_ID, Lease
+from recommender.runs.lease import COLLECTION as STATE
+from recommender.runs.lease import LEASE_ID, Lease
+from recommender.runs.switch import PREVIOUS
 from recommender.store import publish, publish_clusters, staged
-from recommender.switching import PREVIOUS
 
 TRAINED_USERS = 500
 

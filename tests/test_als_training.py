@@ -17,8 +17,8 @@ import clus_test
 import clustering_training
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
-from recommender.lease import Lease
-from recommender.ledger import Ledger
+from recommender.runs.lease import Lease
+from recommender.runs.ledger import Ledger
 from tests.support import (
     PROJECT,
     TINY_CITY,
@@ -304,7 +304,7 @@ def test_a_model_worse_than_the_live_one_is_rejected_unless_forced(
 
 HANGS_IN_SPARK = """
 import time
-from recommender.runs import training_run
+from recommender.runs.run import training_run
 from recommender.core.script import run_script
 from recommender.core.settings import load_settings
 from recommender.spark import spark_session

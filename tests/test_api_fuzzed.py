@@ -20,8 +20,8 @@ import model
 from recommender.core.mongo import connect, database
 from recommender.core.ports import free_port
 from recommender.core.settings import load_settings
-from recommender.lease import Lease
-from recommender.ledger import Ledger
+from recommender.runs.lease import Lease
+from recommender.runs.ledger import Ledger
 from tests.support import PROJECT, environment, some_factors
 from tests.waiting import TRAINING_SECONDS, until
 

@@ -19,7 +19,7 @@ FLOORS: list[set[str]] = [
         *("dists", "recommender.core.errors", "recommender.evaluation.metrics"),
         *("recommender.baseline", "recommender.bodies", "recommender.encoding"),
         "recommender.foldin",
-        *("recommender.matching", "recommender.scoring", "recommender.summary"),
+        *("recommender.matching", "recommender.scoring", "recommender.runs.summary"),
         "recommender.topn",
     },
     {
@@ -45,15 +45,15 @@ FLOORS: list[set[str]] = [
             "recommender.core.mongo_collections",
             "recommender.embedded",
             "recommender.judging",
-            "recommender.lease",
+            "recommender.runs.lease",
         ),
-        *("recommender.ledger", "recommender.reseeding", "recommender.core.script"),
+        *("recommender.runs.ledger", "recommender.reseeding", "recommender.core.script"),
         *("recommender.confidence", "recommender.weights"),
     },
     {
         *("recommender.together", "recommender.spot_checks", "recommender.standings"),
         "recommender.tuning",
-        *("recommender.run_log", "recommender.switching"),
+        *("recommender.runs.log_file", "recommender.runs.switch"),
     },
     {
         *(
@@ -67,7 +67,7 @@ FLOORS: list[set[str]] = [
     {
         *("recommender.clock", "recommender.demo", "recommender.factors", "recommender.load"),
         *("recommender.mongo_source", "recommender.data.users", "recommender.recovery"),
-        *("recommender.published", "recommender.recommend", "recommender.runs"),
+        *("recommender.published", "recommender.recommend", "recommender.runs.run"),
         "recommender.spark",
     },
     {"recommender.child", "recommender.gate"},

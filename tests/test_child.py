@@ -15,8 +15,8 @@ from recommender.child import Trainer
 from recommender.core.errors import DatabaseUnavailableError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
-from recommender.lease import COLLECTION, LEASE_ID, holder
-from recommender.ledger import OPEN_STATES, Ledger
+from recommender.runs.lease import COLLECTION, LEASE_ID, holder
+from recommender.runs.ledger import OPEN_STATES, Ledger
 from tests.support import PROJECT, set_environment
 from tests.waiting import until
 
@@ -162,7 +162,7 @@ def test_one_that_slept_past_its_lease_ends_when_another_starts(
 
 HAS_JUST_SUCCEEDED = """
 import os, signal, sys
-from recommender.runs import training_run
+from recommender.runs.run import training_run
 from recommender.core.settings import load_settings
 with training_run(load_settings(), run_id=sys.argv[2]):
     pass

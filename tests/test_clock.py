@@ -24,7 +24,7 @@ from recommender.core.mongo import Document, MongoDatabase, connect, database
 from recommender.core.settings import Settings, load_settings
 from recommender.demo import PROJECT
 from recommender.embedded import EmbeddedMongo
-from recommender.lease import COLLECTION
+from recommender.runs.lease import COLLECTION
 from recommender.schedule import SCHEDULE_ID, Schedule, steady_seconds
 from tests.waiting import DEADLINE_SECONDS, until
 

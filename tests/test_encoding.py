@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from recommender.core.mongo import MongoDatabase
 from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.encoding import RecommendationEncoder
-from recommender.lease import Lease
+from recommender.runs.lease import Lease
 from recommender.store import publish, staged
 
 ids = (

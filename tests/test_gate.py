@@ -12,8 +12,8 @@ from recommender.core.errors import ModelRejectedError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
 from recommender.gate import check_clusters, check_finite, check_recommendations
-from recommender.ledger import Ledger
-from recommender.runs import TrainingRun, training_run
+from recommender.runs.ledger import Ledger
+from recommender.runs.run import TrainingRun, training_run
 
 LIVE_RUN = "1999-live"
 STAGE = "Recommendations.staged.x"

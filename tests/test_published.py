@@ -25,8 +25,8 @@ from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
 from recommender.data.cleaning import clean_block
 from recommender.data.ratings import Ratings, gather
-from recommender.lease import Lease
 from recommender.published import PublishedModel, load_model, previous_labels
+from recommender.runs.lease import Lease
 from recommender.store import publish_clusters
 from tests.support import ratings_of
 

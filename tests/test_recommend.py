@@ -23,7 +23,7 @@ from recommender.data.ids import decode_ids
 from recommender.data.ratings import Ratings
 from recommender.models import Model, RatingModel, popularity_of
 from recommender.recommend import user_blocks
-from recommender.runs import training_run
+from recommender.runs.run import training_run
 from recommender.store import staged
 from tests.support import scores_of
 

@@ -13,12 +13,11 @@ from recommender.core.errors import DatabaseUnavailableError, LeaseLostError
 from recommender.core.mongo import MongoDatabase
 from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.settings import Settings
-from recommender.lease import COLLECTION, LEASE_ID, Lease, abandoned, holder
-from recommender.ledger import Ledger
 from recommender.recovery import Recovery
+from recommender.runs.lease import COLLECTION, LEASE_ID, Lease, abandoned, holder
+from recommender.runs.ledger import Ledger
+from recommender.runs.switch import sweep, switch_of
 from recommender.schedule import Schedule
-from recommender.store import sweep
-from recommender.switching import switch_of
 from tests.waiting import until
 
 MINUTE = 60.0

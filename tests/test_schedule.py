@@ -9,7 +9,7 @@ import time
 import pytest
 
 from recommender.core.mongo import Document, MongoDatabase
-from recommender.lease import COLLECTION, Lease, holder
+from recommender.runs.lease import COLLECTION, Lease, holder
 from recommender.schedule import SCHEDULE_ID, Schedule
 from tests.waiting import at_once
 

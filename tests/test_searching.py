@@ -17,8 +17,8 @@ from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from recommender.grids import BASELINE, PREFERENCE, RATING
 from recommender.judging import evaluate_ratings
-from recommender.lease import Lease
-from recommender.ledger import Ledger
+from recommender.runs.lease import Lease
+from recommender.runs.ledger import Ledger
 from tests.support import write_tiny_city
 
 

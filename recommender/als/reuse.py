@@ -13,8 +13,8 @@ from recommender.core.mongo import Document, mongo_errors
 from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.settings import Settings
 from recommender.fitting import Chosen
-from recommender.ledger import Ledger, now
-from recommender.runs import TrainingRun
+from recommender.runs.ledger import Ledger, now
+from recommender.runs.run import TrainingRun
 
 # The settings that decide what is chosen.
 _DECIDED_BY = (

@@ -16,7 +16,7 @@ from bson.raw_bson import RawBSONDocument
 import als_training
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
-from recommender.ledger import Ledger
+from recommender.runs.ledger import Ledger
 from tests.data.bad_rows import BAD_ROWS, GOOD
 from tests.support import ContractReader, write_tiny_city
 

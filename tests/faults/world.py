@@ -21,8 +21,8 @@ from recommender.core.mongo import Document, MongoDatabase, connect, database
 from recommender.core.ports import free_port
 from recommender.core.settings import Settings
 from recommender.data.reviews import read_ratings
-from recommender.lease import LEASE_ID, holder
-from recommender.runs import training_run
+from recommender.runs.lease import LEASE_ID, holder
+from recommender.runs.run import training_run
 from tests.faults.mongod import LONG_SECONDS, FaultyMongo, Trap
 from tests.faults.reader import GUEST, Reader, runs_of
 from tests.support import PROJECT, TINY_CITY, environment, write_tiny_city

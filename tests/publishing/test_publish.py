@@ -14,7 +14,6 @@ from pymongo.errors import (
     DuplicateKeyError,
 )
 
-from recommender import switching
 from recommender.core.errors import DatabaseUnavailableError, LeaseLostError, PublishError
 from recommender.core.mongo import Document, MongoDatabase, connect, database
 from recommender.core.mongo_collections import (
@@ -26,10 +25,11 @@ from recommender.core.mongo_collections import (
     RECOMMENDATIONS,
 )
 from recommender.core.settings import load_settings
-from recommender.lease import Lease
 from recommender.publishing.bson_size import columns_that_fit
-from recommender.store import publish, publish_clusters, published_runs, staged, sweep
-from recommender.switching import PREVIOUS
+from recommender.runs import switch as switching
+from recommender.runs.lease import Lease
+from recommender.runs.switch import PREVIOUS, published_runs, sweep
+from recommender.store import publish, publish_clusters, staged
 from tests.publications import (
     Asked,
     clusters,

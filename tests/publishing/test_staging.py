@@ -16,7 +16,8 @@ from recommender import store
 from recommender.core.errors import DatabaseUnavailableError, LeaseLostError, PublishError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import CLUSTERS, METADATA, RECOMMENDATIONS, insert_once
-from recommender.store import Stage, publish, staged, sweep
+from recommender.runs.switch import sweep
+from recommender.store import Stage, publish, staged
 from tests.publications import (
     TRAINED_USERS,
     Asked,

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from recommender.core.mongo import MongoDatabase
 from recommender.core.mongo_collections import RECOMMENDATIONS
-from recommender.late_writes import stream_position
-from recommender.store import publish, staged, sweep
-from recommender.switching import switch_of
+from recommender.runs.late_writes import stream_position
+from recommender.runs.switch import sweep, switch_of
+from recommender.store import publish, staged
 from tests.publications import (
     Asked,
     nothing,

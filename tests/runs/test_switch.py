@@ -9,12 +9,12 @@ from pymongo.errors import (
     AutoReconnect,
 )
 
-from recommender import switching
 from recommender.core.errors import DatabaseUnavailableError, PublishError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import CLUSTERS, METADATA, RECOMMENDATIONS
-from recommender.store import publish, staged, sweep
-from recommender.switching import finish_switch, switch_of
+from recommender.runs import switch as switching
+from recommender.runs.switch import finish_switch, sweep, switch_of
+from recommender.store import publish, staged
 from tests.publications import (
     Asked,
     clusters,

@@ -26,10 +26,10 @@ from recommender.core.mongo import (
 )
 from recommender.core.settings import Settings
 from recommender.core.signals import Cancelled, TimedOut, stop_limit, time_limit
-from recommender.lease import Lease
-from recommender.ledger import OPEN_STATES, RUN_ID, Ledger, State, Trigger, new_run_id, now
-from recommender.run_log import run_log
-from recommender.store import published_runs, stages_of, sweep
+from recommender.runs.lease import Lease
+from recommender.runs.ledger import OPEN_STATES, RUN_ID, Ledger, State, Trigger, new_run_id, now
+from recommender.runs.log_file import run_log
+from recommender.runs.switch import published_runs, stages_of, sweep
 
 _BEATS_PER_LEASE = 4
 

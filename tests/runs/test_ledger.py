@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from recommender import ledger as ledger_module
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings, load_settings
-from recommender.ledger import COLLECTION, Ledger, State, new_run_id
+from recommender.runs import ledger as ledger_module
+from recommender.runs.ledger import COLLECTION, Ledger, State, new_run_id
 
 NOON = datetime.datetime(2026, 1, 2, 12, 0, tzinfo=datetime.UTC)
 

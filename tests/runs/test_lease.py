@@ -10,7 +10,7 @@ import pytest
 
 from recommender.core.errors import LeaseHeldError, LeaseLostError
 from recommender.core.mongo import Document, MongoDatabase
-from recommender.lease import COLLECTION, LEASE_ID, Lease, abandoned, holder
+from recommender.runs.lease import COLLECTION, LEASE_ID, Lease, abandoned, holder
 from tests.waiting import at_once, until
 
 MINUTE = 60.0

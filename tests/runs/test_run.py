@@ -31,11 +31,12 @@ from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
 from recommender.core.signals import Cancelled
 from recommender.embedded import EmbeddedMongo
-from recommender.lease import COLLECTION as STATE
-from recommender.lease import LEASE_ID, Lease, holder
-from recommender.ledger import Ledger
-from recommender.runs import side_run, training_run
-from recommender.store import publish, staged, sweep
+from recommender.runs.lease import COLLECTION as STATE
+from recommender.runs.lease import LEASE_ID, Lease, holder
+from recommender.runs.ledger import Ledger
+from recommender.runs.run import side_run, training_run
+from recommender.runs.switch import sweep
+from recommender.store import publish, staged
 from tests.support import PROJECT, environment
 from tests.waiting import until
 
@@ -153,7 +154,7 @@ def test_a_run_during_another_is_refused_and_not_in_the_ledger(
 def test_phases_are_written_down_with_their_start_and_length(
     db: MongoDatabase, db_settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="recommender.runs")
+    caplog.set_level(logging.INFO, logger="recommender.runs.run")
     with training_run(db_settings) as run:
         with run.phase("read"):
             assert entry(db, run.run_id)["phase"] == "read"
@@ -459,7 +460,7 @@ def test_what_could_not_be_cleaned_up_keeps_its_lease(
 HANGING_TRAINING = f"""
 import sys, threading
 sys.path.insert(0, {str(PROJECT)!r})
-from recommender.runs import training_run
+from recommender.runs.run import training_run
 from recommender.core.script import run_script
 from recommender.core.settings import load_settings
 
@@ -494,7 +495,7 @@ def test_a_training_that_hangs_in_its_clean_up_too_says_so_and_frees_the_lease(
 HUNG_STOP = f"""
 import sys, threading
 sys.path.insert(0, {str(PROJECT)!r})
-from recommender.runs import training_run
+from recommender.runs.run import training_run
 from recommender.core.script import run_script
 from recommender.core.signals import signals_deferred
 from recommender.core.settings import load_settings

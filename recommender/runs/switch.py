@@ -1,6 +1,6 @@
 """The switch: staged collections replace the live ones, and any process can finish it.
 
-It is noted in the lease's document first (`recommender.lease.Lease.begin_switch`): only the lease's
+It is noted in the lease's document first (`recommender.runs.lease.Lease.begin_switch`): only the lease's
 holder can begin one, and the next holder reads the note and does the rest. What was live before is
 kept under the target's name and :data:`PREVIOUS`.
 """
@@ -8,6 +8,7 @@ kept under the target's name and :data:`PREVIOUS`.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping
 
@@ -15,9 +16,14 @@ from pymongo.errors import AutoReconnect, OperationFailure, WriteConcernError
 
 from recommender.core.errors import PublishError
 from recommender.core.mongo import Document, MongoDatabase, reason_of
-from recommender.late_writes import replay
-from recommender.lease import COLLECTION as STATE
-from recommender.lease import LEASE_ID, SWITCH
+from recommender.core.mongo_collections import (
+    PUBLISHED,
+)
+from recommender.runs.late_writes import (
+    replay,
+)
+from recommender.runs.lease import COLLECTION as STATE
+from recommender.runs.lease import LEASE_ID, SWITCH
 
 PREVIOUS = ".previous"
 
@@ -171,3 +177,30 @@ def _undo(db: MongoDatabase, switch: Document) -> None:
 
 def _exists(db: MongoDatabase, name: str) -> bool:
     return bool(db.list_collection_names(filter={"name": name}))
+
+
+STAGED = ".staged."
+WRITTEN_BY_A_RUN: Document = {"run_id": {"$type": "string"}}
+
+
+def sweep(db: MongoDatabase) -> None:
+    """Finish the noted switch and drop what dead trainings staged; only for the lease's holder."""
+    finish_switch(db)
+    for target in PUBLISHED:
+        prefix = f"{target}{STAGED}"
+        for name in db.list_collection_names():
+            if name.startswith(prefix):
+                log.warning("dropping %s, left by a training that died", name)
+                db.drop_collection(name)
+
+
+def stages_of(db: MongoDatabase, run_id: str) -> list[str]:
+    """Return the names of the collections that a run has staged and left."""
+    name = {"$regex": re.escape(f"{STAGED}{run_id}")}
+    return db.list_collection_names(filter={"name": name})
+
+
+def published_runs(db: MongoDatabase) -> set[str]:
+    """Return the ids of the runs that wrote what is published."""
+    live = (db[name].find_one(WRITTEN_BY_A_RUN, {"run_id": 1}) for name in PUBLISHED)
+    return {document["run_id"] for document in live if document}

@@ -11,8 +11,8 @@ from pydantic import SecretStr
 from recommender.core.errors import DataError, LeaseHeldError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
-from recommender.ledger import Ledger
-from recommender.runs import side_run, training_run
+from recommender.runs.ledger import Ledger
+from recommender.runs.run import side_run, training_run
 
 
 def only_entry(db: MongoDatabase) -> Document:
@@ -44,7 +44,7 @@ def test_the_log_of_a_run_by_hand_ends_with_what_ended_it(
     with pytest.raises(type(error)), training_run(db_settings):
         raise error
     log = log_of(only_entry(db))
-    assert f"ERROR recommender.run_log: {error}" in log
+    assert f"ERROR recommender.runs.log_file: {error}" in log
     assert ("Traceback" in log) is traceback
 
 

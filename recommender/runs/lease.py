@@ -100,7 +100,7 @@ class Lease:
     def begin_switch(self, switch: Document, session: ClientSession | None = None) -> None:
         """Extend the lease and note a switch in one write: only the holder can begin one.
 
-        The next holder reads the note, see `recommender.switching.finish_switch`.
+        The next holder reads the note, see `recommender.runs.switch.finish_switch`.
 
         Raises
         ------

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from recommender.summary import summary_of
+from recommender.runs.summary import summary_of
 
 START = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
