@@ -27,10 +27,12 @@ from recommender.data.users import read_users, stacked, structure
 from recommender.evaluation.splitting import split
 from recommender.fitting import REMEDY, choose, fit, refit
 from recommender.foldin import Preferences
-from recommender.gate import add_force_option, check_recommendations, settings_with_force
 from recommender.judging import evaluate_lists, evaluate_ratings
 from recommender.models import Model, confidence_matrix, popularity_of
 from recommender.mongo_source import read_ratings
+from recommender.publishing.gate import add_force_option, check_recommendations, settings_with_force
+from recommender.publishing.publish import publish
+from recommender.publishing.staging import others_before, staged
 from recommender.recommend import RecommendTask, user_blocks
 from recommender.runs.run import TrainingRun, training_run
 from recommender.runs.summary import summary_of
@@ -40,7 +42,6 @@ from recommender.searching import (
     tuning_axes,
 )
 from recommender.spark import spark_session
-from recommender.store import others_before, publish, staged
 
 
 def recommend(

@@ -23,15 +23,20 @@ from recommender.data.reviews import read_ratings
 from recommender.elbow import parse_range, run_elbow
 from recommender.factors import factors_document, read_factors_document, with_shown
 from recommender.foldin import Preferences
-from recommender.gate import add_force_option, check_clusters, check_finite, settings_with_force
 from recommender.matching import with_previous_ids
 from recommender.published import previous_labels
+from recommender.publishing.gate import (
+    add_force_option,
+    check_clusters,
+    check_finite,
+    settings_with_force,
+)
+from recommender.publishing.publish import publish_clusters
 from recommender.runs.run import TrainingRun, training_run
 from recommender.runs.summary import summary_of
 from recommender.scoring import (
     score,
 )
-from recommender.store import publish_clusters
 from recommender.user_matrix import user_matrix
 
 

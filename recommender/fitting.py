@@ -24,8 +24,8 @@ from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from recommender.evaluation.splitting import training_users
 from recommender.foldin import Preferences, preferences_of
-from recommender.gate import check_finite
 from recommender.models import Model, RatingModel, confidence_matrix, popularity_of
+from recommender.publishing.gate import check_finite
 from recommender.runs.ledger import now
 
 REMEDY = "raise ALS_REG_PARAM or lower ALS_RANK"

@@ -51,7 +51,11 @@ FLOORS: list[set[str]] = [
         *("recommender.confidence", "recommender.weights"),
     },
     {
-        *("recommender.together", "recommender.spot_checks", "recommender.standings"),
+        *(
+            "recommender.publishing.transaction",
+            "recommender.publishing.staging",
+            "recommender.standings",
+        ),
         "recommender.tuning",
         *("recommender.runs.log_file", "recommender.runs.switch"),
     },
@@ -62,7 +66,7 @@ FLOORS: list[set[str]] = [
             "recommender.problems",
             "recommender.data.reviews",
         ),
-        *("recommender.data.restaurants", "recommender.schedule", "recommender.store"),
+        *("recommender.data.restaurants", "recommender.schedule", "recommender.publishing.publish"),
     },
     {
         *("recommender.clock", "recommender.demo", "recommender.factors", "recommender.load"),
@@ -70,7 +74,7 @@ FLOORS: list[set[str]] = [
         *("recommender.published", "recommender.recommend", "recommender.runs.run"),
         "recommender.spark",
     },
-    {"recommender.child", "recommender.gate"},
+    {"recommender.child", "recommender.publishing.gate"},
     {"recommender.fitting", "recommender.user_matrix"},
     {"recommender.clusters", "recommender.searching"},
     {"recommender.cluster_documents", "recommender.elbow"},

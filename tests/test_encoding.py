@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from recommender.core.mongo import MongoDatabase
 from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.encoding import RecommendationEncoder
+from recommender.publishing.publish import publish
+from recommender.publishing.staging import staged
 from recommender.runs.lease import Lease
-from recommender.store import publish, staged
 
 ids = (
     st.text(max_size=30)

@@ -26,8 +26,8 @@ from recommender.core.settings import Settings
 from recommender.data.cleaning import clean_block
 from recommender.data.ratings import Ratings, gather
 from recommender.published import PublishedModel, load_model, previous_labels
+from recommender.publishing.publish import publish_clusters
 from recommender.runs.lease import Lease
-from recommender.store import publish_clusters
 from tests.support import ratings_of
 
 COLUMNS: list[Any] = ["a", 7, ObjectId("0123456789abcdef01234567")]

@@ -22,9 +22,9 @@ from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
 from recommender.data.ratings import Ratings
 from recommender.models import Model, RatingModel, popularity_of
+from recommender.publishing.staging import staged
 from recommender.recommend import user_blocks
 from recommender.runs.run import training_run
-from recommender.store import staged
 from tests.support import scores_of
 
 StageLists = Callable[..., dict[Any, Document]]

@@ -26,11 +26,12 @@ from recommender.core.mongo_collections import (
 )
 from recommender.core.settings import load_settings
 from recommender.publishing.bson_size import columns_that_fit
+from recommender.publishing.publish import publish, publish_clusters
+from recommender.publishing.staging import staged
 from recommender.runs import switch as switching
 from recommender.runs.lease import Lease
 from recommender.runs.switch import PREVIOUS, published_runs, sweep
-from recommender.store import publish, publish_clusters, staged
-from tests.publications import (
+from tests.publishing.publications import (
     Asked,
     clusters,
     everything,

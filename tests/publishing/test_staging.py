@@ -12,13 +12,14 @@ from pymongo.errors import (
     WriteError,
 )
 
-from recommender import store
 from recommender.core.errors import DatabaseUnavailableError, LeaseLostError, PublishError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import CLUSTERS, METADATA, RECOMMENDATIONS, insert_once
+from recommender.publishing import publish as store
+from recommender.publishing.publish import publish
+from recommender.publishing.staging import Stage, staged
 from recommender.runs.switch import sweep
-from recommender.store import Stage, publish, staged
-from tests.publications import (
+from tests.publishing.publications import (
     TRAINED_USERS,
     Asked,
     everything,

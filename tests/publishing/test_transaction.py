@@ -18,10 +18,7 @@ from recommender.core.mongo_collections import (
     COLUMNS_ID,
     METADATA,
 )
-from tests.publications import (
-    everything,
-    publish_pair,
-)
+from tests.publishing.publications import everything, publish_pair
 
 
 @contextlib.contextmanager

@@ -8,15 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from recommender.core.mongo import MongoDatabase
 from recommender.core.mongo_collections import RECOMMENDATIONS
+from recommender.publishing.publish import publish
+from recommender.publishing.staging import staged
 from recommender.runs.late_writes import stream_position
 from recommender.runs.switch import sweep, switch_of
-from recommender.store import publish, staged
-from tests.publications import (
-    Asked,
-    nothing,
-    recommendations,
-    train,
-)
+from tests.publishing.publications import Asked, nothing, recommendations, train
 
 
 class TestLateWrites:

@@ -18,7 +18,6 @@ import pytest
 from pydantic import SecretStr
 from pymongo.errors import AutoReconnect
 
-from recommender import store
 from recommender.core.errors import (
     DatabaseUnavailableError,
     DataError,
@@ -31,12 +30,14 @@ from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
 from recommender.core.signals import Cancelled
 from recommender.embedded import EmbeddedMongo
+from recommender.publishing import publish as store
+from recommender.publishing.publish import publish
+from recommender.publishing.staging import staged
 from recommender.runs.lease import COLLECTION as STATE
 from recommender.runs.lease import LEASE_ID, Lease, holder
 from recommender.runs.ledger import Ledger
 from recommender.runs.run import side_run, training_run
 from recommender.runs.switch import sweep
-from recommender.store import publish, staged
 from tests.support import PROJECT, environment
 from tests.waiting import until
 

@@ -12,10 +12,11 @@ from pymongo.errors import (
 from recommender.core.errors import DatabaseUnavailableError, PublishError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import CLUSTERS, METADATA, RECOMMENDATIONS
+from recommender.publishing.publish import publish
+from recommender.publishing.staging import staged
 from recommender.runs import switch as switching
 from recommender.runs.switch import finish_switch, sweep, switch_of
-from recommender.store import publish, staged
-from tests.publications import (
+from tests.publishing.publications import (
     Asked,
     clusters,
     everything,

@@ -10,8 +10,7 @@ from bson import ObjectId
 from recommender.core.errors import PublishError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import RECOMMENDATIONS
-from recommender.spot_checks import SAMPLE_SIZE, fault_of
-from recommender.store import staged
+from recommender.publishing.staging import SAMPLE_SIZE, fault_of, staged
 
 ENTRIES = [(ObjectId(), 2.0), ("1", 2.0), (1, -0.5)]
 

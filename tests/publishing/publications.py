@@ -19,10 +19,11 @@ from recommender.core.mongo_collections import (
     COLUMNS_ID,
     RECOMMENDATIONS,
 )
+from recommender.publishing.publish import publish, publish_clusters
+from recommender.publishing.staging import staged
 from recommender.runs.lease import COLLECTION as STATE
 from recommender.runs.lease import LEASE_ID, Lease
 from recommender.runs.switch import PREVIOUS
-from recommender.store import publish, publish_clusters, staged
 
 TRAINED_USERS = 500
 

@@ -11,7 +11,7 @@ import pytest
 from recommender.core.errors import ModelRejectedError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
-from recommender.gate import check_clusters, check_finite, check_recommendations
+from recommender.publishing.gate import check_clusters, check_finite, check_recommendations
 from recommender.runs.ledger import Ledger
 from recommender.runs.run import TrainingRun, training_run
 
