@@ -21,7 +21,7 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 	@touch $@
 
 java: $(INSTALLED) ## check for Java 17 or 21; install Debian's if there is none and apt-get may be used
-	@$(PY) -m recommender.java --install
+	@$(PY) -m recommender.spark.java --install
 
 run: java ## train once, then serve on PORT until Ctrl-C; without MONGO_URI, on a generated city
 	@$(PY) -m recommender.demo run

@@ -29,7 +29,6 @@ from recommender.fitting import REMEDY, choose, fit, refit
 from recommender.foldin import Preferences
 from recommender.judging import evaluate_lists, evaluate_ratings
 from recommender.models import Model, confidence_matrix, popularity_of
-from recommender.mongo_source import read_ratings
 from recommender.publishing.gate import add_force_option, check_recommendations, settings_with_force
 from recommender.publishing.publish import publish
 from recommender.publishing.staging import others_before, staged
@@ -41,7 +40,8 @@ from recommender.searching import (
     run_tuning,
     tuning_axes,
 )
-from recommender.spark import spark_session
+from recommender.spark.reviews_source import read_ratings
+from recommender.spark.session import spark_session
 
 
 def recommend(

@@ -45,7 +45,7 @@ from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import ranking_quality, rating_error
 from recommender.evaluation.splitting import relevant_items, split
 from recommender.load import columns_of, read_file
-from recommender.spark import spark_session
+from recommender.spark.session import spark_session
 
 OF_RATINGS = ("RMSE", "MAE")
 # Fields of `recommender.evaluation.metrics.RankingQuality`.

@@ -30,9 +30,9 @@ from recommender.grids import (
 )
 from recommender.judging import evaluate_lists, evaluate_ratings
 from recommender.models import Model
-from recommender.mongo_source import read_ratings
 from recommender.runs.run import SideRun, side_run
-from recommender.spark import spark_session
+from recommender.spark.reviews_source import read_ratings
+from recommender.spark.session import spark_session
 from recommender.standings import best_parameters, env_lines, format_table, line_chart
 from recommender.tuning import ResultStore, Trial, fingerprint, make_trials, run_trials, summarize
 

@@ -20,7 +20,7 @@ from recommender.core.settings import Settings, load_settings
 from recommender.data.ratings import Ratings
 from recommender.data.reviews import read_ratings
 from recommender.embedded import EmbeddedMongo
-from recommender.spark import errors_that_last, spark_session
+from recommender.spark.session import errors_that_last, spark_session
 from tests.support import QUICK_ALS, QUICK_JAVA, set_environment, write_tiny_city
 
 _FOREIGN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")

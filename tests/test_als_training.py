@@ -307,7 +307,7 @@ import time
 from recommender.runs.run import training_run
 from recommender.core.script import run_script
 from recommender.core.settings import load_settings
-from recommender.spark import spark_session
+from recommender.spark.session import spark_session
 
 def main(argv):
     settings = load_settings()

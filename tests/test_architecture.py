@@ -62,7 +62,7 @@ FLOORS: list[set[str]] = [
     {
         *(
             "recommender.city",
-            "recommender.java",
+            "recommender.spark.java",
             "recommender.problems",
             "recommender.data.reviews",
         ),
@@ -70,9 +70,9 @@ FLOORS: list[set[str]] = [
     },
     {
         *("recommender.clock", "recommender.demo", "recommender.factors", "recommender.load"),
-        *("recommender.mongo_source", "recommender.data.users", "recommender.recovery"),
+        *("recommender.spark.reviews_source", "recommender.data.users", "recommender.recovery"),
         *("recommender.published", "recommender.recommend", "recommender.runs.run"),
-        "recommender.spark",
+        "recommender.spark.session",
     },
     {"recommender.child", "recommender.publishing.gate"},
     {"recommender.fitting", "recommender.user_matrix"},

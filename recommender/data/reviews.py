@@ -1,7 +1,7 @@
 """Reading of Reviews from MongoDB as blocks of cleaned ratings, in one process or in many.
 
 :func:`plan` divides the collection into ranges of ``_id``; :func:`read` reads one of them. The
-Spark data source of :mod:`recommender.mongo_source` plans in the driver and reads in its executors;
+Spark data source of :mod:`recommender.spark.reviews_source` plans in the driver and reads in its executors;
 :func:`read_ratings` reads everything in this process.
 """
 

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from recommender.embedded import find_mongod
-from recommender.java import find_java
+from recommender.spark.java import find_java
 from tests.faults.catalogue import Fault
 
 INTRODUCTION = """\

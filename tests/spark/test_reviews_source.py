@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from recommender import mongo_source
 from recommender.core.errors import DatabaseUnavailableError
 from recommender.core.settings import Settings, load_settings
 from recommender.data.ratings import Ratings
 from recommender.data.reviews import IdRange
-from recommender.mongo_source import ROWS_A_BATCH, read_reviews
-from recommender.spark import errors_that_last
+from recommender.spark import reviews_source as mongo_source
+from recommender.spark.reviews_source import ROWS_A_BATCH, read_reviews
+from recommender.spark.session import errors_that_last
 
 
 def test_spark_reads_the_same_ratings_as_one_process(

@@ -15,18 +15,18 @@ import pytest
 from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
-from recommender import spark
 from recommender.core.errors import ConfigurationError, SparkError
 from recommender.core.settings import load_settings
 from recommender.core.signals import Cancelled
-from recommender.java import find_java
+from recommender.spark import session as spark
+from recommender.spark.java import find_java
 from tests.support import PROJECT
 
 HOLDS_A_FOLDER = """
 import sys, threading
 from pathlib import Path
 from typing import Any
-from recommender import spark
+from recommender.spark import session as spark
 lock = spark._lock(Path(sys.argv[1]))
 print("locked", flush=True)
 threading.Event().wait(60)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from recommender import java
 from recommender.core.errors import ConfigurationError
 from recommender.demo import PROJECT
-from recommender.java import find_java, main
+from recommender.spark import java
+from recommender.spark.java import find_java, main
 
 VERSIONS = {
     'openjdk version "17.0.13" 2024-10-15': 17,
@@ -165,7 +165,7 @@ def test_where_there_is_no_apt_it_is_not_asked(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.usefixtures("no_java")
 def test_the_command_ends_with_the_code_for_a_lack_of_java() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "recommender.java"],
+        [sys.executable, "-m", "recommender.spark.java"],
         cwd=PROJECT,
         capture_output=True,
         text=True,

@@ -35,7 +35,7 @@ from recommender.core.errors import (
 from recommender.core.logs import one_line
 from recommender.core.settings import Settings
 from recommender.core.signals import Stopped, call_on_stop, signals_deferred
-from recommender.java import LAPACK_PACKAGE, OPTION_VARIABLES, find_java, has_lapack
+from recommender.spark.java import LAPACK_PACKAGE, OPTION_VARIABLES, find_java, has_lapack
 
 _PACKAGE = Path(recommender.__file__).parent
 _LOG_CONFIG = Path(__file__).with_name("log4j2.properties")

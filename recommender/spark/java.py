@@ -1,4 +1,4 @@
-"""Finds what Spark runs on; ``python -m recommender.java --install`` installs it.
+"""Finds what Spark runs on; ``python -m recommender.spark.java --install`` installs it.
 
 That is Java and, though Spark does without, a LAPACK: ALS of many factors takes half the time with
 it. Spark finds it by itself.
@@ -98,7 +98,7 @@ def install() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Say which Java Spark will use, after installing one where asked to and none is there."""
-    parser = argparse.ArgumentParser(prog="python -m recommender.java", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m recommender.spark.java", description=__doc__)
     parser.add_argument("--install", action="store_true", help="install one if there is none")
     arguments = parser.parse_args(argv)
     try:
