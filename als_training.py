@@ -16,6 +16,11 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 import clustering_training
+from recommender.als.evaluate import evaluate_lists, evaluate_ratings
+from recommender.als.fit import REMEDY, choose, fit, refit
+from recommender.als.fold_in import Preferences
+from recommender.als.model import Model, confidence_matrix, popularity_of
+from recommender.als.recommend import RecommendTask, user_blocks
 from recommender.als.reuse import reused_choice
 from recommender.core.errors import ModelRejectedError
 from recommender.core.logs import configure_logging
@@ -25,14 +30,9 @@ from recommender.data.ratings import Ratings, counts_of
 from recommender.data.restaurants import shown_restaurants
 from recommender.data.users import read_users, stacked, structure
 from recommender.evaluation.splitting import split
-from recommender.fitting import REMEDY, choose, fit, refit
-from recommender.foldin import Preferences
-from recommender.judging import evaluate_lists, evaluate_ratings
-from recommender.models import Model, confidence_matrix, popularity_of
 from recommender.publishing.gate import add_force_option, check_recommendations, settings_with_force
 from recommender.publishing.publish import publish
 from recommender.publishing.staging import others_before, staged
-from recommender.recommend import RecommendTask, user_blocks
 from recommender.runs.run import TrainingRun, training_run
 from recommender.runs.summary import summary_of
 from recommender.searching import (

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from recommender.als.fold_in import Preferences
+from recommender.als.published_factors import factors_document, read_factors_document, with_shown
 from recommender.cluster_documents import cluster_documents, figures_of, metadata_documents
 from recommender.clustering.evaluate import evaluate_clusters, silhouette_of
 from recommender.clusters import cluster
@@ -21,8 +23,6 @@ from recommender.data.ratings import Ratings, counts_of, rating_shift
 from recommender.data.restaurants import shown_restaurants
 from recommender.data.reviews import read_ratings
 from recommender.elbow import parse_range, run_elbow
-from recommender.factors import factors_document, read_factors_document, with_shown
-from recommender.foldin import Preferences
 from recommender.matching import with_previous_ids
 from recommender.published import previous_labels
 from recommender.publishing.gate import (

@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
+from recommender.als.published_factors import LiveFactors
 from recommender.child import Trainer
 from recommender.clock import TrainingClock
 from recommender.core.logs import configure_logging
@@ -21,7 +22,6 @@ from recommender.core.ports import check_port_is_free, is_loopback
 from recommender.core.script import exit_on_error, run_script, script_parser
 from recommender.core.settings import load_settings
 from recommender.core.signals import Cancelled
-from recommender.factors import LiveFactors
 from recommender.problems import handle_errors
 from recommender.schedule import Schedule
 from recommender.service import (

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 from scipy.sparse import csr_array, csr_matrix
 
-from recommender.baseline import BiasDamping, choose_damping, fit_bias
-from recommender.confidence import find_confidence
+from recommender.als.bias import BiasDamping, choose_damping, fit_bias
+from recommender.als.choose_alpha import find_confidence
+from recommender.als.evaluate import cross_fitted
+from recommender.als.fit import fit_preferences, fit_rating
+from recommender.als.model import confidence_matrix
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.evaluation.metrics import cross_fitted
-from recommender.fitting import fit_preferences, fit_rating
-from recommender.models import confidence_matrix
 
 Floats: TypeAlias = NDArray[Any]
 # The result of a fit: predicted ratings of rows, or scores of users, (users, restaurants).

@@ -9,7 +9,7 @@ the last row, this service, on the same split; and the median seconds of a fit.
 Each split is that of a training (`recommender.evaluation.splitting.split`): a fifth of each user's ratings, at
 least one of two, is the test part. All methods get the same test. Ratings: the test ratings of
 restaurants in the training part. Lists: the users with a relevant test item, as in
-`recommender.judging`; all restaurants that the user has not rated in the training part are ranked.
+`recommender.als.evaluate`; all restaurants that the user has not rated in the training part are ranked.
 
 The peers are in `requirements.txt` beside this file; a peer that is not installed is left out.
 """

@@ -11,14 +11,16 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from recommender.baseline import BiasDamping, choose_damping
-from recommender.confidence import find_confidence
+from recommender.als.bias import BiasDamping, choose_damping
+from recommender.als.choose_alpha import find_confidence
+from recommender.als.evaluate import evaluate_lists, evaluate_ratings
+from recommender.als.fit import fit_preferences, fit_rating, offsets_alone
+from recommender.als.model import Model
 from recommender.core.errors import DataError
 from recommender.core.plots import save_line_charts
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings, counts_of
 from recommender.evaluation.splitting import split, with_fold_seed
-from recommender.fitting import fit_preferences, fit_rating, offsets_alone
 from recommender.grids import (
     BASELINE,
     PREFERENCE,
@@ -28,8 +30,6 @@ from recommender.grids import (
     Search,
     parse_grid,
 )
-from recommender.judging import evaluate_lists, evaluate_ratings
-from recommender.models import Model
 from recommender.runs.run import SideRun, side_run
 from recommender.spark.reviews_source import read_ratings
 from recommender.spark.session import spark_session

@@ -18,6 +18,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from recommender.als.fold_in import preferences_of
+from recommender.als.model import Model, confidence_matrix
+from recommender.als.published_factors import factors_document
 from recommender.city import City, write_city
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings, load_settings
@@ -25,10 +28,7 @@ from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
 from recommender.data.files import RATING, RESTAURANT, USER, Columns
 from recommender.data.ids import encode_id
 from recommender.data.ratings import Ratings, gather
-from recommender.factors import factors_document
-from recommender.foldin import preferences_of
 from recommender.load import read_file
-from recommender.models import Model, confidence_matrix
 
 PROJECT = Path(__file__).parent.parent
 # Quick to start rather than quick in the long run.

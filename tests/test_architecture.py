@@ -17,10 +17,10 @@ PROJECT = Path(__file__).parent.parent
 FLOORS: list[set[str]] = [
     {
         *("dists", "recommender.core.errors", "recommender.evaluation.metrics"),
-        *("recommender.baseline", "recommender.bodies", "recommender.encoding"),
-        "recommender.foldin",
+        *("recommender.als.bias", "recommender.bodies", "recommender.als.bson_encoder"),
+        "recommender.als.fold_in",
         *("recommender.matching", "recommender.scoring", "recommender.runs.summary"),
-        "recommender.topn",
+        "recommender.als.top_n",
     },
     {
         *(
@@ -34,7 +34,7 @@ FLOORS: list[set[str]] = [
     {
         *(
             "recommender.grids",
-            "recommender.models",
+            "recommender.als.model",
             "recommender.core.mongo",
             "recommender.evaluation.splitting",
         ),
@@ -44,11 +44,11 @@ FLOORS: list[set[str]] = [
         *(
             "recommender.core.mongo_collections",
             "recommender.embedded",
-            "recommender.judging",
+            "recommender.als.evaluate",
             "recommender.runs.lease",
         ),
         *("recommender.runs.ledger", "recommender.reseeding", "recommender.core.script"),
-        *("recommender.confidence", "recommender.weights"),
+        *("recommender.als.choose_alpha", "recommender.weights"),
     },
     {
         *(
@@ -69,13 +69,18 @@ FLOORS: list[set[str]] = [
         *("recommender.data.restaurants", "recommender.schedule", "recommender.publishing.publish"),
     },
     {
-        *("recommender.clock", "recommender.demo", "recommender.factors", "recommender.load"),
+        *(
+            "recommender.clock",
+            "recommender.demo",
+            "recommender.als.published_factors",
+            "recommender.load",
+        ),
         *("recommender.spark.reviews_source", "recommender.data.users", "recommender.recovery"),
-        *("recommender.published", "recommender.recommend", "recommender.runs.run"),
+        *("recommender.published", "recommender.als.recommend", "recommender.runs.run"),
         "recommender.spark.session",
     },
     {"recommender.child", "recommender.publishing.gate"},
-    {"recommender.fitting", "recommender.user_matrix"},
+    {"recommender.als.fit", "recommender.user_matrix"},
     {"recommender.clusters", "recommender.searching"},
     {"recommender.cluster_documents", "recommender.elbow"},
     {"clustering_training", "clus_test", "clus_counter"},
@@ -150,7 +155,7 @@ def test_the_files_that_import_pyspark_are_few_and_known() -> None:
     ("name", "allowed"),
     [
         ("dists", {"numpy", "scipy", "sklearn"}),
-        ("recommender.topn", {"numpy", "scipy"}),
+        ("recommender.als.top_n", {"numpy", "scipy"}),
         ("recommender.evaluation.metrics", {"numpy", "scipy"}),
         ("recommender.matching", {"numpy", "scipy"}),
         ("recommender.scoring", {"numpy", "scipy", "recommender"}),

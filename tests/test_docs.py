@@ -14,10 +14,10 @@ from jsonschema import Draft202012Validator, FormatChecker
 
 import clustering_training
 from docs.generate import generated, settings_rows
+from recommender.als.bson_encoder import RecommendationEncoder
 from recommender.core.errors import RecommenderError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings, load_settings
-from recommender.encoding import RecommendationEncoder
 from tests.support import PROJECT, some_factors, write_tiny_city
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])

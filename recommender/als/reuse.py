@@ -7,12 +7,12 @@ import logging
 import math
 from typing import Any
 
-from recommender.baseline import BiasDamping
-from recommender.confidence import Confidence
+from recommender.als.bias import BiasDamping
+from recommender.als.choose_alpha import Confidence
+from recommender.als.fit import Chosen
 from recommender.core.mongo import Document, mongo_errors
 from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.settings import Settings
-from recommender.fitting import Chosen
 from recommender.runs.ledger import Ledger, now
 from recommender.runs.run import TrainingRun
 

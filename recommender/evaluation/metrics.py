@@ -41,44 +41,6 @@ class RatingError:
     reason: str | None = None
 
 
-def cross_fitted(
-    predictor: NDArray[np.float64], actual: NDArray[np.float64], *, seed: int
-) -> tuple[float, NDArray[np.float64]]:
-    """Scale a predictor by the blend weight that minimises the squared error out of sample.
-
-    The weight w minimises the sum of (actual - w predictor)^2, less one standard error and clipped
-    to [0, 1]. Each random half is predicted with the weight of the other half.
-
-    Parameters
-    ----------
-    predictor, actual
-        (n,) each; rows with NaN in ``predictor`` are ignored.
-
-    Returns
-    -------
-    weight
-        Fitted to both halves together; 0 without data.
-    predicted
-        float64 (n,), the scaled predictor.
-    """
-    half = np.random.default_rng(seed).random(len(actual)) < 0.5
-    predicted = np.empty(len(actual))
-    for part in (half, ~half):
-        predicted[part] = _weight(predictor[~part], actual[~part]) * predictor[part]
-    return _weight(predictor, actual), predicted
-
-
-def _weight(predictor: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
-    known = ~np.isnan(predictor)
-    x, y = predictor[known], actual[known]
-    squared = float(x @ x)
-    if not squared:
-        return 0.0
-    weight = float(x @ y) / squared
-    standard_error = float(np.std(y - weight * x) / np.sqrt(squared))
-    return min(max(weight - standard_error, 0.0), 1.0)
-
-
 def rating_error(
     predicted: NDArray[np.float64],
     actual: NDArray[np.float64],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,27 +48,6 @@ def sample_users(ratings: Ratings, max_ratings: int, seed: int) -> Ratings:
     chosen = np.zeros(len(counts), dtype=bool)
     chosen[order[: max(1, fit)]] = True
     return ratings.rows(chosen[ratings.user])
-
-
-def training_users(ratings: Ratings, settings: Settings) -> NDArray[np.bool_]:
-    """Return which users, (users,), the preference is fitted to; see :func:`draw_training_users`."""
-    return draw_training_users(np.bincount(ratings.user, minlength=len(ratings.users)), settings)
-
-
-def draw_training_users(counts: NDArray[np.integer[Any]], settings: Settings) -> NDArray[np.bool_]:
-    """Return the training users, bool (users,), by the number of ratings of each user.
-
-    These are the users with two or more ratings. Of more than ``ALS_PREFERENCE_USERS``, as many are
-    drawn without replacement with weight n - 1, so that users with many co-rated restaurants come
-    first. Each user's exponential clock of rate n - 1 gives such a draw (Efraimidis and Spirakis,
-    2006).
-    """
-    several = np.flatnonzero(counts >= 2)
-    clock = np.random.default_rng(settings.seed).exponential(1 / (counts[several] - 1.0))
-    first = np.argsort(clock, kind="stable")[: settings.als_preference_users]
-    chosen = np.zeros(len(counts), dtype=bool)
-    chosen[several[first]] = True
-    return chosen
 
 
 def relevant_items(test: Ratings, settings: Settings) -> tuple[NDArray[np.int32], csr_array]:

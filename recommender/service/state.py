@@ -7,11 +7,11 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from recommender.als.published_factors import LiveFactors
 from recommender.child import Trainer
 from recommender.clock import TrainingClock
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
-from recommender.factors import LiveFactors
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.metrics import mean_absolute_error, ndcg_score, root_mean_squared_error
 
-from recommender.evaluation.metrics import cross_fitted, ndcg_of_each, ranking_quality, rating_error
+from recommender.als.evaluate import cross_fitted
+from recommender.evaluation.metrics import ndcg_of_each, ranking_quality, rating_error
 from recommender.evaluation.splitting import choose_test_rows, hold_out_users
 
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from recommender.als.model import training_users
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.evaluation.splitting import sample_users, split, training_users, with_fold_seed
+from recommender.evaluation.splitting import sample_users, split, with_fold_seed
 from tests.support import ratings_of
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recommender import confidence
-from recommender.confidence import USUAL_ALPHA, Confidence, find_confidence
+from recommender.als import choose_alpha as confidence
+from recommender.als.choose_alpha import USUAL_ALPHA, Confidence, find_confidence
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from tests.support import ratings_of

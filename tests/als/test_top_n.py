@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.topn import top_n
+from recommender.als.top_n import top_n
 
 
 def full_sort(

@@ -64,7 +64,7 @@ class Preferences:
         Parameters
         ----------
         visits
-            (users, restaurants), shifted ratings, above 0; see `recommender.models.confidence_matrix`.
+            (users, restaurants), shifted ratings, above 0; see `recommender.als.model.confidence_matrix`.
 
         Returns
         -------

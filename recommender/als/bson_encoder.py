@@ -62,7 +62,7 @@ class RecommendationEncoder:
         user_ids
             Their ids.
         items, scores
-            (n, m), as :func:`recommender.topn.top_n` returns them.
+            (n, m), as :func:`recommender.als.top_n.top_n` returns them.
         ratings
             (n, m), predicted ratings; None without ``with_ratings``.
 

@@ -12,16 +12,16 @@ from pyspark.ml.recommendation import ALS
 from pyspark.sql import SparkSession
 from sklearn.metrics import roc_auc_score
 
-from recommender import fitting
+from recommender.als import fit as fitting
+from recommender.als.bias import BiasDamping
+from recommender.als.choose_alpha import Confidence
+from recommender.als.evaluate import evaluate_lists, evaluate_ratings
+from recommender.als.model import confidence_matrix
 from recommender.als.sweeps import implicit_step, sweep
-from recommender.baseline import BiasDamping
-from recommender.confidence import Confidence
 from recommender.core.errors import ModelRejectedError
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from recommender.evaluation.splitting import split
-from recommender.judging import evaluate_lists, evaluate_ratings
-from recommender.models import confidence_matrix
 from tests.support import ratings_of, scores_of
 
 CONFIDENCE = Confidence(alpha=20.0, reg_param=4.0, rank=16)

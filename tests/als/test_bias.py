@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recommender.baseline import BiasDamping, choose_damping, fit_bias, zero_bias
+from recommender.als.bias import BiasDamping, choose_damping, fit_bias, zero_bias
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from tests.support import ratings_of

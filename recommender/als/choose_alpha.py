@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from recommender.als.fold_in import alternate, preferences_of
+from recommender.als.model import confidence_matrix, popularity_of, training_users
 from recommender.als.sweeps import SETTLED, cores
+from recommender.als.top_n import top_n
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import ndcg_of_each
-from recommender.evaluation.splitting import relevant_items, split, training_users, with_fold_seed
-from recommender.foldin import alternate, preferences_of
-from recommender.models import confidence_matrix, popularity_of
-from recommender.topn import top_n
+from recommender.evaluation.splitting import relevant_items, split, with_fold_seed
 
 USUAL_ALPHA = 20.0
 
@@ -112,11 +112,11 @@ class Trial:
     Attributes
     ----------
     visits
-        (users, restaurants), of the ratings to fit; see `recommender.models.confidence_matrix`.
+        (users, restaurants), of the ratings to fit; see `recommender.als.model.confidence_matrix`.
     training_users
         bool (users,), the users to fit.
     popularity
-        float64 (restaurants,), breaks ties; see `recommender.models.popularity_of`.
+        float64 (restaurants,), breaks ties; see `recommender.als.model.popularity_of`.
     test_users
         int32 (t,).
     relevant

@@ -16,15 +16,20 @@ from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame, SparkSession
 from scipy.sparse import csr_array
 
+from recommender.als.bias import Bias, BiasDamping, choose_damping, fit_bias, zero_bias
+from recommender.als.choose_alpha import Confidence, find_confidence
+from recommender.als.fold_in import Preferences, preferences_of
+from recommender.als.model import (
+    Model,
+    RatingModel,
+    confidence_matrix,
+    popularity_of,
+    training_users,
+)
 from recommender.als.sweeps import cores, explicit_step, implicit_step, sweep
-from recommender.baseline import Bias, BiasDamping, choose_damping, fit_bias, zero_bias
-from recommender.confidence import Confidence, find_confidence
 from recommender.core.errors import ModelRejectedError
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.evaluation.splitting import training_users
-from recommender.foldin import Preferences, preferences_of
-from recommender.models import Model, RatingModel, confidence_matrix, popularity_of
 from recommender.publishing.gate import check_finite
 from recommender.runs.ledger import now
 

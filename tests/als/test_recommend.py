@@ -13,17 +13,17 @@ from pyspark.sql import SparkSession
 from scipy.sparse import vstack
 
 import als_training
-from recommender import fitting
-from recommender.baseline import Bias
+from recommender.als import fit as fitting
+from recommender.als.bias import Bias
+from recommender.als.model import Model, RatingModel, popularity_of
+from recommender.als.recommend import user_blocks
 from recommender.core.errors import ModelRejectedError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
 from recommender.data.ratings import Ratings
-from recommender.models import Model, RatingModel, popularity_of
 from recommender.publishing.staging import staged
-from recommender.recommend import user_blocks
 from recommender.runs.run import training_run
 from tests.support import scores_of
 
@@ -54,7 +54,7 @@ def fitted(spark: SparkSession, city: Ratings, settings: Settings) -> Model:
 
 
 def test_the_blocks_together_are_all_users(city: Ratings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recommender.recommend._BLOCK_RATINGS", 100)
+    monkeypatch.setattr("recommender.als.recommend._BLOCK_RATINGS", 100)
     confidence, users = city.matrix(), len(city.users)
     rating = RatingModel(
         Bias(3.0, np.arange(users, dtype=np.float64), np.zeros(len(city.restaurants))),

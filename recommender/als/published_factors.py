@@ -15,15 +15,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from recommender.als.fold_in import Preferences
+from recommender.als.top_n import top_n
 from recommender.core.errors import DataError
 from recommender.core.logs import one_line
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
 from recommender.core.mongo_collections import FACTORS_ID, METADATA
 from recommender.data.ids import CODEC, as_decimal, decode_id, decode_ids, encode_id, positions_in
 from recommender.data.ratings import Ratings
-from recommender.foldin import Preferences
 from recommender.publishing.bson_size import bytes_of_ids, entries_that_fit
-from recommender.topn import top_n
 
 _FLOAT32 = np.dtype("<f4")
 _REASONS = 2

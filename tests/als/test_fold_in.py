@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.foldin import Preferences, alternate, preferences_of
+from recommender.als.fold_in import Preferences, alternate, preferences_of
 
 ALPHA, REG = 3.0, 0.7
 

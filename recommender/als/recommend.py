@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
+from recommender.als.bson_encoder import RecommendationEncoder
+from recommender.als.model import Model
+from recommender.als.top_n import top_n
 from recommender.core.mongo import connect, database, mongo_errors
 from recommender.core.mongo_collections import insert_once
 from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
-from recommender.encoding import RecommendationEncoder
-from recommender.models import Model
-from recommender.topn import top_n
 
 # Of a block: its ratings, and a few more for each user. About a megabyte.
 _BLOCK_RATINGS = 60_000

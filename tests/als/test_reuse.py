@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+from recommender.als.bias import BiasDamping
+from recommender.als.choose_alpha import Confidence
+from recommender.als.fit import Chosen
 from recommender.als.reuse import choice_of
-from recommender.baseline import BiasDamping
-from recommender.confidence import Confidence
 from recommender.core.settings import Settings
-from recommender.fitting import Chosen
 
 AT = datetime.datetime(2026, 1, 2, 12, tzinfo=datetime.UTC)
 HOUR = datetime.timedelta(hours=1)

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recommender import judging
+from recommender.als import evaluate as judging
+from recommender.als.evaluate import evaluate_lists
+from recommender.als.fold_in import preferences_of
+from recommender.als.model import Model
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.foldin import preferences_of
-from recommender.judging import evaluate_lists
-from recommender.models import Model
 from tests.support import ratings_of
 
 

@@ -9,18 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from recommender.als.model import Model, RatingModel, confidence_matrix, popularity_of
+from recommender.als.top_n import top_n
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.evaluation.metrics import (
-    cross_fitted,
-    ndcg_of_each,
-    no_quality,
-    ranking_quality,
-    rating_error,
-)
+from recommender.evaluation.metrics import ndcg_of_each, no_quality, ranking_quality, rating_error
 from recommender.evaluation.splitting import relevant_items
-from recommender.models import Model, RatingModel, confidence_matrix, popularity_of
-from recommender.topn import top_n
 
 EVALUATED_USERS = 20_000
 
@@ -129,3 +123,41 @@ def _by_activity(
             own = {name: quality[name] for name in _OF_GROUPS}
             figures.append({"ratings_from": least, "users": len(rows), **own})
     return figures
+
+
+def cross_fitted(
+    predictor: NDArray[np.float64], actual: NDArray[np.float64], *, seed: int
+) -> tuple[float, NDArray[np.float64]]:
+    """Scale a predictor by the blend weight that minimises the squared error out of sample.
+
+    The weight w minimises the sum of (actual - w predictor)^2, less one standard error and clipped
+    to [0, 1]. Each random half is predicted with the weight of the other half.
+
+    Parameters
+    ----------
+    predictor, actual
+        (n,) each; rows with NaN in ``predictor`` are ignored.
+
+    Returns
+    -------
+    weight
+        Fitted to both halves together; 0 without data.
+    predicted
+        float64 (n,), the scaled predictor.
+    """
+    half = np.random.default_rng(seed).random(len(actual)) < 0.5
+    predicted = np.empty(len(actual))
+    for part in (half, ~half):
+        predicted[part] = _weight(predictor[~part], actual[~part]) * predictor[part]
+    return _weight(predictor, actual), predicted
+
+
+def _weight(predictor: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
+    known = ~np.isnan(predictor)
+    x, y = predictor[known], actual[known]
+    squared = float(x @ x)
+    if not squared:
+        return 0.0
+    weight = float(x @ y) / squared
+    standard_error = float(np.std(y - weight * x) / np.sqrt(squared))
+    return min(max(weight - standard_error, 0.0), 1.0)

@@ -14,9 +14,9 @@ from bson.objectid import ObjectId
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recommender.als.bson_encoder import RecommendationEncoder
 from recommender.core.mongo import MongoDatabase
 from recommender.core.mongo_collections import RECOMMENDATIONS
-from recommender.encoding import RecommendationEncoder
 from recommender.publishing.publish import publish
 from recommender.publishing.staging import staged
 from recommender.runs.lease import Lease

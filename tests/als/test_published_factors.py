@@ -12,18 +12,18 @@ import pyarrow as pa
 import pytest
 from bson.int64 import Int64
 
-from recommender import factors as factors_module
-from recommender.core.errors import DataError
-from recommender.core.mongo import Document, MongoDatabase
-from recommender.data.ids import encode_id
-from recommender.factors import (
+from recommender.als import published_factors as factors_module
+from recommender.als.fold_in import Preferences, preferences_of
+from recommender.als.published_factors import (
     LiveFactors,
     PublishedFactors,
     factors_document,
     load_factors,
     with_shown,
 )
-from recommender.foldin import Preferences, preferences_of
+from recommender.core.errors import DataError
+from recommender.core.mongo import Document, MongoDatabase
+from recommender.data.ids import encode_id
 from recommender.publishing.bson_size import MAX_DOCUMENT_BYTES
 from tests.support import ratings_of, some_factors
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from recommender.als.bias import Bias
+from recommender.als.fold_in import Preferences
 from recommender.als.popularity import city_scores
-from recommender.baseline import Bias
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings, rating_shift
-from recommender.foldin import Preferences
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,3 +127,24 @@ def popularity_of(ratings: Ratings, settings: Settings) -> NDArray[np.float64]:
     """Return the popularity of each restaurant, (restaurants,); see `city_scores`."""
     shifted = ratings.rating + rating_shift(settings.rating_min)
     return city_scores(ratings.restaurant, shifted, len(ratings.restaurants))
+
+
+def training_users(ratings: Ratings, settings: Settings) -> NDArray[np.bool_]:
+    """Return which users, (users,), the preference is fitted to; see :func:`draw_training_users`."""
+    return draw_training_users(np.bincount(ratings.user, minlength=len(ratings.users)), settings)
+
+
+def draw_training_users(counts: NDArray[np.integer[Any]], settings: Settings) -> NDArray[np.bool_]:
+    """Return the training users, bool (users,), by the number of ratings of each user.
+
+    These are the users with two or more ratings. Of more than ``ALS_PREFERENCE_USERS``, as many are
+    drawn without replacement with weight n - 1, so that users with many co-rated restaurants come
+    first. Each user's exponential clock of rate n - 1 gives such a draw (Efraimidis and Spirakis,
+    2006).
+    """
+    several = np.flatnonzero(counts >= 2)
+    clock = np.random.default_rng(settings.seed).exponential(1 / (counts[several] - 1.0))
+    first = np.argsort(clock, kind="stable")[: settings.als_preference_users]
+    chosen = np.zeros(len(counts), dtype=bool)
+    chosen[several[first]] = True
+    return chosen
