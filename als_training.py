@@ -22,6 +22,7 @@ from recommender.als.fold_in import Preferences
 from recommender.als.model import Model, confidence_matrix, popularity_of
 from recommender.als.recommend import RecommendTask, user_blocks
 from recommender.als.reuse import reused_choice
+from recommender.als.tuning.cli import add_tuning_options, run_tuning, tuning_axes
 from recommender.core.errors import ModelRejectedError
 from recommender.core.logs import configure_logging
 from recommender.core.mongo_collections import RECOMMENDATIONS
@@ -35,11 +36,6 @@ from recommender.publishing.publish import publish
 from recommender.publishing.staging import others_before, staged
 from recommender.runs.run import TrainingRun, training_run
 from recommender.runs.summary import summary_of
-from recommender.searching import (
-    add_tuning_options,
-    run_tuning,
-    tuning_axes,
-)
 from recommender.spark.reviews_source import read_ratings
 from recommender.spark.session import spark_session
 

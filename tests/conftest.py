@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 import als_training
-from recommender import searching
+from recommender.als.tuning import cli as searching
 from recommender.core.mongo import MongoDatabase, connect, database
 from recommender.core.script import run_script
 from recommender.core.settings import Settings, load_settings

@@ -33,7 +33,7 @@ FLOORS: list[set[str]] = [
     },
     {
         *(
-            "recommender.grids",
+            "recommender.als.tuning.space",
             "recommender.als.model",
             "recommender.core.mongo",
             "recommender.evaluation.splitting",
@@ -54,9 +54,9 @@ FLOORS: list[set[str]] = [
         *(
             "recommender.publishing.transaction",
             "recommender.publishing.staging",
-            "recommender.standings",
+            "recommender.als.tuning.report",
         ),
-        "recommender.tuning",
+        "recommender.als.tuning.search",
         *("recommender.runs.log_file", "recommender.runs.switch"),
     },
     {
@@ -81,7 +81,7 @@ FLOORS: list[set[str]] = [
     },
     {"recommender.child", "recommender.publishing.gate"},
     {"recommender.als.fit", "recommender.user_matrix"},
-    {"recommender.clusters", "recommender.searching"},
+    {"recommender.clusters", "recommender.als.tuning.cli"},
     {"recommender.cluster_documents", "recommender.elbow"},
     {"clustering_training", "clus_test", "clus_counter"},
     {"als_training"},

@@ -16,12 +16,16 @@ from recommender.als.choose_alpha import find_confidence
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
 from recommender.als.fit import fit_preferences, fit_rating, offsets_alone
 from recommender.als.model import Model
-from recommender.core.errors import DataError
-from recommender.core.plots import save_line_charts
-from recommender.core.settings import Settings
-from recommender.data.ratings import Ratings, counts_of
-from recommender.evaluation.splitting import split, with_fold_seed
-from recommender.grids import (
+from recommender.als.tuning.report import best_parameters, env_lines, format_table, line_chart
+from recommender.als.tuning.search import (
+    ResultStore,
+    Trial,
+    fingerprint,
+    make_trials,
+    run_trials,
+    summarize,
+)
+from recommender.als.tuning.space import (
     BASELINE,
     PREFERENCE,
     RATING_ALONE,
@@ -30,11 +34,14 @@ from recommender.grids import (
     Search,
     parse_grid,
 )
+from recommender.core.errors import DataError
+from recommender.core.plots import save_line_charts
+from recommender.core.settings import Settings
+from recommender.data.ratings import Ratings, counts_of
+from recommender.evaluation.splitting import split, with_fold_seed
 from recommender.runs.run import SideRun, side_run
 from recommender.spark.reviews_source import read_ratings
 from recommender.spark.session import spark_session
-from recommender.standings import best_parameters, env_lines, format_table, line_chart
-from recommender.tuning import ResultStore, Trial, fingerprint, make_trials, run_trials, summarize
 
 _FOLDS = 3
 

@@ -9,15 +9,15 @@ import pytest
 from pyspark.sql import SparkSession
 
 import als_training
-from recommender import searching
 from recommender.als import fit as fitting
 from recommender.als.bias import choose_damping
 from recommender.als.evaluate import evaluate_ratings
+from recommender.als.tuning import cli as searching
+from recommender.als.tuning.space import BASELINE, PREFERENCE, RATING
 from recommender.core.errors import DataError
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.grids import BASELINE, PREFERENCE, RATING
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import Ledger
 from tests.support import write_tiny_city

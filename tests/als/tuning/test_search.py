@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 
-from recommender.core.errors import DataError, ModelRejectedError, SparkError
-from recommender.core.mongo import MongoDatabase
-from recommender.core.settings import Settings
-from recommender.grids import BASELINE, PREFERENCE, RATING, Search
-from recommender.tuning import (
+from recommender.als.tuning.search import (
     Result,
     ResultStore,
     Trial,
@@ -22,6 +18,10 @@ from recommender.tuning import (
     run_trials,
     summarize,
 )
+from recommender.als.tuning.space import BASELINE, PREFERENCE, RATING, Search
+from recommender.core.errors import DataError, ModelRejectedError, SparkError
+from recommender.core.mongo import MongoDatabase
+from recommender.core.settings import Settings
 from tests.support import ratings_of
 
 Fit = Callable[[Trial, int], float]

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from recommender.als.tuning.space import Axes, Parameters, Search
 from recommender.core.errors import DataError, ModelRejectedError
 from recommender.core.mongo import MongoDatabase, mongo_errors
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.grids import Axes, Parameters, Search
 from recommender.runs.ledger import now
 
 COLLECTION = "Tuning"

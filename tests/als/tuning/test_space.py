@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from recommender.als.tuning.space import STAGES, parse_grid
 from recommender.core.settings import Settings, load_settings
-from recommender.grids import STAGES, parse_grid
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 OBJECTIVES = ("preference", "rating")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from recommender.als.tuning.report import env_lines, format_table, line_chart
 from recommender.core.settings import load_settings
-from recommender.standings import env_lines, format_table, line_chart
 
 
 def row(
