@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from recommender.clustering.published_model import PublishedModel, load_model
 from recommender.core.errors import DataError
 from recommender.core.logs import configure_logging
 from recommender.core.mongo import connect, database
@@ -14,7 +15,6 @@ from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import load_settings
 from recommender.data.ratings import Ratings
 from recommender.data.reviews import read_ratings
-from recommender.published import PublishedModel, load_model
 
 _BAR_WIDTH = 40
 _GIANT_SHARE = 0.5

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from dists import distances
 from recommender.als.published_factors import PublishedFactors, load_factors
+from recommender.clustering.published_model import PublishedModel, load_model
 from recommender.core.errors import DataError
 from recommender.core.logs import configure_logging, one_line
 from recommender.core.mongo import Document, MongoDatabase, connect, database, mongo_errors
@@ -20,7 +21,6 @@ from recommender.data.ids import encode_id, keys_of, positions_in
 from recommender.data.one_user import parse_rating, ratings_from_request, ratings_of_user
 from recommender.data.ratings import Ratings
 from recommender.data.users import rated_in_users
-from recommender.published import PublishedModel, load_model
 
 _NEAREST = 3
 _FOLDED_IN = 13

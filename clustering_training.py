@@ -13,18 +13,20 @@ from numpy.typing import NDArray
 
 from recommender.als.fold_in import Preferences
 from recommender.als.published_factors import factors_document, read_factors_document, with_shown
-from recommender.cluster_documents import cluster_documents, figures_of, metadata_documents
+from recommender.clustering.documents import cluster_documents, figures_of, metadata_documents
+from recommender.clustering.elbow import parse_range, run_elbow
 from recommender.clustering.evaluate import evaluate_clusters, silhouette_of
-from recommender.clusters import cluster
+from recommender.clustering.fit import cluster
+from recommender.clustering.published_model import previous_labels
+from recommender.clustering.scoring import score
+from recommender.clustering.stable_ids import with_previous_ids
+from recommender.clustering.user_matrix import user_matrix
 from recommender.core.logs import configure_logging
 from recommender.core.mongo import Document
 from recommender.core.script import TRAINING_CODES, run_script, script_parser
 from recommender.data.ratings import Ratings, counts_of, rating_shift
 from recommender.data.restaurants import shown_restaurants
 from recommender.data.reviews import read_ratings
-from recommender.elbow import parse_range, run_elbow
-from recommender.matching import with_previous_ids
-from recommender.published import previous_labels
 from recommender.publishing.gate import (
     add_force_option,
     check_clusters,
@@ -34,10 +36,6 @@ from recommender.publishing.gate import (
 from recommender.publishing.publish import publish_clusters
 from recommender.runs.run import TrainingRun, training_run
 from recommender.runs.summary import summary_of
-from recommender.scoring import (
-    score,
-)
-from recommender.user_matrix import user_matrix
 
 
 def train(run: TrainingRun, ratings: Ratings, preferences: Preferences | None = None) -> None:

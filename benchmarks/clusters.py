@@ -31,15 +31,15 @@ from recommender.als.fold_in import alternate, preferences_of
 from recommender.als.popularity import city_scores
 from recommender.als.top_n import top_n
 from recommender.clustering.evaluate import evaluate_clusters, relevant_from
-from recommender.clusters import Clustering, cluster
+from recommender.clustering.fit import Clustering, cluster
+from recommender.clustering.scoring import lists_of, score
+from recommender.clustering.user_matrix import UserMatrix, user_matrix
 from recommender.core.settings import Settings, load_settings
 from recommender.data.files import RATING, RESTAURANT, USER, Columns
 from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import ranking_quality
 from recommender.evaluation.splitting import HeldOutUsers, hold_out_users
 from recommender.load import read_file
-from recommender.scoring import lists_of, score
-from recommender.user_matrix import UserMatrix, user_matrix
 
 _SPACES = ("tastes", "ratings")
 _ALPHA, _REG_PARAM = 20.0, 4.0

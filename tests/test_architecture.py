@@ -19,7 +19,11 @@ FLOORS: list[set[str]] = [
         *("dists", "recommender.core.errors", "recommender.evaluation.metrics"),
         *("recommender.als.bias", "recommender.bodies", "recommender.als.bson_encoder"),
         "recommender.als.fold_in",
-        *("recommender.matching", "recommender.scoring", "recommender.runs.summary"),
+        *(
+            "recommender.clustering.stable_ids",
+            "recommender.clustering.scoring",
+            "recommender.runs.summary",
+        ),
         "recommender.als.top_n",
     },
     {
@@ -29,7 +33,11 @@ FLOORS: list[set[str]] = [
             "recommender.core.ports",
             "recommender.data.ratings",
         ),
-        *("recommender.core.settings", "recommender.checks", "recommender.spherical"),
+        *(
+            "recommender.core.settings",
+            "recommender.clustering.reader_checks",
+            "recommender.clustering.spherical_kmeans",
+        ),
     },
     {
         *(
@@ -38,7 +46,7 @@ FLOORS: list[set[str]] = [
             "recommender.core.mongo",
             "recommender.evaluation.splitting",
         ),
-        "recommender.tastes",
+        "recommender.clustering.spectral",
     },
     {
         *(
@@ -47,7 +55,11 @@ FLOORS: list[set[str]] = [
             "recommender.als.evaluate",
             "recommender.runs.lease",
         ),
-        *("recommender.runs.ledger", "recommender.reseeding", "recommender.core.script"),
+        *(
+            "recommender.runs.ledger",
+            "recommender.clustering.empty_clusters",
+            "recommender.core.script",
+        ),
         *("recommender.als.choose_alpha", "recommender.weights"),
     },
     {
@@ -76,13 +88,17 @@ FLOORS: list[set[str]] = [
             "recommender.load",
         ),
         *("recommender.spark.reviews_source", "recommender.data.users", "recommender.recovery"),
-        *("recommender.published", "recommender.als.recommend", "recommender.runs.run"),
+        *(
+            "recommender.clustering.published_model",
+            "recommender.als.recommend",
+            "recommender.runs.run",
+        ),
         "recommender.spark.session",
     },
     {"recommender.child", "recommender.publishing.gate"},
-    {"recommender.als.fit", "recommender.user_matrix"},
-    {"recommender.clusters", "recommender.als.tuning.cli"},
-    {"recommender.cluster_documents", "recommender.elbow"},
+    {"recommender.als.fit", "recommender.clustering.user_matrix"},
+    {"recommender.clustering.fit", "recommender.als.tuning.cli"},
+    {"recommender.clustering.documents", "recommender.clustering.elbow"},
     {"clustering_training", "clus_test", "clus_counter"},
     {"als_training"},
     {"model"},
@@ -157,11 +173,11 @@ def test_the_files_that_import_pyspark_are_few_and_known() -> None:
         ("dists", {"numpy", "scipy", "sklearn"}),
         ("recommender.als.top_n", {"numpy", "scipy"}),
         ("recommender.evaluation.metrics", {"numpy", "scipy"}),
-        ("recommender.matching", {"numpy", "scipy"}),
-        ("recommender.scoring", {"numpy", "scipy", "recommender"}),
-        ("recommender.spherical", {"numpy", "scipy", "dists"}),
-        ("recommender.tastes", {"numpy", "scipy", "dists", "recommender"}),
-        ("recommender.reseeding", {"numpy", "scipy", "dists", "recommender"}),
+        ("recommender.clustering.stable_ids", {"numpy", "scipy"}),
+        ("recommender.clustering.scoring", {"numpy", "scipy", "recommender"}),
+        ("recommender.clustering.spherical_kmeans", {"numpy", "scipy", "dists"}),
+        ("recommender.clustering.spectral", {"numpy", "scipy", "dists", "recommender"}),
+        ("recommender.clustering.empty_clusters", {"numpy", "scipy", "dists", "recommender"}),
         ("recommender.core.child_process", set()),
     ],
 )

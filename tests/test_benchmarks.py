@@ -11,10 +11,10 @@ import pytest
 from scipy.sparse import csr_array
 
 from benchmarks import clusters, contenders, datasets, quality
-from recommender.clusters import cluster
+from recommender.clustering.fit import cluster
+from recommender.clustering.user_matrix import user_matrix
 from recommender.core.settings import load_settings
 from recommender.data.ratings import Ratings
-from recommender.user_matrix import user_matrix
 from tests.support import ratings_of
 
 

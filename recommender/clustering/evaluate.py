@@ -12,12 +12,12 @@ from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_array
 
 from dists import silhouette
-from recommender.clusters import Clustering, cluster
+from recommender.clustering.fit import Clustering, cluster
+from recommender.clustering.scoring import lists_of, score
+from recommender.clustering.user_matrix import UserMatrix
 from recommender.core.settings import Settings
 from recommender.evaluation.metrics import no_quality, ranking_quality, rating_error
 from recommender.evaluation.splitting import HeldOutUsers, hold_out_users
-from recommender.scoring import lists_of, score
-from recommender.user_matrix import UserMatrix
 
 _LARGEST_DAMPING = 1e6
 

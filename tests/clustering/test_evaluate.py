@@ -12,11 +12,11 @@ from scipy.sparse import csr_array
 from dists import distance
 from recommender.clustering import evaluate
 from recommender.clustering.evaluate import evaluate_clusters, rating_means
-from recommender.clusters import Clustering, cluster
+from recommender.clustering.fit import Clustering, cluster
+from recommender.clustering.user_matrix import UserMatrix, user_matrix
 from recommender.core.settings import Settings, load_settings
 from recommender.evaluation.metrics import RankingQuality
 from recommender.evaluation.splitting import hold_out_users
-from recommender.user_matrix import UserMatrix, user_matrix
 from tests.small_cities import DEGENERATE, DRAWN, some_users, tiny_ratings
 from tests.support import ratings_of
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from recommender.clustering.evaluate import silhouette_of
-from recommender.clusters import cluster
+from recommender.clustering.fit import cluster
+from recommender.clustering.user_matrix import UserMatrix, user_matrix
 from recommender.core.plots import save_elbow
 from recommender.core.settings import Settings
 from recommender.data.reviews import read_ratings
-from recommender.user_matrix import UserMatrix, user_matrix
 
 
 class CurvePoint(NamedTuple):

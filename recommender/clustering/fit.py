@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dists import KMeansResult, assign, distinct_rows, kmeans
+from recommender.clustering.empty_clusters import repair_empty_clusters
+from recommender.clustering.spectral import EmbeddingClusters, embedding_clusters
+from recommender.clustering.user_matrix import UserMatrix
 from recommender.core.errors import DataError
 from recommender.core.settings import Settings
-from recommender.reseeding import repair_empty_clusters
-from recommender.tastes import EmbeddingClusters, embedding_clusters
-from recommender.user_matrix import UserMatrix
 
 _LEAST_SHARE = 1e-6
 

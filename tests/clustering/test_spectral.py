@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 
 from dists import assign
 from recommender.city import populate, review_blocks
-from recommender.tastes import (
+from recommender.clustering.spectral import (
     EmbeddingClusters,
     embedding_clusters,
     published_centroids,

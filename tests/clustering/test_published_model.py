@@ -20,12 +20,12 @@ from pymongo.monitoring import (
     CommandSucceededEvent,
 )
 
+from recommender.clustering.published_model import PublishedModel, load_model, previous_labels
 from recommender.core.errors import DatabaseUnavailableError, DataError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
 from recommender.data.cleaning import clean_block
 from recommender.data.ratings import Ratings, gather
-from recommender.published import PublishedModel, load_model, previous_labels
 from recommender.publishing.publish import publish_clusters
 from recommender.runs.lease import Lease
 from tests.support import ratings_of

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from recommender.checks import distance_checks, user_checks
+from recommender.clustering.reader_checks import distance_checks, user_checks
 
 
 def plain_distance(x: list[float], c: list[float]) -> float:

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 import dists
-from recommender.spherical import _UnitVectors, spherical_kmeans
+from recommender.clustering.spherical_kmeans import _UnitVectors, spherical_kmeans
 
 
 def unit_vectors(n: int, d: int, seed: int) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """Empty-cluster repair: large clusters are split until each centroid is some user's nearest.
 
-Centroids of ``recommender.tastes`` can be fewer than requested, if few users differ. And one can be
+Centroids of ``recommender.clustering.spectral`` can be fewer than requested, if few users differ. And one can be
 nearest to no user, because its negative values are not published. Both happen with few users or
 many clusters.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dists import assign, distinct_rows
-from recommender.tastes import EmbeddingClusters
+from recommender.clustering.spectral import EmbeddingClusters
 
 _TRIES = 32
 _CLEAR = 1e-6

@@ -8,12 +8,18 @@ import pytest
 
 import clustering_training
 from dists import silhouette
-from recommender.clusters import cluster
+from recommender.clustering.elbow import (
+    CurvePoint,
+    elbow_curve,
+    find_knee,
+    format_table,
+    parse_range,
+)
+from recommender.clustering.fit import cluster
+from recommender.clustering.user_matrix import user_matrix
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings, load_settings
-from recommender.elbow import CurvePoint, elbow_curve, find_knee, format_table, parse_range
 from recommender.runs.lease import Lease
-from recommender.user_matrix import user_matrix
 from tests.small_cities import few_ratings
 from tests.support import write_tiny_city
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dists import assign, distinct_rows
-from recommender.reseeding import repair_empty_clusters
-from recommender.tastes import EmbeddingClusters
+from recommender.clustering.empty_clusters import repair_empty_clusters
+from recommender.clustering.spectral import EmbeddingClusters
 
 
 def users(seed: int, n: int = 200, items: int = 25) -> csr_array:

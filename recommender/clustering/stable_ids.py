@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from recommender.clusters import Clustering
+    from recommender.clustering.fit import Clustering
 
 Labels = NDArray[np.int32]
 

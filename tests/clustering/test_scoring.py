@@ -11,8 +11,8 @@ from scipy.sparse import csr_array
 from scipy.stats import dirichlet_multinomial
 
 from dists import distance
-from recommender import scoring
-from recommender.scoring import (
+from recommender.clustering import scoring
+from recommender.clustering.scoring import (
     best_items,
     clusters_without,
     leave_one_out_scores,

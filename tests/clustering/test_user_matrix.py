@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from recommender.clustering.user_matrix import user_matrix
 from recommender.core.errors import DataError
 from recommender.core.settings import load_settings
 from recommender.data.ids import decode_ids
 from recommender.publishing import bson_size
-from recommender.user_matrix import user_matrix
 from tests.small_cities import few_ratings
 from tests.support import ratings_of
 

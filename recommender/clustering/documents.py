@@ -10,8 +10,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.checks import distance_checks, user_checks
-from recommender.clusters import Clustering
+from recommender.clustering.fit import Clustering
+from recommender.clustering.reader_checks import distance_checks, user_checks
+from recommender.clustering.scoring import ClusterScores, best_items, standing_out
+from recommender.clustering.user_matrix import UserMatrix
 from recommender.core.mongo import Document
 from recommender.core.mongo_collections import (
     CENTROIDS_ID,
@@ -21,8 +23,6 @@ from recommender.core.mongo_collections import (
     FALLBACK_ID,
 )
 from recommender.data.ids import decode_ids
-from recommender.scoring import ClusterScores, best_items, standing_out
-from recommender.user_matrix import UserMatrix
 
 _STANDING_OUT = 5
 

@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from recommender.matching import matched_ids, users_moved
+from recommender.clustering.stable_ids import matched_ids, users_moved
 
 
 @pytest.mark.parametrize("k_before", [2, 4, 6])

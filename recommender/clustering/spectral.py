@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 
 from dists import distinct_rows
-from recommender.spherical import spherical_kmeans
+from recommender.clustering.spherical_kmeans import spherical_kmeans
 
 _Operator: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
