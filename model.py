@@ -14,23 +14,23 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from recommender.als.published_factors import LiveFactors
-from recommender.child import Trainer
-from recommender.clock import TrainingClock
 from recommender.core.logs import configure_logging
 from recommender.core.mongo import connect, database
 from recommender.core.ports import check_port_is_free, is_loopback
 from recommender.core.script import exit_on_error, run_script, script_parser
 from recommender.core.settings import load_settings
 from recommender.core.signals import Cancelled
-from recommender.problems import handle_errors
-from recommender.schedule import Schedule
 from recommender.service import (
     routes_health,
     routes_recommendations,
     routes_runs,
     routes_training,
 )
+from recommender.service.launcher import Trainer
 from recommender.service.limits import LimitedProtocol
+from recommender.service.problems import handle_errors
+from recommender.service.schedule import Schedule
+from recommender.service.scheduler import TrainingClock
 from recommender.service.state import Service
 
 _SECONDS_FOR_OPEN_REQUESTS = 1

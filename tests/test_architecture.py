@@ -75,19 +75,27 @@ FLOORS: list[set[str]] = [
         *(
             "recommender.city",
             "recommender.spark.java",
-            "recommender.problems",
+            "recommender.service.problems",
             "recommender.data.reviews",
         ),
-        *("recommender.data.restaurants", "recommender.schedule", "recommender.publishing.publish"),
+        *(
+            "recommender.data.restaurants",
+            "recommender.service.schedule",
+            "recommender.publishing.publish",
+        ),
     },
     {
         *(
-            "recommender.clock",
+            "recommender.service.scheduler",
             "recommender.demo",
             "recommender.als.published_factors",
             "recommender.load",
         ),
-        *("recommender.spark.reviews_source", "recommender.data.users", "recommender.recovery"),
+        *(
+            "recommender.spark.reviews_source",
+            "recommender.data.users",
+            "recommender.service.recovery",
+        ),
         *(
             "recommender.clustering.published_model",
             "recommender.als.recommend",
@@ -95,7 +103,7 @@ FLOORS: list[set[str]] = [
         ),
         "recommender.spark.session",
     },
-    {"recommender.child", "recommender.publishing.gate"},
+    {"recommender.service.launcher", "recommender.publishing.gate"},
     {"recommender.als.fit", "recommender.clustering.user_matrix"},
     {"recommender.clustering.fit", "recommender.als.tuning.cli"},
     {"recommender.clustering.documents", "recommender.clustering.elbow"},

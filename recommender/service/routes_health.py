@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from recommender.core.mongo import TIMEOUT_SECONDS, mongo_errors
-from recommender.problems import responses
+from recommender.service.problems import responses
 from recommender.service.state import CurrentService
 from recommender.spark.java import find_java
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from recommender.core.errors import DataError
 from recommender.data.one_user import parse_rating, ratings_from_request
-from recommender.problems import responses
+from recommender.service.problems import responses
 from recommender.service.security import require_key
 from recommender.service.state import CurrentService
 

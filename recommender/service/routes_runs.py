@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from recommender.core.mongo import Document, mongo_errors
-from recommender.problems import responses
 from recommender.runs.ledger import STATES, Ledger
+from recommender.service.problems import responses
 from recommender.service.security import require_key
 from recommender.service.state import CurrentService
 

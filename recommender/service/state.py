@@ -8,10 +8,10 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from recommender.als.published_factors import LiveFactors
-from recommender.child import Trainer
-from recommender.clock import TrainingClock
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
+from recommender.service.launcher import Trainer
+from recommender.service.scheduler import TrainingClock
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from recommender.core.errors import DatabaseUnavailableError, LeaseHeldError, RecommenderError
 from recommender.core.mongo import mongo_errors
-from recommender.schedule import Schedule, Slot, steady_seconds
+from recommender.service.schedule import Schedule, Slot, steady_seconds
 
 _JOB = "training"
 _RETRY_SECONDS = 15.0

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 from pymongo.errors import AutoReconnect
 
-from recommender import recovery
-from recommender.clock import TrainingClock
 from recommender.core.errors import DatabaseUnavailableError, LeaseLostError
 from recommender.core.mongo import MongoDatabase
 from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.settings import Settings
-from recommender.recovery import Recovery
 from recommender.runs.lease import COLLECTION, LEASE_ID, Lease, abandoned, holder
 from recommender.runs.ledger import Ledger
 from recommender.runs.switch import sweep, switch_of
-from recommender.schedule import Schedule
+from recommender.service import recovery
+from recommender.service.recovery import Recovery
+from recommender.service.schedule import Schedule
+from recommender.service.scheduler import TrainingClock
 from tests.waiting import until
 
 MINUTE = 60.0
@@ -210,7 +210,7 @@ def test_whoever_took_over_meanwhile_does_it_instead(
 def test_the_clock_tidies_up_between_two_slots(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recommender.clock._MOST_SECONDS", 0.05)
+    monkeypatch.setattr("recommender.service.scheduler._MOST_SECONDS", 0.05)
     hour, tidier = 3600.0, Recovery(db, 0.1)
     clock = TrainingClock(Schedule(db, hour), pytest.fail, hour, tidier.look)
     clock.start()

@@ -25,13 +25,13 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 import model
-from recommender.child import Trainer
 from recommender.core.mongo import MongoDatabase
 from recommender.core.ports import free_port
 from recommender.core.settings import Settings
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import Ledger
 from recommender.service import limits
+from recommender.service.launcher import Trainer
 from recommender.service.routes_training import in_words
 from tests.support import (
     PROJECT,

@@ -16,10 +16,10 @@ from recommender.core.logs import one_line
 from recommender.core.mongo import MongoDatabase, mongo_errors, reason_of
 from recommender.core.settings import Settings
 from recommender.core.signals import TimedOut
-from recommender.recovery import Recovery
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import Ledger, State, Trigger, new_run_id
 from recommender.runs.switch import sweep
+from recommender.service.recovery import Recovery
 
 SCRIPT = Path(__file__).parent.parent / "als_training.py"
 

@@ -17,15 +17,15 @@ from typing import Self
 import apscheduler.schedulers.base
 import pytest
 
-from recommender import clock as clock_module
-from recommender.clock import TrainingClock
 from recommender.core.errors import DatabaseUnavailableError, LeaseHeldError
 from recommender.core.mongo import Document, MongoDatabase, connect, database
 from recommender.core.settings import Settings, load_settings
 from recommender.demo import PROJECT
 from recommender.embedded import EmbeddedMongo
 from recommender.runs.lease import COLLECTION
-from recommender.schedule import SCHEDULE_ID, Schedule, steady_seconds
+from recommender.service import scheduler as clock_module
+from recommender.service.schedule import SCHEDULE_ID, Schedule, steady_seconds
+from recommender.service.scheduler import TrainingClock
 from tests.waiting import DEADLINE_SECONDS, until
 
 OFTEN = 0.3
@@ -308,9 +308,9 @@ def test_without_mongodb_at_the_start_it_waits_and_then_fires(
 STOP_IN_A_TICK = """
 import sys, threading, time
 sys.path.insert(0, PROJECT)
-from recommender.clock import TrainingClock
+from recommender.service.scheduler import TrainingClock
 from recommender.core.mongo import connect, database
-from recommender.schedule import Schedule
+from recommender.service.schedule import Schedule
 from recommender.core.settings import load_settings
 settings = load_settings()
 db = database(connect(settings), settings)

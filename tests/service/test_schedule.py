@@ -10,7 +10,7 @@ import pytest
 
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.runs.lease import COLLECTION, Lease, holder
-from recommender.schedule import SCHEDULE_ID, Schedule
+from recommender.service.schedule import SCHEDULE_ID, Schedule
 from tests.waiting import at_once
 
 HOUR = 3600.0

@@ -11,7 +11,7 @@ from recommender.core.mongo import Document, MongoDatabase, mongo_errors
 from recommender.runs.lease import Lease, abandoned, last_holder
 from recommender.runs.ledger import Ledger
 from recommender.runs.switch import sweep
-from recommender.schedule import steady_seconds
+from recommender.service.schedule import steady_seconds
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ import psutil
 import pytest
 from pymongo.errors import AutoReconnect
 
-from recommender import child
-from recommender.child import Trainer
 from recommender.core.errors import DatabaseUnavailableError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
 from recommender.runs.lease import COLLECTION, LEASE_ID, holder
 from recommender.runs.ledger import OPEN_STATES, Ledger
+from recommender.service import launcher as child
+from recommender.service.launcher import Trainer
 from tests.support import PROJECT, set_environment
 from tests.waiting import until
 
