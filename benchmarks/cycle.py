@@ -20,12 +20,12 @@ from statistics import median
 
 from pydantic import SecretStr
 
-from recommender.city import City, write_city
 from recommender.core.logs import configure_logging
 from recommender.core.mongo import Document, connect, database
 from recommender.core.script import run_script
 from recommender.core.settings import Settings, load_settings
-from recommender.embedded import EmbeddedMongo
+from recommender.demo.embedded_mongod import EmbeddedMongo
+from recommender.demo.synthetic_city import City, write_city
 from recommender.runs.ledger import Ledger
 
 SCRIPT = Path(__file__).parent.parent / "als_training.py"

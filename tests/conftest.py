@@ -19,7 +19,7 @@ from recommender.core.script import run_script
 from recommender.core.settings import Settings, load_settings
 from recommender.data.ratings import Ratings
 from recommender.data.reviews import read_ratings
-from recommender.embedded import EmbeddedMongo
+from recommender.demo.embedded_mongod import EmbeddedMongo
 from recommender.spark.session import errors_that_last, spark_session
 from tests.support import QUICK_ALS, QUICK_JAVA, set_environment, write_tiny_city
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from recommender.city import populate, review_blocks
 from recommender.data.ratings import Ratings
+from recommender.demo.synthetic_city import populate, review_blocks
 from tests.support import TINY_CITY, ratings_of
 
 

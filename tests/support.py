@@ -21,13 +21,13 @@ from scipy.sparse import csr_array
 from recommender.als.fold_in import preferences_of
 from recommender.als.model import Model, confidence_matrix
 from recommender.als.published_factors import factors_document
-from recommender.city import City, write_city
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings, load_settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
 from recommender.data.files import RATING, RESTAURANT, USER, Columns
 from recommender.data.ids import encode_id
 from recommender.data.ratings import Ratings, gather
+from recommender.demo.synthetic_city import City, write_city
 from recommender.load import read_file
 
 PROJECT = Path(__file__).parent.parent

@@ -51,7 +51,7 @@ FLOORS: list[set[str]] = [
     {
         *(
             "recommender.core.mongo_collections",
-            "recommender.embedded",
+            "recommender.demo.embedded_mongod",
             "recommender.als.evaluate",
             "recommender.runs.lease",
         ),
@@ -73,7 +73,7 @@ FLOORS: list[set[str]] = [
     },
     {
         *(
-            "recommender.city",
+            "recommender.demo.synthetic_city",
             "recommender.spark.java",
             "recommender.service.problems",
             "recommender.data.reviews",
@@ -87,7 +87,7 @@ FLOORS: list[set[str]] = [
     {
         *(
             "recommender.service.scheduler",
-            "recommender.demo",
+            "recommender.demo.commands",
             "recommender.als.published_factors",
             "recommender.load",
         ),

@@ -10,7 +10,6 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from dists import distance, distances
-from recommender.city import populate, review_blocks
 from recommender.clustering.evaluate import evaluate_clusters
 from recommender.clustering.fit import Clustering, as_read, cluster
 from recommender.clustering.scoring import score
@@ -20,6 +19,7 @@ from recommender.core.settings import Settings, load_settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
 from recommender.data.ids import decode_ids
 from recommender.data.ratings import Ratings, gather
+from recommender.demo.synthetic_city import populate, review_blocks
 from recommender.publishing import bson_size
 from tests.small_cities import DEGENERATE, DRAWN, few_ratings, some_users, tiny_ratings
 from tests.support import TINY_CITY, ratings_of

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dists import assign
-from recommender.city import populate, review_blocks
 from recommender.clustering.spectral import (
     EmbeddingClusters,
     embedding_clusters,
     published_centroids,
     spectral_embedding,
 )
+from recommender.demo.synthetic_city import populate, review_blocks
 from tests.support import TINY_CITY
 
 

@@ -21,7 +21,7 @@ from recommender.core.logs import RedactingFormatter, configure_logging, redact,
 from recommender.core.script import EXIT_CODES, run_script
 from recommender.core.settings import load_settings
 from recommender.core.signals import Cancelled
-from recommender.demo import PROJECT
+from recommender.demo.commands import PROJECT
 
 CODES = {
     "RecommenderError": 1,

@@ -26,7 +26,7 @@ from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.data.files import Columns
 from recommender.data.reviews import read_ratings
-from recommender.demo import PROJECT
+from recommender.demo.commands import PROJECT
 from recommender.load import load, main, read_file
 
 GOOGLE_CSV = "user_id,gmap_id,rating,time\n1,0xa:0x1,5,1609909927056\n2,0xa:0x2,3.5,\n"

@@ -19,7 +19,7 @@ from pymongo import MongoClient
 
 from recommender.core.mongo import APP_NAME, Client
 from recommender.core.ports import LOOPBACK, free_port
-from recommender.embedded import EmbeddedMongo
+from recommender.demo.embedded_mongod import EmbeddedMongo
 
 ADMINISTRATOR = ("root", "p@ss/w%rd:#?")
 READER = ("reader", "read%only@/")

@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from recommender.embedded import find_mongod
+from recommender.demo.embedded_mongod import find_mongod
 from recommender.spark.java import find_java
 from tests.faults.catalogue import Fault
 

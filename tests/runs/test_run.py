@@ -29,7 +29,7 @@ from recommender.core.errors import (
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
 from recommender.core.signals import Cancelled
-from recommender.embedded import EmbeddedMongo
+from recommender.demo.embedded_mongod import EmbeddedMongo
 from recommender.publishing import publish as store
 from recommender.publishing.publish import publish
 from recommender.publishing.staging import staged

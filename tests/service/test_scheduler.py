@@ -20,8 +20,8 @@ import pytest
 from recommender.core.errors import DatabaseUnavailableError, LeaseHeldError
 from recommender.core.mongo import Document, MongoDatabase, connect, database
 from recommender.core.settings import Settings, load_settings
-from recommender.demo import PROJECT
-from recommender.embedded import EmbeddedMongo
+from recommender.demo.commands import PROJECT
+from recommender.demo.embedded_mongod import EmbeddedMongo
 from recommender.runs.lease import COLLECTION
 from recommender.service import scheduler as clock_module
 from recommender.service.schedule import SCHEDULE_ID, Schedule, steady_seconds

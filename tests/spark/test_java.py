@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from recommender.core.errors import ConfigurationError
-from recommender.demo import PROJECT
+from recommender.demo.commands import PROJECT
 from recommender.spark import java
 from recommender.spark.java import find_java, main
 

@@ -17,13 +17,13 @@ import psutil
 import pytest
 from pymongo import MongoClient
 
-from recommender import embedded
 from recommender.core import ports
 from recommender.core.child_process import Guarded
 from recommender.core.errors import ConfigurationError, DatabaseUnavailableError
 from recommender.core.settings import Settings
-from recommender.demo import PROJECT, main
-from recommender.embedded import EmbeddedMongo, find_mongod
+from recommender.demo import embedded_mongod as embedded
+from recommender.demo.commands import PROJECT, main
+from recommender.demo.embedded_mongod import EmbeddedMongo, find_mongod
 from tests.waiting import DEADLINE_SECONDS, until
 
 SMALL_CITY = ["--users", "50", "--restaurants", "20", "--reviews", "200"]
@@ -192,7 +192,7 @@ class TestEmbeddedMongo:
     def test_dies_with_a_killed_parent(self, tmp_path: Path) -> None:
         with python(
             """
-            from recommender.embedded import EmbeddedMongo
+            from recommender.demo.embedded_mongod import EmbeddedMongo
             mongo = EmbeddedMongo().start()
             print(mongo.pid, mongo._folder, flush=True)
             input()
@@ -295,7 +295,7 @@ class Command:
         self.port = ports.free_port()
         self.printed = ""
         code = (
-            "import sys; from pathlib import Path; from recommender.demo import main;"
+            "import sys; from pathlib import Path; from recommender.demo.commands import main;"
             "from recommender.core.script import run_script;"
             f"sys.exit(run_script(lambda argv: main(None, Path({str(scripts)!r}))))"
         )

@@ -12,7 +12,10 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.preprocessing import normalize
 
-from recommender.city import (
+from recommender.core.errors import DataError
+from recommender.core.mongo import MongoDatabase
+from recommender.core.settings import Settings
+from recommender.demo.synthetic_city import (
     CUISINES,
     NEIGHBOURHOODS,
     City,
@@ -21,9 +24,6 @@ from recommender.city import (
     review_blocks,
     write_city,
 )
-from recommender.core.errors import DataError
-from recommender.core.mongo import MongoDatabase
-from recommender.core.settings import Settings
 
 SMALL = City(users=300, restaurants=60, reviews=2_000, seed=3)
 SEVERAL_BLOCKS = City(users=45_000, restaurants=500, reviews=200_000, seed=1, tastes=10)

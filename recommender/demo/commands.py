@@ -1,6 +1,6 @@
 """The commands of the Makefile: a training and the service, by default on a synthetic city.
 
-``python -m recommender.demo run`` trains once and serves, ``train`` trains once, and ``database``
+``python -m recommender.demo.commands run`` trains once and serves, ``train`` trains once, and ``database``
 runs the embedded database for other programs. If ``MONGO_URI`` is set, ``run`` and ``train`` use
 that MongoDB and start none.
 """
@@ -20,7 +20,6 @@ from threading import Event
 
 from pydantic import SecretStr
 
-from recommender.city import City, write_city
 from recommender.core.child_process import Guarded
 from recommender.core.errors import ConfigurationError, ModelRejectedError
 from recommender.core.logs import configure_logging
@@ -29,7 +28,8 @@ from recommender.core.ports import LOOPBACK, check_port_is_free, listens
 from recommender.core.script import TRAINING_CODES, run_script, script_parser
 from recommender.core.settings import Settings, load_settings
 from recommender.core.signals import Cancelled
-from recommender.embedded import POLL_SECONDS, EmbeddedMongo
+from recommender.demo.embedded_mongod import POLL_SECONDS, EmbeddedMongo
+from recommender.demo.synthetic_city import City, write_city
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +67,9 @@ def main(argv: Sequence[str] | None = None, scripts: Path = PROJECT) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = script_parser(
-        (__doc__ or "").partition("\n\n")[2], *TRAINING_CODES, prog="python -m recommender.demo"
+        (__doc__ or "").partition("\n\n")[2],
+        *TRAINING_CODES,
+        prog="python -m recommender.demo.commands",
     )
     parser.add_argument("command", choices=["run", "train", "database"])
     city = parser.add_argument_group("the synthetic city (only if Reviews is empty)")
