@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from benchmarks import clusters, contenders, datasets, quality
+from benchmarks import datasets
+from benchmarks import known_users as quality
+from benchmarks import new_users as clusters
+from benchmarks import peers as contenders
 from recommender.clustering.fit import cluster
 from recommender.clustering.user_matrix import user_matrix
 from recommender.core.settings import load_settings

@@ -1,6 +1,6 @@
 """Quality of the clusters for new users, on a file of ratings.
 
-``python -m benchmarks.clusters ratings.csv --user user_id --restaurant item_id --rating rating``
+``python -m benchmarks.new_users ratings.csv --user user_id --restaurant item_id --rating rating``
 prints, for all users and for those with three ratings and more, as means over several splits:
 
 - NDCG@13, hit rate and coverage for test users, and the RMSE of predicted ratings beside that of
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.clusters",
+        prog="python -m benchmarks.new_users",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,10 +1,10 @@
 """Quality of ratings and lists for known users, beside other libraries, on rating sets.
 
-``python -m benchmarks.quality ratings.csv --map user_id=a --map gmap_id=b --map rating=c`` prints
+``python -m benchmarks.known_users ratings.csv --map user_id=a --map gmap_id=b --map rating=c`` prints
 two tables for all users of a file, and two for those with three ratings or more: errors of
 predicted ratings and quality of lists, as mean and deviation over several splits; the difference to
 the last row, this service, on the same split; and the median seconds of a fit.
-``python -m benchmarks.quality --generated`` prints them for generated sets of other laws.
+``python -m benchmarks.known_users --generated`` prints them for generated sets of other laws.
 
 Each split is that of a training (`recommender.evaluation.splitting.split`): a fifth of each user's ratings, at
 least one of two, is the test part. All methods get the same test. Ratings: the test ratings of
@@ -28,16 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from benchmarks.clusters import of_active_users
-from benchmarks.contenders import (
-    Fitted,
-    Method,
-    Predict,
-    Score,
-    ranking_methods,
-    rating_methods,
-)
 from benchmarks.datasets import GENERATED, generate
+from benchmarks.new_users import of_active_users
+from benchmarks.peers import Fitted, Method, Predict, Score, ranking_methods, rating_methods
 from recommender.core.script import run_script
 from recommender.core.settings import Settings, load_settings
 from recommender.data.files import PRESETS
@@ -111,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quality",
+        prog="python -m benchmarks.known_users",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
