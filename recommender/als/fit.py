@@ -81,7 +81,8 @@ def fit(spark: SparkSession, ratings: Ratings, settings: Settings, chosen: Chose
 def refit(model: Model, ratings: Ratings, settings: Settings, chosen: Chosen | None) -> Model:
     """Continue a fit on more ratings of the same users and restaurants, by sweeps alone."""
     items = model.rating.restaurant_factors
-    rating = _sweep_rating(items, ratings, settings, chosen.weights if chosen else None)
+    weights, most = chosen.weights if chosen else None, _most_sweeps(len(ratings))
+    rating = _sweep_rating(items, ratings, settings, weights, most)
     if chosen is None or model.preferences is None:
         return Model(rating, preferences=None)
     items = model.preferences.factors
@@ -95,7 +96,7 @@ def fit_rating(
 
     A regularised baseline is taken out first, and ALS explains the rest. MLlib fits it to the
     training users, and sweeps extend it to all. Without weights, ALS is fitted to the ratings as
-    they are, and MLlib to all users.
+    they are, by MLlib alone.
     """
     rest, _, _ = _rest(ratings, settings, weights)
     everybody = np.ones(len(ratings.users), dtype=bool)
@@ -103,17 +104,22 @@ def fit_rating(
     als = _als(spark, settings).setRank(settings.als_rank).setRegParam(settings.als_reg_param)
     als = als.setMaxIter(settings.als_max_iter)
     items = _mllib_items(spark, als, ratings, rest.data, users)
-    return _sweep_rating(items, ratings, settings, weights)
+    most = 0 if weights is None else _most_sweeps(len(ratings))
+    return _sweep_rating(items, ratings, settings, weights, most)
 
 
 def _sweep_rating(
-    items: NDArray[np.float32], ratings: Ratings, settings: Settings, weights: BiasDamping | None
+    items: NDArray[np.float32],
+    ratings: Ratings,
+    settings: Settings,
+    weights: BiasDamping | None,
+    most: int,
 ) -> RatingModel:
     """Sweep over all ratings from these item factors; NaN for users and items without ratings."""
     rest, baseline, bounds = _rest(ratings, settings, weights)
     step = partial(explicit_step, reg_param=settings.als_reg_param, threads=cores())
     with _singular_rejected():
-        items = sweep(step, rest, items, _most_sweeps(rest.nnz))
+        items = sweep(step, rest, items, most)
         users = step(rest, items)
     check_finite("ALS's factors", users, items, remedy=REMEDY)
     items[np.bincount(ratings.restaurant, minlength=len(items)) == 0] = np.nan
