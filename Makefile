@@ -24,10 +24,10 @@ java: $(INSTALLED) ## check for Java 17 or 21; install Debian's if there is none
 	@$(PY) -m recommender.spark.java --install
 
 run: java ## train once, then serve on PORT until Ctrl-C; without MONGO_URI, on a generated city
-	@$(PY) -m recommender.demo.commands run
+	@$(PY) -m recommender.demo run
 
 train: java ## train once; if that fails, make prints the exit code and ends with 2
-	@$(PY) -m recommender.demo.commands train
+	@$(PY) -m recommender.demo train
 
 test: lint types tests ## lint, types and every test
 

@@ -81,7 +81,7 @@ def recommend(
         model=model.with_users(model.rating.bias.users[:0], model.rating.user_factors[:0]),
         shown=shown_restaurants(run.db, ratings.restaurants, run.settings),
         restaurants=ratings.restaurants,
-        top_n=run.settings.als_top_n,
+        top_n=run.settings.als.top_n,
     )
     shared = spark.sparkContext.broadcast(task)
     tasks = spark.sparkContext.parallelize(blocks, len(blocks))

@@ -70,7 +70,10 @@ def train(run: TrainingRun, ratings: Ratings, preferences: Preferences | None = 
         check_clusters(run, int(clustering.sizes.sum()))
     with run.phase("publish clusters"):
         model = (clustering, scored, matrix, ratings.restaurants)
-        n, bounds = settings.clusters_top_n, (settings.rating_min, settings.rating_max)
+        n, bounds = (
+            settings.clusters.top_n,
+            (settings.reviews.rating_min, settings.reviews.rating_max),
+        )
         clusters = cluster_documents(*model, n, run.run_id)
         metadata = metadata_documents(*model, figures, bounds, n, run.run_id)
         factors = _factors_documents(run, ratings, preferences, shown)
@@ -84,7 +87,7 @@ def _factors_documents(
     if preferences is None:
         live = read_factors_document(run.db)
         return [with_shown(live, ratings.restaurants, shown, run.run_id)] if live else []
-    shift = rating_shift(run.settings.rating_min)
+    shift = rating_shift(run.settings.reviews.rating_min)
     return [factors_document(preferences, ratings.restaurants, shown, run.run_id, shift)]
 
 

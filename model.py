@@ -46,7 +46,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         client = connect(settings)
     if not logging.root.handlers:
         configure_logging(settings)
-    interval = settings.train_interval_hours * 3600
+    interval = settings.schedule.interval_hours * 3600
     with client:
         db = database(client, settings)
         trainer = Trainer(settings, db)
@@ -87,14 +87,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = load_settings()
     configure_logging(settings)
     connect(settings).close()  # refuse a bad MONGO_URI before the server starts
-    if settings.api_key is None and not is_loopback(settings.host):
-        log.warning("HOST=%s without API_KEY: any client can start trainings", settings.host)
-    check_port_is_free(settings.host, settings.port)
+    if settings.api.key is None and not is_loopback(settings.api.host):
+        log.warning("HOST=%s without API_KEY: any client can start trainings", settings.api.host)
+    check_port_is_free(settings.api.host, settings.api.port)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            host=settings.host,
-            port=settings.port,
+            host=settings.api.host,
+            port=settings.api.port,
             http=LimitedProtocol,
             log_config=None,
             server_header=False,

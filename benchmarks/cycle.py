@@ -62,8 +62,8 @@ def timed_training(settings: Settings) -> Document:
     """Train once in a process of its own; return the run's document with the whole seconds."""
     environment = {
         **os.environ,
-        "MONGO_URI": settings.mongo_uri.get_secret_value(),
-        "MONGO_DB": settings.mongo_db,
+        "MONGO_URI": settings.mongo.uri.get_secret_value(),
+        "MONGO_DB": settings.mongo.db,
         "WORK_DIR": str(settings.work_dir),
     }
     started = time.monotonic()

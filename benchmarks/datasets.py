@@ -64,7 +64,7 @@ def generate(law: Law, settings: Settings) -> Ratings:
         user += [row] * int(count)
         item += chosen.tolist()
         rating += (0.7 + score / 4).tolist()
-    low, high = settings.rating_min, settings.rating_max
+    low, high = settings.reviews.rating_min, settings.reviews.rating_max
     ratings = np.clip(np.round(low + (high - low) * np.array(rating)), low, high).tolist()
     block = clean_block(user, item, ratings, [None] * len(user), rating_min=low, rating_max=high)
     return gather(pa.Table.from_batches([block], schema=BLOCK_SCHEMA))

@@ -1,15 +1,16 @@
 """Quality of ratings and lists for known users, beside other libraries, on rating sets.
 
-``python -m benchmarks.known_users ratings.csv --map user_id=a --map gmap_id=b --map rating=c`` prints
-two tables for all users of a file, and two for those with three ratings or more: errors of
+``python -m benchmarks.known_users ratings.csv --map user_id=a --map gmap_id=b --map rating=c``
+prints two tables for all users of a file, and two for those with three ratings or more: errors of
 predicted ratings and quality of lists, as mean and deviation over several splits; the difference to
 the last row, this service, on the same split; and the median seconds of a fit.
 ``python -m benchmarks.known_users --generated`` prints them for generated sets of other laws.
 
-Each split is that of a training (`recommender.evaluation.splitting.split`): a fifth of each user's ratings, at
-least one of two, is the test part. All methods get the same test. Ratings: the test ratings of
-restaurants in the training part. Lists: the users with a relevant test item, as in
-`recommender.als.evaluate`; all restaurants that the user has not rated in the training part are ranked.
+Each split is that of a training (`recommender.evaluation.splitting.split`): a fifth of each user's
+ratings, at least one of two, is the test part. All methods get the same test. Ratings: the test
+ratings of restaurants in the training part. Lists: the users with a relevant test item, as in
+`recommender.als.evaluate`; all restaurants that the user has not rated in the training part are
+ranked.
 
 The peers are in `requirements.txt` beside this file; a peer that is not installed is left out.
 """
@@ -123,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def split_of(ratings: Ratings, settings: Settings, seed: int) -> Split:
     """Split the ratings by a seed."""
-    settings = settings.model_copy(update={"seed": seed})
+    settings = settings.with_values({"seed": seed})
     train, test = split(ratings, settings)
     known = test.rows(np.isin(test.restaurant, train.restaurant))
     users, relevant = relevant_items(test, settings)
@@ -198,7 +199,7 @@ def _rating_errors(predict: Predict, one: Split) -> list[float]:
 def _list_quality(score: Score, one: Split) -> list[float]:
     if not len(one.users):
         return [np.nan] * len(OF_LISTS)
-    n = one.settings.als_top_n
+    n = one.settings.als.top_n
     quality = ranking_quality(lists_of(score, one, n), one.seen, one.relevant, n)
     return [getattr(quality, figure) for figure in OF_LISTS]
 

@@ -108,7 +108,7 @@ def spaces(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
     for space in _SPACES:
         began, figures = time.perf_counter(), []
         for seed in seeds:
-            of_split = settings.model_copy(update={"clusters_space": space, "seed": seed})
+            of_split = settings.with_values({"clusters_space": space, "seed": seed})
             figures.append(evaluate_clusters(user_matrix(ratings, of_split), of_split))
         seconds = (time.perf_counter() - began) / len(seeds)
         errors = [one["ratings"] for one in figures]
@@ -131,7 +131,7 @@ def _split(
     ratings: Ratings, settings: Settings, seed: int
 ) -> tuple[UserMatrix, HeldOutUsers, Settings]:
     """Return the training users' matrix, the test users and the settings of one split."""
-    of_split = settings.model_copy(update={"seed": seed})
+    of_split = settings.with_values({"seed": seed})
     matrix = user_matrix(ratings, of_split)
     test = hold_out_users(matrix.ratings, relevant_from(matrix, of_split), seed=seed)
     return matrix.subset(test.train_users), test, of_split
@@ -139,13 +139,13 @@ def _split(
 
 def _euclidean(train: UserMatrix, test: HeldOutUsers, settings: Settings) -> Mapping[str, Any]:
     """Evaluate scikit-learn's KMeans: each test user gets the members' means."""
-    model = KMeans(min(settings.clusters_k, train.rows.shape[0]), random_state=settings.seed)
+    model = KMeans(min(settings.clusters.k, train.rows.shape[0]), random_state=settings.seed)
     labels = model.fit_predict(_narrow(train.rows))
     gains = _gains(train.ratings, train)
     sizes, sums = np.bincount(labels)[:, None], members_of(labels, len(labels)) @ gains
-    lists = lists_of(sums.toarray() / sizes, _city(gains), settings.clusters_top_n)
+    lists = lists_of(sums.toarray() / sizes, _city(gains), settings.clusters.top_n)
     nearest = model.predict(_narrow(test.seen[:, train.columns]))
-    return asdict(ranking_quality(lists[nearest], test.seen, test.relevant, settings.als_top_n))
+    return asdict(ranking_quality(lists[nearest], test.seen, test.relevant, settings.als.top_n))
 
 
 def _folded_in(train: UserMatrix, test: HeldOutUsers, settings: Settings) -> Mapping[str, Any]:
@@ -156,12 +156,12 @@ def _folded_in(train: UserMatrix, test: HeldOutUsers, settings: Settings) -> Map
         _RANK,
         alpha=_ALPHA,
         reg_param=_REG_PARAM,
-        iterations=settings.als_max_iter,
+        iterations=settings.als.max_iter,
         seed=settings.seed,
     )
     popularity = city_scores(gains.indices, gains.data, gains.shape[1])
     preferences = preferences_of(factors, popularity, alpha=_ALPHA, reg_param=_REG_PARAM)
-    users, shown = preferences.user_factors(_gains(test.seen, train)), settings.als_top_n
+    users, shown = preferences.user_factors(_gains(test.seen, train)), settings.als.top_n
     lists, _ = top_n(users, preferences.restaurant_factors, shown, test.seen)
     return asdict(ranking_quality(lists.astype(np.int64), test.seen, test.relevant, shown))
 
@@ -199,8 +199,8 @@ def scores(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
         labels = clustering.assign(test.seen[:, train.columns])
         city = _city(_gains(train.ratings, train))
         for name, of_clusters in scored(train, clustering, of_split).items():
-            lists = lists_of(of_clusters, city, of_split.clusters_top_n)
-            quality = ranking_quality(lists[labels], test.seen, test.relevant, of_split.als_top_n)
+            lists = lists_of(of_clusters, city, of_split.clusters.top_n)
+            quality = ranking_quality(lists[labels], test.seen, test.relevant, of_split.als.top_n)
             figures.setdefault(name, []).append(asdict(quality))
     for name, qualities in figures.items():
         yield _lists_line(name, qualities, width=24)
@@ -233,7 +233,7 @@ def descents(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iter
     yield f"{'space':<10} {'seed':>5} {'updates':>8} {'inertia':>12} {'rise':>9} converged"
     for space in _SPACES:
         for seed in seeds:
-            of_seed = settings.model_copy(update={"clusters_space": space, "seed": seed})
+            of_seed = settings.with_values({"clusters_space": space, "seed": seed})
             result = cluster(user_matrix(ratings, of_seed), of_seed)
             rise = (np.diff(result.history) / result.history[:-1]).max()
             yield (

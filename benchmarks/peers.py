@@ -78,7 +78,7 @@ def _global_mean(part: Ratings, settings: Settings) -> Predict:
 def _bias(damping: BiasDamping | None, part: Ratings, settings: Settings) -> Predict:
     """Fit the bias alone, with the damping that a training chooses if ``damping`` is None."""
     bias = fit_bias(part, damping or choose_damping(part, settings))
-    bounds = settings.rating_min, settings.rating_max
+    bounds = settings.reviews.rating_min, settings.reviews.rating_max
     return lambda test: np.clip(bias.predict(test.user, test.restaurant), *bounds)
 
 
@@ -107,7 +107,9 @@ def _surprise(name: str, part: Ratings, settings: Settings) -> Predict:
     epochs, learning rate 0.007, regularisation 0.02.
     """
     surprise = import_module("surprise")
-    reader = surprise.Reader(rating_scale=(settings.rating_min, settings.rating_max))
+    reader = surprise.Reader(
+        rating_scale=(settings.reviews.rating_min, settings.reviews.rating_max)
+    )
     rows = pd.DataFrame({"user": part.user, "item": part.restaurant, "rating": part.rating})
     data = surprise.Dataset.load_from_df(rows, reader).build_full_trainset()
     model = getattr(surprise, name)(random_state=settings.seed).fit(data)

@@ -14,16 +14,10 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from recommender.core.settings import Settings
+from recommender.core.settings import setting_fields
 
 PROJECT = Path(__file__).resolve().parent.parent
 
-_GROUPS = {
-    **dict.fromkeys(("MONGO", "REVIEWS", "RESTAURANTS", "RATING"), "Data"),
-    **dict.fromkeys(("HOST", "PORT", "API"), "API"),
-    **dict.fromkeys(("TRAIN", "STOP", "LEASE", "GATE"), "Trainings"),
-    **dict.fromkeys(("RUNS", "WORK", "LOG", "SEED", "READ"), "Files, logs and seed"),
-}
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -32,10 +26,8 @@ Row = tuple[str, str, str, str]
 
 def settings_rows() -> Iterator[Row]:
     """Yield name, default, meaning and group of every setting, group by group."""
-    for name, field in Settings.model_fields.items():
-        prefix = name.partition("_")[0].upper()
-        group = _GROUPS.get(prefix, f"{prefix}_*")
-        yield name.upper(), _text(field.default), field.description or "", group
+    for name, (group, field) in setting_fields().items():
+        yield name, _text(field.default), field.description or "", group
 
 
 def _text(default: object) -> str:

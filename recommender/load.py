@@ -130,8 +130,8 @@ def read_file(name: str, settings: Settings, columns: Columns = DEFAULT_COLUMNS)
     """
     with _opened(name) as raw:
         documents = list(read_documents(raw, name, settings, FileOptions(columns), Report()))
-    values = [[document.get(field) for document in documents] for field in settings.review_fields]
-    low, high = settings.rating_min, settings.rating_max
+    values = [[document.get(field) for document in documents] for field in settings.reviews.fields]
+    low, high = settings.reviews.rating_min, settings.reviews.rating_max
     block = clean_block(*values, rating_min=low, rating_max=high)
     return gather(pa.Table.from_batches([block], schema=BLOCK_SCHEMA))
 
@@ -147,7 +147,7 @@ def read_documents(
         If the file cannot be read, lacks a column or has no valid review.
     """
     parser = TimeParser(options.time_unit, calendar=True)
-    user_field, restaurant_field, rating_field, time_field = settings.review_fields
+    user_field, restaurant_field, rating_field, time_field = settings.reviews.fields
     for numbers, values in read_blocks(raw, name, options, report):
         times = parser.parse(values.get(TIME) or [None] * len(numbers))
         columns = (values[USER], values[RESTAURANT], values[RATING], times.tolist())
@@ -285,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = "Would load" if arguments.dry_run else "Loaded"
     _print_summary(
         report,
-        f"{verb} {report.loaded:,} reviews into {settings.mongo_db}.Reviews.",
+        f"{verb} {report.loaded:,} reviews into {settings.mongo.db}.Reviews.",
         time.monotonic() - started,
     )
     return 0

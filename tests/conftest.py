@@ -16,7 +16,7 @@ import als_training
 from recommender.als.tuning import cli as searching
 from recommender.core.mongo import MongoDatabase, connect, database
 from recommender.core.script import run_script
-from recommender.core.settings import Settings, load_settings
+from recommender.core.settings import Settings, load_settings, setting_fields
 from recommender.data.ratings import Ratings
 from recommender.data.reviews import read_ratings
 from recommender.demo.embedded_mongod import EmbeddedMongo
@@ -47,7 +47,7 @@ def mongo_uri() -> Iterator[str]:
 def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No setting of the developer's reaches the test; the current folder is empty."""
     for name in list(os.environ):
-        if name.lower() in Settings.model_fields or name.upper().startswith(_FOREIGN_PREFIXES):
+        if name.upper() in setting_fields() or name.upper().startswith(_FOREIGN_PREFIXES):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -64,7 +64,7 @@ def db_settings(mongo_uri: str, clean_environment: Path) -> Settings:
 @pytest.fixture
 def quick_settings(db_settings: Settings) -> Settings:
     """``db_settings`` for fits of which only the form is looked at."""
-    return db_settings.model_copy(update=QUICK_ALS)
+    return db_settings.with_values(QUICK_ALS)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def db(db_settings: Settings) -> Iterator[MongoDatabase]:
     """The database of ``db_settings``, dropped afterwards."""
     with connect(db_settings) as client:
         yield database(client, db_settings)
-        client.drop_database(db_settings.mongo_db)
+        client.drop_database(db_settings.mongo.db)
 
 
 @pytest.fixture(scope="session")
@@ -163,7 +163,7 @@ def replica_set(replica_set_uri: str, clean_environment: Path) -> Iterator[Mongo
     settings = load_settings(mongo_uri=replica_set_uri, mongo_db=f"test-{uuid.uuid4().hex}")
     with connect(settings) as client:
         yield database(client, settings)
-        client.drop_database(settings.mongo_db)
+        client.drop_database(settings.mongo.db)
 
 
 @pytest.fixture(params=["db", "replica_set"])

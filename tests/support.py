@@ -42,8 +42,8 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
     """Return the environment of a script that is to run with the test's database and folder."""
     return {
         **os.environ,
-        "MONGO_URI": settings.mongo_uri.get_secret_value(),
-        "MONGO_DB": settings.mongo_db,
+        "MONGO_URI": settings.mongo.uri.get_secret_value(),
+        "MONGO_DB": settings.mongo.db,
         "WORK_DIR": str(settings.work_dir),
         "SPARK_DRIVER_MEMORY": "1g",
         "SPARK_SHUFFLE_PARTITIONS": "4",

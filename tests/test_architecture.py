@@ -1,4 +1,4 @@
-"""The house: who may import whom, what an import may do, and what must be written down."""
+"""The house: which room may import which, which files compute only, and what imports may do."""
 
 from __future__ import annotations
 
@@ -13,185 +13,124 @@ from packaging.requirements import Requirement
 
 PROJECT = Path(__file__).parent.parent
 
-# A file imports only from lower floors; what stands on one floor does not know each other.
-FLOORS: list[set[str]] = [
-    {
-        *("dists", "recommender.core.errors", "recommender.evaluation.metrics"),
-        *("recommender.als.bias", "recommender.bodies", "recommender.als.bson_encoder"),
-        "recommender.als.fold_in",
-        *(
-            "recommender.clustering.stable_ids",
-            "recommender.clustering.scoring",
-            "recommender.runs.summary",
-        ),
-        "recommender.als.top_n",
-    },
-    {
-        *(
-            "recommender",
-            "recommender.core.child_process",
-            "recommender.core.ports",
-            "recommender.data.ratings",
-        ),
-        *(
-            "recommender.core.settings",
-            "recommender.clustering.reader_checks",
-            "recommender.clustering.spherical_kmeans",
-        ),
-    },
-    {
-        *(
-            "recommender.als.tuning.space",
-            "recommender.als.model",
-            "recommender.core.mongo",
-            "recommender.evaluation.splitting",
-        ),
-        "recommender.clustering.spectral",
-    },
-    {
-        *(
-            "recommender.core.mongo_collections",
-            "recommender.demo.embedded_mongod",
-            "recommender.als.evaluate",
-            "recommender.runs.lease",
-        ),
-        *(
-            "recommender.runs.ledger",
-            "recommender.clustering.empty_clusters",
-            "recommender.core.script",
-        ),
-        *("recommender.als.choose_alpha", "recommender.weights"),
-    },
-    {
-        *(
-            "recommender.publishing.transaction",
-            "recommender.publishing.staging",
-            "recommender.als.tuning.report",
-        ),
-        "recommender.als.tuning.search",
-        *("recommender.runs.log_file", "recommender.runs.switch"),
-    },
-    {
-        *(
-            "recommender.demo.synthetic_city",
-            "recommender.spark.java",
-            "recommender.service.problems",
-            "recommender.data.reviews",
-        ),
-        *(
-            "recommender.data.restaurants",
-            "recommender.service.schedule",
-            "recommender.publishing.publish",
-        ),
-    },
-    {
-        *(
-            "recommender.service.scheduler",
-            "recommender.demo.commands",
-            "recommender.als.published_factors",
-            "recommender.load",
-        ),
-        *(
-            "recommender.spark.reviews_source",
-            "recommender.data.users",
-            "recommender.service.recovery",
-        ),
-        *(
-            "recommender.clustering.published_model",
-            "recommender.als.recommend",
-            "recommender.runs.run",
-        ),
-        "recommender.spark.session",
-    },
-    {"recommender.service.launcher", "recommender.publishing.gate"},
-    {"recommender.als.fit", "recommender.clustering.user_matrix"},
-    {"recommender.clustering.fit", "recommender.als.tuning.cli"},
-    {"recommender.clustering.documents", "recommender.clustering.elbow"},
-    {"clustering_training", "clus_test", "clus_counter"},
-    {"als_training"},
-    {"model"},
-]
-
-FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+# What each room of recommender/ may import from; recommender.load is a room of one file.
+ROOMS = {
+    "core": "",
+    "data": "core",
+    "evaluation": "core data",
+    "runs": "core",
+    "publishing": "core data runs",
+    "spark": "core data recommender",
+    "als": "core data evaluation runs publishing spark",
+    "clustering": "core data evaluation runs publishing als dists",
+    "service": "core data runs publishing",
+    "demo": "core data",
+    "load": "core data",
+}
+# The service reads what the trainings publish, and asks whether there is a Java.
+READERS = {
+    *("recommender.als.published_factors", "recommender.clustering.published_model"),
+    "recommender.spark.java",
+}
+IMPORT_PYSPARK = {
+    *("als_training", "recommender.als.choose_alpha", "recommender.als.fit"),
+    *("recommender.als.recommend", "recommender.als.tuning.cli"),
+    *("recommender.spark.reviews_source", "recommender.spark.session"),
+}
+# Arrays in, arrays out: no database, no settings, no Spark.
+NUMERIC = {
+    *("dists", "recommender.als.fold_in", "recommender.als.sweeps", "recommender.als.top_n"),
+    *("recommender.als.popularity", "recommender.evaluation.metrics"),
+    *("recommender.clustering.empty_clusters", "recommender.clustering.scoring"),
+    *("recommender.clustering.spectral", "recommender.clustering.spherical_kmeans"),
+}
 
 
 def module_files() -> dict[str, Path]:
-    """Return the project's modules, tests and benchmarks left out."""
-    package = {
-        f"recommender.{path.stem}".removesuffix(".__init__"): path
-        for path in (PROJECT / "recommender").glob("*.py")
-    }
-    return {path.stem: path for path in PROJECT.glob("*.py")} | package
+    """Return the project's modules by name, without tests and benchmarks."""
+    files = [*PROJECT.glob("*.py"), *(PROJECT / "recommender").rglob("*.py")]
+    parts = {path: path.relative_to(PROJECT).with_suffix("").parts for path in files}
+    return {".".join(names).removesuffix(".__init__"): path for path, names in parts.items()}
 
 
 MODULES = module_files()
 
 
 def imports_of(name: str) -> set[str]:
-    """Return what a module imports anywhere in its text, in full names."""
-    found: set[str] = set()
+    """Return the full names of the modules that a module imports anywhere in its text."""
+    imported: set[str] = set()
     for node in ast.walk(ast.parse(MODULES[name].read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{name} has a relative import"
             assert node.module
             parts = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= (parts & set(MODULES)) or {node.module}
-    return found
+            imported |= (parts & set(MODULES)) or {node.module}
+    return imported
 
 
-def loaded_by(name: str) -> set[str]:
-    """Return what is loaded once a fresh Python has imported the module."""
-    program = f"import sys, {name}; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True
-    )
-    return set(done.stdout.split())
+def room_of(module: str) -> str:
+    """Return the room of a module of ours; a module at the top is its own room."""
+    return module.removeprefix("recommender.").partition(".")[0]
 
 
-def test_every_module_has_a_floor() -> None:
-    assert set(FLOOR_OF) == set(MODULES), "give the new module its floor in FLOORS"
+def test_every_room_has_its_rule_and_its_docstring() -> None:
+    inside = {name for name in MODULES if name.startswith("recommender.")}
+    assert {room_of(name) for name in inside} == set(ROOMS)
+    for path in (PROJECT / "recommender").rglob("__init__.py"):
+        assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_a_file_imports_only_from_lower_floors(name: str) -> None:
-    ours = imports_of(name) & set(MODULES)
-    assert {other for other in ours if FLOOR_OF[other] >= FLOOR_OF[name]} == set()
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_from_the_rooms_below(room: str) -> None:
+    allowed = {room, *ROOMS[room].split()}
+    for name in MODULES:
+        if name.startswith("recommender.") and room_of(name) == room:
+            ours = imports_of(name) & set(MODULES)
+            readers = READERS if room == "service" else set()
+            assert {other for other in ours - readers if room_of(other) not in allowed} == set()
+
+
+def test_no_module_imports_a_private_name_of_another() -> None:
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in MODULES:
+                private = [alias.name for alias in node.names if alias.name.startswith("_")]
+                assert not private, f"{name} imports {private} of {node.module}"
+
+
+def test_there_is_no_circle_of_imports() -> None:
+    left = {name: imports_of(name) & set(MODULES) for name in MODULES}
+    while ready := {name for name, others in left.items() if not others & set(left)}:
+        left = {name: others for name, others in left.items() if name not in ready}
+    assert left == {}
+
+
+def test_few_modules_import_pyspark() -> None:
+    users = {name for name in MODULES if any(i.startswith("pyspark") for i in imports_of(name))}
+    assert users <= IMPORT_PYSPARK
+
+
+def test_numeric_modules_import_nothing_else() -> None:
+    libraries = {*sys.stdlib_module_names, "numpy", "scipy", "sklearn", "threadpoolctl"}
+    for name in NUMERIC:
+        others = {i for i in imports_of(name) if i.partition(".")[0] not in libraries}
+        assert others <= NUMERIC, name
 
 
 @pytest.mark.parametrize(
     "name", ["model", "clustering_training", "clus_test", "clus_counter", "recommender.load"]
 )
-def test_only_the_spark_job_loads_pyspark(name: str) -> None:
-    loaded = loaded_by(name)
+def test_only_the_als_training_loads_pyspark(name: str) -> None:
+    program = f"import sys, {name}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
     assert name in loaded
     assert not {module for module in loaded if module.partition(".")[0] in {"pyspark", "py4j"}}
-
-
-def test_the_files_that_import_pyspark_are_few_and_known() -> None:
-    users = {name for name in MODULES if any(i.startswith("pyspark") for i in imports_of(name))}
-    known = ("fitting", "mongo_source", "searching", "spark")
-    assert users == {"als_training", *(f"recommender.{name}" for name in known)}
-
-
-@pytest.mark.parametrize(
-    ("name", "allowed"),
-    [
-        ("dists", {"numpy", "scipy", "sklearn"}),
-        ("recommender.als.top_n", {"numpy", "scipy"}),
-        ("recommender.evaluation.metrics", {"numpy", "scipy"}),
-        ("recommender.clustering.stable_ids", {"numpy", "scipy"}),
-        ("recommender.clustering.scoring", {"numpy", "scipy", "recommender"}),
-        ("recommender.clustering.spherical_kmeans", {"numpy", "scipy", "dists"}),
-        ("recommender.clustering.spectral", {"numpy", "scipy", "dists", "recommender"}),
-        ("recommender.clustering.empty_clusters", {"numpy", "scipy", "dists", "recommender"}),
-        ("recommender.core.child_process", set()),
-    ],
-)
-def test_what_only_computes_imports_nothing_else(name: str, allowed: set[str]) -> None:
-    roots = {imported.partition(".")[0] for imported in imports_of(name)}
-    assert roots - set(sys.stdlib_module_names) <= allowed
+    assert "matplotlib" not in loaded
 
 
 INERT = """
@@ -268,7 +207,7 @@ def test_what_the_service_imports_is_what_it_requires() -> None:
     modules = {names.get(name, name.replace("-", "_")) for name in required}
     own = {module.partition(".")[0] for module in MODULES}
     roots = {i.partition(".")[0] for name in MODULES for i in imports_of(name)}
-    # These come with a requirement: bson with pymongo, starlette with fastapi, threadpoolctl with
-    # scikit-learn.
-    within = {"bson", "starlette", "threadpoolctl"}
+    # These come with a requirement: bson and dns with pymongo, starlette with fastapi,
+    # threadpoolctl with scikit-learn.
+    within = {"bson", "dns", "starlette", "threadpoolctl"}
     assert roots - own - set(sys.stdlib_module_names) - within <= modules

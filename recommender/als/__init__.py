@@ -1,5 +1,5 @@
-"""Alternating least squares: fits, fold-in, and the parameters that are chosen for them.
+"""ALS: from ratings to a model, and from the model to every user's recommendations.
 
-In come ratings, as sparse users x items matrices; out go factors that rank items or predict
-ratings. Open ``sweeps.py`` first: its half-step serves training, fold-in and evaluation.
+In come ratings; out go the documents of ``Recommendations`` and the published item factors. Open
+``fit.py`` first for how a model is made, ``recommend.py`` for what is made of it.
 """

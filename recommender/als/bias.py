@@ -101,7 +101,7 @@ def choose_damping(ratings: Ratings, settings: Settings) -> BiasDamping:
     Each combination is fitted to a training part and evaluated on the test part of at most half a
     million ratings of random users: more ratings do not change the choice.
     """
-    fixed = settings.als_user_weight, settings.als_restaurant_weight
+    fixed = settings.als.user_weight, settings.als.restaurant_weight
     users, restaurants = (
         grid if value is None else (value,)
         for value, grid in zip(fixed, (_USER_DAMPINGS, _ITEM_DAMPINGS), strict=True)
@@ -117,14 +117,14 @@ def choose_damping(ratings: Ratings, settings: Settings) -> BiasDamping:
             default.user if user is None else user,
             default.restaurant if restaurant is None else restaurant,
         )
-    bounds = settings.rating_min, settings.rating_max
+    bounds = settings.reviews.rating_min, settings.reviews.rating_max
     return min(candidates, key=lambda one: sum(_squared_error(one, *f, bounds) for f in folds))
 
 
 def _folds(ratings: Ratings, settings: Settings) -> Iterator[tuple[Ratings, Ratings]]:
     """Yield training and test parts until there are enough test ratings."""
     test_ratings = 0
-    for fold in range(1 if settings.als_test_split == "time" else _MAX_FOLDS):
+    for fold in range(1 if settings.als.test_split == "time" else _MAX_FOLDS):
         train, test = split(ratings, with_fold_seed(settings, fold))
         known = test.rows(np.isin(test.restaurant, train.restaurant))
         test_ratings += len(known)

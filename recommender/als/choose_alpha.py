@@ -65,7 +65,7 @@ class Confidence:
 
 def confidence_of(alpha: float, rank: int, settings: Settings) -> Confidence:
     """Return the parameters for an alpha; the regularisation follows it unless it is set."""
-    reg_param = settings.als_preference_reg_param
+    reg_param = settings.als.preference_reg_param
     return Confidence(alpha, alpha * _REG_PARAM_SHARE if reg_param is None else reg_param, rank)
 
 
@@ -77,9 +77,9 @@ def find_confidence(ratings: Ratings, settings: Settings) -> Confidence:
     one, the lowest is tried, else the high one. Another alpha than the usual one, and the lower
     rank, are taken if they are better by more than a standard error.
     """
-    ranks = (settings.als_preference_rank,) if settings.als_preference_rank else _RANKS
-    alpha, rank = settings.als_alpha or USUAL_ALPHA, max(ranks)
-    if settings.als_alpha and len(ranks) == 1:
+    ranks = (settings.als.preference_rank,) if settings.als.preference_rank else _RANKS
+    alpha, rank = settings.als.alpha or USUAL_ALPHA, max(ranks)
+    if settings.als.alpha and len(ranks) == 1:
         return confidence_of(alpha, rank, settings)
     trials = list(_trials(ratings, settings))
     if not trials:
@@ -93,7 +93,7 @@ def find_confidence(ratings: Ratings, settings: Settings) -> Confidence:
         return each
 
     tried = {alpha: ndcg(alpha, rank)}
-    if settings.als_alpha is None:
+    if settings.als.alpha is None:
         tried[_LOW] = ndcg(_LOW, rank)
         outer = _LOWEST if tried[_LOW].mean() > tried[alpha].mean() else _HIGH
         tried[outer] = ndcg(outer, rank)
@@ -136,7 +136,7 @@ def _trials(ratings: Ratings, settings: Settings) -> Iterator[Trial]:
     group = rng.integers(0, _GROUPS, len(ratings.users))
     tested = 0
     # The latest ratings are the same in every repeat, random ones differ.
-    repeats = 1 if settings.als_test_split == "time" else _REPEATS
+    repeats = 1 if settings.als.test_split == "time" else _REPEATS
     for number in range(_GROUPS * repeats):
         part, held_out = split(ratings, with_fold_seed(settings, number), group == number % _GROUPS)
         test_users, relevant = relevant_items(held_out, settings)
@@ -168,7 +168,7 @@ def _ndcg(trial: Trial, confidence: Confidence, settings: Settings) -> NDArray[n
         threads=cores(),
     )
     preferences = preferences_of(factors, trial.popularity, alpha=alpha, reg_param=reg_param)
-    seen, n = csr_array(trial.visits[trial.test_users]), settings.als_top_n
+    seen, n = csr_array(trial.visits[trial.test_users]), settings.als.top_n
     users = preferences.user_factors(seen)
     lists = top_n(users, preferences.restaurant_factors, n, seen)[0].astype(np.int64)
     return ndcg_of_each(lists, seen, trial.relevant, n)

@@ -39,11 +39,11 @@ def evaluate_ratings(
     share
         The blend weight of ALS.
     figures
-        The ledger's ``metrics.als``: a :class:`recommender.evaluation.metrics.RatingError`, and ``share``.
+        The ledger's ``metrics.als``: a :class:`.RatingError`, and ``share``.
     """
     pairs, mean = (held_out.user, held_out.restaurant), float(part.rating.mean())
-    drop = settings.als_cold_start_strategy == "drop"
-    if settings.als_objective == "rating":
+    drop = settings.als.cold_start_strategy == "drop"
+    if settings.als.objective == "rating":
         error = rating_error(model.predict(*pairs), held_out.rating, mean, drop_cold=drop)
         return 1.0, {**asdict(error), "share": 1.0}
     base, rest = model.bias.predict(*pairs), model.residual(*pairs)
@@ -69,7 +69,7 @@ def evaluate_lists(
     Returns
     -------
     dict
-        The ledger's ``metrics.lists``: a :class:`recommender.evaluation.metrics.RankingQuality` of the
+        The ledger's ``metrics.lists``: a :class:`.RankingQuality` of the
         model, with its ``ndcg_error``, one each of ``popular`` and ``random``, and, by how many
         ratings users have in the training part, ``by_activity``. Without a relevant restaurant,
         figures are None and ``reason`` says why.
@@ -81,7 +81,7 @@ def evaluate_lists(
     if len(users) > EVALUATED_USERS:
         drawn = np.sort(rng.choice(len(users), EVALUATED_USERS, replace=False))
         users, relevant = users[drawn], csr_array(relevant[drawn])
-    seen, n = confidence_matrix(part, settings)[users], settings.als_top_n
+    seen, n = confidence_matrix(part, settings)[users], settings.als.top_n
     popularity = popularity_of(part, settings).astype(np.float32)
     random_users = rng.standard_normal((len(users), _RANDOM_FACTORS), np.float32)
     random_items = rng.standard_normal((seen.shape[1], _RANDOM_FACTORS), np.float32)

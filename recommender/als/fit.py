@@ -65,7 +65,7 @@ class Chosen:
 
 def choose(ratings: Ratings, settings: Settings) -> Chosen | None:
     """Choose the parameters of both fits; None if ``ALS_OBJECTIVE=rating``, which needs none."""
-    if settings.als_objective == "rating":
+    if settings.als.objective == "rating":
         return None
     return Chosen(choose_damping(ratings, settings), find_confidence(ratings, settings), at=now())
 
@@ -101,8 +101,8 @@ def fit_rating(
     rest, _, _ = _rest(ratings, settings, weights)
     everybody = np.ones(len(ratings.users), dtype=bool)
     users = everybody if weights is None else training_users(ratings, settings)
-    als = _als(spark, settings).setRank(settings.als_rank).setRegParam(settings.als_reg_param)
-    als = als.setMaxIter(settings.als_max_iter)
+    als = _als(spark, settings).setRank(settings.als.rank).setRegParam(settings.als.reg_param)
+    als = als.setMaxIter(settings.als.max_iter)
     items = _mllib_items(spark, als, ratings, rest.data, users)
     most = 0 if weights is None else _most_sweeps(len(ratings))
     return _sweep_rating(items, ratings, settings, weights, most)
@@ -117,7 +117,7 @@ def _sweep_rating(
 ) -> RatingModel:
     """Sweep over all ratings from these item factors; NaN for users and items without ratings."""
     rest, baseline, bounds = _rest(ratings, settings, weights)
-    step = partial(explicit_step, reg_param=settings.als_reg_param, threads=cores())
+    step = partial(explicit_step, reg_param=settings.als.reg_param, threads=cores())
     with _singular_rejected():
         items = sweep(step, rest, items, most)
         users = step(rest, items)
@@ -136,7 +136,7 @@ def _rest(
         return rest, zero_bias(rest.shape), (-np.inf, np.inf)
     baseline = fit_bias(ratings, weights)
     rest.data -= baseline.predict(ratings.user, ratings.restaurant)
-    return rest, baseline, (settings.rating_min, settings.rating_max)
+    return rest, baseline, (settings.reviews.rating_min, settings.reviews.rating_max)
 
 
 def offsets_alone(ratings: Ratings, settings: Settings, weights: BiasDamping) -> RatingModel:
@@ -145,7 +145,7 @@ def offsets_alone(ratings: Ratings, settings: Settings, weights: BiasDamping) ->
         np.where(np.bincount(of, minlength=len(ids)) > 0, 0, np.nan).astype(np.float32)[:, None]
         for of, ids in ((ratings.user, ratings.users), (ratings.restaurant, ratings.restaurants))
     )
-    bounds = settings.rating_min, settings.rating_max
+    bounds = settings.reviews.rating_min, settings.reviews.rating_max
     return RatingModel(fit_bias(ratings, weights), user, restaurant, bounds)
 
 
@@ -161,7 +161,7 @@ def fit_preferences(
     visits = confidence_matrix(ratings, settings)
     als = _als(spark, settings).setRank(confidence.rank).setRegParam(confidence.reg_param)
     als = als.setImplicitPrefs(True).setAlpha(confidence.alpha_of(visits))
-    als = als.setMaxIter(settings.als_max_iter)
+    als = als.setMaxIter(settings.als.max_iter)
     items = _mllib_items(spark, als, ratings, visits.data, training_users(ratings, settings))
     return _sweep_preferences(items, ratings, settings, confidence)
 
@@ -200,7 +200,7 @@ def _singular_rejected() -> Iterator[None]:
 def _als(spark: SparkSession, settings: Settings) -> ALS:
     blocks = max(2, spark.sparkContext.defaultParallelism)
     return ALS(
-        coldStartStrategy=settings.als_cold_start_strategy,
+        coldStartStrategy=settings.als.cold_start_strategy,
         checkpointInterval=_CHECKPOINT_INTERVAL,
         numUserBlocks=blocks,
         numItemBlocks=blocks,

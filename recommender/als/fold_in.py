@@ -64,7 +64,7 @@ class Preferences:
         Parameters
         ----------
         visits
-            (users, restaurants), shifted ratings, above 0; see `recommender.als.model.confidence_matrix`.
+            The confidence matrix of `recommender.als.model.confidence_matrix`, (users, items).
 
         Returns
         -------

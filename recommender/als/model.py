@@ -120,17 +120,17 @@ class Model:
 
 def confidence_matrix(ratings: Ratings, settings: Settings) -> csr_array:
     """Return the confidence matrix, (users, restaurants): the ratings, shifted to be above 0."""
-    return ratings.matrix(rating_shift(settings.rating_min))
+    return ratings.matrix(rating_shift(settings.reviews.rating_min))
 
 
 def popularity_of(ratings: Ratings, settings: Settings) -> NDArray[np.float64]:
     """Return the popularity of each restaurant, (restaurants,); see `city_scores`."""
-    shifted = ratings.rating + rating_shift(settings.rating_min)
+    shifted = ratings.rating + rating_shift(settings.reviews.rating_min)
     return city_scores(ratings.restaurant, shifted, len(ratings.restaurants))
 
 
 def training_users(ratings: Ratings, settings: Settings) -> NDArray[np.bool_]:
-    """Return which users, (users,), the preference is fitted to; see :func:`draw_training_users`."""
+    """Return the training users, (users,); see :func:`draw_training_users`."""
     return draw_training_users(np.bincount(ratings.user, minlength=len(ratings.users)), settings)
 
 
@@ -144,7 +144,7 @@ def draw_training_users(counts: NDArray[np.integer[Any]], settings: Settings) ->
     """
     several = np.flatnonzero(counts >= 2)
     clock = np.random.default_rng(settings.seed).exponential(1 / (counts[several] - 1.0))
-    first = np.argsort(clock, kind="stable")[: settings.als_preference_users]
+    first = np.argsort(clock, kind="stable")[: settings.als.preference_users]
     chosen = np.zeros(len(counts), dtype=bool)
     chosen[several[first]] = True
     return chosen

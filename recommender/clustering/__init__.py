@@ -1,5 +1,5 @@
-"""Recommendations for new users, by clusters of users who rate the same restaurants.
+"""Clusters of users: found on an embedding or on ratings, scored, and published for any reader.
 
-In: ratings. Out: centroids by which a reader finds a user's cluster, and each cluster's best
-restaurants. Open ``clustering_training.py`` first, then ``recommender/clustering/fit.py``.
+In come ratings; out go the documents of ``Clusters`` and ``Metadata``. Open ``fit.py`` first, then
+``scoring.py``.
 """

@@ -30,7 +30,7 @@ def run_elbow(ks: range, settings: Settings) -> str:
     """
     settings.make_folder(settings.work_dir)
     ratings = read_ratings(settings)
-    matrix = user_matrix(ratings, settings.model_copy(update={"clusters_k": ks[-1]}))
+    matrix = user_matrix(ratings, settings.with_values({"clusters_k": ks[-1]}))
     points = elbow_curve(matrix, ks, settings)
     knee = find_knee(points)
     path = settings.work_dir / "elbow.svg"
@@ -44,7 +44,7 @@ def elbow_curve(matrix: UserMatrix, ks: Iterable[int], settings: Settings) -> li
     points = []
     for k in ks:
         started = time.perf_counter()
-        clustering = cluster(matrix, settings.model_copy(update={"clusters_k": k}))
+        clustering = cluster(matrix, settings.with_values({"clusters_k": k}))
         seconds = time.perf_counter() - started
         width = silhouette_of(clustering, matrix, settings.seed)
         points.append(CurvePoint(len(clustering.centroids), clustering.inertia, width, seconds))

@@ -1,8 +1,8 @@
 """Empty-cluster repair: large clusters are split until each centroid is some user's nearest.
 
-Centroids of ``recommender.clustering.spectral`` can be fewer than requested, if few users differ. And one can be
-nearest to no user, because its negative values are not published. Both happen with few users or
-many clusters.
+Centroids of ``recommender.clustering.spectral`` can be fewer than requested, if few users differ.
+And one can be nearest to no user, because its negative values are not published. Both happen with
+few users or many clusters.
 """
 
 from __future__ import annotations

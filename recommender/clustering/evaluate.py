@@ -24,7 +24,7 @@ _LARGEST_DAMPING = 1e6
 
 def relevant_from(matrix: UserMatrix, settings: Settings) -> float:
     """Return the lowest rating of a relevant item, as in ``matrix.ratings``."""
-    return settings.liked + matrix.shift
+    return settings.reviews.relevant_from + matrix.shift
 
 
 def silhouette_of(clustering: Clustering, matrix: UserMatrix, seed: int) -> float | None:
@@ -73,9 +73,9 @@ def evaluate_lists(
     if not clustering:
         return {"users": 0, **no_quality("the training users have no rating above 0")}
     scored = score(train.ratings, clustering.centroids, train.columns, train.lowest)
-    lists = lists_of(scored.scores, scored.fallback, settings.clusters_top_n)
+    lists = lists_of(scored.scores, scored.fallback, settings.clusters.top_n)
     labels = clustering.assign(test.seen[:, train.columns])
-    shown = settings.als_top_n
+    shown = settings.als.top_n
     quality = ranking_quality(lists[labels], test.seen, test.relevant, shown)
     popular = ranking_quality(lists[np.full(users, -1)], test.seen, test.relevant, shown)
     return {"users": users, "shown": shown, **asdict(quality), "popular": asdict(popular)}

@@ -77,15 +77,15 @@ def cluster(matrix: UserMatrix, settings: Settings) -> Clustering:
     rated = np.flatnonzero(np.diff(matrix.rows.indptr))
     rows = csr_array(matrix.rows[rated])
     clustering = None
-    if settings.clusters_space == "tastes":
+    if settings.clusters.space == "tastes":
         shortest = _shortest(rows, matrix.lowest)
-        clustering = _by_embedding(rows, settings.clusters_k, shortest, settings.seed)
-    clustering = clustering or _by_ratings(rows, settings.clusters_k, settings.seed)
-    if len(clustering.centroids) < settings.clusters_k:
+        clustering = _by_embedding(rows, settings.clusters.k, shortest, settings.seed)
+    clustering = clustering or _by_ratings(rows, settings.clusters.k, settings.seed)
+    if len(clustering.centroids) < settings.clusters.k:
         log.warning(
             "%d clusters instead of CLUSTERS_K=%d: the users do not form more",
             len(clustering.centroids),
-            settings.clusters_k,
+            settings.clusters.k,
         )
     return _among_all(clustering, rated, matrix.rows.shape[0])
 

@@ -62,8 +62,8 @@ def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
     DataError
         If no rating above 0 is left.
     """
-    columns = _columns(ratings, settings.clusters_k)
-    shift = reader_shift(settings.rating_min)
+    columns = _columns(ratings, settings.clusters.k)
+    shift = reader_shift(settings.reviews.rating_min)
     all_ratings = ratings.matrix(shift)
     rows = csr_array(all_ratings[:, columns])
     rows.data[rows.data**2 == 0] = 0  # also ratings whose square underflows
@@ -74,7 +74,7 @@ def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
             f"{len(ratings.restaurants):,} restaurants fit the published documents, and all their "
             "ratings are 0, like unrated ones; check RATING_MIN, RATING_MAX and CLUSTERS_K"
         )
-    matrix = UserMatrix(all_ratings, rows, columns, shift, settings.rating_min + shift)
+    matrix = UserMatrix(all_ratings, rows, columns, shift, settings.reviews.rating_min + shift)
     if matrix.restaurants_left_out:
         log.warning(
             "%d restaurants, the least rated, are left out of the centroids: they would exceed "

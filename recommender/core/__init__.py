@@ -1,4 +1,5 @@
-"""What every other package builds on: settings, errors, MongoDB, logs, signals, plots.
+"""What every room uses: settings, errors, MongoDB, logs, signals, the entry of scripts.
 
-Nothing here imports from the rest of the project. Open ``settings.py`` first.
+In come environment variables and ``.env``; out go a frozen ``Settings``, a database, and one exit
+code for each kind of failure. Open ``settings.py`` first, then ``script.py``.
 """

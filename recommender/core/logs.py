@@ -83,8 +83,8 @@ def one_line(text: object, limit: int = 500) -> str:
 
 def secrets_of(settings: Settings) -> list[str]:
     """Return the strings to mask in logs, longest first."""
-    key = settings.api_key.get_secret_value() if settings.api_key else ""
-    return secrets_in(settings.mongo_uri.get_secret_value(), key)
+    key = settings.api.key.get_secret_value() if settings.api.key else ""
+    return secrets_in(settings.mongo.uri.get_secret_value(), key)
 
 
 def secrets_in(uri: str, api_key: str = "") -> list[str]:

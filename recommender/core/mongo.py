@@ -37,7 +37,7 @@ def connect(settings: Settings) -> Client:
     DatabaseUnavailableError
         If DNS does not resolve a ``mongodb+srv`` host.
     """
-    uri = settings.mongo_uri.get_secret_value()
+    uri = settings.mongo.uri.get_secret_value()
     options: dict[str, Any] = {"appname": APP_NAME, "tz_aware": True}
     if "serverselectiontimeoutms" not in uri.lower():
         options["serverSelectionTimeoutMS"] = round(TIMEOUT_SECONDS * 1000)
@@ -70,7 +70,7 @@ def database(client: Client, settings: Settings) -> MongoDatabase:
     The service relies on reading its own writes, whatever options ``MONGO_URI`` has.
     """
     return client.get_database(
-        settings.mongo_db,
+        settings.mongo.db,
         read_preference=ReadPreference.PRIMARY,
         read_concern=ReadConcern("local"),
         write_concern=WriteConcern("majority"),
@@ -82,7 +82,7 @@ def source_database(client: Client, settings: Settings) -> MongoDatabase:
 
     For reading ``Reviews``, ``Users`` and ``Restaurants`` only.
     """
-    return client[settings.mongo_db]
+    return client[settings.mongo.db]
 
 
 @contextmanager

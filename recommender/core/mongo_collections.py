@@ -154,7 +154,7 @@ CLUSTERS_ID = "kmeans_clusters"
 FALLBACK_ID = "fallback"
 CHECKS_ID = "reader_checks"
 FACTORS_ID = "item_factors"
-_INSERT_ROWS = 10_000
+INSERT_ROWS = 10_000
 _DUPLICATE_KEY = 11000
 
 
@@ -166,7 +166,7 @@ def insert_once(
     So a block that a retried Spark task writes again is stored once.
     """
     rows = iter(documents)
-    while block := list(islice(rows, _INSERT_ROWS)):
+    while block := list(islice(rows, INSERT_ROWS)):
         try:
             collection.insert_many(block, ordered=False)
         except BulkWriteError as error:

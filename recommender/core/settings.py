@@ -1,26 +1,42 @@
-"""Every setting of the service: typed, documented, read from the environment or a ``.env`` file."""
+"""The settings of the service: typed, grouped, read from the environment or a ``.env`` file."""
 
 from __future__ import annotations
 
 import difflib
+import logging
 import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from bson import json_util
 from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
 from recommender.core.errors import ConfigurationError
 
 ENV_FILE = ".env"
 
-# Other programs own names that start with SPARK_, MONGO_ or LOG_; these prefixes are ours alone, so
-# an unknown name that starts with one of them is a slip of the pen.
-_RESEMBLANCE = 0.75
-_LIKED = 0.75
+# Only this service has names with these prefixes. Other programs use SPARK_, MONGO_ and LOG_, too.
 _OWN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")
+# Variables that Kubernetes sets for a Service that is named like one of the prefixes.
+_KUBERNETES = re.compile(r"_(SERVICE_(HOST|PORT\w*)|PORT(_\w+)?)$")
+_TYPO_SIMILARITY = 0.75
+_RELEVANT_SHARE = 0.75
+_SECRETS = {"MONGO_URI", "API_KEY"}
+
+log = logging.getLogger(__name__)
 
 
 def _plain_field_name(name: str) -> str:
@@ -31,164 +47,79 @@ def _plain_field_name(name: str) -> str:
 
 def _json_filter(text: str) -> str:
     if not isinstance(json_util.loads(text), dict):
-        raise ValueError('a MongoDB filter is a JSON object, such as {"closed": true}')
+        raise ValueError('expected a MongoDB filter as a JSON object, such as {"closed": true}')
     return text
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
 
 
 JsonFilter = Annotated[str, AfterValidator(_json_filter)]
 FieldName = Annotated[str, AfterValidator(_plain_field_name)]
-Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]*[kmgt]$")]
+Memory = Annotated[str, BeforeValidator(_lower), Field(pattern=r"^[1-9][0-9]*[kmgt]$")]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Settings(BaseSettings):
-    """The settings and their defaults; each is an environment variable, its name in capitals.
+class _Group(BaseModel):
+    """Settings that belong together; each field's alias is its environment variable."""
 
-    Build it with :func:`load_settings`, which turns a bad value into one clear error.
-    """
-
-    model_config = SettingsConfigDict(
-        env_file=ENV_FILE,
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        allow_inf_nan=False,
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True
     )
 
-    mongo_uri: SecretStr = Field(
+
+def _setting(name: str, default: object, description: str, **limits: Any) -> Any:
+    """Return the field of a setting; ``name`` is its environment variable."""
+    return Field(default, alias=name, description=description, **limits)
+
+
+class MongoSettings(_Group):
+    """The MongoDB deployment."""
+
+    uri: SecretStr = _setting(
+        "MONGO_URI",
         SecretStr("mongodb://localhost:27017/"),
-        description="where MongoDB is, credentials and options included",
+        "MongoDB's address, with credentials and options",
     )
-    mongo_db: str = Field(
+    db: str = _setting(
+        "MONGO_DB",
         "Google-Maps-Restaurant",
+        "name of the database",
         max_length=63,
         pattern=r'^[^/\\. "$\x00]+$',
-        description="the database's name",
     )
-    reviews_user_field: FieldName = Field("user_id", description="field of Reviews: the user's id")
-    reviews_restaurant_field: FieldName = Field(
-        "gmap_id", description="field of Reviews: the restaurant's id"
+
+
+class ReviewsSettings(_Group):
+    """The reviews: their fields, their rating scale and the restaurants to leave out."""
+
+    user_field: FieldName = _setting(
+        "REVIEWS_USER_FIELD", "user_id", "field of `Reviews`: the user's id"
     )
-    reviews_rating_field: FieldName = Field("rating", description="field of Reviews: the rating")
-    reviews_time_field: FieldName = Field(
-        "time", description="field of Reviews: when the rating was given, where known"
+    restaurant_field: FieldName = _setting(
+        "REVIEWS_RESTAURANT_FIELD", "gmap_id", "field of `Reviews`: the restaurant's id"
     )
-    restaurants_exclude: JsonFilter | None = Field(
+    rating_field: FieldName = _setting(
+        "REVIEWS_RATING_FIELD", "rating", "field of `Reviews`: the rating"
+    )
+    time_field: FieldName = _setting(
+        "REVIEWS_TIME_FIELD", "time", "field of `Reviews`: the time of the rating"
+    )
+    restaurants_exclude: JsonFilter | None = _setting(
+        "RESTAURANTS_EXCLUDE",
         None,
-        description="restaurants that are trained on but not recommended: a MongoDB filter of "
+        "restaurants to train on but never recommend: a MongoDB filter of "
         """`Restaurants`, as JSON, such as `{"closed": true}`""",
     )
-    rating_min: float = Field(1.0, description="lowest valid rating")
-    rating_max: float = Field(5.0, description="highest valid rating")
-
-    host: str = Field("127.0.0.1", description="address that the API listens on")
-    port: int = Field(8080, ge=1, le=65535, description="port that the API listens on")
-    api_key: SecretStr | None = Field(
-        None,
-        description="if set, all calls but /next-training and the health checks need it (X-API-Key "
-        "or bearer)",
-    )
-    train_interval_hours: float = Field(
-        3.0, ge=1 / 3600, le=8760, description="hours from one scheduled training to the next"
-    )
-    train_timeout_minutes: float = Field(
-        170.0, gt=0, le=525_600, description="a training that takes longer is ended, minutes"
-    )
-    stop_grace_seconds: float = Field(
-        7.0, ge=0, le=600, description="how long a stopped training may clean up, seconds"
-    )
-    lease_seconds: float = Field(
-        60.0,
-        ge=10,
-        le=3600,
-        description="a lease that is not renewed for this long is lost, seconds",
-    )
-    gate: bool = Field(
-        True, description="whether a model that is worse than the live one is rejected"
-    )
-    gate_min_users_share: float = Field(
-        0.5, ge=0, le=1, description="share of the live model's users that the next must serve"
-    )
-    runs_kept: Count = Field(200, description="ended runs, with their logs, kept in the ledger")
-    work_dir: Path = Field(
-        Path("var"), description="the one folder written to: logs, Spark's files, demo database"
-    )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="least severe log line that is shown"
-    )
-    seed: int = Field(42, ge=0, lt=2**31, description="seed of the split, of ALS and of K-Means")
-
-    spark_master: str = Field("local[*]", min_length=1, description="Spark master, or cluster URL")
-    spark_driver_memory: Memory = Field(
-        "8g",
-        description="heap of the Spark driver; unless set, less on a machine without room for it",
-    )
-    spark_executor_memory: Memory = Field("8g", description="heap of one Spark executor")
-    spark_executor_cores: Count = Field(4, description="cores of one Spark executor")
-    spark_shuffle_partitions: Count = Field(400, description="partitions of a Spark shuffle")
-    spark_checkpoint_dir: str | None = Field(
-        None, description="where ALS checkpoints; on a cluster, a folder that its machines share"
-    )
-
-    als_objective: Literal["preference", "rating"] = Field(
-        "preference",
-        description="what ranks a user's restaurants: the `preference` that implicit-feedback ALS "
-        "finds, or the `rating` predicted by ALS on the ratings alone",
-    )
-    als_max_iter: Count = Field(10, description="ALS iterations")
-    als_rank: Count = Field(10, description="number of latent factors of the rating")
-    als_reg_param: float = Field(0.1, ge=0, description="ALS regularisation of the rating")
-    als_user_weight: float | None = Field(
-        None,
-        gt=0,
-        description="damping of the user bias, in ratings equal to the mean; unset: chosen by each "
-        "training on held-out ratings",
-    )
-    als_restaurant_weight: float | None = Field(
-        None, gt=0, description="damping of the restaurant bias, likewise"
-    )
-    als_preference_rank: Count | None = Field(
-        None,
-        description="number of latent factors of the preference; unset: 32, or 64 if that ranks "
-        "held-out ratings better",
-    )
-    als_preference_reg_param: float | None = Field(
-        None,
-        gt=0,
-        description="ALS regularisation of the preference; unset: a fifth of `ALS_ALPHA`",
-    )
-    als_preference_users: Count = Field(
-        20_000,
-        description="users of two ratings and more that MLlib fits, at most, the active ones more "
-        "often; exact ALS half-steps then extend the fit to all",
-    )
-    als_alpha: float | None = Field(
-        None,
-        gt=0,
-        description="how much more a restaurant rated with the mean counts than one unrated; "
-        "unset: as much as ranks held-out ratings best",
-    )
-    als_cold_start_strategy: Literal["drop", "nan"] = Field(
-        "drop",
-        description="held-out ratings of unknown users or restaurants: left out, or RMSE is null",
-    )
-    als_test_fraction: Fraction = Field(
-        0.2, description="share of each user's ratings held out to evaluate the model"
-    )
-    als_test_split: Literal["random", "time"] = Field(
-        "random", description="which are held out: `random` ones, or by `time` the latest"
-    )
-    als_top_n: int = Field(13, ge=1, le=1000, description="restaurants recommended to each user")
-
-    clusters_k: Count = Field(50, description="number of clusters")
-    clusters_space: Literal["tastes", "ratings"] = Field(
-        "tastes",
-        description="what is clustered: users in the spectral embedding of who rates what "
-        "(`tastes`), or raw `ratings`",
-    )
-    clusters_top_n: int = Field(40, ge=1, le=1000, description="restaurants kept for each cluster")
+    rating_min: float = _setting("RATING_MIN", 1.0, "lowest valid rating")
+    rating_max: float = _setting("RATING_MAX", 5.0, "highest valid rating")
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -196,31 +127,211 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"RATING_MIN={self.rating_min:g} is not below RATING_MAX={self.rating_max:g}"
             )
-        fields = self.review_fields
-        if len(set(fields)) < len(fields):
-            raise ValueError(f"the four REVIEWS_*_FIELD settings must differ, found {fields}")
+        if len(set(self.fields)) < len(self.fields):
+            raise ValueError(f"the four REVIEWS_*_FIELD settings must differ, found {self.fields}")
         return self
 
     @property
-    def review_fields(self) -> tuple[str, str, str, str]:
-        """Fields of Reviews that hold user, restaurant, rating and time."""
-        return (
-            self.reviews_user_field,
-            self.reviews_restaurant_field,
-            self.reviews_rating_field,
-            self.reviews_time_field,
-        )
+    def fields(self) -> tuple[str, str, str, str]:
+        """Fields of ``Reviews`` with the user, the restaurant, the rating and the time."""
+        return (self.user_field, self.restaurant_field, self.rating_field, self.time_field)
 
     @property
-    def restaurants_filter(self) -> dict[str, Any]:
-        """The MongoDB filter of ``restaurants_exclude``."""
-        found: dict[str, Any] = json_util.loads(self.restaurants_exclude or "{}")
-        return found
+    def exclude_filter(self) -> dict[str, Any]:
+        """The MongoDB filter of ``RESTAURANTS_EXCLUDE``."""
+        parsed: dict[str, Any] = json_util.loads(self.restaurants_exclude or "{}")
+        return parsed
 
     @property
-    def liked(self) -> float:
-        """The least rating of a restaurant that is liked: three quarters up the scale."""
-        return self.rating_min + _LIKED * (self.rating_max - self.rating_min)
+    def relevant_from(self) -> float:
+        """The lowest rating of a relevant restaurant: three quarters up the scale."""
+        return self.rating_min + _RELEVANT_SHARE * (self.rating_max - self.rating_min)
+
+
+class ApiSettings(_Group):
+    """The HTTP server."""
+
+    host: str = _setting("HOST", "127.0.0.1", "address that the API listens on")
+    port: int = _setting("PORT", 8080, "port that the API listens on", ge=1, le=65535)
+    key: SecretStr | None = _setting(
+        "API_KEY",
+        None,
+        "if set, the key that every call but `/next-training` and `/health/...` must "
+        "send, as `X-API-Key` or bearer token",
+    )
+
+
+class ScheduleSettings(_Group):
+    """The schedule of trainings and the limits of a single one."""
+
+    interval_hours: float = _setting(
+        "TRAIN_INTERVAL_HOURS",
+        3.0,
+        "hours from one scheduled training to the next",
+        ge=1 / 3600,
+        le=8760,
+    )
+    timeout_minutes: float = _setting(
+        "TRAIN_TIMEOUT_MINUTES", 170.0, "minutes after which a training is ended", gt=0, le=525600
+    )
+    stop_grace_seconds: float = _setting(
+        "STOP_GRACE_SECONDS", 7.0, "seconds that a stopped training has to clean up", ge=0, le=600
+    )
+    lease_seconds: float = _setting(
+        "LEASE_SECONDS",
+        60.0,
+        "seconds without a heartbeat after which a training loses its lease",
+        ge=10,
+        le=3600,
+    )
+    runs_kept: Count = _setting("RUNS_KEPT", 200, "ended runs, with their logs, kept in the ledger")
+
+
+class GateSettings(_Group):
+    """The check of a new model against the published one."""
+
+    enabled: bool = _setting(
+        "GATE", True, "whether a model that is worse than the live one is refused"
+    )
+    min_users_share: float = _setting(
+        "GATE_MIN_USERS_SHARE",
+        0.5,
+        "share of the live model's users that a new model must serve",
+        ge=0,
+        le=1,
+    )
+
+
+class SparkSettings(_Group):
+    """The Spark session."""
+
+    master: str = _setting("SPARK_MASTER", "local[*]", "Spark master: local or a URL", min_length=1)
+    driver_memory: Memory = _setting(
+        "SPARK_DRIVER_MEMORY",
+        "8g",
+        "heap of the Spark driver; the default shrinks on a machine with less memory",
+    )
+    executor_memory: Memory = _setting("SPARK_EXECUTOR_MEMORY", "8g", "heap of one Spark executor")
+    executor_cores: Count = _setting("SPARK_EXECUTOR_CORES", 4, "cores of one Spark executor")
+    shuffle_partitions: Count = _setting(
+        "SPARK_SHUFFLE_PARTITIONS", 400, "partitions of a Spark shuffle"
+    )
+    checkpoint_dir: str | None = _setting(
+        "SPARK_CHECKPOINT_DIR",
+        None,
+        "folder of ALS's checkpoints; on a cluster, one that all machines share",
+    )
+
+
+class AlsSettings(_Group):
+    """The two fits of ALS, their evaluation and the recommendations."""
+
+    objective: Literal["preference", "rating"] = _setting(
+        "ALS_OBJECTIVE",
+        "preference",
+        "what ranks a user's restaurants: `preference`, fitted by implicit-feedback "
+        "ALS, or `rating`, predicted by explicit ALS alone",
+    )
+    max_iter: Count = _setting("ALS_MAX_ITER", 10, "ALS iterations")
+    rank: Count = _setting("ALS_RANK", 10, "latent factors of the rating fit")
+    reg_param: float = _setting("ALS_REG_PARAM", 0.1, "ALS regularisation of the rating fit", ge=0)
+    user_weight: float | None = _setting(
+        "ALS_USER_WEIGHT",
+        None,
+        "damping of the user bias, in ratings; unset: chosen by each training",
+        gt=0,
+    )
+    restaurant_weight: float | None = _setting(
+        "ALS_RESTAURANT_WEIGHT",
+        None,
+        "damping of the restaurant bias, in ratings; unset: chosen by each training",
+        gt=0,
+    )
+    preference_rank: Count | None = _setting(
+        "ALS_PREFERENCE_RANK",
+        None,
+        "latent factors of the preference fit; unset: 32 or 64, chosen by each training",
+    )
+    preference_reg_param: float | None = _setting(
+        "ALS_PREFERENCE_REG_PARAM",
+        None,
+        "ALS regularisation of the preference fit; unset: a fifth of `ALS_ALPHA`",
+        gt=0,
+    )
+    preference_users: Count = _setting(
+        "ALS_PREFERENCE_USERS",
+        20_000,
+        "most users of two or more ratings that MLlib fits; half-steps extend the fit to all",
+    )
+    alpha: float | None = _setting(
+        "ALS_ALPHA",
+        None,
+        "confidence that the mean rating adds to that of an unrated restaurant; unset: "
+        "chosen by each training",
+        gt=0,
+    )
+    cold_start_strategy: Literal["drop", "nan"] = _setting(
+        "ALS_COLD_START_STRATEGY",
+        "drop",
+        "test ratings of unknown users or restaurants: left out, or RMSE is null",
+    )
+    test_fraction: Fraction = _setting(
+        "ALS_TEST_FRACTION", 0.2, "share of each user's ratings to test with"
+    )
+    test_split: Literal["random", "time"] = _setting(
+        "ALS_TEST_SPLIT", "random", "test ratings: `random` or, by `time`, the latest"
+    )
+    top_n: int = _setting("ALS_TOP_N", 13, "restaurants recommended to each user", ge=1, le=1000)
+
+
+class ClustersSettings(_Group):
+    """The clustering of users."""
+
+    k: Count = _setting("CLUSTERS_K", 50, "number of clusters")
+    space: Literal["tastes", "ratings"] = _setting(
+        "CLUSTERS_SPACE",
+        "tastes",
+        "what is clustered: `tastes`, a spectral embedding of the restaurants that "
+        "users rate, or the raw `ratings`",
+    )
+    top_n: int = _setting("CLUSTERS_TOP_N", 40, "restaurants kept for each cluster", ge=1, le=1000)
+
+
+class Settings(_Group):
+    """Files, logs and seed.
+
+    Holds the groups of all other settings, too; build it with :func:`load_settings`.
+    """
+
+    mongo: MongoSettings
+    reviews: ReviewsSettings
+    api: ApiSettings
+    schedule: ScheduleSettings
+    gate: GateSettings
+    spark: SparkSettings
+    als: AlsSettings
+    clusters: ClustersSettings
+    work_dir: Path = _setting(
+        "WORK_DIR", Path("var"), "the only folder written to: logs, Spark's files, demo database"
+    )
+    log_level: LogLevel = _setting("LOG_LEVEL", "INFO", "lowest level of the log lines shown")
+    seed: int = _setting("SEED", 42, "seed of the splits, of ALS and of K-Means", ge=0, lt=2**31)
+
+    @classmethod
+    def of(cls, values: Mapping[str, object]) -> Settings:
+        """Return the settings with these values, by environment name; the rest has its default.
+
+        Raises
+        ------
+        pydantic.ValidationError
+            If a value is invalid.
+        """
+        return cls.model_validate({**values, **dict.fromkeys(_GROUPS, values)})
+
+    def with_values(self, changes: Mapping[str, object]) -> Settings:
+        """Return these settings with some values changed, by environment name in either case."""
+        values = self._flat(exclude_unset=True)
+        return Settings.of(values | {name.upper(): value for name, value in changes.items()})
 
     @property
     def log_dir(self) -> Path:
@@ -228,12 +339,12 @@ class Settings(BaseSettings):
         return self.work_dir / "logs"
 
     def make_folder(self, folder: Path) -> None:
-        """Make ``work_dir`` or a folder below it, if it is not there.
+        """Create ``work_dir`` or a folder below it, unless it exists.
 
         Raises
         ------
         ConfigurationError
-            If it cannot be made or written to.
+            If it cannot be created or written to.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -241,11 +352,42 @@ class Settings(BaseSettings):
         except OSError as error:
             raise ConfigurationError(f"WORK_DIR={self.work_dir}: {error}; set another") from None
         if not writable:
-            raise ConfigurationError(f"WORK_DIR={self.work_dir}: {folder} may not be written to")
+            raise ConfigurationError(f"WORK_DIR={self.work_dir}: {folder} is not writable")
 
     def public(self) -> dict[str, Any]:
-        """Return the settings that may be shown, by name: all but the secrets."""
-        return self.model_dump(mode="json", exclude={"mongo_uri", "api_key"})
+        """Return every setting but the secrets, by environment name in lower case."""
+        values = self._flat(mode="json")
+        return {name.lower(): value for name, value in values.items() if name not in _SECRETS}
+
+    def _flat(self, **options: Any) -> dict[str, Any]:
+        """Return the values by environment name."""
+        values = self.model_dump(by_alias=True, **options)
+        for name in _GROUPS:
+            values |= values.pop(name)
+        return values
+
+
+_GROUPS: dict[str, type[BaseModel]] = {
+    "mongo": MongoSettings,
+    "reviews": ReviewsSettings,
+    "api": ApiSettings,
+    "schedule": ScheduleSettings,
+    "gate": GateSettings,
+    "spark": SparkSettings,
+    "als": AlsSettings,
+    "clusters": ClustersSettings,
+}
+
+
+def setting_fields() -> dict[str, tuple[str, FieldInfo]]:
+    """Return every setting by its environment name: its group's title, and its field."""
+    models: list[type[BaseModel]] = [*_GROUPS.values(), Settings]
+    return {
+        field.alias: ((model.__doc__ or "").partition(".")[0], field)
+        for model in models
+        for field in model.model_fields.values()
+        if field.alias
+    }
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -254,48 +396,55 @@ def load_settings(**overrides: object) -> Settings:
     Parameters
     ----------
     overrides
-        Settings given by hand, such as from a command line; they win over both.
+        Values by lower-case name, such as from a command line; they win over both.
 
     Raises
     ------
     ConfigurationError
-        If a value cannot be, or a name is unknown. Values of secrets are not repeated.
+        If a value is invalid or a name is a typo. The values of secrets are not repeated.
     """
-    _refuse_unknown_names()
+    values = _file_values() | {name.upper(): value for name, value in os.environ.items()}
+    _check_names(values)
+    given = {name: value for name, value in values.items() if value}
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        return Settings.of(given | {name.upper(): value for name, value in overrides.items()})
     except ValidationError as error:
-        lines = "; ".join(_explain(detail) for detail in error.errors())
-        raise ConfigurationError(lines) from None
+        lines = dict.fromkeys(_explain(detail, given | overrides) for detail in error.errors())
+        raise ConfigurationError("; ".join(lines)) from None
 
 
-def _refuse_unknown_names() -> None:
-    """Refuse what is meant as a setting and is none.
-
-    In the environment, where other programs have their names, that is what starts as only settings
-    of ours do; in ``.env``, what resembles a setting, too.
-    """
-    known = [name.upper() for name in Settings.model_fields]
-    names = [*_names_in_file(), *(n for n in os.environ if n.upper().startswith(_OWN_PREFIXES))]
-    for name in names:
-        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=_RESEMBLANCE)
-        if name.upper() in known or not (near or name.upper().startswith(_OWN_PREFIXES)):
-            continue
-        hint = f"; did you mean {near[0]}?" if near else "; docs/settings.md lists them all"
-        raise ConfigurationError(f"{name} is no setting{hint}")
-
-
-def _names_in_file() -> list[str]:
+def _file_values() -> dict[str, str]:
     try:
-        return list(dotenv_values(ENV_FILE)) if Path(ENV_FILE).is_file() else []
+        values = dotenv_values(ENV_FILE) if Path(ENV_FILE).is_file() else {}
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigurationError(f"{ENV_FILE} cannot be read as UTF-8 text: {error}") from None
+    return {name.upper(): value or "" for name, value in values.items()}
 
 
-def _explain(detail: Any) -> str:
-    """Say in one line what is wrong with one setting, without the value of a secret."""
-    if not detail["loc"]:
-        return str(detail["msg"]).removeprefix("Value error, ")
-    name = str(detail["loc"][0])
-    value = "" if name in {"mongo_uri", "api_key"} else f"={detail['input']!r}"
-    return f"{name.upper()}{value}: {detail['msg']}"
+def _check_names(values: Mapping[str, object]) -> None:
+    """Refuse a close misspelling of a setting; warn of an unknown name with one of our prefixes."""
+    known = list(setting_fields())
+    for name in _suspects(values, known):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=_TYPO_SIMILARITY)
+        if near:
+            raise ConfigurationError(f"{name} is not a setting; did you mean {near[0]}?")
+        if name.startswith(_OWN_PREFIXES):
+            log.warning("%s is not a setting; docs/settings.md lists all of them", name)
+
+
+def _suspects(values: Mapping[str, object], known: list[str]) -> Iterator[str]:
+    from_file = _file_values()
+    for name in values:
+        ours = name in from_file or name.startswith(_OWN_PREFIXES)
+        if ours and name not in known and not _KUBERNETES.search(name):
+            yield name
+
+
+def _explain(detail: Any, values: Mapping[str, object]) -> str:
+    """Return one line about one invalid setting, without the value of a secret."""
+    name = str(detail["loc"][-1]) if detail["loc"] else ""
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if name not in setting_fields():
+        return message
+    value = "" if name in _SECRETS else f"={values.get(name, values.get(name.lower()))!r}"
+    return f"{name}{value}: {message}"

@@ -1,5 +1,5 @@
-"""Reviews, Users, Restaurants and files in; clean, numbered ratings out.
+"""From the collections of the backend to clean ratings.
 
-``ids`` turns an id of any BSON type into a string, ``cleaning`` decides which rows are valid, and
-``one_user`` reads a single user. Open ``cleaning`` first.
+In come ``Reviews``, ``Users``, ``Restaurants`` and files; out go :class:`~.ratings.Ratings`: each
+pair of user and restaurant once, both numbered. Open ``ratings.py`` first, then ``cleaning.py``.
 """

@@ -141,6 +141,6 @@ def clean_rows(
         [row.get(restaurant) for row in rows],
         [row.get(rating) for row in rows],
         [row.get(time) for row in rows],
-        rating_min=settings.rating_min,
-        rating_max=settings.rating_max,
+        rating_min=settings.reviews.rating_min,
+        rating_max=settings.reviews.rating_max,
     )

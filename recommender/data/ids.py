@@ -161,6 +161,7 @@ def is_nan(value: Any) -> bool:
 
 
 def as_decimal(value: Any) -> Decimal | None:
+    """Return the exact number of a numeric id, None for any other type."""
     if isinstance(value, Decimal128):
         return value.to_decimal()
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -40,7 +40,7 @@ def ratings_of_user(settings: Settings, user: str) -> Ratings:
     same: Document = {"$in": [user, *_other_types(user)]}
     if not can_be_sent(same):
         raise DataError(f"user {user!r} is not valid UTF-8, which MongoDB requires; check the id")
-    batches = list(read(settings, IdRange(), {settings.reviews_user_field: same}))
+    batches = list(read(settings, IdRange(), {settings.reviews.user_field: same}))
     batches = batches or [_ratings_in_users(settings, same)]
     if not sum(batch.num_rows for batch in batches):
         raise DataError(f"user {user!r} has no rating in Reviews or Users; check the id")

@@ -1,8 +1,8 @@
 """Reading of Reviews from MongoDB as blocks of cleaned ratings, in one process or in many.
 
 :func:`plan` divides the collection into ranges of ``_id``; :func:`read` reads one of them. The
-Spark data source of :mod:`recommender.spark.reviews_source` plans in the driver and reads in its executors;
-:func:`read_ratings` reads everything in this process.
+Spark data source of :mod:`recommender.spark.reviews_source` plans in the driver and reads in its
+executors; :func:`read_ratings` reads everything in this process.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def read(
     batch_rows
         Reviews fetched and cleaned at a time.
     """
-    projection = {"_id": 0} | dict.fromkeys(settings.review_fields, 1)
+    projection = {"_id": 0} | dict.fromkeys(settings.reviews.fields, 1)
     with gc_paused(), connect(settings) as client, mongo_errors("reading Reviews"):
         reviews = source_database(client, settings)[COLLECTION].with_options(codec_options=CODEC)
         wanted = matching or {}
@@ -115,12 +115,12 @@ def read(
         if id_range.upper:
             cursor.max(list(id_range.upper.items()))
         while rows := cursor.to_list(batch_rows):
-            yield clean_rows(rows, settings.review_fields, settings)
+            yield clean_rows(rows, settings.reviews.fields, settings)
         # Without an upper bound MongoDB stops before MaxKey.
         if id_range.lower and not id_range.upper:
             last: Document = {"$and": [wanted, {"_id": MaxKey()}]}
             if rows := reviews.find(last, projection).to_list():
-                yield clean_rows(rows, settings.review_fields, settings)
+                yield clean_rows(rows, settings.reviews.fields, settings)
 
 
 @contextmanager

@@ -131,7 +131,7 @@ class _Newcomers:
             table["rating"].to_numpy()[valid],
             table["time"].to_numpy()[valid],
         )
-        values = rating + rating_shift(self._settings.rating_min)
+        values = rating + rating_shift(self._settings.reviews.rating_min)
         return csr_array((values, (user, restaurant)), shape=shape)
 
 

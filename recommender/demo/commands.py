@@ -1,6 +1,6 @@
 """The commands of the Makefile: a training and the service, by default on a synthetic city.
 
-``python -m recommender.demo.commands run`` trains once and serves, ``train`` trains once, and ``database``
+``python -m recommender.demo run`` trains once and serves, ``train`` trains once, and ``database``
 runs the embedded database for other programs. If ``MONGO_URI`` is set, ``run`` and ``train`` use
 that MongoDB and start none.
 """
@@ -25,13 +25,13 @@ from recommender.core.errors import ConfigurationError, ModelRejectedError
 from recommender.core.logs import configure_logging
 from recommender.core.mongo import connect, database, mongo_errors
 from recommender.core.ports import LOOPBACK, check_port_is_free, listens
-from recommender.core.script import TRAINING_CODES, run_script, script_parser
+from recommender.core.script import TRAINING_CODES, script_parser
 from recommender.core.settings import Settings, load_settings
 from recommender.core.signals import Cancelled
 from recommender.demo.embedded_mongod import POLL_SECONDS, EmbeddedMongo
 from recommender.demo.synthetic_city import City, write_city
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 
 _SERVER_GRACE_SECONDS = 10.0
 _DEMO_CACHE_GB = 0.5
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = script_parser(
         (__doc__ or "").partition("\n\n")[2],
         *TRAINING_CODES,
-        prog="python -m recommender.demo.commands",
+        prog="python -m recommender.demo",
     )
     parser.add_argument("command", choices=["run", "train", "database"])
     city = parser.add_argument_group("the synthetic city (only if Reviews is empty)")
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(settings: Settings, city: City, scripts: Path) -> int:
     """Train once, then serve until a signal stops it."""
-    check_port_is_free(settings.host, settings.port)
+    check_port_is_free(settings.api.host, settings.api.port)
     embedded = not _names_a_database(settings)
     with _database(settings, city) as settings:
         code = _run_training(settings, scripts)
@@ -113,7 +113,7 @@ def _keep_database(settings: Settings, city: City, _scripts: Path) -> int:
         raise ConfigurationError("MONGO_URI is set, so no database is started; unset it first")
     try:
         with _database(settings, city) as settings:
-            _print(f"MONGO_URI={settings.mongo_uri.get_secret_value()}", "Ctrl-C stops it.")
+            _print(f"MONGO_URI={settings.mongo.uri.get_secret_value()}", "Ctrl-C stops it.")
             Event().wait()
     except Cancelled:
         _print("Stopping.")
@@ -131,7 +131,7 @@ def _database(settings: Settings, city: City) -> Iterator[Settings]:
         yield settings
         return
     with EmbeddedMongo(settings.work_dir / "demo", cache_gb=_DEMO_CACHE_GB) as mongo:
-        settings = settings.model_copy(update={"mongo_uri": SecretStr(mongo.uri)})
+        settings = settings.with_values({"mongo_uri": SecretStr(mongo.uri)})
         _fill_if_empty(settings, city)
         yield settings
 
@@ -156,15 +156,15 @@ def _run_training(settings: Settings, scripts: Path) -> int:
 def _child(settings: Settings, script: Path) -> Guarded:
     return Guarded(
         [sys.executable, script],
-        grace_seconds=settings.stop_grace_seconds + _SERVER_GRACE_SECONDS,
-        env={**os.environ, "MONGO_URI": settings.mongo_uri.get_secret_value()},
+        grace_seconds=settings.schedule.stop_grace_seconds + _SERVER_GRACE_SECONDS,
+        env={**os.environ, "MONGO_URI": settings.mongo.uri.get_secret_value()},
     )
 
 
 def _serve(settings: Settings, server: Guarded, embedded: bool) -> int:
     """Print the next steps once the server listens; return its exit code when it ends."""
-    host = _reachable(settings.host)
-    while server.poll() is None and not listens(host, settings.port):
+    host = _reachable(settings.api.host)
+    while server.poll() is None and not listens(host, settings.api.port):
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(POLL_SECONDS)
     if server.poll() is None:
@@ -177,11 +177,11 @@ def _reachable(host: str) -> str:
 
 
 def _next_steps(settings: Settings, embedded: bool) -> list[str]:
-    host = _reachable(settings.host)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-    key = ' -H "X-API-Key: $API_KEY"' if settings.api_key else ""
+    host = _reachable(settings.api.host)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.api.port}"
+    key = ' -H "X-API-Key: $API_KEY"' if settings.api.key else ""
     python = os.path.relpath(sys.executable)
-    uri = f"MONGO_URI={settings.mongo_uri.get_secret_value()} " if embedded else ""
+    uri = f"MONGO_URI={settings.mongo.uri.get_secret_value()} " if embedded else ""
     return [
         "",
         f"Serving on {url} until Ctrl-C. Next, in another terminal:",
@@ -204,7 +204,3 @@ def _print(*lines: str) -> None:
     for line in lines:
         sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    raise SystemExit(run_script(main))

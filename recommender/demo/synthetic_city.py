@@ -393,7 +393,7 @@ def _restaurant_documents(population: Population) -> list[Document]:
 def _review_batches(
     population: Population, settings: Settings, progress: Progress
 ) -> Iterator[list[Document]]:
-    user_field, restaurant_field, rating_field, time_field = settings.review_fields
+    user_field, restaurant_field, rating_field, time_field = settings.reviews.fields
     for block in review_blocks(population):
         user_ids = population.user_ids(int(block.user[0]), int(block.user[-1]) + 1)
         gmap_ids = population.restaurants.gmap_id

@@ -27,8 +27,8 @@ def split(
     of
         bool (users,), whose ratings are divided; all users' by default.
     """
-    time = ratings.time if settings.als_test_split == "time" else None
-    fraction, seed = settings.als_test_fraction, settings.seed
+    time = ratings.time if settings.als.test_split == "time" else None
+    fraction, seed = settings.als.test_fraction, settings.seed
     is_test = choose_test_rows(ratings.user, fraction, seed=seed, time=time)
     if of is not None:
         is_test &= of[ratings.user]
@@ -37,7 +37,7 @@ def split(
 
 def with_fold_seed(settings: Settings, fold: int) -> Settings:
     """Return the settings with the seed of a fold."""
-    return settings.model_copy(update={"seed": (settings.seed + fold) % _SEEDS})
+    return settings.with_values({"seed": (settings.seed + fold) % _SEEDS})
 
 
 def sample_users(ratings: Ratings, max_ratings: int, seed: int) -> Ratings:
@@ -52,7 +52,7 @@ def sample_users(ratings: Ratings, max_ratings: int, seed: int) -> Ratings:
 
 def relevant_items(test: Ratings, settings: Settings) -> tuple[NDArray[np.int32], csr_array]:
     """Return the users with relevant test items, and these items: (users, restaurants)."""
-    relevant = test.rows(test.rating >= settings.liked)
+    relevant = test.rows(test.rating >= settings.reviews.relevant_from)
     users = np.unique(relevant.user)
     return users, csr_array(relevant.matrix(1.0)[users])
 

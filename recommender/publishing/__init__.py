@@ -1,5 +1,5 @@
-"""What is published: staged collections, the swap, the gate.
+"""How collections are published: staged, checked, compared by the gate, swapped in at once.
 
-In: documents that a training has computed. Out: whole collections that replace the previous ones at
-once, or an error that leaves those in place. Open ``bson_size.py`` for what fits one document.
+In come documents; out go ``Recommendations``, ``Clusters`` and ``Metadata``, each of one run. Open
+``publish.py`` first, then ``staging.py`` and ``gate.py``.
 """

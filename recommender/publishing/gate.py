@@ -110,7 +110,7 @@ def check_clusters(run: TrainingRun, users: int) -> None:
     with mongo_errors("comparing with the clusters that are live"):
         live = run.db[METADATA].find_one({"_id": CLUSTERS_ID}) or {}
         theirs = Ledger(run.db).get(str(live.get("run_id"))) or {}
-    same_reader = live.get("rating_shift", 0) == reader_shift(run.settings.rating_min)
+    same_reader = live.get("rating_shift", 0) == reader_shift(run.settings.reviews.rating_min)
     if not (same_reader and _same(run.settings.public(), theirs, _SAME_CLUSTERED)):
         log.info("the gate does not compare the clusters' users: no live run of the same limits")
         return
@@ -119,7 +119,7 @@ def check_clusters(run: TrainingRun, users: int) -> None:
 
 
 def _too_few(what: str, users: int, live_users: int, settings: Settings) -> list[str]:
-    share = settings.gate_min_users_share
+    share = settings.gate.min_users_share
     if users >= share * live_users:
         return []
     return [
@@ -168,7 +168,7 @@ def _chance(*rows: int | None) -> float:
 
 def _decide(run: TrainingRun, what: str, live_run: str, reasons: list[str]) -> None:
     """Record the verdict; raise an error if it is against the model and the gate is on."""
-    passed = not reasons or not run.settings.gate
+    passed = not reasons or not run.settings.gate.enabled
     verdict = {"compared_with": live_run, "passed": passed, "reasons": reasons}
     run.record(**{f"gate.{what}": verdict})
     if passed and reasons:

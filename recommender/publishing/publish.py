@@ -48,8 +48,8 @@ def publish(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
     """Put sealed stages in their targets' places, one right after the other.
 
     The switch is noted first: if this process or its connection dies on the way,
-    :func:`recommender.runs.switch.finish_switch` does the rest. The targets are copied before: as the
-    previous generation, and to be put back if the server refuses a later one.
+    :func:`~recommender.runs.switch.finish_switch` does the rest. The targets are copied before: as
+    the previous generation, and to be put back if the server refuses a later one.
 
     Raises
     ------

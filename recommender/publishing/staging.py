@@ -17,7 +17,7 @@ from pymongo.errors import PyMongoError
 from recommender.core.errors import PublishError
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors, reason_of
 from recommender.core.mongo_collections import (
-    _INSERT_ROWS,
+    INSERT_ROWS,
     SIMPLE,
     copy_indexes,
     copy_validator,
@@ -164,7 +164,7 @@ class Stage:
     def carry_over(self) -> None:
         """Copy the documents of others from the target, if they are kept, and its validator."""
         others = iter(others_in(self._db[self.target]) if self.keep_others else ())
-        while block := list(islice(others, _INSERT_ROWS)):
+        while block := list(islice(others, INSERT_ROWS)):
             versions = {digest(document): document for document in block}
             newer = [versions[version].get(self.unique) for version in versions.keys() - self._old]
             self._db[self.name].delete_many({self.unique: {"$in": newer}})

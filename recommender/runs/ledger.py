@@ -134,7 +134,7 @@ def _begun(run_id: str, trigger: Trigger, settings: Settings, log_file: Path | N
         "phases": [],
         "metrics": {},
         "settings": settings.public(),
-        "forced": not settings.gate,
+        "forced": not settings.gate.enabled,
         "versions": _versions(),
         "log": str(log_file) if log_file else None,
     }

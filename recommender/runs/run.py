@@ -159,7 +159,7 @@ def training_run(settings: Settings, run_id: str | None = None) -> Iterator[Trai
     """
     with connect(settings) as client:
         db = database(client, settings)
-        lease = Lease(db, settings.lease_seconds)
+        lease = Lease(db, settings.schedule.lease_seconds)
         resumed = run_id is not None
         run_id = run_id or new_run_id()
         write = partial(Ledger(db).close, run_id)
@@ -172,15 +172,15 @@ def training_run(settings: Settings, run_id: str | None = None) -> Iterator[Trai
             release()
             log.error("%s", reason)  # after all else, as logging may be what hangs
 
-        grace = settings.stop_grace_seconds
-        with stop_limit(grace), time_limit(settings.train_timeout_minutes, grace, give_up):
+        grace = settings.schedule.stop_grace_seconds
+        with stop_limit(grace), time_limit(settings.schedule.timeout_minutes, grace, give_up):
             try:
                 with _closing(settings, write):
                     with mongo_errors("taking the lease"):
                         (lease.resume if resumed else lease.acquire)(run_id)
                     with (
                         _opened(db, run_id, settings, resumed=resumed),
-                        _Heartbeat(lease, settings.lease_seconds) as heartbeat,
+                        _Heartbeat(lease, settings.schedule.lease_seconds) as heartbeat,
                     ):
                         run = TrainingRun(run_id, db, settings, lease, heartbeat)
                         with _lost_lease_first(lease):
@@ -224,7 +224,7 @@ def _opened(db: MongoDatabase, run_id: str, settings: Settings, *, resumed: bool
                 log_file = stack.enter_context(run_log(settings, run_id))
                 ledger.update(run_id, {"log": str(log_file) if log_file else None})
             # The service's settings may differ: this process has read .env again.
-            used = {"settings": settings.public(), "forced": not settings.gate}
+            used = {"settings": settings.public(), "forced": not settings.gate.enabled}
             started = {"state": "running", "pid": os.getpid(), "started_at": now()}
             ledger.update(run_id, used | started)
             sweep(db)
@@ -326,11 +326,11 @@ def _exit_code_of(error: BaseException | None) -> int:
 def _prune(db: MongoDatabase, settings: Settings) -> None:
     """Delete old runs, and the logs here of runs that this process or another has deleted."""
     ledger = Ledger(db)
-    ledger.prune(settings.runs_kept, published_runs(db))
+    ledger.prune(settings.schedule.runs_kept, published_runs(db))
     # Paths come from the folder, never from the database.
     logs = {path.stem: path for path in settings.log_dir.glob("*.log")}
     run_ids = filter(RUN_ID.fullmatch, logs)
-    for run_id in ledger.pruned(settings.runs_kept, run_ids):
+    for run_id in ledger.pruned(settings.schedule.runs_kept, run_ids):
         with contextlib.suppress(OSError):
             logs[run_id].unlink(missing_ok=True)
 

@@ -1,8 +1,8 @@
 """The switch: staged collections replace the live ones, and any process can finish it.
 
-It is noted in the lease's document first (`recommender.runs.lease.Lease.begin_switch`): only the lease's
-holder can begin one, and the next holder reads the note and does the rest. What was live before is
-kept under the target's name and :data:`PREVIOUS`.
+It is noted in the lease's document first (`recommender.runs.lease.Lease.begin_switch`): only the
+lease's holder can begin one, and the next holder reads the note and does the rest. What was live
+before is kept under the target's name and :data:`PREVIOUS`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""The HTTP API: what clients call to start trainings and to read runs and recommendations.
+"""The service: its routes, its schedule, and the trainings that it starts as child processes.
 
-In: requests, and the `Service` that the lifespan of ``model.py`` opens. Out: JSON, errors as
-``application/problem+json``. Each ``routes_*.py`` holds one subject's routes with their schemas;
-open ``state.py`` first for what they share, ``routes_training.py`` for an example.
+In come requests and slots of the schedule; out go trainings and answers. Open ``launcher.py``
+first, then ``scheduler.py``.
 """

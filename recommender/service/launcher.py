@@ -21,7 +21,7 @@ from recommender.runs.ledger import Ledger, State, Trigger, new_run_id
 from recommender.runs.switch import sweep
 from recommender.service.recovery import Recovery
 
-SCRIPT = Path(__file__).parent.parent / "als_training.py"
+SCRIPT = Path(__file__).parents[2] / "als_training.py"
 
 # Added to the time limit and two graces before a hanging child is killed: its start is slow.
 _LAST_RESORT_SECONDS = 30.0
@@ -53,7 +53,7 @@ class Trainer:
         self._settings = settings
         self._db = db
         self._script = script
-        self._tidier = Recovery(db, settings.lease_seconds)
+        self._tidier = Recovery(db, settings.schedule.lease_seconds)
         self._lock = threading.Lock()
         self._stopping = False
         self._unreleased: Lease | None = None
@@ -77,7 +77,7 @@ class Trainer:
             If MongoDB does not answer.
         """
         run_id = new_run_id()
-        lease = Lease(self._db, self._settings.lease_seconds)
+        lease = Lease(self._db, self._settings.schedule.lease_seconds)
         log_file = self._settings.log_dir / f"{run_id}.log"
         ledger = Ledger(self._db)
         with self._lock, mongo_errors("taking the lease"):
@@ -90,7 +90,7 @@ class Trainer:
             lease.acquire(run_id)
             try:
                 settings = self._settings
-                settings = settings.model_copy(update={"gate": False}) if force else settings
+                settings = settings.with_values({"gate": False}) if force else settings
                 ledger.open(run_id, trigger, settings, log_file)
                 child = self._spawn(run_id, log_file, ["--force"] if force else [])
             except BaseException as error:
@@ -143,7 +143,7 @@ class Trainer:
     def _spawn(self, run_id: str, log_file: Path, options: list[str]) -> Guarded:
         command: list[str | Path] = [sys.executable, self._script, "--run-id", run_id, *options]
         with log_file.open("wb") as output:
-            grace = self._settings.stop_grace_seconds
+            grace = self._settings.schedule.stop_grace_seconds
             return Guarded(command, grace_seconds=grace, output=output)
 
     def _wait(self, child: Guarded, overdue: threading.Event) -> int:
@@ -153,8 +153,8 @@ class Trainer:
             overdue.set()
             child.stop()
 
-        seconds = self._settings.train_timeout_minutes * 60
-        seconds += 2 * self._settings.stop_grace_seconds + _LAST_RESORT_SECONDS
+        seconds = self._settings.schedule.timeout_minutes * 60
+        seconds += 2 * self._settings.schedule.stop_grace_seconds + _LAST_RESORT_SECONDS
         last_resort = threading.Timer(seconds, end)
         last_resort.daemon = True
         last_resort.start()

@@ -52,7 +52,7 @@ def recommendations(
         ratings = ratings_from_request(service.settings, pairs, factors.position)
     except (DataError, ValueError) as error:
         raise HTTPException(422, f"query.rated: {error}") from None
-    best = factors.recommend(ratings, service.settings.als_top_n)
+    best = factors.recommend(ratings, service.settings.als.top_n)
     return Recommendations(
         run_id=factors.run_id,
         recommendations=[

@@ -66,7 +66,7 @@ async def next_training(service: CurrentService) -> NextTraining:
         time_left=f"Time left for next training: {in_words(left)}.",
         seconds_left=round(left, 3),
         next_training_at=datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=left),
-        interval_hours=service.settings.train_interval_hours,
+        interval_hours=service.settings.schedule.interval_hours,
         skipped=service.clock.latest.skipped,
         last_skipped=SkippedSlot(**skipped) if skipped else None,
     )

@@ -24,9 +24,9 @@ async def require_key(
     HTTPException
         401 if the key is missing or wrong.
     """
-    if service.settings.api_key is None:
+    if service.settings.api.key is None:
         return
-    expected = service.settings.api_key.get_secret_value().encode()
+    expected = service.settings.api.key.get_secret_value().encode()
     key = header if header is not None else bearer.credentials if bearer else ""
     # Starlette decodes header bytes as Latin-1; the client may have sent UTF-8.
     if not hmac.compare_digest(key.encode("latin-1"), expected):

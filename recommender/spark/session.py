@@ -110,7 +110,7 @@ def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
 
     def not_started(text: str) -> ConfigurationError:
         return ConfigurationError(
-            f"Spark does not start with SPARK_MASTER={settings.spark_master} and WORK_DIR="
+            f"Spark does not start with SPARK_MASTER={settings.spark.master} and WORK_DIR="
             f"{settings.work_dir}: {one_line(text)}"
         )
 
@@ -123,7 +123,7 @@ def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
                 SparkContext(conf=conf)
             spark = SparkSession.builder.config(conf=conf).getOrCreate()
             # Long lineages overflow the JVM's stack; ALS cuts them where there is a checkpoint.
-            checkpoints = settings.spark_checkpoint_dir or str(scratch / "checkpoints")
+            checkpoints = settings.spark.checkpoint_dir or str(scratch / "checkpoints")
             spark.sparkContext.setCheckpointDir(checkpoints)
             spark.sparkContext.addPyFile(str(_zip_package(scratch)))
             return spark
@@ -246,13 +246,13 @@ def driver_memory(settings: Settings) -> str:
     as its memory.
     """
     if "spark_driver_memory" in settings.model_fields_set:
-        return settings.spark_driver_memory
-    wanted = _megabytes(settings.spark_driver_memory)
+        return settings.spark.driver_memory
+    wanted = _megabytes(settings.spark.driver_memory)
     limit = memory_limit()
     fits_bytes = max(min(limit * _HEAP_SHARE, limit - _BESIDE_HEAP_BYTES), _LEAST_HEAP_BYTES)
     fits = int(fits_bytes / 2**20)
     if fits >= wanted:
-        return settings.spark_driver_memory
+        return settings.spark.driver_memory
     log.info("the Spark driver gets %d MiB, as the machine has no room for %d", fits, wanted)
     return f"{fits}m"
 
@@ -274,9 +274,9 @@ def _megabytes(memory: str) -> int:
 def _conf(settings: Settings, name: str, scratch: Path) -> SparkConf:
     options = {
         "spark.driver.memory": driver_memory(settings),
-        "spark.executor.memory": settings.spark_executor_memory,
-        "spark.executor.cores": settings.spark_executor_cores,
-        "spark.sql.shuffle.partitions": settings.spark_shuffle_partitions,
+        "spark.executor.memory": settings.spark.executor_memory,
+        "spark.executor.cores": settings.spark.executor_cores,
+        "spark.sql.shuffle.partitions": settings.spark.shuffle_partitions,
         "spark.local.dir": scratch,
         "spark.sql.warehouse.dir": scratch / "warehouse",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
@@ -289,12 +289,12 @@ def _conf(settings: Settings, name: str, scratch: Path) -> SparkConf:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }
-    if not settings.spark_master.startswith("spark://"):  # there, all must share one secret
+    if not settings.spark.master.startswith("spark://"):  # there, all must share one secret
         options |= {"spark.authenticate": "true", "spark.network.crypto.enabled": "true"}
     if _is_local(settings):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         options |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-    conf = SparkConf().setAppName(name).setMaster(settings.spark_master)
+    conf = SparkConf().setAppName(name).setMaster(settings.spark.master)
     return conf.setAll([(key, str(value)) for key, value in options.items()])
 
 
@@ -309,7 +309,7 @@ def _java_options() -> str:
 
 
 def _is_local(settings: Settings) -> bool:
-    return settings.spark_master == "local" or settings.spark_master.startswith("local[")
+    return settings.spark.master == "local" or settings.spark.master.startswith("local[")
 
 
 def _zip_package(scratch: Path) -> Path:

@@ -25,7 +25,7 @@ def drawn(users: float, restaurants: float, noise: float, seed: int) -> Ratings:
 
 @pytest.fixture
 def any_scale(db_settings: Settings) -> Settings:
-    return db_settings.model_copy(update={"rating_min": 0.0})
+    return db_settings.with_values({"rating_min": 0.0})
 
 
 def test_the_bias_is_that_of_ridge_regression() -> None:
@@ -66,14 +66,14 @@ def test_the_damping_is_the_variance_of_ratings_by_that_of_the_biases(any_scale:
 
 def test_damping_set_by_hand_is_kept(any_scale: Settings) -> None:
     ratings = drawn(0.2, 0.5, 0.6, seed=1)
-    one = any_scale.model_copy(update={"als_user_weight": 100.0})
+    one = any_scale.with_values({"als_user_weight": 100.0})
     assert choose_damping(ratings, one).user == 100
-    both = one.model_copy(update={"als_restaurant_weight": 7.0})
+    both = one.with_values({"als_restaurant_weight": 7.0})
     assert choose_damping(ratings, both) == BiasDamping(100, 7)
 
 
 def test_without_a_test_rating_the_damping_is_the_default(any_scale: Settings) -> None:
     ratings = ratings_of([(f"u{i}", f"r{i % 3}", i % 5 + 1) for i in range(9)])
     for fixed in (None, 7.0):
-        settings = any_scale.model_copy(update={"als_restaurant_weight": fixed})
+        settings = any_scale.with_values({"als_restaurant_weight": fixed})
         assert choose_damping(ratings, settings) == BiasDamping(3, fixed or 20)

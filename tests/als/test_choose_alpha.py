@@ -18,7 +18,7 @@ SMALL: dict[str, Any] = {"als_preference_rank": 8}
 
 @pytest.fixture
 def quick(db_settings: Settings) -> Settings:
-    return db_settings.model_copy(update=SMALL)
+    return db_settings.with_values(SMALL)
 
 
 def dense(seed: int) -> Ratings:
@@ -32,9 +32,9 @@ def dense(seed: int) -> Ratings:
 
 
 def test_what_is_set_by_hand_stays(quick: Settings) -> None:
-    by_hand = quick.model_copy(update={"als_alpha": 5.0})
+    by_hand = quick.with_values({"als_alpha": 5.0})
     assert find_confidence(dense(1), by_hand) == Confidence(5, 1, 8)
-    reg_param = quick.model_copy(update={"als_preference_reg_param": 0.3})
+    reg_param = quick.with_values({"als_preference_reg_param": 0.3})
     first, again = (find_confidence(dense(1), reg_param) for _ in range(2))
     assert first.reg_param == 0.3
     assert first == again

@@ -68,7 +68,7 @@ def test_the_popular_list_is_the_one_that_is_served(db_settings: Settings) -> No
     rows += [("_test", "c", 5.0), ("_test", "b", 5.0)]
     ratings = ratings_of(rows)
     is_test = (ratings.user == 0) & (ratings.restaurant == 1)
-    one = db_settings.model_copy(update={"als_top_n": 1})
+    one = db_settings.with_values({"als_top_n": 1})
     model = neighbours(ratings)
     figures = evaluate_lists(model, ratings.rows(~is_test), ratings.rows(is_test), one)
     assert figures["popular"]["ndcg"] == 1

@@ -39,7 +39,7 @@ def checkerboard() -> Ratings:
 def test_als_finds_a_checkerboard(
     spark: SparkSession, db_settings: Settings, objective: str
 ) -> None:
-    settings = db_settings.model_copy(update={"als_objective": objective})
+    settings = db_settings.with_values({"als_objective": objective})
     train, held_out = split(checkerboard(), settings)
     model = fitting.fit_rating(
         spark, train, settings, None if objective == "rating" else BiasDamping()
@@ -57,7 +57,7 @@ def test_on_any_scale_both_fits_find_what_there_is_to_find(
 ) -> None:
     """Users go to places of their colour, and like those of their quarter."""
     bounds = {"rating_min": low, "rating_max": high}
-    settings = db_settings.model_copy(update=bounds)
+    settings = db_settings.with_values(bounds)
     visits = [(i, j) for i in range(40) for j in range(32) if (i + j) % 2 and (i + 3 * j) % 5]
     rows = [(f"u{i:02}", f"r{j:02}", high if (i + j) % 4 == 1 else low + step) for i, j in visits]
     ratings = ratings_of(rows, **bounds)
@@ -142,7 +142,7 @@ def test_sweeps_continue_the_fit_of_mllib(
 def test_sweeps_reach_restaurants_that_mllib_did_not_see(
     spark: SparkSession, city: Ratings, quick_settings: Settings
 ) -> None:
-    few = quick_settings.model_copy(update={"als_preference_users": 2})
+    few = quick_settings.with_values({"als_preference_users": 2})
     model = fitting.fit(spark, city, few, USUAL)
     assert model.preferences
     several = city.rows(np.bincount(city.user)[city.user] >= 2)
@@ -186,7 +186,7 @@ def test_long_lineages_are_cut(spark: SparkSession, db_settings: Settings) -> No
     """Without, 25 iterations overflow the stack of the JVM."""
     pairs = [(i, (i + step) % 7) for i in range(50) for step in range(2)]
     ratings = ratings_of([(f"u{i}", f"r{j}", i % 5 + 1) for i, j in pairs])
-    many = db_settings.model_copy(update={"als_max_iter": 25})
+    many = db_settings.with_values({"als_max_iter": 25})
     folder = spark.sparkContext.getCheckpointDir()
     assert folder
     before = set(Path(folder.removeprefix("file:")).iterdir())

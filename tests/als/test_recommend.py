@@ -83,7 +83,7 @@ def test_every_user_gets_the_best_unrated_restaurants(
     stage_lists: StageLists,
     objective: str,
 ) -> None:
-    settings = quick_settings.model_copy(update={"als_objective": objective})
+    settings = quick_settings.with_values({"als_objective": objective})
     model = fitted(spark, city, settings)
     scores = scores_of(model, city, settings)
     scores[city.user, city.restaurant] = -np.inf
@@ -122,7 +122,7 @@ def test_by_rating_the_lists_are_those_of_sparks_als_less_rated_ones(
         }
         for row in rows
     }
-    settings = db_settings.model_copy(update={"als_objective": "rating"})
+    settings = db_settings.with_values({"als_objective": "rating"})
     documents = stage_lists(fitted(spark, city, settings), settings)
     number = {gmap_id: i for i, gmap_id in enumerate(decode_ids(city.restaurants))}
     assert len(expected) == len(documents) == len(city.users)
@@ -141,7 +141,7 @@ def test_by_rating_newcomers_get_the_most_popular_ones(
     quick_settings: Settings,
     stage_lists: StageLists,
 ) -> None:
-    settings = quick_settings.model_copy(update={"als_objective": "rating"})
+    settings = quick_settings.with_values({"als_objective": "rating"})
     popularity = popularity_of(city, settings)
     best = [decode_ids(city.restaurants)[i] for i in np.argsort(-popularity, kind="stable")]
     rating = {"gmap_id": best[0], "rating": 5}
@@ -166,7 +166,7 @@ def test_one_factor_that_is_not_finite_rejects_the_model(
     stage_lists: StageLists,
     objective: str,
 ) -> None:
-    settings = quick_settings.model_copy(update={"als_objective": objective})
+    settings = quick_settings.with_values({"als_objective": objective})
     model = fitted(spark, city, settings)
     if model.preferences is None:
         model.rating.user_factors[7] = np.inf

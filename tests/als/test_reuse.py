@@ -46,7 +46,7 @@ def test_it_is_not_where_it_may_no_longer_hold(db_settings: Settings) -> None:
     assert choice_of(entry, db_settings, 900, AT) is None
     assert choice_of(entry, db_settings, 1_000, AT + HOUR) is None
     for name, value in (("als_alpha", 5.0), ("rating_min", 0.0), ("als_test_split", "time")):
-        other = db_settings.model_copy(update={name: value})
+        other = db_settings.with_values({name: value})
         assert choice_of(entry, other, 1_000, AT) is None
 
 

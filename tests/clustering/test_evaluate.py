@@ -118,7 +118,7 @@ def test_without_a_rating_above_zero_in_training_there_is_a_reason() -> None:
         ratings_of([*zeros, ("u", "a", 2), ("u", "b", 2), ("u", "c", 1)], rating_max=2), settings
     )
     alone = next(s for s in range(99) if hold_out_users(matrix.ratings, 2, seed=s).seen.nnz)
-    quality = evaluate_clusters(matrix, settings.model_copy(update={"seed": alone}))
+    quality = evaluate_clusters(matrix, settings.with_values({"seed": alone}))
     assert (quality["ndcg"], quality["ratings"]["rmse"]) == (None, None)
     assert quality["reason"]
     assert quality["ratings"]["reason"]

@@ -285,7 +285,7 @@ class SwitchInBetween(CommandListener):
 def test_a_reader_between_two_models_reads_again(db: MongoDatabase, db_settings: Settings) -> None:
     write(db)
     listener = SwitchInBetween(db)
-    uri = db_settings.mongo_uri.get_secret_value()
+    uri = db_settings.mongo.uri.get_secret_value()
     with MongoClient[Document](uri, event_listeners=[listener]) as client:
         assert load_model(client[db.name]).run_id == "r2"
     assert listener.done

@@ -61,7 +61,7 @@ def test_a_uri_that_cannot_be_read_is_a_configuration_error_that_does_not_show_i
 def test_the_client_says_who_it_is_and_gives_times_with_their_zone(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
-    assert db.name == db_settings.mongo_db
+    assert db.name == db_settings.mongo.db
     assert db.client.options.pool_options.appname == APP_NAME
     assert db.codec_options.tz_aware
 
@@ -125,11 +125,11 @@ def test_a_refused_password_is_told_in_a_line_without_it(
 
 
 def as_user(settings: Settings, user: str, password: str) -> Settings:
-    uri = settings.mongo_uri.get_secret_value().replace(
+    uri = settings.mongo.uri.get_secret_value().replace(
         "://", f"://{user}:{quote_plus(password)}@", 1
     )
     return load_settings(
-        mongo_uri=f"{uri}?authSource={settings.mongo_db}", mongo_db=settings.mongo_db
+        mongo_uri=f"{uri}?authSource={settings.mongo.db}", mongo_db=settings.mongo.db
     )
 
 

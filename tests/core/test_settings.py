@@ -1,21 +1,21 @@
-"""Settings: the contract's defaults, where values come from, and what is refused."""
+"""Settings: the contract's defaults, their sources, and what is refused."""
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 from recommender.core.errors import ConfigurationError
-from recommender.core.settings import Settings, load_settings
+from recommender.core.settings import Settings, load_settings, setting_fields
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
-SEED_CONFIGURATION = {
+CONTRACT_DEFAULTS = {
     "mongo_db": "Google-Maps-Restaurant",
     "reviews_user_field": "user_id",
     "reviews_restaurant_field": "gmap_id",
@@ -23,6 +23,7 @@ SEED_CONFIGURATION = {
     "reviews_time_field": "time",
     "rating_min": 1.0,
     "rating_max": 5.0,
+    "host": "127.0.0.1",
     "port": 8080,
     "train_interval_hours": 3.0,
     "spark_master": "local[*]",
@@ -40,20 +41,20 @@ SEED_CONFIGURATION = {
     "clusters_top_n": 40,
 }
 
-# A value for each setting that is not its default.
-OTHER_VALUES: dict[str, tuple[str, Any]] = {
-    "mongo_uri": ("mongodb://elsewhere:1/", SecretStr("mongodb://elsewhere:1/")),
+# Texts of valid values other than the default, and what public() shows of them.
+OTHER_VALUES: dict[str, tuple[str, object]] = {
+    "mongo_uri": ("mongodb://elsewhere:1/", None),
     "mongo_db": ("city", "city"),
     "reviews_user_field": ("who", "who"),
     "reviews_restaurant_field": ("business_id", "business_id"),
-    "reviews_rating_field": ("stars", "stars"),
-    "reviews_time_field": ("date", "date"),
+    "reviews_rating_field": ("stars ⭐", "stars ⭐"),
+    "reviews_time_field": ("a$b", "a$b"),
     "restaurants_exclude": ('{"closed": true}', '{"closed": true}'),
     "rating_min": ("-1", -1.0),
     "rating_max": ("10", 10.0),
     "host": ("::1", "::1"),
     "port": ("9", 9),
-    "api_key": ("k3y", SecretStr("k3y")),
+    "api_key": ("k3y", None),
     "train_interval_hours": ("0.001", 0.001),
     "train_timeout_minutes": ("0.5", 0.5),
     "stop_grace_seconds": ("0", 0.0),
@@ -61,11 +62,11 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "gate": ("off", False),
     "gate_min_users_share": ("0", 0.0),
     "runs_kept": ("1", 1),
-    "work_dir": ("/tmp/elsewhere", Path("/tmp/elsewhere")),
-    "log_level": ("DEBUG", "DEBUG"),
+    "work_dir": ("/tmp/elsewhere", "/tmp/elsewhere"),
+    "log_level": ("debug", "DEBUG"),
     "seed": ("0", 0),
     "spark_master": ("spark://s:7077", "spark://s:7077"),
-    "spark_driver_memory": ("512m", "512m"),
+    "spark_driver_memory": ("2G", "2g"),
     "spark_executor_memory": ("1t", "1t"),
     "spark_executor_cores": ("1", 1),
     "spark_shuffle_partitions": ("3", 3),
@@ -84,296 +85,187 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "als_test_fraction": ("0.5", 0.5),
     "als_test_split": ("time", "time"),
     "als_top_n": ("1000", 1000),
-    "als_reasons": ("3", 3),
     "clusters_k": ("2", 2),
     "clusters_space": ("ratings", "ratings"),
     "clusters_top_n": ("1", 1),
 }
-SETTINGS = list(Settings.model_fields)
 
-BAD_VALUES = [
-    ("PORT", "0"),
-    ("PORT", "65536"),
-    ("PORT", "http"),
-    ("RATING_MIN", "nan"),
-    ("RATING_MAX", "inf"),
-    ("RATING_MAX", "five"),
-    ("TRAIN_INTERVAL_HOURS", "0"),
-    ("TRAIN_INTERVAL_HOURS", "8761"),
-    ("TRAIN_TIMEOUT_MINUTES", "0"),
-    ("LEASE_SECONDS", "9.9"),
-    ("STOP_GRACE_SECONDS", "-1"),
-    ("MONGO_DB", "a b"),
-    ("MONGO_DB", "a/b"),
-    ("MONGO_DB", "a.b"),
-    ("MONGO_DB", "$a"),
-    ("MONGO_DB", "a" * 64),
-    ("GATE", "ajar"),
-    ("GATE_MIN_USERS_SHARE", "1.1"),
-    ("RUNS_KEPT", "0"),
-    ("LOG_LEVEL", "LOUD"),
-    ("SEED", "-1"),
-    ("SEED", str(2**31)),
-    ("SPARK_DRIVER_MEMORY", "8"),
-    ("SPARK_DRIVER_MEMORY", "8GB"),
-    ("SPARK_EXECUTOR_MEMORY", "0g"),
-    ("SPARK_EXECUTOR_CORES", "0"),
-    ("ALS_RANK", "0"),
-    ("ALS_RANK", "1.5"),
-    ("ALS_MAX_ITER", "-3"),
-    ("ALS_REG_PARAM", "-0.1"),
-    ("ALS_OBJECTIVE", "guess"),
-    ("ALS_COLD_START_STRATEGY", "keep"),
-    ("ALS_TEST_FRACTION", "0"),
-    ("ALS_TEST_FRACTION", "1"),
-    ("ALS_TEST_SPLIT", "latest"),
-    ("ALS_USER_WEIGHT", "0"),
-    ("ALS_RESTAURANT_WEIGHT", "0"),
-    ("ALS_PREFERENCE_RANK", "0"),
-    ("ALS_PREFERENCE_REG_PARAM", "0"),
-    ("ALS_REASONS", "4"),
-    ("RESTAURANTS_EXCLUDE", "closed"),
-    ("ALS_TOP_N", "1001"),
-    ("CLUSTERS_K", "0"),
-    ("CLUSTERS_SPACE", "euclidean"),
-    ("CLUSTERS_TOP_N", "0"),
-    *(("REVIEWS_USER_FIELD", name) for name in ("$set", "a.b", ".")),
-    ("REVIEWS_RESTAURANT_FIELD", "$id"),
-    ("REVIEWS_RATING_FIELD", "deep.rating"),
-    ("REVIEWS_TIME_FIELD", "$time"),
-]
+INVALID_VALUES = {
+    "PORT": ["0", "65536", "http"],
+    "RATING_MIN": ["nan"],
+    "RATING_MAX": ["inf", "five"],
+    "TRAIN_INTERVAL_HOURS": ["0", "8761"],
+    "TRAIN_TIMEOUT_MINUTES": ["0"],
+    "LEASE_SECONDS": ["9.9"],
+    "STOP_GRACE_SECONDS": ["-1"],
+    "MONGO_DB": ["a b", "a/b", "a.b", "$a", "a" * 64],
+    "GATE": ["ajar"],
+    "GATE_MIN_USERS_SHARE": ["1.1"],
+    "RUNS_KEPT": ["0"],
+    "LOG_LEVEL": ["LOUD"],
+    "SEED": ["-1", str(2**31)],
+    "SPARK_DRIVER_MEMORY": ["8", "8GB"],
+    "SPARK_EXECUTOR_MEMORY": ["0g"],
+    "SPARK_EXECUTOR_CORES": ["0"],
+    "ALS_RANK": ["0", "1.5"],
+    "ALS_MAX_ITER": ["-3"],
+    "ALS_REG_PARAM": ["-0.1"],
+    "ALS_OBJECTIVE": ["guess"],
+    "ALS_COLD_START_STRATEGY": ["keep"],
+    "ALS_TEST_FRACTION": ["0", "1"],
+    "ALS_TEST_SPLIT": ["latest"],
+    "ALS_USER_WEIGHT": ["0"],
+    "ALS_RESTAURANT_WEIGHT": ["0"],
+    "ALS_PREFERENCE_RANK": ["0"],
+    "ALS_PREFERENCE_REG_PARAM": ["0"],
+    "ALS_TOP_N": ["1001"],
+    "RESTAURANTS_EXCLUDE": ["closed"],
+    "CLUSTERS_K": ["0"],
+    "CLUSTERS_SPACE": ["factors"],
+    "CLUSTERS_TOP_N": ["0"],
+    "REVIEWS_USER_FIELD": ["$set", "a.b", "."],
+    "REVIEWS_TIME_FIELD": ["$time"],
+}
 
 
-def test_the_defaults_are_the_contracts() -> None:
-    found = load_settings()
-    assert {name: getattr(found, name) for name in SEED_CONFIGURATION} == SEED_CONFIGURATION
-    assert found.mongo_uri.get_secret_value() == "mongodb://localhost:27017/"
-    assert found.api_key is None
+def test_defaults_are_those_of_the_contract() -> None:
+    public = load_settings().public()
+    assert {name: public[name] for name in CONTRACT_DEFAULTS} == CONTRACT_DEFAULTS
+    assert load_settings().mongo.uri.get_secret_value() == "mongodb://localhost:27017/"
+    assert load_settings().api.key is None
 
 
-def test_the_api_listens_on_the_loopback_address_unless_told() -> None:
-    assert load_settings().host == "127.0.0.1"
+def test_there_are_at_most_45_settings_and_each_is_described() -> None:
+    assert len(setting_fields()) <= 45
+    assert [name for name, (_, field) in setting_fields().items() if not field.description] == []
+    assert {name.lower() for name in setting_fields()} == set(OTHER_VALUES)
 
 
-def test_every_setting_is_described() -> None:
-    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+@pytest.mark.parametrize("source", ["environment", "file", "arguments"])
+def test_every_setting_is_read(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {name: text for name, (text, _) in OTHER_VALUES.items()}
+    if source == "environment":
+        for name, text in texts.items():
+            monkeypatch.setenv(name.upper(), text)
+    elif source == "file":
+        lines = [f"{name.upper()}='{text}'" for name, text in texts.items()]
+        Path(".env").write_text("\n".join(["# a comment", *lines]))
+    settings = load_settings(**texts) if source == "arguments" else load_settings()
+    secrets = {"mongo_uri", "api_key"}
+    expected = {name: value for name, (_, value) in OTHER_VALUES.items() if name not in secrets}
+    assert settings.public() == expected
+    assert settings.mongo.uri.get_secret_value() == texts["mongo_uri"]
+    assert settings.api.key
+    assert settings.api.key.get_secret_value() == texts["api_key"]
 
 
-def test_the_table_of_other_values_has_every_setting() -> None:
-    assert set(OTHER_VALUES) == set(SETTINGS)
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_every_setting_comes_from_the_environment(
-    name: str, monkeypatch: pytest.MonkeyPatch
+def test_arguments_win_over_the_environment_and_that_over_the_file(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    text, value = OTHER_VALUES[name]
-    monkeypatch.setenv(name.upper(), text)
-    assert getattr(load_settings(), name) == value
+    Path(".env").write_text("PORT=1\nSEED=2\nALS_RANK=3\n")
+    monkeypatch.setenv("PORT", "4")
+    monkeypatch.setenv("SEED", "5")
+    settings = load_settings(seed=6)
+    assert (settings.api.port, settings.seed, settings.als.rank) == (4, 6, 3)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_every_setting_comes_from_the_file(name: str) -> None:
-    text, value = OTHER_VALUES[name]
-    Path(".env").write_text(f"# a remark\n{name.upper()}={text}\n")
-    assert getattr(load_settings(), name) == value
-
-
-def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path(".env").write_text("PORT=1\nSEED=2\n")
-    monkeypatch.setenv("PORT", "3")
-    found = load_settings()
-    assert (found.port, found.seed) == (3, 2)
-
-
-def test_what_is_given_by_hand_wins_over_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path(".env").write_text("PORT=1\n")
-    monkeypatch.setenv("PORT", "3")
-    assert load_settings(port=4).port == 4
-
-
-def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_leaves_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "")
     monkeypatch.setenv("API_KEY", "")
-    found = load_settings()
-    assert (found.port, found.api_key) == (8080, None)
+    settings = load_settings()
+    assert (settings.api.port, settings.api.key) == (8080, None)
 
 
 @pytest.mark.parametrize("source", ["environment", "file"])
-@pytest.mark.parametrize(
-    ("wrong", "meant"),
-    [
-        ("ALS_RANKS", "ALS_RANK"),
-        ("CLUSTERS_KK", "CLUSTERS_K"),
-        ("RATING_MINIMUM", "RATING_MIN"),
-        ("REVIEWS_USER_FILED", "REVIEWS_USER_FIELD"),
-        ("TRAIN_INTERVAL_HOUR", "TRAIN_INTERVAL_HOURS"),
-        ("LEASE_SECOND", "LEASE_SECONDS"),
-        ("GATE_MIN_USER_SHARE", "GATE_MIN_USERS_SHARE"),
-        ("als_ranks", "ALS_RANK"),
-    ],
-)
-def test_a_misspelt_name_is_refused_with_the_one_that_was_meant(
-    wrong: str, meant: str, source: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_close_misspelling_is_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"ALS_RANKS": "ALS_RANK", "LEASE_SECOND": "LEASE_SECONDS", "als_alpa": "ALS_ALPHA"}
     if source == "file":
-        Path(".env").write_text(f"{wrong}=1\n")
-    else:
-        monkeypatch.setenv(wrong, "1")
-    with pytest.raises(ConfigurationError, match=rf"^{wrong} is no .*did you mean {meant}\?$"):
-        load_settings()
+        names |= {"CLUSTER_K": "CLUSTERS_K", "MONGO_UIR": "MONGO_URI", "PROT": "PORT"}
+    for name, meant in names.items():
+        with monkeypatch.context() as patch:
+            if source == "file":
+                Path(".env").write_text(f"{name}=1\n")
+            else:
+                patch.setenv(name, "1")
+            with pytest.raises(ConfigurationError, match=rf"^{name.upper()} .*{meant}\?$"):
+                load_settings()
 
 
-@pytest.mark.parametrize("name", ["CLUSTER_K", "SPARK_HOME", "MONGO_LOG", "PORTS"])
-def test_a_name_that_may_be_another_programs_is_let_be_in_the_environment(
-    name: str, monkeypatch: pytest.MonkeyPatch
+def test_unknown_names_are_no_error_and_only_our_prefixes_warn(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv(name, "x")
-    assert load_settings().model_fields_set == set()
-
-
-@pytest.mark.parametrize("name", ["SPARK_HOME", "MEMORY_LIMIT", "BIND_ADDRESS"])
-def test_a_name_that_resembles_no_setting_is_let_be_in_the_file(name: str) -> None:
-    Path(".env").write_text(f"{name}=x\n")
-    assert load_settings().model_fields_set == set()
-
-
-@pytest.mark.parametrize("name", ["CLUSTER_K", "MONGO_UIR", "API_KYE", "PROT", "SPARK_MASTR"])
-def test_a_slip_of_the_pen_in_the_file_is_refused(name: str) -> None:
-    Path(".env").write_text(f"{name}=x\n")
-    with pytest.raises(ConfigurationError, match=f"{name} is no setting; did you mean"):
-        load_settings()
-
-
-def test_a_name_that_is_like_no_other_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = ["CLUSTER_K", "SPARK_HOME", "MONGO_LOG", "REVIEWS_SERVICE_HOST", "TRAIN_PORT_80_TCP"]
+    for name in others:
+        monkeypatch.setenv(name, "x")
+    Path(".env").write_text("MEMORY_LIMIT=4g\nBIND_ADDRESS=x\n")
+    load_settings()
+    assert caplog.records == []
     monkeypatch.setenv("ALS_XYZZY_QWFP", "1")
-    with pytest.raises(ConfigurationError, match="ALS_XYZZY_QWFP"):
+    load_settings()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_invalid_values_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, values in INVALID_VALUES.items():
+        for value in values:
+            with monkeypatch.context() as patch:
+                patch.setenv(name, value)
+                with pytest.raises(ConfigurationError) as caught:
+                    load_settings()
+            assert str(caught.value).startswith(f"{name}={value!r}: ")
+            assert "\n" not in str(caught.value)
+
+
+def test_all_invalid_values_are_named_at_once() -> None:
+    Path(".env").write_text("PORT=x\nSEED=y\n")
+    with pytest.raises(ConfigurationError, match=r"PORT='x'.*SEED='y'"):
         load_settings()
 
 
-@pytest.mark.parametrize(("name", "value"), BAD_VALUES)
-def test_a_value_that_cannot_be_is_refused_by_name(
-    name: str, value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigurationError) as caught:
-        load_settings()
-    assert str(caught.value).startswith(f"{name}={value!r}: ")
-    assert "\n" not in str(caught.value)
-    assert caught.value.exit_code == 78
-
-
-def test_a_bad_value_in_the_file_is_refused_as_well() -> None:
-    Path(".env").write_text("PORT=none\n")
-    with pytest.raises(ConfigurationError, match=r"^PORT='none': "):
-        load_settings()
-
-
-def test_all_bad_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PORT", "x")
-    monkeypatch.setenv("SEED", "y")
-    with pytest.raises(ConfigurationError, match=r"PORT=.*SEED="):
-        load_settings()
-
-
-@pytest.mark.parametrize("name", ["", "$a", "a.b", "a\0b"])
-def test_a_name_that_cannot_be_a_field_of_mongodb_is_refused(name: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"REVIEWS_TIME_FIELD.*a field name is not empty"):
-        load_settings(reviews_time_field=name)
-
-
-@pytest.mark.parametrize("name", ["a$b", "stars ⭐", "_id2", "with space"])
-def test_any_other_field_name_will_do(name: str) -> None:
-    assert load_settings(reviews_time_field=name).reviews_time_field == name
-
-
-def test_two_roles_cannot_share_a_field() -> None:
-    with pytest.raises(ConfigurationError, match=r"REVIEWS_.*_FIELD settings must differ"):
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"^RATING_MIN=6 is not below RATING_MAX=5$"):
+        load_settings(rating_min=6)
+    with pytest.raises(ConfigurationError, match="REVIEWS_"):
         load_settings(reviews_user_field="x", reviews_time_field="x")
 
 
-@pytest.mark.parametrize(("low", "high"), [(5, 5), (6, 5), (1, 0)])
-def test_a_scale_that_does_not_ascend_is_refused(
-    low: int, high: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RATING_MIN", str(low))
-    monkeypatch.setenv("RATING_MAX", str(high))
-    with pytest.raises(ConfigurationError) as caught:
-        load_settings()
-    assert str(caught.value) == f"RATING_MIN={low} is not below RATING_MAX={high}"
+def test_no_secret_is_shown() -> None:
+    uri = "mongodb://u:s3cret@h/"
+    settings = load_settings(mongo_uri=uri, api_key="s3cret2")
+    assert "s3cret" not in f"{settings!r} {settings} {json.dumps(settings.public())}"
+    for wrong in ({"mongo_uri": {"password": "s3cret"}}, {"mongo_uri": uri, "rating_min": 9}):
+        with pytest.raises(ConfigurationError) as caught:
+            load_settings(**wrong)
+        assert "s3cret" not in str(caught.value)
+        assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("name", ["mongo_uri", "api_key"])
-def test_the_value_of_a_secret_is_not_repeated(name: str) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        load_settings(**{name: {"password": "s3cret"}})
-    assert str(caught.value).startswith(f"{name.upper()}: ")
-    assert "s3cret" not in str(caught.value)
-    assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__
-
-
-def test_a_mistake_elsewhere_does_not_show_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MONGO_URI", "mongodb://u:s3cret@h/")
-    monkeypatch.setenv("API_KEY", "s3cret")
-    monkeypatch.setenv("RATING_MIN", "9")
-    with pytest.raises(ConfigurationError) as caught:
-        load_settings()
-    assert "s3cret" not in str(caught.value)
-
-
-def test_what_is_public_is_everything_but_the_secrets() -> None:
-    settings = load_settings(mongo_uri="mongodb://u:s3cret@h/", api_key="s3cret2")
-    assert set(settings.public()) == set(SETTINGS) - {"mongo_uri", "api_key"}
-    assert "s3cret" not in json.dumps(settings.public())
-    assert "s3cret" not in f"{settings!r} {settings}"
-
-
-def test_settings_do_not_change_once_they_are_made() -> None:
-    settings = load_settings()
+def test_settings_are_frozen_pickle_and_change_by_copy() -> None:
+    settings = load_settings(als_rank=3)
     with pytest.raises(ValidationError, match="frozen"):
-        settings.port = 1
+        settings.als.rank = 1
+    changed = pickle.loads(pickle.dumps(settings)).with_values({"gate": False, "SEED": 1})
+    assert isinstance(changed, Settings)
+    assert (changed.gate.enabled, changed.seed, changed.als.rank) == (False, 1, 3)
+    assert (settings.gate.enabled, settings.seed) == (True, 42)
+    assert changed.spark.model_fields_set == set()  # a default stays one
 
 
-def test_the_review_fields_stand_in_the_order_of_their_roles() -> None:
-    settings = load_settings(
-        reviews_user_field="a",
-        reviews_restaurant_field="b",
-        reviews_rating_field="c",
-        reviews_time_field="d",
-    )
-    assert settings.review_fields == ("a", "b", "c", "d")
+def test_a_relevant_rating_is_three_quarters_up_the_scale() -> None:
+    assert load_settings().reviews.relevant_from == 4
+    assert load_settings(rating_min=0, rating_max=2).reviews.relevant_from == 1.5
 
 
-def test_the_logs_lie_in_the_work_folder(tmp_path: Path) -> None:
-    assert load_settings(work_dir=tmp_path).log_dir == tmp_path / "logs"
-
-
-def test_a_folder_of_the_work_folder_is_made_with_what_is_above_it(tmp_path: Path) -> None:
+def test_a_folder_of_the_work_folder_is_made_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = load_settings(work_dir=tmp_path / "a" / "b")
     settings.make_folder(settings.log_dir)
     settings.make_folder(settings.log_dir)
-    assert settings.log_dir.is_dir()
-
-
-def test_a_work_folder_that_cannot_be_is_refused_by_name(tmp_path: Path) -> None:
-    in_the_way = tmp_path / "file"
-    in_the_way.touch()
-    settings = load_settings(work_dir=in_the_way)
-    with pytest.raises(ConfigurationError, match=rf"^WORK_DIR={in_the_way}: .*; set another$"):
-        settings.make_folder(settings.log_dir)
-
-
-def test_a_work_folder_that_may_not_be_written_to_is_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    assert (tmp_path / "a" / "b" / "logs").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"^WORK_DIR="):
+        load_settings(work_dir=tmp_path / "file").make_folder(tmp_path / "file" / "logs")
     monkeypatch.setattr(os, "access", lambda _path, mode: not mode & os.W_OK)
-    with pytest.raises(ConfigurationError, match=rf"^WORK_DIR={tmp_path}: .* be written to$"):
+    with pytest.raises(ConfigurationError, match=r"^WORK_DIR="):
         load_settings(work_dir=tmp_path).make_folder(tmp_path)
-
-
-@pytest.mark.usefixtures("clean_environment")
-def test_a_file_that_is_no_text_is_a_configuration_error() -> None:
-    Path(".env").write_bytes(b"PORT=\xff\n")
-    with pytest.raises(ConfigurationError, match=r"\.env"):
-        load_settings()

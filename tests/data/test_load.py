@@ -47,8 +47,8 @@ def run(
     tmp_path: Path,
 ) -> Run:
     """Write content to a file, load it with the arguments given and return what was printed."""
-    monkeypatch.setenv("MONGO_URI", db_settings.mongo_uri.get_secret_value())
-    monkeypatch.setenv("MONGO_DB", db_settings.mongo_db)
+    monkeypatch.setenv("MONGO_URI", db_settings.mongo.uri.get_secret_value())
+    monkeypatch.setenv("MONGO_DB", db_settings.mongo.db)
 
     def run(content: str | bytes, *arguments: str, name: str = "file.csv") -> str:
         path = tmp_path / name
@@ -562,8 +562,8 @@ def test_as_a_command_from_stdin(db: MongoDatabase, db_settings: Settings, tmp_p
     environment = {
         **os.environ,
         "PYTHONPATH": str(PROJECT),
-        "MONGO_URI": db_settings.mongo_uri.get_secret_value(),
-        "MONGO_DB": db_settings.mongo_db,
+        "MONGO_URI": db_settings.mongo.uri.get_secret_value(),
+        "MONGO_DB": db_settings.mongo.db,
     }
 
     def command(content: bytes) -> subprocess.CompletedProcess[bytes]:

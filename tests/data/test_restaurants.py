@@ -21,7 +21,7 @@ def test_all_are_shown_where_nothing_is_excluded(db: MongoDatabase, db_settings:
 def test_what_matches_the_filter_is_not_shown(db: MongoDatabase, db_settings: Settings) -> None:
     closed = [{"gmap_id": name, "closed": name in "cx"} for name in "abcx"]
     db["Restaurants"].insert_many([*closed, {"closed": True}])
-    settings = db_settings.model_copy(update={"restaurants_exclude": '{"closed": true}'})
+    settings = db_settings.with_values({"restaurants_exclude": '{"closed": true}'})
     assert shown_restaurants(db, KEYS, settings).tolist() == [True, True, False]
 
 
@@ -29,7 +29,7 @@ def test_a_filter_that_mongodb_refuses_is_a_clear_error(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     db["Restaurants"].insert_one({"gmap_id": "a"})
-    settings = db_settings.model_copy(update={"restaurants_exclude": '{"a": {"$no": 1}}'})
+    settings = db_settings.with_values({"restaurants_exclude": '{"a": {"$no": 1}}'})
     with pytest.raises(DatabaseUnavailableError, match="RESTAURANTS_EXCLUDE"):
         shown_restaurants(db, KEYS, settings)
 

@@ -130,7 +130,7 @@ class TestPlan:
     def test_without_mongodb_that_is_said(self, db_settings: Settings) -> None:
         uri = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=100"
         nowhere = {"mongo_uri": SecretStr(uri)}
-        settings = db_settings.model_copy(update=nowhere)
+        settings = db_settings.with_values(nowhere)
         with pytest.raises(DatabaseUnavailableError, match="while dividing Reviews"):
             plan(settings, 2)
         with pytest.raises(DatabaseUnavailableError, match="while reading Reviews"):
@@ -180,7 +180,7 @@ class TestRead:
             {"who": "u", "business_id": "g", "stars": 2, "when": 9, "gmap_id": "x", "time": 1},
         ]
         db["Reviews"].insert_many(rows)
-        ratings = read_ratings(db_settings.model_copy(update=fields))
+        ratings = read_ratings(db_settings.with_values(fields))
         assert triples(ratings) == [("u", "g", 2.0)]
         assert ratings.time.tolist() == [9.0]
 
@@ -188,7 +188,7 @@ class TestRead:
         db["Reviews"].insert_many(
             [{**REVIEW, "user_id": f"u{rating}", "rating": rating} for rating in (0, 1, 5, 9, 10)]
         )
-        settings = db_settings.model_copy(update={"rating_min": 0.0, "rating_max": 9.0})
+        settings = db_settings.with_values({"rating_min": 0.0, "rating_max": 9.0})
         assert [rating for *_, rating in triples(read_ratings(settings))] == [0, 1, 5, 9]
 
     def test_a_filter_leaves_the_rest_unread(
@@ -349,7 +349,7 @@ class TestRatingsOfUser:
         db["Reviews"].insert_many(
             [{**REVIEW, "who": "u", "user_id": "x"}, {**REVIEW, "who": "x", "user_id": "u"}]
         )
-        settings = db_settings.model_copy(update={"reviews_user_field": "who"})
+        settings = db_settings.with_values({"reviews_user_field": "who"})
         assert len(ratings_of_user(settings, "u")) == 1
         assert triples(ratings_of_user(settings, "x")) == [("x", "g", 4.0)]
 
@@ -406,7 +406,7 @@ def test_ids_that_are_no_utf8_are_read(db: MongoDatabase, db_settings: Settings)
     db["Reviews"].insert_many(
         [RawBSONDocument(row.replace(b"AAAA", b"\xff\xfeab")) for row in rows]
     )
-    settings = db_settings.model_copy(update={"read_batch_rows": 10})
+    settings = db_settings.with_values({"read_batch_rows": 10})
     assert sum(b.num_rows for part in plan(settings, 4) for b in read(settings, part)) == 100
 
 
@@ -421,5 +421,5 @@ def test_a_text_that_only_python_takes_for_a_number_is_only_a_text(
 
 def test_the_id_of_reviews_may_be_the_users_field(db: MongoDatabase, db_settings: Settings) -> None:
     db["Reviews"].insert_one({"_id": "u", "gmap_id": "g", "rating": 4})
-    settings = db_settings.model_copy(update={"reviews_user_field": "_id"})
+    settings = db_settings.with_values({"reviews_user_field": "_id"})
     assert len(read_ratings(settings)) == 1

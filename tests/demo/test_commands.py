@@ -437,7 +437,7 @@ class TestRun:
     def test_database_named_is_used_and_not_shown(
         self, start: Start, db_settings: Settings, clean_environment: Path, from_file: bool
     ) -> None:
-        uri = db_settings.mongo_uri.get_secret_value() + "?appname=hush"
+        uri = db_settings.mongo.uri.get_secret_value() + "?appname=hush"
         if from_file:
             (clean_environment / ".env").write_text(f"MONGO_URI={uri}\n")
         with MongoClient[dict[str, object]](uri) as client:

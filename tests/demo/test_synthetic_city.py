@@ -218,7 +218,7 @@ def test_blocks_of_users_join_up_in_the_database(db: MongoDatabase, db_settings:
 
 def test_field_names_are_the_settings(db: MongoDatabase, db_settings: Settings) -> None:
     names = {"reviews_restaurant_field": "business_id", "reviews_rating_field": "stars"}
-    write_city(db, SMALL, db_settings.model_copy(update=names), with_users=False)
+    write_city(db, SMALL, db_settings.with_values(names), with_users=False)
     found = db["Reviews"].find_one({}, {"_id": 0})
     assert found is not None
     assert set(found) == {"user_id", "business_id", "stars", "time"}

@@ -38,7 +38,7 @@ def test_the_split_is_seeded_and_complete(db_settings: Settings) -> None:
 def test_the_split_by_time_tests_the_latest_ratings(db_settings: Settings) -> None:
     ratings = ratings_of([("u", f"r{j}", 3) for j in range(10)])
     ratings = replace(ratings, time=np.array([5.0, 9, 1, 0, 7, 2, 3, 8, 4, 6]))
-    by_time = db_settings.model_copy(update={"als_test_split": "time"})
+    by_time = db_settings.with_values({"als_test_split": "time"})
     assert split(ratings, by_time)[1].time.tolist() == [9, 8]
 
 
@@ -52,7 +52,7 @@ def test_a_split_of_some_users_is_that_of_all_users(db_settings: Settings) -> No
 
 
 def test_the_seed_of_a_fold_stays_one(db_settings: Settings) -> None:
-    last = db_settings.model_copy(update={"seed": 2**31 - 1})
+    last = db_settings.with_values({"seed": 2**31 - 1})
     assert with_fold_seed(last, 2).seed == 1
 
 
@@ -77,7 +77,7 @@ def test_training_users_are_drawn_by_their_number_of_ratings(
     ratings = staircase()
     drawn = np.zeros(5)
     for seed in range(200):
-        few = db_settings.model_copy(update={"als_preference_users": 4, "seed": seed})
+        few = db_settings.with_values({"als_preference_users": 4, "seed": seed})
         chosen = training_users(ratings, few)
         assert chosen.sum() == 4
         drawn += chosen.reshape(4, 5).sum(axis=0)

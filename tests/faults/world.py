@@ -339,9 +339,9 @@ def world_in(
     mongo: FaultyMongo, settings: Settings, content: dict[str, list[Document]]
 ) -> Iterator[World]:
     """Fill a database of the server's with the content and have it read for the block."""
-    own = settings.model_copy(update={"mongo_uri": SecretStr(mongo.uri)})
+    own = settings.with_values({"mongo_uri": SecretStr(mongo.uri)})
     with mongo.admin() as client:
-        db = client[own.mongo_db]
+        db = client[own.mongo.db]
         for name, documents in content.items():
             db[name].insert_many(documents)
         db["Recommendations"].create_index("user_id", unique=True)

@@ -42,7 +42,7 @@ def ask(
     settings: Settings, users: int = 100, als: Document | None = BASE, **more: Any
 ) -> Document | None:
     """Run the gate on so many staged users and this RMSE; return the run as the ledger has it."""
-    with training_run(settings.model_copy(update=more)) as run:
+    with training_run(settings.with_values(more)) as run:
         if users:
             run.db[STAGE].insert_many(lists(run.run_id, users))
         run.record(**{"metrics.als": als})
@@ -159,7 +159,7 @@ def test_an_rmse_that_is_not_there_is_not_compared_and_that_is_said(
 def test_runs_of_another_objective_or_scale_are_not_compared(
     db: MongoDatabase, db_settings: Settings, change: Document, caplog: pytest.LogCaptureFixture
 ) -> None:
-    publish_live(db, db_settings.model_copy(update=change))
+    publish_live(db, db_settings.with_values(change))
     assert ask(db_settings, als={"rmse": 9.0, "rows": MANY_ROWS})
     assert "no live run of the same objective" in caplog.text
 
@@ -203,14 +203,14 @@ def test_clusters_for_too_few_users_are_rejected(db: MongoDatabase, db_settings:
     with pytest.raises(ModelRejectedError, match="clusters for 49 users where 100 have them"):
         cluster_run(db_settings, 49)
     assert cluster_run(db_settings, 50).document
-    assert cluster_run(db_settings.model_copy(update={"gate": False}), 1).document
+    assert cluster_run(db_settings.with_values({"gate": False}), 1).document
 
 
 def test_clusters_under_other_limits_are_not_compared(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     publish_live(db, db_settings)
-    assert cluster_run(db_settings.model_copy(update={"rating_min": 0.0}), 3).document
+    assert cluster_run(db_settings.with_values({"rating_min": 0.0}), 3).document
 
 
 def test_clusters_for_readers_who_shifted_ratings_are_not_compared(

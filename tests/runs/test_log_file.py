@@ -27,7 +27,7 @@ def log_of(document: Document) -> str:
 def test_a_run_by_hand_keeps_its_log_where_the_ledger_says(
     db: MongoDatabase, db_settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = db_settings.model_copy(update={"api_key": SecretStr("s3cret-key")})
+    settings = db_settings.with_values({"api_key": SecretStr("s3cret-key")})
     caplog.set_level(logging.INFO, logger="recommender")
     with training_run(settings) as run, run.phase("read"):
         logging.getLogger("recommender.x").warning("with s3cret-key\nerror: forged")
@@ -52,7 +52,7 @@ def test_without_a_folder_for_logs_a_run_goes_on_without(
     db: MongoDatabase, db_settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    with training_run(db_settings.model_copy(update={"work_dir": tmp_path / "file"})):
+    with training_run(db_settings.with_values({"work_dir": tmp_path / "file"})):
         pass
     assert (only_entry(db)["state"], only_entry(db)["log"]) == ("succeeded", None)
     assert "this run has no log file: WORK_DIR=" in caplog.text

@@ -70,7 +70,7 @@ def only_entry(db: MongoDatabase) -> Document:
 
 def quick(settings: Settings) -> Settings:
     """Return settings with a lease so short that the heartbeat can be watched."""
-    return settings.model_copy(update={"lease_seconds": QUICK_LEASE_SECONDS})
+    return settings.with_values({"lease_seconds": QUICK_LEASE_SECONDS})
 
 
 def take_over(db: MongoDatabase) -> None:
@@ -349,7 +349,7 @@ def test_old_runs_and_their_logs_are_deleted_but_the_published_ones(
         Ledger(db).close(ids[number], "failed", 1, "x")
     for number, name in enumerate(("Recommendations", "Metadata")):
         db[name].insert_many([{"user_id": "guest"}, {"run_id": ids[number]}])
-    with training_run(db_settings.model_copy(update={"runs_kept": 2})) as run:
+    with training_run(db_settings.with_values({"runs_kept": 2})) as run:
         pass
     assert [e["_id"] for e in Ledger(db).recent(9)] == [run.run_id, ids[4], ids[1], ids[0]]
     assert [log.exists() for log in logs] == [True, True, False, False, True]
@@ -357,7 +357,7 @@ def test_old_runs_and_their_logs_are_deleted_but_the_published_ones(
 
 
 def test_old_runs_are_forgotten_where_all_fail(db: MongoDatabase, db_settings: Settings) -> None:
-    few = db_settings.model_copy(update={"runs_kept": 2})
+    few = db_settings.with_values({"runs_kept": 2})
     for _ in range(4):
         with pytest.raises(DataError), training_run(few):
             raise DataError("nothing to train on")
@@ -385,16 +385,16 @@ def test_a_log_that_cannot_be_removed_does_not_fail_the_run(
     log.mkdir(parents=True)
     Ledger(db).open(run_id, "api", db_settings, log)
     Ledger(db).close(run_id, "failed", 1, "x")
-    with training_run(db_settings.model_copy(update={"runs_kept": 1})) as run:
+    with training_run(db_settings.with_values({"runs_kept": 1})) as run:
         pass
     assert only_entry(db)["_id"] == run.run_id
 
 
 def test_the_password_does_not_reach_the_ledger(db: MongoDatabase, db_settings: Settings) -> None:
-    plain = db_settings.mongo_uri.get_secret_value()
+    plain = db_settings.mongo.uri.get_secret_value()
     db.command("createUser", "trainer", pwd="s3/cr@t%", roles=["readWrite"])
     uri = plain.replace("://", "://trainer:s3%2Fcr%40t%25@") + f"?authSource={db.name}"
-    settings = db_settings.model_copy(update={"mongo_uri": SecretStr(uri)})
+    settings = db_settings.with_values({"mongo_uri": SecretStr(uri)})
     try:
         with pytest.raises(ValueError, match="no way"), training_run(settings):
             raise ValueError(f"no way to {uri} with s3/cr@t% or s3%2Fcr%40t%25")
@@ -408,7 +408,7 @@ def test_no_mongodb_at_the_start_is_told_as_such(db_settings: Settings) -> None:
     nowhere = {"mongo_uri": SecretStr("mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=200")}
     with (
         pytest.raises(DatabaseUnavailableError, match="while taking the lease") as caught,
-        training_run(db_settings.model_copy(update=nowhere)),
+        training_run(db_settings.with_values(nowhere)),
     ):
         pytest.fail("there is no MongoDB")
     assert caught.value.exit_code == 69
@@ -422,7 +422,7 @@ def test_a_mongodb_that_goes_away_does_not_hide_why_the_run_ended(
             "mongo_uri": SecretStr(f"{mongo.uri}?serverSelectionTimeoutMS=200")
         }
         with pytest.raises(DataError, match=r"^the real reason$"):
-            lose_mongodb_and_fail(db_settings.model_copy(update=changes), mongo)
+            lose_mongodb_and_fail(db_settings.with_values(changes), mongo)
     assert "the outcome could not be written to the ledger" in caplog.text
     assert "the lease could not be released" in caplog.text
 
@@ -440,7 +440,7 @@ def test_a_run_ends_well_when_only_its_last_lines_cannot_be_written(
         changes: dict[str, Any] = {
             "mongo_uri": SecretStr(f"{mongo.uri}?serverSelectionTimeoutMS=200")
         }
-        with training_run(db_settings.model_copy(update=changes)) as run:
+        with training_run(db_settings.with_values(changes)) as run:
             mongo.stop()
     assert run.document is None
 
@@ -515,7 +515,7 @@ raise SystemExit(run_script(main))
 @pytest.mark.parametrize("when", ["training", "deferred"])
 def test_a_stop_while_mongodb_hangs_ends_after_the_grace(db_settings: Settings, when: str) -> None:
     with EmbeddedMongo() as mongo:
-        settings = db_settings.model_copy(update={"mongo_uri": SecretStr(mongo.uri)})
+        settings = db_settings.with_values({"mongo_uri": SecretStr(mongo.uri)})
         training = subprocess.Popen(
             [sys.executable, "-c", HUNG_STOP, when],
             env=environment(settings, STOP_GRACE_SECONDS="0.5"),
@@ -538,10 +538,8 @@ def test_a_password_that_is_cut_by_the_lines_limit_does_not_reach_the_ledger(
 ) -> None:
     password = "Sup3rS3cretPassword"
     db.command("createUser", "t", pwd=password, roles=["readWrite"])
-    uri = db_settings.mongo_uri.get_secret_value().replace("://", f"://t:{password}@")
-    settings = db_settings.model_copy(
-        update={"mongo_uri": SecretStr(f"{uri}?authSource={db.name}")}
-    )
+    uri = db_settings.mongo.uri.get_secret_value().replace("://", f"://t:{password}@")
+    settings = db_settings.with_values({"mongo_uri": SecretStr(f"{uri}?authSource={db.name}")})
     try:
         with contextlib.suppress(ValueError), training_run(settings):
             raise ValueError("x" * 485 + " " + password)
@@ -556,6 +554,6 @@ def test_pruning_removes_logs_in_the_log_folder_only(
     precious = tmp_path / "precious"
     precious.touch()
     db["TrainingRuns"].insert_one({"_id": "0", "state": "failed", "log": str(precious)})
-    with training_run(db_settings.model_copy(update={"runs_kept": 1})):
+    with training_run(db_settings.with_values({"runs_kept": 1})):
         pass
     assert precious.exists()

@@ -100,7 +100,7 @@ def silent_for_too_long(db: MongoDatabase) -> None:
 def test_what_the_service_kills_as_it_stops_is_cancelled(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
-    quick = db_settings.model_copy(update={"stop_grace_seconds": 0.1})
+    quick = db_settings.with_values({"stop_grace_seconds": 0.1})
     with trainer(quick, db, HANGS_FOR_GOOD) as starts:
         run_id = starts.start("api")
         until(lambda: "deaf" in (db_settings.log_dir / f"{run_id}.log").read_text())
@@ -142,7 +142,7 @@ def process_of(run_id: str, settings: Settings) -> psutil.Process:
 def test_one_that_slept_past_its_lease_ends_when_another_starts(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
-    quick = db_settings.model_copy(update={"stop_grace_seconds": 0.1})
+    quick = db_settings.with_values({"stop_grace_seconds": 0.1})
     with trainer(quick, db, SAYS_WHO_IT_IS) as starts:
         asleep = process_of(starts.start("api"), db_settings)
         asleep.suspend()
@@ -175,7 +175,7 @@ def test_one_that_has_succeeded_may_end_in_peace_while_another_starts(
     db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_environment(monkeypatch, db_settings, PYTHONPATH=str(PROJECT))
-    quick = db_settings.model_copy(update={"stop_grace_seconds": 0.1})
+    quick = db_settings.with_values({"stop_grace_seconds": 0.1})
     with trainer(quick, db, HAS_JUST_SUCCEEDED) as starts:
         first = process_of(starts.start("api"), db_settings)
         process_of(starts.start("api"), db_settings)
@@ -196,6 +196,6 @@ def test_a_child_that_hangs_beyond_its_own_limit_is_killed(
 ) -> None:
     monkeypatch.setattr(child, "_LAST_RESORT_SECONDS", 0.3)
     quick = {"train_timeout_minutes": 0.001, "stop_grace_seconds": 0.1}
-    with trainer(db_settings.model_copy(update=quick), db, HANGS_FOR_GOOD) as starts:
+    with trainer(db_settings.with_values(quick), db, HANGS_FOR_GOOD) as starts:
         run = ended(db, starts.start("schedule"))
     assert (run["state"], run["exit_code"]) == ("failed", 137)

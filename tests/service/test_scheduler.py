@@ -325,10 +325,10 @@ print("stopped", flush=True)
 
 
 def test_stopping_the_clock_during_a_tick_ends(db: MongoDatabase, db_settings: Settings) -> None:
-    environment = {**os.environ, "MONGO_URI": db_settings.mongo_uri.get_secret_value()}
+    environment = {**os.environ, "MONGO_URI": db_settings.mongo.uri.get_secret_value()}
     done = subprocess.run(
         [sys.executable, "-c", STOP_IN_A_TICK.replace("PROJECT", repr(str(PROJECT)))],
-        env=environment | {"MONGO_DB": db_settings.mongo_db},
+        env=environment | {"MONGO_DB": db_settings.mongo.db},
         capture_output=True,
         text=True,
         timeout=15,

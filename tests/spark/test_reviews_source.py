@@ -41,7 +41,7 @@ def test_spark_reads_the_same_ratings_as_one_process(
 
 
 def test_a_password_is_in_no_plan_of_spark(spark: SparkSession, db_settings: Settings) -> None:
-    uri = db_settings.mongo_uri.get_secret_value()
+    uri = db_settings.mongo.uri.get_secret_value()
     frame = read_reviews(spark, db_settings, ranges=2)
     plan = frame._jdf.queryExecution().toString()
     assert "mongo_reviews" in plan.lower()

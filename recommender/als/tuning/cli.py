@@ -68,7 +68,7 @@ def tuning_axes(
     if not (arguments.budget >= 0 and arguments.folds >= 1):
         parser.error("expected --budget of 0 or more minutes, and --folds of 1 or more")
     try:
-        return parse_grid(arguments.grid, settings.als_objective)
+        return parse_grid(arguments.grid, settings.als.objective)
     except ValueError as error:
         parser.error(str(error))
 
@@ -120,12 +120,12 @@ def tune(
         store = ResultStore(run.db, run.run_id, settings, fingerprint(ratings))
 
         def fit(trial: Trial, fold: int) -> float:
-            fold_settings = with_fold_seed(settings, fold).model_copy(update=trial.parameters)
+            fold_settings = with_fold_seed(settings, fold).with_values(trial.parameters)
             return measure(spark, trial.search, *parts[fold], fold_settings)
 
         try:
             with run.phase("search"):
-                for stage in STAGES[settings.als_objective]:
+                for stage in STAGES[settings.als.objective]:
                     base = best_parameters(summarize(trials, folds) for trials in groups)
                     searches = [s for s in stage if not axes.keys().isdisjoint(s.parameters)]
                     new = [make_trials(search, axes, settings, base) for search in searches]
@@ -149,7 +149,7 @@ def split_folds(ratings: Ratings, settings: Settings, folds: int) -> list[tuple[
     parts = [split(ratings, with_fold_seed(settings, fold)) for fold in range(folds)]
     if not len(parts[0][1]):
         raise DataError("no user has two ratings, so the test part is empty; load more reviews")
-    if settings.als_test_split == "time":
+    if settings.als.test_split == "time":
         log.warning("with ALS_TEST_SPLIT=time all folds are equal: deviations are too small")
     return parts
 

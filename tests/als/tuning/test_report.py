@@ -42,8 +42,8 @@ def test_the_env_lines_set_the_searched_parameters_to_the_best_values() -> None:
     lines = env_lines(entries, ["als_alpha", "als_preference_reg_param"])
     Path(".env").write_text("\n".join(["ALS_ALPHA=7", *lines]))
     settings = load_settings()
-    assert settings.als_alpha is None
-    assert settings.als_preference_reg_param == pytest.approx(0.3)
+    assert settings.als.alpha is None
+    assert settings.als.preference_reg_param == pytest.approx(0.3)
     assert len(lines) == 2
     assert env_lines([entry()], ["als_alpha"]) == []
 

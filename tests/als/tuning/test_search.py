@@ -132,7 +132,7 @@ def test_a_result_is_found_again_only_for_the_same_fit(
     assert {document["run_id"] for document in db["Tuning"].find()} == {"t1"}
 
     def is_known(data: str = "data", trial: Trial = trial, **changes: Any) -> bool:
-        settings = db_settings.model_copy(update=changes)
+        settings = db_settings.with_values(changes)
         return ResultStore(db, "t2", settings, data).get(trial, 0) is not None
 
     assert is_known(als_rank=99, clusters_k=3, port=1)
