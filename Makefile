@@ -5,12 +5,13 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+PYTEST_OPTIONS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install java run train test lint types tests faults format docs bench clean
+.PHONY: help install java run train test test-all lint types tests faults format docs bench clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## create the virtual environment and install everything into it
 
@@ -40,7 +41,10 @@ types: $(INSTALLED) ## check types with mypy
 
 # In xdist's own order, files with few but long tests would run last, in one process.
 tests: java ## every test, with a real mongod and a real Spark
-	$(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest $(PYTEST_OPTIONS)
+
+test-all: lint types java ## the same with what takes longer: fuzzing, benchmarks, more faults
+	$(PY) -m pytest $(PYTEST_OPTIONS) -m "not slow"
 
 faults: java ## inject every fault of docs/faults.md, and write that page (some 45 minutes)
 	$(PY) -m pytest tests/faults -m "slow or not slow" --numprocesses 3 --dist load \

@@ -119,18 +119,16 @@ def test_numeric_modules_import_nothing_else() -> None:
         assert others <= NUMERIC, name
 
 
-@pytest.mark.parametrize(
-    "name", ["model", "clustering_training", "clus_test", "clus_counter", "recommender.load"]
-)
-def test_only_the_als_training_loads_pyspark(name: str) -> None:
-    program = f"import sys, {name}; print(*sys.modules)"
+def test_only_the_als_training_loads_pyspark() -> None:
+    names = ["model", "clustering_training", "clus_test", "clus_counter", "recommender.load"]
+    program = f"import sys, {', '.join(names)}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True
     )
     loaded = set(done.stdout.split())
-    assert name in loaded
-    assert not {module for module in loaded if module.partition(".")[0] in {"pyspark", "py4j"}}
-    assert "matplotlib" not in loaded
+    assert loaded >= set(names)
+    roots = {module.partition(".")[0] for module in loaded}
+    assert not roots & {"pyspark", "py4j", "matplotlib"}
 
 
 INERT = """

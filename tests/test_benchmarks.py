@@ -20,6 +20,8 @@ from recommender.core.settings import load_settings
 from recommender.data.ratings import Ratings
 from tests.support import ratings_of
 
+pytestmark = pytest.mark.nightly
+
 
 def test_the_clusters_are_judged_on_a_file(
     clean_environment: Path, capsys: pytest.CaptureFixture[str]

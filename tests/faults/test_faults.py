@@ -13,13 +13,23 @@ from tests.faults.world import Outcome, World
 from tests.support import PROJECT
 
 
+# The quick faults that `make test` injects, one of each kind: killed, cut off, and stepped down.
+IN_EVERY_RUN = {
+    "kill -9 of the clustering between Metadata and Clusters",
+    "the connection cut in the switch of Metadata",
+    "step-down of the primary between Metadata and Clusters in their transaction",
+}
+
+
+def marks_of(fault: Fault) -> list[pytest.MarkDecorator]:
+    if fault.slow:
+        return [pytest.mark.slow]
+    return [] if fault.name in IN_EVERY_RUN else [pytest.mark.nightly]
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "fault",
-    [
-        pytest.param(fault, id=fault.name, marks=[pytest.mark.slow] if fault.slow else [])
-        for fault in FAULTS
-    ],
+    "fault", [pytest.param(fault, id=fault.name, marks=marks_of(fault)) for fault in FAULTS]
 )
 def test_nothing_published_is_harmed(
     fault: Fault, world: World, record_property: Callable[[str, object], None]

@@ -319,6 +319,7 @@ raise SystemExit(run_script(main))
 """
 
 
+@pytest.mark.nightly
 def test_a_training_that_hangs_in_spark_is_ended_by_its_limit(
     db: MongoDatabase, db_settings: Settings
 ) -> None:

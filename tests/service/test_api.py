@@ -404,46 +404,34 @@ def test_half_sent_requests_do_not_keep_others_out(
         thread.join()
 
 
-def test_a_training_on_demand_runs_to_its_end_and_publishes(
+def test_the_schedule_trains_to_the_end_and_publishes(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     write_tiny_city(db, db_settings)
-    with service(db_settings, ALS_OBJECTIVE="rating") as (_, url):
-        started = httpx.post(f"{url}/train")
-        assert started.status_code == 202
-        run_id = started.json()["run_id"]
-        assert started.json()["message"] == "Training started"
-        second = httpx.post(f"{url}/train")
-        assert (second.status_code, second.json()["run_id"]) == (409, run_id)
-        until(
-            lambda: httpx.get(f"{url}/runs/{run_id}").json()["state"] == "succeeded",
-            TRAINING_SECONDS,
-        )
-        run = httpx.get(f"{url}/runs/{run_id}").json()
-    assert (run["trigger"], run["exit_code"]) == ("api", 0)
-    assert run["phases"][0]["name"] == "read"
-    assert ContractReader(db).run_ids == {run_id}
-    assert "phase read" in (db_settings.log_dir / f"{run_id}.log").read_text()
-
-
-def test_the_schedule_trains_by_itself(db: MongoDatabase, db_settings: Settings) -> None:
-    db["Reviews"].insert_one({"user_id": "only", "gmap_id": "one", "rating": 4})
-    # What falls due during the training is skipped and counted.
+    # Slots that fall due during the training are skipped and counted.
     every_two_seconds = {"TRAIN_INTERVAL_HOURS": str(2 / 3600), "ALS_OBJECTIVE": "rating"}
-    with service(db_settings, **every_two_seconds):
+    with service(db_settings, **every_two_seconds) as (_, url):
         until(lambda: db["TrainingRuns"].count_documents({"state": "succeeded"}), TRAINING_SECONDS)
-        run = db["TrainingRuns"].find_one({"state": "succeeded"}) or {}
-        assert run["trigger"] == "schedule"
+        (run,) = [r for r in httpx.get(f"{url}/runs").json()["runs"] if r["state"] == "succeeded"]
         schedule = db["TrainingState"].find_one({"_id": "schedule"}) or {}
         assert schedule["skipped"] >= 1
         assert db["TrainingRuns"].count_documents({"state": "running"}) <= 1
+    assert (run["trigger"], run["exit_code"]) == ("schedule", 0)
+    assert run["phases"][0]["name"] == "read"
     assert ContractReader(db).run_ids == {run["run_id"]}
+    assert "phase read" in (db_settings.log_dir / f"{run['run_id']}.log").read_text()
 
 
-def test_stopping_the_service_stops_its_training(db: MongoDatabase, db_settings: Settings) -> None:
+def test_stopping_the_service_stops_the_training_on_demand(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
     write_tiny_city(db, db_settings)
     with service(db_settings) as (process, url):
-        run_id = httpx.post(f"{url}/train").json()["run_id"]
+        started = httpx.post(f"{url}/train")
+        run_id = started.json()["run_id"]
+        assert (started.status_code, started.json()["message"]) == (202, "Training started")
+        second = httpx.post(f"{url}/train")
+        assert (second.status_code, second.json()["run_id"]) == (409, run_id)
         until(lambda: db["TrainingRuns"].count_documents(HAS_READ), TRAINING_SECONDS)
         family = psutil.Process(process.pid).children(recursive=True)
         assert jvms(process.pid)

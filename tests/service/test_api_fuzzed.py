@@ -25,6 +25,8 @@ from recommender.runs.ledger import Ledger
 from tests.support import PROJECT, environment, some_factors
 from tests.waiting import TRAINING_SECONDS, until
 
+pytestmark = pytest.mark.nightly
+
 KEY = "a-key"
 # Which ratings are valid is a setting: a description cannot say that others answer 422.
 UNASKED: list[CheckFunction] = [positive_data_acceptance]
