@@ -35,7 +35,7 @@ from recommender.clustering.fit import Clustering, cluster
 from recommender.clustering.scoring import lists_of, score
 from recommender.clustering.user_matrix import UserMatrix, user_matrix
 from recommender.core.settings import Settings, load_settings
-from recommender.data.files import RATING, RESTAURANT, USER, Columns
+from recommender.data.files import RATING, RESTAURANT, USER
 from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import ranking_quality
 from recommender.evaluation.splitting import HeldOutUsers, hold_out_users
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         clusters_k=arguments.k, rating_min=arguments.rating_min, rating_max=arguments.rating_max
     )
     names = {USER: arguments.user, RESTAURANT: arguments.restaurant, RATING: arguments.rating}
-    all_ratings = read_file(arguments.file, settings, Columns(names))
+    all_ratings = read_file(arguments.file, settings, names)
     for least in arguments.least:
         ratings = of_active_users(all_ratings, least)
         print(

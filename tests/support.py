@@ -24,7 +24,7 @@ from recommender.als.published_factors import factors_document
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings, load_settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
-from recommender.data.files import RATING, RESTAURANT, USER, Columns
+from recommender.data.files import RATING, RESTAURANT, USER
 from recommender.data.ids import encode_id
 from recommender.data.ratings import Ratings, gather
 from recommender.demo.synthetic_city import City, write_city
@@ -121,7 +121,7 @@ def real_rows(text: str) -> csr_array:
     """Read what the option ``--ratings`` names: users by restaurants, on any scale above -1."""
     name, _, columns = text.partition(":")
     names = columns.split(",") if columns else (USER, RESTAURANT, RATING)
-    found = Columns(dict(zip((USER, RESTAURANT, RATING), names, strict=True)))
+    found = dict(zip((USER, RESTAURANT, RATING), names, strict=True))
     ratings = read_file(name, load_settings(rating_min=0, rating_max=100), found)
     return ratings.matrix(1.0)
 

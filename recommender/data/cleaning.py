@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from recommender.core.mongo import Document
 from recommender.core.settings import Settings
 from recommender.data.ids import MAX_ID_BYTES, Rejection, encode_id, is_nan
-from recommender.data.times import TimeParser
+from recommender.data.times import parse_times
 
 BLOCK_SCHEMA = pa.schema(
     [
@@ -63,7 +63,7 @@ def clean_block(
         dropped = pa.array(rejected != 0)
         user_keys = pc.if_else(dropped, None, user_keys)
         restaurant_keys = pc.if_else(dropped, None, restaurant_keys)
-    columns = [user_keys, restaurant_keys, values, TimeParser().parse(times), rejected]
+    columns = [user_keys, restaurant_keys, values, parse_times(times), rejected]
     arrays = [pa.array(c, type=f.type) for c, f in zip(columns, BLOCK_SCHEMA, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=BLOCK_SCHEMA)
 

@@ -1,43 +1,36 @@
-"""Files of reviews as blocks of raw values: delimited text, JSON and Parquet, compressed or not.
+"""Review files as blocks of columns: delimited text, JSON and Parquet, compressed or not.
 
-Compression, format and delimiter are detected from the content. A row that is not read is counted
-with its reason and line number.
+DuckDB parses the whole file into a table before the first review is returned. So the unit and the
+format of times are chosen by all of their column, and a damaged file loads nothing.
 """
 
+# ruff: noqa: S608 - what is put into queries is of this module, or quoted by it.
 from __future__ import annotations
 
-import ast
 import bz2
-import codecs
-import csv
 import gzip
 import io
-import json
-import logging
 import lzma
 import re
+import shutil
+import sys
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from itertools import chain, islice
-from typing import Any, Literal, TypeAlias, cast
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
+import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
-from bson import json_util
-from bson.codec_options import DatetimeConversion
-from bson.errors import BSONError
 
 from recommender.core.errors import DataError
 from recommender.core.logs import one_line
-from recommender.core.mongo import Document
-
-Format: TypeAlias = Literal["csv", "jsonl"]
-# Line numbers, from 1, and the raw values by what they are, each of the same length.
-Block: TypeAlias = tuple[Sequence[int], dict[str, list[Any]]]
+from recommender.data.times import EARLIEST_MS, END_MS, UNITS, latest_ms
 
 USER, RESTAURANT, RATING, TIME = "user_id", "gmap_id", "rating", "time"
 REQUIRED = (USER, RESTAURANT, RATING)
@@ -47,80 +40,71 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
     "zomato": {USER: "Reviewer", RESTAURANT: "Restaurant", RATING: "Rating", TIME: "Time"},
 }
 
-_MAX_RECORD = 1_000_000
-_TOO_LONG = f"a line of more than {_MAX_RECORD:,} characters"
-_MAX_QUOTED_LINES = 1_000
-_PIECE_BYTES = 1 << 21
-_BLOCK_ROWS = 10_000
-_EXAMPLES = 3
 _DELIMITERS = ("\t", ";", "|", "::", ",")
-_ONE_DELIMITER = "\x1f"
-_BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-_OPENERS: Mapping[bytes, Callable[[Any], Any]] = {
+_OPENERS: Mapping[bytes, Any] = {
     b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ": lzma.LZMAFile,
     b"\x28\xb5\x2f\xfd": lambda s: pa.CompressedInputStream(pa.PythonFile(s, "r"), "zstd"),
     b"PK\x03\x04": lambda stream: _only_member(zipfile.ZipFile(stream)),
 }
-_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowInvalid)
-_BETWEEN_OBJECTS = re.compile(r"[\s,\[\]\x1e]*")
-_LINE_END = re.compile(r"\n")
-_NEXT_IN_ARRAY = re.compile(r"\n|\}\s*,\s*(?=\{)")
-_JSON_NAME = re.compile(r"\.(json|jsonl|ndjson)\b", re.IGNORECASE)
-_EXTENDED_JSON = json_util.JSONOptions(datetime_conversion=DatetimeConversion.DATETIME_MS)
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which column, or key, of a file holds what.
-
-    Parameters
-    ----------
-    names
-        The column of each of ``user_id``, ``gmap_id``, ``rating`` and, where it has one, ``time``.
-        A dotted name is a path into nested objects.
-    time_may_lack
-        Accept a table without the column of ``time``.
-    """
-
-    names: Mapping[str, str]
-    time_may_lack: bool = False
-
-
-DEFAULT_COLUMNS = Columns(PRESETS["google"], time_may_lack=True)
+_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowInvalid, duckdb.Error)
+_STRAY_QUOTE = "unclosed or stray quote"
+_RAW = {USER: "user", RESTAURANT: "restaurant", RATING: "rating_text", TIME: "time_text"}
+# Of two formats that read as many texts of a column, the earlier one is preferred.
+_DATE_FORMATS = [
+    *("%m/%d/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %I:%M %p", "%m/%d/%y", "%m/%d/%Y"),
+    *("%d/%m/%Y %H:%M", "%d/%m/%Y %H:%M:%S", "%d/%m/%y", "%d/%m/%Y", "%d-%m-%Y %H:%M", "%d-%m-%Y"),
+    *("%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d"),
+    *("%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y", "%m %d, %Y", "%a %b %d %H:%M:%S %z %Y"),
+]
+_UNIT_CASES = "\n".join(
+    f"WHEN n * {factor} >= {EARLIEST_MS} AND n * {factor} < {END_MS} THEN 'in {unit}'"
+    for unit, factor in UNITS.items()
+)
+# Ratings are 4.5, 4,5 or 4.5/5. Ids of JSON other than texts are numbers and, of MongoDB's extended
+# JSON, numbers and ObjectIds.
+_MACROS = rf"""
+SET TimeZone = 'UTC';
+CREATE MACRO as_text(v) AS CASE WHEN v LIKE '{{%' THEN coalesce(v->>'$."$numberInt"',
+    v->>'$."$numberLong"', v->>'$."$numberDouble"', v->>'$."$numberDecimal"',
+    v->>'$."$date"."$numberLong"', v->>'$."$date"', v::VARCHAR) ELSE v->>'$' END;
+CREATE MACRO text_id(v) AS CASE WHEN json_type(v) = 'VARCHAR' THEN v->>'$' END;
+CREATE MACRO json_id(v) AS CASE WHEN json_type(v) NOT IN ('VARCHAR', 'NULL') THEN v::VARCHAR END;
+CREATE MACRO id_problem(t, j, what) AS CASE
+    WHEN coalesce(t, j, '') = '' THEN what || ' missing'
+    WHEN NOT regexp_full_match(j, '-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{{1,2}})?'
+        '|\{{"\$oid":"[0-9a-fA-F]{{24}}"\}}|\{{"\$number(Int|Long)":"-?[0-9]{{1,18}}"\}}'
+        '|\{{"\$number(Double|Decimal)":"-?[0-9]{{1,15}}(\.[0-9]{{1,15}})?"\}}')
+    THEN what || ' is no id' END;
+CREATE MACRO rating_of(t) AS TRY_CAST(replace(regexp_extract(t, '^\s*([+-]?[0-9]+([.,][0-9]+)?'
+    '([eE][+-]?[0-9]+)?)\s*(/\s*[0-9]+\s*)?$', 1), ',', '.') AS DOUBLE);
+CREATE MACRO number_of(t) AS
+    CASE WHEN abs(TRY_CAST(t AS DOUBLE)) < 9.2e18 THEN TRY_CAST(t AS DOUBLE) END;
+CREATE MACRO unit_of(n) AS CASE {_UNIT_CASES} END;
+CREATE MACRO day_of(n) AS CASE WHEN n <> floor(n) THEN NULL
+    WHEN n BETWEEN 1990 AND 2099 THEN make_date(n::INTEGER, 1, 1)
+    WHEN n BETWEEN 19900101 AND 20991231 THEN try_strptime(n::INTEGER::VARCHAR, '%Y%m%d')::DATE END;
+CREATE MACRO iso_ms(t) AS CASE WHEN regexp_matches(t, '^\s*[0-9]{{4}}-')
+    THEN (epoch(TRY_CAST(t AS TIMESTAMPTZ)) * 1000)::BIGINT END;
+CREATE MACRO date_of(t, formats) AS CASE WHEN year(try_strptime(t, formats)) >= 1000
+    THEN (epoch(try_strptime(t, formats)) * 1000)::BIGINT END;
+CREATE TABLE raw (row BIGINT, problem VARCHAR, user VARCHAR, user_json VARCHAR, restaurant VARCHAR,
+    restaurant_json VARCHAR, rating_text VARCHAR, time_text VARCHAR);
+"""
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """Options of reading a file.
+    """Options of reading a file."""
 
-    Parameters
-    ----------
-    columns
-        Which column holds what.
-    file_format
-        None: by the content, or else by the name's extension.
-    encoding
-        Of text; None: by the byte order mark, or else UTF-8.
-    header
-        The columns' names where the first line holds none.
-    time_unit
-        Of times that are numbers; see `recommender.data.times.TimeParser`.
-    """
-
-    columns: Columns = DEFAULT_COLUMNS
-    file_format: Format | None = None
-    encoding: str | None = None
-    header: Sequence[str] | None = None
-    time_unit: str | None = None
+    # The column, or dotted path of keys, of each of REQUIRED and, if any, of TIME. None: those of
+    # the preset google, of which the time may be missing.
+    columns: Mapping[str, str] | None = None
+    file_format: Literal["csv", "jsonl"] | None = None  # None: by the content and the name
+    encoding: str | None = None  # None: by the byte order mark, or else UTF-8
+    header: Sequence[str] | None = None  # the columns' names where the first line holds none
+    time_unit: str | None = None  # of times that are numbers, of UNITS; None: by their size
 
 
 DEFAULT_OPTIONS = FileOptions()
@@ -128,12 +112,12 @@ DEFAULT_OPTIONS = FileOptions()
 
 @dataclass
 class Report:
-    """Counts of a file's rows; those rejected by reason, with the first rows' line numbers."""
+    """Counts of a file's rows, and the numbers of the first lines (or records) per rejection."""
 
     loaded: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[int]] = field(default_factory=dict)
-    columns_found: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
     times: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -141,54 +125,232 @@ class Report:
         """How many rows were read, without header and blank lines."""
         return self.loaded + self.rejected.total()
 
-    def reject(self, reason: str, line: int) -> None:
-        """Count a row that is not a review."""
-        self.rejected[reason] += 1
-        examples = self.examples.setdefault(reason, [])
-        if len(examples) < _EXAMPLES:
-            examples.append(line)
 
+@contextmanager
+def open_reviews(
+    name: str, folder: Path, options: FileOptions, block: int = 10_000
+) -> Iterator[tuple[Report, Iterator[pa.RecordBatch]]]:
+    """Read a file, or stdin as ``-``; yield the counts of its rows, and its reviews in blocks.
 
-def read_blocks(
-    raw: io.RawIOBase, name: str, options: FileOptions, report: Report
-) -> Iterator[Block]:
-    """Yield the rows of a file block by block.
+    A block has ``user`` and ``restaurant``, ids that are texts; ``user_json`` and
+    ``restaurant_json``, other ids as MongoDB's extended JSON; ``rating``, float64; and ``time``,
+    int64 milliseconds since the epoch, null if unknown. A temporary folder of the size of the
+    decompressed file is made in ``folder``.
 
     Raises
     ------
     DataError
-        If the file is empty, damaged, of an unknown encoding or lacks a column.
+        If the file is empty, damaged, of an unknown encoding, lacks a column or has no review.
     """
-    with _damage_as_data_error(name), io.BufferedReader(raw, _PIECE_BYTES) as buffered:
-        stream = _decompressed(buffered)
-        if stream.peek(4).startswith(b"PAR1"):
-            yield from _parquet_blocks(stream, name, options.columns, report)
+    title = "stdin" if name == "-" else name
+    with (
+        TemporaryDirectory(dir=folder, prefix="load-") as temporary,
+        duckdb.connect(config={"temp_directory": temporary}) as connection,
+    ):
+        try:
+            connection.execute(_MACROS)
+            report = _File(name, title, Path(temporary) / "content", connection, options).read()
+        except RuntimeError as error:
+            # DuckDB wraps what a signal's handler raises during a query.
+            raise error.__cause__ or error from None
+        except UnicodeError as error:
+            raise DataError(
+                f"{title} is not text of the encoding expected: {one_line(error)}; "
+                "name its encoding, such as by --encoding latin-1 or utf-16-le"
+            ) from None
+        except (OSError, *_DAMAGE) as error:
+            if why := getattr(error, "strerror", None):
+                raise DataError(f"{title} cannot be read: {why}") from None
+            why = one_line(str(error).replace(f"{temporary}/content", title), limit=200)
+            raise DataError(f"{title} is damaged or cut short: {why}") from None
+        reviews = "SELECT * EXCLUDE (row, reason, notation) FROM reviews WHERE reason IS NULL"
+        yield report, iter(connection.sql(reviews).to_arrow_reader(block))
+
+
+@dataclass
+class _File:
+    """Reads a file into the table ``reviews``, which also holds its rejected rows."""
+
+    name: str
+    title: str
+    content: Path  # where its content is copied to
+    connection: duckdb.DuckDBPyConnection
+    options: FileOptions
+
+    def __post_init__(self) -> None:
+        self._columns = self.options.columns or PRESETS["google"]
+        self._header: list[str] = []
+        self._quoted = str(self.content).replace("'", "''")
+
+    def read(self) -> Report:
+        """Read the file, and return the counts of its rows."""
+        source: Any = nullcontext(sys.stdin.buffer)
+        with source if self.name == "-" else Path(self.name).open("rb") as raw:
+            start = raw.peek(8)
+            opener = next((o for magic, o in _OPENERS.items() if start.startswith(magic)), None)
+            self._read_stream(io.BufferedReader(opener(raw), 1 << 16) if opener else raw)
+        self._clean()
+        return self._report()
+
+    def _read_stream(self, stream: Any) -> None:
+        start = stream.peek(1 << 16)
+        if start.startswith(b"PAR1"):
+            with self.content.open("wb") as target:
+                shutil.copyfileobj(stream, target)
+            self._read_objects(f"SELECT to_json(t) AS json FROM read_parquet('{self._quoted}') t")
             return
-        texts = _texts(stream, name, options.encoding)
-        start = ""
-        while not start.strip():
-            if not (text := next(texts, "")):
-                raise DataError(f"{name} is empty")
-            start += text
-        texts = chain([start], texts)
-        is_json = start.lstrip()[0] in "{[" or _JSON_NAME.search(name)
-        if (options.file_format or ("jsonl" if is_json else "csv")) == "jsonl":
-            yield from _json_blocks(texts, options.columns, report)
+        is_utf16 = start.startswith((b"\xff\xfe", b"\xfe\xff"))
+        encoding = self.options.encoding or ("utf-16" if is_utf16 else "utf-8")
+        lines = io.TextIOWrapper(stream, {"utf-8": "utf-8-sig"}.get(encoding, encoding))
+        head = start.decode(encoding, errors="ignore").removeprefix("\ufeff").lstrip()
+        if "\0" in head:
+            raise UnicodeError("it holds a NUL byte")
+        is_json = head[:1] in {"{", "["} or re.search(r"\.(json|jsonl|ndjson)\b", self.name, re.I)
+        if (self.options.file_format or ("jsonl" if is_json else "csv")) == "csv":
+            self._read_table(enumerate(lines, 1))
+        elif re.match(r"\[?\s*\{\s*u?'", head):
+            raise DataError(f"{self.title} holds Python dictionaries, not JSON; use json.dumps")
         else:
-            yield from _Table(name, options, report).blocks(texts)
+            with self.content.open("w", encoding="utf-8") as text:
+                shutil.copyfileobj(lines, text, 1 << 20)
+            source = f"'{self._quoted}', format='auto', ignore_errors=true"
+            self._read_objects(f"FROM read_json_objects({source})")
 
+    def _read_objects(self, records: str) -> None:
+        """Read the JSON objects of a query into the table ``raw``."""
+        self.connection.execute(f"CREATE VIEW records AS {records}")
+        (self._header,) = self._one("SELECT json_keys(json) FROM records LIMIT 1") or ([],)
+        names = [self._columns[what] for what in (*REQUIRED, TIME) if what in self._columns]
+        # The name is a key, or else a path of keys.
+        paths = [[name] for name in names] + [name.split(".") for name in names]
+        values = ", ".join(map(_json_path, paths))
+        self.connection.execute(f"""
+            INSERT INTO raw BY NAME SELECT row, problem, text_id(v[1]) AS user, json_id(v[1]) AS
+                user_json, text_id(v[2]) AS restaurant, json_id(v[2]) AS restaurant_json,
+                as_text(v[3]) AS rating_text, as_text(v[4]) AS time_text
+            FROM (SELECT row, problem, [coalesce(a[i], a[i + {len(names)}]) FOR i IN
+                range(1, {len(names) + 1})] AS v
+            FROM (SELECT row_number() OVER () AS row, json_extract(json, [{values}]) AS a,
+                CASE WHEN coalesce(json_type(json), '') <> 'OBJECT' THEN 'not a JSON object' END
+                AS problem FROM records))""")
 
-def _decompressed(stream: Any) -> Any:
-    head = stream.peek(8)
-    for magic, opener in _OPENERS.items():
-        if head.startswith(magic):
-            return io.BufferedReader(opener(stream), _PIECE_BYTES)
-    return stream
+    def _read_table(self, lines: Iterator[tuple[int, str]]) -> None:
+        """Read delimited text, as numbered lines, into the table ``raw``."""
+        number, first = next(((n, line) for n, line in lines if line.strip()), (0, ""))
+        if not first:
+            raise DataError(f"{self.title} is empty")
+        delimiter = self._read_header(first)
+        places = {what: self._header.index(name) for what, name in self._columns.items()}
+        if self.options.header:
+            lines = chain([(number, first)], lines)
+        whole = _whole_review(delimiter, len(self._header), places[RATING])
+        stray: list[int] = []
+        with self.content.open("w", encoding="utf-8") as text:
+            text.writelines(_numbered(lines, delimiter, whole, stray))
+        values = ", ".join(f"trim(c{place}) AS {_RAW[what]}" for what, place in places.items())
+        columns = ["line", *(f"c{place}" for place in range(len(self._header)))]
+        self.connection.execute(f"""
+            INSERT INTO raw BY NAME SELECT line::BIGINT AS row, {values}
+            FROM read_csv('{self._quoted}', delim='{delimiter}', quote='"', escape='"',
+                columns={dict.fromkeys(columns, "VARCHAR")}, header=false, auto_detect=false,
+                strict_mode=true, store_rejects=true)""")
+        # A row may have more errors than one.
+        self.connection.execute(f"""
+            INSERT INTO raw BY NAME SELECT split_part(csv_line, '{delimiter}', 1)::BIGINT AS row,
+                CASE max(error_type::VARCHAR) WHEN 'UNQUOTED VALUE' THEN '{_STRAY_QUOTE}'
+                WHEN 'LINE SIZE OVER MAXIMUM' THEN 'a line of more than 2,000,000 bytes'
+                ELSE 'not as many fields as the header' END AS problem
+            FROM reject_errors GROUP BY row""")
+        self.connection.execute(
+            "INSERT INTO raw BY NAME SELECT unnest($1::BIGINT[]) AS row, $2 AS problem",
+            [stray, _STRAY_QUOTE],
+        )
+
+    def _read_header(self, line: str) -> str:
+        """Take the columns from the first line if not from the options; return the delimiter."""
+        names, wanted = self.options.header, {*self._columns.values()}
+        splits = {d: [cell.strip(' "\n\ufeff') for cell in line.split(d)] for d in _DELIMITERS}
+        # The delimiter that gives as many columns as are named, or the most of those wanted.
+        fits = {
+            d: (len(cells) == len(names) if names else len(wanted & {*cells}), len(cells))
+            for d, cells in splits.items()
+        }
+        delimiter = max(_DELIMITERS, key=fits.__getitem__)
+        self._header = header = list(names or splits[delimiter])
+        if not self.options.columns and self._columns[TIME] not in header:
+            self._columns = {what: self._columns[what] for what in REQUIRED}
+        wrong = [name for name in self._columns.values() if header.count(name) != 1]
+        if wrong:
+            raise DataError(
+                f"{self.title} should have each of the columns {', '.join(wrong)} once, and "
+                f"has the columns {one_line(', '.join(header), limit=200)}; name the right ones by "
+                "--map or --preset, or all by --columns where the first line is no header"
+            )
+        return delimiter
+
+    def _clean(self) -> None:
+        """Make the table ``reviews`` of ``raw``: ratings, times and why a row is rejected."""
+        unread = "number_of(time_text) IS NULL AND iso_ms(time_text) IS NULL"
+        counts = ", ".join(f"count(date_of(time_text, '{form}'))" for form in _DATE_FORMATS)
+        read = self._one(f"SELECT {counts} FROM raw WHERE {unread}")
+        count = dict(zip(_DATE_FORMATS, read, strict=True))
+        formats = sorted(_DATE_FORMATS, key=count.__getitem__, reverse=True)
+        unit = f"'in {self.options.time_unit}'"
+        if not self.options.time_unit:
+            (all_days,) = self._one(
+                "SELECT bool_and(unit_of(n) IS NOT NULL OR day_of(n) IS NOT NULL) "
+                "FROM (SELECT number_of(time_text) AS n FROM raw) WHERE n IS NOT NULL"
+            )
+            unit = "coalesce(unit_of(n), 'dates as numbers')" if all_days else "unit_of(n)"
+        factors = " ".join(f"WHEN 'in {unit}' THEN {factor}" for unit, factor in UNITS.items())
+        self.connection.execute(f"""
+            CREATE TABLE reviews AS SELECT row, user, user_json, restaurant, restaurant_json,
+                rating_of(rating_text) AS rating, CASE WHEN n IS NULL THEN date
+                    WHEN notation = 'dates as numbers' THEN epoch_ms(day_of(n)::TIMESTAMP)
+                    ELSE TRY_CAST(n * CASE notation {factors} ELSE 1 END AS BIGINT) END AS time,
+                notation, coalesce(problem, id_problem(user, user_json, '{USER}'),
+                    id_problem(restaurant, restaurant_json, '{RESTAURANT}'),
+                    CASE WHEN coalesce(rating_text, '') = '' THEN 'rating missing'
+                    WHEN NOT coalesce(isfinite(rating_of(rating_text)), false)
+                    THEN 'rating is no finite number' END) AS reason
+            FROM (SELECT *, CASE WHEN n IS NOT NULL THEN {unit}
+                WHEN date IS NOT NULL THEN 'dates' END AS notation
+            FROM (SELECT *, CASE WHEN n IS NULL THEN
+                coalesce(iso_ms(time_text), date_of(time_text, {formats})) END AS date
+            FROM (SELECT *, number_of(time_text) AS n FROM raw)))""")
+
+    def _report(self) -> Report:
+        report = Report(columns=self._header)
+        for reason, count, rows in self.connection.execute(
+            "SELECT reason, count(*), list(row ORDER BY row)[:3] FROM reviews "
+            "WHERE reason IS NOT NULL GROUP BY reason ORDER BY reason"
+        ).fetchall():
+            report.rejected[reason], report.examples[reason] = count, rows
+        for notation, count, unknown, implausible in self.connection.execute(
+            "SELECT notation, count(*), count(*) FILTER (time IS NULL), count(*) FILTER "
+            f"(time NOT BETWEEN {EARLIEST_MS} AND {latest_ms():.0f}) FROM reviews "
+            "WHERE reason IS NULL GROUP BY notation ORDER BY notation"
+        ).fetchall():
+            report.loaded += count
+            report.times["unknown"] += unknown
+            report.times["before 1990 or in the future"] += implausible
+            if notation:
+                report.times[notation] += count
+        if not report.loaded:
+            reasons = ", ".join(f"{why} ({n:,})" for why, n in report.rejected.most_common())
+            raise DataError(
+                f"{self.title} has no valid review among {report.read:,} rows: "
+                f"{reasons or 'it is empty or only a header'}; its columns are "
+                f"{one_line(', '.join(report.columns or []), limit=200)}; name others by --map"
+            )
+        return report
+
+    def _one(self, query: str) -> tuple[Any, ...]:
+        return self.connection.execute(query).fetchone() or ()
 
 
 def _only_member(archive: zipfile.ZipFile) -> Any:
-    names = [i.filename for i in archive.infolist() if not i.is_dir()]
-    names = [name for name in names if not name.startswith("__MACOSX/")]
+    names = [name for name in archive.namelist() if not re.match(r"__MACOSX/|.*/$", name)]
     if len(names) != 1:
         raise DataError(
             f"the zip archive holds {len(names)} files ({one_line(', '.join(names), limit=200)}), "
@@ -197,282 +359,40 @@ def _only_member(archive: zipfile.ZipFile) -> Any:
     return archive.open(names[0])
 
 
-@contextmanager
-def _damage_as_data_error(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (*_DAMAGE, OSError) as error:
-        if why := getattr(error, "strerror", None):
-            raise DataError(f"{name} cannot be read: {why}") from None
-        raise DataError(f"{name} is damaged or cut short: {one_line(str(error))}") from None
+def _whole_review(delimiter: str, width: int, rating: int) -> re.Pattern[str]:
+    """Return the pattern of a line that is a review by itself."""
+    fields = [rf'(?:\s*"(?:[^"]|"")*"\s*|(?:(?!{re.escape(delimiter)})[^"])*)'] * width
+    fields[rating] = r'\s*"?\d[\d.,/ ]*"?\s*'
+    return re.compile(re.escape(delimiter).join(fields))
 
 
-def _texts(stream: Any, name: str, encoding: str | None) -> Iterator[str]:
-    """Yield pieces of a text file, its line ends made newlines."""
-    head = stream.peek(4)
-    marked = (e for mark, e in _BYTE_ORDER_MARKS.items() if head.startswith(mark))
-    encoding = encoding or next(marked, "utf-8")
-    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(), True)
-    line, data = 1, b" "
-    while data:
-        data = stream.read(_PIECE_BYTES)
-        try:
-            text = decoder.decode(data, final=not data)
-        except UnicodeDecodeError as error:
-            before = error.object[: error.start]
-            raise DataError(
-                f"{name} is not {encoding} text: line {line + before.count(10)} has the byte "
-                f"0x{error.object[error.start]:02x}; name its encoding, such as by "
-                "--encoding latin-1"
-            ) from None
-        if line == 1:
-            text = text.removeprefix("\ufeff")
-            if "\0" in text:
-                raise DataError(
-                    f"{name} is not {encoding} text: it holds a NUL byte; if it is UTF-16, add "
-                    "--encoding utf-16-le"
-                )
-        line += text.count("\n")
-        yield text
+def _numbered(
+    lines: Iterable[tuple[int, str]], delimiter: str, whole: re.Pattern[str], stray: list[int]
+) -> Iterator[str]:
+    """Yield each record after the number of its first line, blank lines left out.
 
-
-class _Table:
-    """Reads delimited text: a header, then a record a line, or more where a field is quoted."""
-
-    def __init__(self, name: str, options: FileOptions, report: Report) -> None:
-        self._name = name
-        self._options = options
-        self._report = report
-        self._header = list(options.header or [])
-        self._delimiter = ","
-        self._places: list[tuple[str, int]] = []
-
-    def blocks(self, texts: Iterable[str]) -> Iterator[Block]:
-        """Yield the records of a text given in pieces."""
-        open_lines: list[str] = []
-        for number, lines, is_last in _line_blocks(texts):
-            if not self._places:
-                start = next(i for i, line in enumerate(lines) if line.strip())
-                self._read_header(lines[start])
-                skipped = start if self._options.header else start + 1
-                number, lines = number + skipped, lines[skipped:]
-            number, lines = number - len(open_lines), open_lines + lines
-            numbers, records, open_lines = self._records(lines, number, is_last)
-            columns = list(zip(*records, strict=True)) or [()] * len(self._header)
-            yield numbers, {what: list(columns[place]) for what, place in self._places}
-
-    def _read_header(self, line: str) -> None:
-        """Find the delimiter by the first line, and where the columns are."""
-        columns = self._options.columns
-        given = self._header
-        splits = {d: self._split(line, d) or [line] for d in _DELIMITERS}
-
-        def fit(delimiter: str) -> tuple[int, int]:
-            fields = splits[delimiter]
-            wanted = len(fields) == len(given) if given else 0
-            return wanted or len(set(columns.names.values()) & set(fields)), len(fields)
-
-        self._delimiter = max(_DELIMITERS, key=fit)
-        header = self._header = given or splits[self._delimiter]
-        self._report.columns_found = header
-        self._places = _places(header, columns, self._name)
-
-    def _split(self, line: str, delimiter: str = "", escape: str | None = None) -> list[str] | None:
-        """Return the fields of one line, None if it is no record by itself."""
-        try:
-            (record,) = self._reader([line], delimiter or self._delimiter, escape)
-        except (csv.Error, ValueError):
-            return None
-        return [text.strip() for text in record] if delimiter else record
-
-    def _reader(self, lines: Iterable[str], delimiter: str, escape: str | None = None) -> Any:
-        if delimiter == "::":
-            lines = (line.replace("::", _ONE_DELIMITER) for line in lines)
-            delimiter = _ONE_DELIMITER
-        return csv.reader(
-            lines, delimiter=delimiter, strict=True, skipinitialspace=True, escapechar=escape
-        )
-
-    def _records(
-        self, lines: list[str], number: int, is_last: bool
-    ) -> tuple[Sequence[int], list[list[str]], list[str]]:
-        """Return line numbers, records, and the lines of a record that is still incomplete."""
-        width = len(self._header)
-        try:
-            records = list(self._reader(lines, self._delimiter))
-        except csv.Error:
-            records = []
-        whole = len(records) == len(lines) and set(map(len, records)) == {width}
-        if whole and max(map(len, lines)) <= _MAX_RECORD:
-            return range(number, number + len(lines)), records, []
-        numbers, records, at = [], [], 0
-        while at < len(lines):
-            record, length = self._record_at(lines, at)
-            if record is None and length > len(lines) - at and not is_last:
-                break
-            if record is not None and len(record) == width:
-                numbers.append(number + at)
-                records.append(record)
-                at += length
-                continue
-            if lines[at].strip():
-                self._report.reject(_why_no_record(lines[at], record), number + at)
-            at += 1
-        return numbers, records, lines[at:]
-
-    def _record_at(self, lines: list[str], at: int) -> tuple[list[str] | None, int]:
-        """Return the record that starts at a line and how many lines it has.
-
-        The record is None if there is none: a quote that would contain whole reviews is a stray
-        one. The number of lines exceeds those at hand if a quote is still open at their end.
-        """
-        if len(lines[at]) > _MAX_RECORD:
-            return None, 1
-        if record := self._split(lines[at]) or self._split(lines[at], escape="\\"):
-            return record, 1
-        reader = self._reader(islice(lines, at, at + _MAX_QUOTED_LINES), self._delimiter)
-        try:
-            record = next(reader)
-        except csv.Error as error:
-            is_open = "unexpected end" in str(error) and at + _MAX_QUOTED_LINES > len(lines)
-            within = lines[at + 1 : at + _MAX_QUOTED_LINES]
-            is_open = is_open and not any(map(self._is_review, within))
-            return None, len(lines) - at + 1 if is_open else 1
-        within = lines[at + 1 : at + reader.line_num]
-        return (None, 1) if any(map(self._is_review, within)) else (record, reader.line_num)
-
-    def _is_review(self, line: str) -> bool:
-        record = self._split(line)
-        if not record or len(record) != len(self._header):
-            return False
-        values = {what: record[place] for what, place in self._places}
-        return bool(values[USER] and values[RESTAURANT] and values[RATING][:1].isdigit())
-
-
-def _why_no_record(line: str, record: list[str] | None) -> str:
-    if len(line) > _MAX_RECORD:
-        return _TOO_LONG
-    return "not as many fields as the header" if record else "unclosed or stray quote"
-
-
-def _line_blocks(texts: Iterable[str]) -> Iterator[tuple[int, list[str], bool]]:
-    """Yield the first line's number, lines, and whether they are the last ones.
-
-    A line that is too long is cut just beyond the limit.
+    Lines where a quote opens that is not closed before the next whole review go to ``stray``. A
+    quote escaped by a backslash is doubled.
     """
-    number, rest = 1, ""
-    for text in texts:
-        *lines, rest = (rest + text).split("\n")
-        rest = rest[: _MAX_RECORD + 1]
-        if any(lines):
-            yield number, lines, False
-        number += len(lines)
-    yield number, [rest] if rest else [], True
+    open_lines: list[tuple[int, str]] = []
+    for number, line in lines:
+        if '\\"' in line:
+            line = line.replace('\\"', '""')
+        if open_lines and whole.fullmatch(line):
+            stray += [n for n, _ in open_lines]
+            open_lines = []
+        is_odd = line.count('"') % 2
+        if open_lines or is_odd:
+            open_lines.append((number, line))
+            if is_odd and len(open_lines) > 1:
+                yield f"{open_lines[0][0]}{delimiter}{''.join(text for _, text in open_lines)}"
+                open_lines = []
+        elif line.strip():
+            yield f"{number}{delimiter}{line}"
+    stray += [n for n, _ in open_lines]
 
 
-def _places(header: list[str], columns: Columns, name: str) -> list[tuple[str, int]]:
-    """Return where in a record the values are."""
-    wanted = dict(columns.names)
-    if columns.time_may_lack and wanted.get(TIME) not in header:
-        wanted.pop(TIME, None)
-        log.info("%s has no column of times", name)
-    wrong = [column for column in wanted.values() if header.count(column) != 1]
-    if wrong:
-        raise DataError(
-            f"{name} should have each of the columns {', '.join(wrong)} once, and has the columns "
-            f"{one_line(', '.join(header), limit=200)}; name the right ones by --map or --preset, "
-            "or all by --columns where the first line is no header"
-        )
-    return [(what, header.index(column)) for what, column in wanted.items()]
-
-
-def _json_blocks(texts: Iterable[str], columns: Columns, report: Report) -> Iterator[Block]:
-    objects = _objects(texts, report)
-    while block := list(islice(objects, _BLOCK_ROWS)):
-        numbers, rows = zip(*block, strict=True)
-        report.columns_found = report.columns_found or list(rows[0])
-        yield numbers, _values(rows, columns)
-
-
-def _objects(texts: Iterable[str], report: Report) -> Iterator[tuple[int, Document]]:
-    """Yield line numbers and objects: of lines, of an array, or of one after another."""
-    decode = json.JSONDecoder().raw_decode
-    text, at, line = "", 0, 1
-    in_array: bool | None = None
-    for piece in chain(texts, [None]):
-        text, at = text[at:] + (piece or ""), 0
-        while True:
-            start = cast("re.Match[str]", _BETWEEN_OBJECTS.match(text, at)).end()
-            if in_array is None:
-                in_array = "[" in text[:start]
-            line += text.count("\n", at, start)
-            at = start
-            # Unless the text ends here, a whole object lies ahead.
-            if at == len(text) or (piece is not None and len(text) - at <= _MAX_RECORD):
-                break
-            try:
-                value, end = decode(text, at)
-            except (ValueError, RecursionError):
-                value = None
-            if not isinstance(value, dict) or end - at > _MAX_RECORD:
-                stop = (_NEXT_IN_ARRAY if in_array else _LINE_END).search(text, at + 1)
-                end = stop.end() if stop else len(text)
-                value = _python_dict(text[at:end])
-            if value is not None:
-                yield line, value
-            elif end - at > _MAX_RECORD:
-                report.reject(_TOO_LONG, line)
-            else:
-                report.reject("not a JSON object", line)
-            line += text.count("\n", at, end)
-            at = end
-
-
-def _python_dict(text: str) -> Document | None:
-    """Return the dictionary that a text is the Python representation of, if any."""
-    if not text.startswith(("{'", "{u'")):
-        return None
-    try:
-        value = ast.literal_eval(text.rstrip().rstrip(","))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _values(rows: Sequence[Document], columns: Columns) -> dict[str, list[Any]]:
-    values = {}
-    for what, path in columns.names.items():
-        values[what] = [row.get(path) for row in rows]
-        if "." in path or dict in set(map(type, values[what])):
-            values[what] = [_value(row, path) for row in rows]
-    return values
-
-
-def _value(row: Document, path: str) -> Any:
-    """Return the value at a dotted path, with MongoDB's extended JSON decoded; None if missing."""
-    value = row.get(path)
-    if value is None and "." in path:
-        key, _, rest = path.partition(".")
-        inner = row.get(key)
-        return _value(inner, rest) if isinstance(inner, dict) else None
-    if isinstance(value, dict):
-        with suppress(ValueError, TypeError, BSONError):
-            return json_util.loads(json.dumps(value), json_options=_EXTENDED_JSON)
-    return value
-
-
-def _parquet_blocks(stream: Any, name: str, columns: Columns, report: Report) -> Iterator[Block]:
-    file = pq.ParquetFile(stream)
-    report.columns_found = file.schema_arrow.names
-    roots = {path: path.partition(".")[0] for path in columns.names.values()}
-    roots = {path: path if path in report.columns_found else root for path, root in roots.items()}
-    header = [path for path, root in roots.items() if root in report.columns_found]
-    wanted = dict(_places(header or report.columns_found, columns, name))
-    number = 1
-    for batch in file.iter_batches(_BLOCK_ROWS, columns=sorted({roots[path] for path in header})):
-        rows = batch.to_pylist()
-        yield (
-            range(number, number + len(rows)),
-            {what: values for what, values in _values(rows, columns).items() if what in wanted},
-        )
-        number += len(rows)
+def _json_path(keys: Sequence[str]) -> str:
+    """Return the SQL text of the path of keys into an object."""
+    path = "".join('."{}"'.format(key.replace('"', '\\"')) for key in keys)
+    return "'${}'".format(path.replace("'", "''"))

@@ -12,7 +12,6 @@ from tests.faults.table import read_table
 from tests.faults.world import Outcome, World
 from tests.support import PROJECT
 
-
 # The quick faults that `make test` injects, one of each kind: killed, cut off, and stepped down.
 IN_EVERY_RUN = {
     "kill -9 of the clustering between Metadata and Clusters",
