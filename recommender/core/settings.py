@@ -6,7 +6,7 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -19,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    StringConstraints,
     ValidationError,
     model_validator,
 )
@@ -51,75 +52,57 @@ def _json_filter(text: str) -> str:
     return text
 
 
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
-
-
 JsonFilter = Annotated[str, AfterValidator(_json_filter)]
+DatabaseName = Annotated[str, Field(max_length=63, pattern=r'^[^/\\. "$\x00]+$')]
 FieldName = Annotated[str, AfterValidator(_plain_field_name)]
-Memory = Annotated[str, BeforeValidator(_lower), Field(pattern=r"^[1-9][0-9]*[kmgt]$")]
-LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
+Memory = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[1-9][0-9]*[kmgtKMGT]$")]
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(lambda level: str(level).upper())
+]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+ListLength = Annotated[int, Field(ge=1, le=1000)]
 
 
 class _Group(BaseModel):
-    """Settings that belong together; each field's alias is its environment variable."""
+    """Settings that belong together: aliases are environment variables, docstrings descriptions."""
 
     model_config = ConfigDict(
-        frozen=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
-
-
-def _setting(name: str, default: object, description: str, **limits: Any) -> Any:
-    """Return the field of a setting; ``name`` is its environment variable."""
-    return Field(default, alias=name, description=description, **limits)
 
 
 class MongoSettings(_Group):
     """The MongoDB deployment."""
 
-    uri: SecretStr = _setting(
-        "MONGO_URI",
-        SecretStr("mongodb://localhost:27017/"),
-        "MongoDB's address, with credentials and options",
-    )
-    db: str = _setting(
-        "MONGO_DB",
-        "Google-Maps-Restaurant",
-        "name of the database",
-        max_length=63,
-        pattern=r'^[^/\\. "$\x00]+$',
-    )
+    uri: SecretStr = Field(SecretStr("mongodb://localhost:27017/"), alias="MONGO_URI")
+    """MongoDB's address, with credentials and options."""
+    db: DatabaseName = Field("Google-Maps-Restaurant", alias="MONGO_DB")
+    """Name of the database."""
 
 
 class ReviewsSettings(_Group):
     """The reviews: their fields, their rating scale and the restaurants to leave out."""
 
-    user_field: FieldName = _setting(
-        "REVIEWS_USER_FIELD", "user_id", "field of `Reviews`: the user's id"
-    )
-    restaurant_field: FieldName = _setting(
-        "REVIEWS_RESTAURANT_FIELD", "gmap_id", "field of `Reviews`: the restaurant's id"
-    )
-    rating_field: FieldName = _setting(
-        "REVIEWS_RATING_FIELD", "rating", "field of `Reviews`: the rating"
-    )
-    time_field: FieldName = _setting(
-        "REVIEWS_TIME_FIELD", "time", "field of `Reviews`: the time of the rating"
-    )
-    restaurants_exclude: JsonFilter | None = _setting(
-        "RESTAURANTS_EXCLUDE",
-        None,
-        "restaurants to train on but never recommend: a MongoDB filter of "
-        """`Restaurants`, as JSON, such as `{"closed": true}`""",
-    )
-    rating_min: float = _setting("RATING_MIN", 1.0, "lowest valid rating")
-    rating_max: float = _setting("RATING_MAX", 5.0, "highest valid rating")
+    user_field: FieldName = Field("user_id", alias="REVIEWS_USER_FIELD")
+    """Field of `Reviews`: the user's id."""
+    restaurant_field: FieldName = Field("gmap_id", alias="REVIEWS_RESTAURANT_FIELD")
+    """Field of `Reviews`: the restaurant's id."""
+    rating_field: FieldName = Field("rating", alias="REVIEWS_RATING_FIELD")
+    """Field of `Reviews`: the rating."""
+    time_field: FieldName = Field("time", alias="REVIEWS_TIME_FIELD")
+    """Field of `Reviews`: the time of the rating."""
+    restaurants_exclude: JsonFilter | None = Field(None, alias="RESTAURANTS_EXCLUDE")
+    """Restaurants to train on but never recommend: MongoDB filter, such as `{"closed": true}`."""
+    rating_min: float = Field(1.0, alias="RATING_MIN")
+    """Lowest valid rating."""
+    rating_max: float = Field(5.0, alias="RATING_MAX")
+    """Highest valid rating."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -151,150 +134,97 @@ class ReviewsSettings(_Group):
 class ApiSettings(_Group):
     """The HTTP server."""
 
-    host: str = _setting("HOST", "127.0.0.1", "address that the API listens on")
-    port: int = _setting("PORT", 8080, "port that the API listens on", ge=1, le=65535)
-    key: SecretStr | None = _setting(
-        "API_KEY",
-        None,
-        "if set, the key that every call but `/next-training` and `/health/...` must "
-        "send, as `X-API-Key` or bearer token",
-    )
+    host: str = Field("127.0.0.1", alias="HOST")
+    """Address that the API listens on."""
+    port: int = Field(8080, alias="PORT", ge=1, le=65535)
+    """Port that the API listens on."""
+    key: SecretStr | None = Field(None, alias="API_KEY")
+    """Key that all calls but `/next-training`, `/health/...` send: `X-API-Key` or bearer token."""
 
 
 class ScheduleSettings(_Group):
     """The schedule of trainings and the limits of a single one."""
 
-    interval_hours: float = _setting(
-        "TRAIN_INTERVAL_HOURS",
-        3.0,
-        "hours from one scheduled training to the next",
-        ge=1 / 3600,
-        le=8760,
-    )
-    timeout_minutes: float = _setting(
-        "TRAIN_TIMEOUT_MINUTES", 170.0, "minutes after which a training is ended", gt=0, le=525600
-    )
-    stop_grace_seconds: float = _setting(
-        "STOP_GRACE_SECONDS", 7.0, "seconds that a stopped training has to clean up", ge=0, le=600
-    )
-    lease_seconds: float = _setting(
-        "LEASE_SECONDS",
-        60.0,
-        "seconds without a heartbeat after which a training loses its lease",
-        ge=10,
-        le=3600,
-    )
-    runs_kept: Count = _setting("RUNS_KEPT", 200, "ended runs, with their logs, kept in the ledger")
+    interval_hours: float = Field(3.0, alias="TRAIN_INTERVAL_HOURS", ge=1 / 3600, le=8760)
+    """Hours from one scheduled training to the next."""
+    timeout_minutes: float = Field(170.0, alias="TRAIN_TIMEOUT_MINUTES", gt=0, le=525600)
+    """Minutes after which a training is ended."""
+    stop_grace_seconds: float = Field(7.0, alias="STOP_GRACE_SECONDS", ge=0, le=600)
+    """Seconds that a stopped training has to clean up."""
+    lease_seconds: float = Field(60.0, alias="LEASE_SECONDS", ge=10, le=3600)
+    """Seconds without a heartbeat after which a training loses its lease."""
+    runs_kept: Count = Field(200, alias="RUNS_KEPT")
+    """Ended runs, with their logs, kept in the ledger."""
 
 
 class GateSettings(_Group):
     """The check of a new model against the published one."""
 
-    enabled: bool = _setting(
-        "GATE", True, "whether a model that is worse than the live one is refused"
-    )
-    min_users_share: float = _setting(
-        "GATE_MIN_USERS_SHARE",
-        0.5,
-        "share of the live model's users that a new model must serve",
-        ge=0,
-        le=1,
-    )
+    enabled: bool = Field(True, alias="GATE")
+    """Whether a model that is worse than the live one is refused."""
+    min_users_share: float = Field(0.5, alias="GATE_MIN_USERS_SHARE", ge=0, le=1)
+    """Share of the live model's users that a new model must serve."""
 
 
 class SparkSettings(_Group):
     """The Spark session."""
 
-    master: str = _setting("SPARK_MASTER", "local[*]", "Spark master: local or a URL", min_length=1)
-    driver_memory: Memory = _setting(
-        "SPARK_DRIVER_MEMORY",
-        "8g",
-        "heap of the Spark driver; the default shrinks on a machine with less memory",
-    )
-    executor_memory: Memory = _setting("SPARK_EXECUTOR_MEMORY", "8g", "heap of one Spark executor")
-    executor_cores: Count = _setting("SPARK_EXECUTOR_CORES", 4, "cores of one Spark executor")
-    shuffle_partitions: Count = _setting(
-        "SPARK_SHUFFLE_PARTITIONS", 400, "partitions of a Spark shuffle"
-    )
-    checkpoint_dir: str | None = _setting(
-        "SPARK_CHECKPOINT_DIR",
-        None,
-        "folder of ALS's checkpoints; on a cluster, one that all machines share",
-    )
+    master: str = Field("local[*]", alias="SPARK_MASTER", min_length=1)
+    """Spark master: local or a URL."""
+    driver_memory: Memory = Field("8g", alias="SPARK_DRIVER_MEMORY")
+    """Heap of the Spark driver; the default shrinks on a machine with less memory."""
+    executor_memory: Memory = Field("8g", alias="SPARK_EXECUTOR_MEMORY")
+    """Heap of one Spark executor."""
+    executor_cores: Count = Field(4, alias="SPARK_EXECUTOR_CORES")
+    """Cores of one Spark executor."""
+    shuffle_partitions: Count = Field(400, alias="SPARK_SHUFFLE_PARTITIONS")
+    """Partitions of a Spark shuffle."""
+    checkpoint_dir: str | None = Field(None, alias="SPARK_CHECKPOINT_DIR")
+    """Folder of ALS's checkpoints; on a cluster, one that all machines share."""
 
 
 class AlsSettings(_Group):
     """The two fits of ALS, their evaluation and the recommendations."""
 
-    objective: Literal["preference", "rating"] = _setting(
-        "ALS_OBJECTIVE",
-        "preference",
-        "what ranks a user's restaurants: `preference`, fitted by implicit-feedback "
-        "ALS, or `rating`, predicted by explicit ALS alone",
-    )
-    max_iter: Count = _setting("ALS_MAX_ITER", 10, "ALS iterations")
-    rank: Count = _setting("ALS_RANK", 10, "latent factors of the rating fit")
-    reg_param: float = _setting("ALS_REG_PARAM", 0.1, "ALS regularisation of the rating fit", ge=0)
-    user_weight: float | None = _setting(
-        "ALS_USER_WEIGHT",
-        None,
-        "damping of the user bias, in ratings; unset: chosen by each training",
-        gt=0,
-    )
-    restaurant_weight: float | None = _setting(
-        "ALS_RESTAURANT_WEIGHT",
-        None,
-        "damping of the restaurant bias, in ratings; unset: chosen by each training",
-        gt=0,
-    )
-    preference_rank: Count | None = _setting(
-        "ALS_PREFERENCE_RANK",
-        None,
-        "latent factors of the preference fit; unset: 32 or 64, chosen by each training",
-    )
-    preference_reg_param: float | None = _setting(
-        "ALS_PREFERENCE_REG_PARAM",
-        None,
-        "ALS regularisation of the preference fit; unset: a fifth of `ALS_ALPHA`",
-        gt=0,
-    )
-    preference_users: Count = _setting(
-        "ALS_PREFERENCE_USERS",
-        20_000,
-        "most users of two or more ratings that MLlib fits; half-steps extend the fit to all",
-    )
-    alpha: float | None = _setting(
-        "ALS_ALPHA",
-        None,
-        "confidence that the mean rating adds to that of an unrated restaurant; unset: "
-        "chosen by each training",
-        gt=0,
-    )
-    cold_start_strategy: Literal["drop", "nan"] = _setting(
-        "ALS_COLD_START_STRATEGY",
-        "drop",
-        "test ratings of unknown users or restaurants: left out, or RMSE is null",
-    )
-    test_fraction: Fraction = _setting(
-        "ALS_TEST_FRACTION", 0.2, "share of each user's ratings to test with"
-    )
-    test_split: Literal["random", "time"] = _setting(
-        "ALS_TEST_SPLIT", "random", "test ratings: `random` or, by `time`, the latest"
-    )
-    top_n: int = _setting("ALS_TOP_N", 13, "restaurants recommended to each user", ge=1, le=1000)
+    objective: Literal["preference", "rating"] = Field("preference", alias="ALS_OBJECTIVE")
+    """Ranking score: `preference` (implicit-feedback ALS) or predicted `rating` (explicit ALS)."""
+    max_iter: Count = Field(10, alias="ALS_MAX_ITER")
+    """ALS iterations."""
+    rank: Count = Field(10, alias="ALS_RANK")
+    """Latent factors of the rating fit."""
+    reg_param: float = Field(0.1, alias="ALS_REG_PARAM", ge=0)
+    """ALS regularisation of the rating fit."""
+    user_weight: Positive | None = Field(None, alias="ALS_USER_WEIGHT")
+    """Damping of the user bias, in ratings; unset: chosen by each training."""
+    restaurant_weight: Positive | None = Field(None, alias="ALS_RESTAURANT_WEIGHT")
+    """Damping of the restaurant bias, in ratings; unset: chosen by each training."""
+    preference_rank: Count | None = Field(None, alias="ALS_PREFERENCE_RANK")
+    """Latent factors of the preference fit; unset: 32 or 64, chosen by each training."""
+    preference_reg_param: Positive | None = Field(None, alias="ALS_PREFERENCE_REG_PARAM")
+    """ALS regularisation of the preference fit; unset: a fifth of `ALS_ALPHA`."""
+    preference_users: Count = Field(20_000, alias="ALS_PREFERENCE_USERS")
+    """Most users of two or more ratings that MLlib fits; half-steps extend the fit to all."""
+    alpha: Positive | None = Field(None, alias="ALS_ALPHA")
+    """Confidence that a mean rating adds to an unrated one's; unset: chosen by each training."""
+    cold_start_strategy: Literal["drop", "nan"] = Field("drop", alias="ALS_COLD_START_STRATEGY")
+    """Test ratings of unknown users or restaurants: left out, or RMSE is null."""
+    test_fraction: Fraction = Field(0.2, alias="ALS_TEST_FRACTION")
+    """Share of each user's ratings to test with."""
+    test_split: Literal["random", "time"] = Field("random", alias="ALS_TEST_SPLIT")
+    """Test ratings: `random` or, by `time`, the latest."""
+    top_n: ListLength = Field(13, alias="ALS_TOP_N")
+    """Restaurants recommended to each user."""
 
 
 class ClustersSettings(_Group):
     """The clustering of users."""
 
-    k: Count = _setting("CLUSTERS_K", 50, "number of clusters")
-    space: Literal["tastes", "ratings"] = _setting(
-        "CLUSTERS_SPACE",
-        "tastes",
-        "what is clustered: `tastes`, a spectral embedding of the restaurants that "
-        "users rate, or the raw `ratings`",
-    )
-    top_n: int = _setting("CLUSTERS_TOP_N", 40, "restaurants kept for each cluster", ge=1, le=1000)
+    k: Count = Field(50, alias="CLUSTERS_K")
+    """Number of clusters."""
+    space: Literal["tastes", "ratings"] = Field("tastes", alias="CLUSTERS_SPACE")
+    """What is clustered: `tastes`, a spectral embedding of rated restaurants, or raw `ratings`."""
+    top_n: ListLength = Field(40, alias="CLUSTERS_TOP_N")
+    """Restaurants kept for each cluster."""
 
 
 class Settings(_Group):
@@ -311,15 +241,16 @@ class Settings(_Group):
     spark: SparkSettings
     als: AlsSettings
     clusters: ClustersSettings
-    work_dir: Path = _setting(
-        "WORK_DIR", Path("var"), "the only folder written to: logs, Spark's files, demo database"
-    )
-    log_level: LogLevel = _setting("LOG_LEVEL", "INFO", "lowest level of the log lines shown")
-    seed: int = _setting("SEED", 42, "seed of the splits, of ALS and of K-Means", ge=0, lt=2**31)
+    work_dir: Path = Field(Path("var"), alias="WORK_DIR")
+    """The only folder written to: logs, Spark's files, demo database."""
+    log_level: LogLevel = Field("INFO", alias="LOG_LEVEL")
+    """Lowest level of the log lines shown."""
+    seed: int = Field(42, alias="SEED", ge=0, lt=2**31)
+    """Seed of the splits, of ALS and of K-Means."""
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> Settings:
-        """Return the settings with these values, by environment name; the rest has its default.
+        """Return settings with values by environment name, else with defaults.
 
         Raises
         ------
@@ -329,9 +260,8 @@ class Settings(_Group):
         return cls.model_validate({**values, **dict.fromkeys(_GROUPS, values)})
 
     def with_values(self, changes: Mapping[str, object]) -> Settings:
-        """Return these settings with some values changed, by environment name in either case."""
-        values = self._flat(exclude_unset=True)
-        return Settings.of(values | {name.upper(): value for name, value in changes.items()})
+        """Return a copy with some values changed, by environment name in either case."""
+        return Settings.of(self._flat(exclude_unset=True) | _upper_names(changes))
 
     @property
     def log_dir(self) -> Path:
@@ -367,23 +297,14 @@ class Settings(_Group):
         return values
 
 
-_GROUPS: dict[str, type[BaseModel]] = {
-    "mongo": MongoSettings,
-    "reviews": ReviewsSettings,
-    "api": ApiSettings,
-    "schedule": ScheduleSettings,
-    "gate": GateSettings,
-    "spark": SparkSettings,
-    "als": AlsSettings,
-    "clusters": ClustersSettings,
-}
+_GROUPS = [name for name, field in Settings.model_fields.items() if not field.alias]
 
 
 def setting_fields() -> dict[str, tuple[str, FieldInfo]]:
-    """Return every setting by its environment name: its group's title, and its field."""
-    models: list[type[BaseModel]] = [*_GROUPS.values(), Settings]
+    """Return the title of its group and the field of every setting, by environment name."""
+    models: list[Any] = [*(Settings.model_fields[name].annotation for name in _GROUPS), Settings]
     return {
-        field.alias: ((model.__doc__ or "").partition(".")[0], field)
+        field.alias: (model.__doc__.partition(".")[0], field)
         for model in models
         for field in model.model_fields.values()
         if field.alias
@@ -403,41 +324,39 @@ def load_settings(**overrides: object) -> Settings:
     ConfigurationError
         If a value is invalid or a name is a typo. The values of secrets are not repeated.
     """
-    values = _file_values() | {name.upper(): value for name, value in os.environ.items()}
-    _check_names(values)
-    given = {name: value for name, value in values.items() if value}
+    from_file, environment = _file_values(), _upper_names(os.environ)
+    _check_names(from_file, environment)
+    values = {name: value for name, value in (from_file | environment).items() if value}
+    values |= _upper_names(overrides)
     try:
-        return Settings.of(given | {name.upper(): value for name, value in overrides.items()})
+        return Settings.of(values)
     except ValidationError as error:
-        lines = dict.fromkeys(_explain(detail, given | overrides) for detail in error.errors())
+        lines = dict.fromkeys(_explain(detail, values) for detail in error.errors())
         raise ConfigurationError("; ".join(lines)) from None
 
 
-def _file_values() -> dict[str, str]:
+def _upper_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.upper(): value for name, value in values.items()}
+
+
+def _file_values() -> dict[str, Any]:
     try:
-        values = dotenv_values(ENV_FILE) if Path(ENV_FILE).is_file() else {}
+        return _upper_names(dotenv_values(ENV_FILE) if Path(ENV_FILE).is_file() else {})
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigurationError(f"{ENV_FILE} cannot be read as UTF-8 text: {error}") from None
-    return {name.upper(): value or "" for name, value in values.items()}
 
 
-def _check_names(values: Mapping[str, object]) -> None:
+def _check_names(from_file: Mapping[str, object], environment: Mapping[str, object]) -> None:
     """Refuse a close misspelling of a setting; warn of an unknown name with one of our prefixes."""
     known = list(setting_fields())
-    for name in _suspects(values, known):
-        near = difflib.get_close_matches(name, known, n=1, cutoff=_TYPO_SIMILARITY)
-        if near:
+    ours = [*from_file, *(name for name in environment if name.startswith(_OWN_PREFIXES))]
+    for name in ours:
+        if name in known or _KUBERNETES.search(name):
+            continue
+        if near := difflib.get_close_matches(name, known, n=1, cutoff=_TYPO_SIMILARITY):
             raise ConfigurationError(f"{name} is not a setting; did you mean {near[0]}?")
         if name.startswith(_OWN_PREFIXES):
             log.warning("%s is not a setting; docs/settings.md lists all of them", name)
-
-
-def _suspects(values: Mapping[str, object], known: list[str]) -> Iterator[str]:
-    from_file = _file_values()
-    for name in values:
-        ours = name in from_file or name.startswith(_OWN_PREFIXES)
-        if ours and name not in known and not _KUBERNETES.search(name):
-            yield name
 
 
 def _explain(detail: Any, values: Mapping[str, object]) -> str:
@@ -446,5 +365,4 @@ def _explain(detail: Any, values: Mapping[str, object]) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
     if name not in setting_fields():
         return message
-    value = "" if name in _SECRETS else f"={values.get(name, values.get(name.lower()))!r}"
-    return f"{name}{value}: {message}"
+    return f"{name}: {message}" if name in _SECRETS else f"{name}={values.get(name)!r}: {message}"
