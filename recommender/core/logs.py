@@ -11,10 +11,12 @@ from urllib.parse import parse_qsl, unquote, unquote_plus
 
 from recommender.core.settings import Settings
 
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+# A shorter secret would mask the log into noise.
+_LEAST_SECRET_LENGTH = 3
+
 # The secrets of this process; a script's last line is written without logging.
 _secrets: list[str] = []
-
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class RedactingFormatter(logging.Formatter):
@@ -31,8 +33,7 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's text; the lines of a traceback are indented."""
-        text = redact(super().format(record), self._secrets)
-        return "\n  ".join(text.splitlines())
+        return "\n  ".join(redact(super().format(record), self._secrets).splitlines())
 
 
 def redact(text: str, secrets: Sequence[str]) -> str:
@@ -65,11 +66,6 @@ def set_log_format(handler: logging.Handler, secrets: Sequence[str]) -> None:
     handler.addFilter(lambda record: "/py4j/" not in record.pathname)
 
 
-def secrets_of_environment() -> list[str]:
-    """Return the secrets that the environment holds, for use before the settings are read."""
-    return secrets_in(os.environ.get("MONGO_URI", ""), os.environ.get("API_KEY", ""))
-
-
 def print_error(reason: str) -> None:
     """Write a script's last line, its error, to stderr."""
     sys.stderr.write(f"error: {one_line(redact(reason, [*_secrets, *secrets_of_environment()]))}\n")
@@ -81,26 +77,27 @@ def one_line(text: object, limit: int = 500) -> str:
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
+def secrets_of_environment() -> list[str]:
+    """Return the strings to mask in logs before the settings are read, longest first."""
+    return _secrets_in(os.environ.get("MONGO_URI", ""), os.environ.get("API_KEY", ""))
+
+
 def secrets_of(settings: Settings) -> list[str]:
     """Return the strings to mask in logs, longest first."""
     key = settings.api.key.get_secret_value() if settings.api.key else ""
-    return secrets_in(settings.mongo.uri.get_secret_value(), key)
+    return _secrets_in(settings.mongo.uri.get_secret_value(), key)
 
 
-def secrets_in(uri: str, api_key: str = "") -> list[str]:
-    """Return the secrets in a MongoDB URI and an API key, longest first.
-
-    Passwords are found in an invalid URI too, since an error may quote it.
-    """
+def _secrets_in(uri: str, api_key: str) -> list[str]:
+    """Return the strings to mask, also for an invalid URI, since an error may quote it."""
     rest = uri.partition("://")[2]
-    secrets = {api_key}
-    for part in (rest, re.split("[/?]", rest)[0]):
-        credentials, at, _ = part.rpartition("@")
-        secrets.add(credentials.partition(":")[2] if at else "")
+    credentials = [part.rpartition("@")[0] for part in (rest, re.split("[/?]", rest)[0])]
+    passwords = {text.partition(":")[2] for text in credentials}
     for name, value in parse_qsl(rest.partition("?")[2]):
         if name.lower().endswith(("password", "mechanismproperties")):
-            secrets.add(value)
-    passwords = {secret for secret in secrets - {api_key} if secret}
-    secrets |= {unquote(secret) for secret in passwords}
-    secrets |= {unquote_plus(secret) for secret in passwords} | ({uri} if passwords else set())
-    return sorted(secrets - {""}, key=len, reverse=True)
+            passwords.add(value)
+    passwords.discard("")
+    secrets = {api_key, *passwords, *map(unquote, passwords), *map(unquote_plus, passwords)}
+    if passwords:
+        secrets.add(uri)
+    return sorted((s for s in secrets if len(s) >= _LEAST_SECRET_LENGTH), key=len, reverse=True)
