@@ -1,10 +1,9 @@
 """Child processes that end when their parent does, however the parent ends.
 
-A guard, a small process between the two, holds the reading end of a pipe whose writing end only the
-parent has. When the parent closes it, or is killed so that the kernel does, the guard stops the
-child. Unlike the kernel's own signal at a parent's death, this does not take the end of the thread
-that started the child for the end of the parent. This file is the guard's program, too: run by
-path, it imports the standard library alone, so that it starts in milliseconds.
+A guard, a small process between the two, reads a pipe whose writing end only the parent has. When
+the parent closes it, or dies, the guard stops the child. (The kernel's own signal at a parent's
+death would come at the end of the thread that started the child.) This file is the guard's program,
+too: it imports the standard library alone, so that it starts in milliseconds.
 """
 
 from __future__ import annotations
@@ -19,28 +18,25 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import IO
 
 _NOT_FOUND = 127
 _PR_SET_PDEATHSIG = 1
 
 
-class Guarded:
+class Guarded(subprocess.Popen[bytes]):
     """A child process under guard, in a session of its own: a terminal's Ctrl-C does not reach it.
+
+    Its exit code is 128 + n if signal n ended it.
 
     Parameters
     ----------
-    command
-        The program and its arguments.
     grace_seconds
-        How long the child may take from SIGTERM to its end before it is killed, and with it the
-        rest of its process group.
-    env
-        The child's environment; None: this process's.
+        Time from SIGTERM until the child and its process group are killed.
     remove
         A folder that the guard removes once it has stopped the child, also for a killed parent.
     output
-        Where the child's output and errors go; None: where this process's go.
+        Takes the child's output and errors; None: they go where this process's go.
     """
 
     def __init__(
@@ -53,7 +49,7 @@ class Guarded:
         output: IO[bytes] | None = None,
     ) -> None:
         guard = [sys.executable, "-I", "-S", __file__, str(grace_seconds), str(remove or "")]
-        self._process = subprocess.Popen(
+        super().__init__(
             [*guard, *map(str, command)],
             stdin=subprocess.PIPE,
             stdout=output,
@@ -63,79 +59,53 @@ class Guarded:
             bufsize=0,
         )
 
-    def poll(self) -> int | None:
-        """Return the child's exit code, 128 + n if signal n ended it; None while it runs."""
-        return self._process.poll()
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for the child's end and return its exit code, as :meth:`poll` does.
-
-        Raises
-        ------
-        subprocess.TimeoutExpired
-            If it still runs after ``timeout`` seconds.
-        """
-        return self._process.wait(timeout)
-
     def stop(self) -> int:
         """Stop the child, by SIGTERM and after the grace by SIGKILL; return its exit code."""
-        assert self._process.stdin is not None  # noqa: S101 - it was asked for
-        # A fork of this process may hold the pipe open, so closing it alone would not do.
+        assert self.stdin is not None  # noqa: S101 - a pipe, for mypy
+        # A fork of this process may hold the pipe open, so closing it alone is not enough.
         with contextlib.suppress(OSError, ValueError):
-            self._process.stdin.write(b"\0")
+            self.stdin.write(b"\0")
         with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        return self._process.wait()
-
-    def __enter__(self) -> Self:
-        return self
+            self.stdin.close()
+        return self.wait()
 
     def __exit__(self, *_error: object) -> None:
         self.stop()
 
 
 def _guard(grace_seconds: float, remove: str, command: Sequence[str]) -> int:
-    """Run the child until it ends or the lifeline on stdin does; return its exit code."""
+    """Run the child until it ends or the pipe on stdin does; return its exit code."""
     libc = ctypes.CDLL(None)
+    stopping = threading.Event()
 
     def die_with_the_guard() -> None:
         if sys.platform == "linux":
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
+    def stop_when_stdin_ends() -> None:
+        os.read(0, 1)
+        stopping.set()
+        child.terminate()
+        try:
+            child.wait(grace_seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+
     try:
-        # Safe here: the guard has one thread yet, and it is the one that waits to the end.
+        # preexec_fn is safe: the guard has one thread here, and that one waits to the end.
         child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            process_group=0,
-            preexec_fn=die_with_the_guard,
+            command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=die_with_the_guard
         )
     except OSError as error:
         sys.stderr.write(f"{command[0]} cannot be started: {error}\n")
         return _NOT_FOUND
-    stopping = threading.Event()
-    watch = threading.Thread(
-        target=_stop_at_the_end, args=(child, grace_seconds, stopping), daemon=True
-    )
-    watch.start()
+    threading.Thread(target=stop_when_stdin_ends, daemon=True).start()
     code = child.wait()
-    with contextlib.suppress(ProcessLookupError):  # what the child started and left behind
+    with contextlib.suppress(ProcessLookupError):  # processes that the child left behind
         os.killpg(child.pid, signal.SIGKILL)
     if remove and stopping.is_set():
         shutil.rmtree(remove, ignore_errors=True)
     return code if code >= 0 else 128 - code
-
-
-def _stop_at_the_end(
-    child: subprocess.Popen[bytes], grace_seconds: float, stopping: threading.Event
-) -> None:
-    os.read(0, 1)
-    stopping.set()
-    child.terminate()
-    try:
-        child.wait(grace_seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

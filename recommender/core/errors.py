@@ -1,55 +1,46 @@
-"""What can go wrong, each with the exit code that a script ends with."""
+"""The expected failures, each with the exit code of the script."""
 
 from __future__ import annotations
 
 
 class RecommenderError(Exception):
-    """Base of every expected failure: one clear line, one exit code.
-
-    The message says what was found, what was expected and what to do about it.
-    """
+    """Base of all expected failures; one line says what was found, expected and to do."""
 
     exit_code = 1
 
 
 class DataError(RecommenderError):
-    """The reviews cannot be trained on, such as none that is valid."""
+    """The data is unusable, for instance because no review is valid."""
 
     exit_code = 65
 
 
 class DatabaseUnavailableError(RecommenderError):
-    """MongoDB does not answer, or refuses what was asked of it."""
+    """MongoDB does not answer, or refuses a command."""
 
     exit_code = 69
 
 
 class PublishError(RecommenderError):
-    """What was staged is not what was computed, so it was not published."""
+    """The staged collections differ from the computed model, so they were not published."""
 
     exit_code = 70
 
 
 class SparkError(RecommenderError):
-    """Spark could not do what was asked of it, such as for lack of memory."""
+    """Spark failed, for instance for lack of memory."""
 
     exit_code = 70
 
 
 class ModelRejectedError(RecommenderError):
-    """The gate found what was trained unfit to take the place of what is live."""
+    """The gate rejected the new model, so the live one stays."""
 
     exit_code = 76
 
 
 class LeaseHeldError(RecommenderError):
-    """Another training is in progress.
-
-    Parameters
-    ----------
-    holder
-        The lease's document: ``run_id``, ``host``, ``pid`` and ``started_at`` of that training.
-    """
+    """Another training is in progress; ``holder`` is its document of the lease."""
 
     exit_code = 75
 
@@ -63,12 +54,12 @@ class LeaseHeldError(RecommenderError):
 
 
 class LeaseLostError(RecommenderError):
-    """The lease ran out while this training held it, so it may no longer publish."""
+    """The training lost its lease, so it may no longer publish."""
 
     exit_code = 75
 
 
 class ConfigurationError(RecommenderError):
-    """A setting has a value that cannot be, or the machine lacks what the service needs."""
+    """A setting is invalid, or the machine lacks a requirement such as Java."""
 
     exit_code = 78

@@ -1,4 +1,4 @@
-"""The MongoDB client, and its errors as one line that says what to do."""
+"""The MongoDB client, its two databases, and its errors as one line with advice."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ def connect(settings: Settings) -> Client:
     Raises
     ------
     ConfigurationError
-        If ``MONGO_URI`` is invalid, or has ``w=0``. The message does not repeat it, as it may hold
-        a password.
+        If ``MONGO_URI`` is invalid or has ``w=0``. The message does not repeat the URI.
     DatabaseUnavailableError
         If DNS does not resolve a ``mongodb+srv`` host.
     """
@@ -53,9 +52,7 @@ def connect(settings: Settings) -> Client:
             "in a user name or password, '@', ':', '/' and '%' must be percent-encoded"
         ) from None
     except OSError as error:
-        raise ConfigurationError(
-            f"a file that MONGO_URI names cannot be read: {error.strerror}"
-        ) from None
+        raise ConfigurationError(f"MONGO_URI names an unreadable file: {error.strerror}") from None
     if not client.write_concern.acknowledged:
         client.close()
         raise ConfigurationError(
@@ -67,7 +64,7 @@ def connect(settings: Settings) -> Client:
 def database(client: Client, settings: Settings) -> MongoDatabase:
     """Return the settings' database, read at the primary and written to the majority.
 
-    The service relies on reading its own writes, whatever options ``MONGO_URI`` has.
+    So the service reads its own writes, whatever options ``MONGO_URI`` has.
     """
     return client.get_database(
         settings.mongo.db,
@@ -78,26 +75,15 @@ def database(client: Client, settings: Settings) -> MongoDatabase:
 
 
 def source_database(client: Client, settings: Settings) -> MongoDatabase:
-    """Return the settings' database with the options of ``MONGO_URI``.
-
-    For reading ``Reviews``, ``Users`` and ``Restaurants`` only.
-    """
+    """Return the settings' database with ``MONGO_URI``'s options, to read the reviews' side."""
     return client[settings.mongo.db]
 
 
 @contextmanager
 def mongo_errors(doing: str) -> Iterator[None]:
-    """Turn pymongo's errors inside the block into one line that names the failed step.
+    """Raise :class:`DatabaseUnavailableError` for pymongo's errors in the block, in one line.
 
-    Parameters
-    ----------
-    doing
-        What the block does, such as ``"reading Reviews"``.
-
-    Raises
-    ------
-    DatabaseUnavailableError
-        In place of any :class:`pymongo.errors.PyMongoError`.
+    The line names the step that failed: ``doing``, such as ``"reading Reviews"``.
     """
     try:
         yield

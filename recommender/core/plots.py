@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +16,7 @@ _LABELLED_LINES = 14
 
 
 class Point(NamedTuple):
-    """A point of a line: its tick, its value, half its error bar, and a note above it."""
+    """A point of a line; ``error`` is half its error bar, ``note`` stands above it."""
 
     tick: int
     value: float
@@ -34,25 +35,23 @@ class LineChart(NamedTuple):
 
 
 def save_elbow(path: Path, ks: Sequence[int], inertias: Sequence[float], knee: int | None) -> None:
-    """Plot inertia over the number of clusters as SVG, with a vertical line at the knee."""
-    figure = _new_figure(path, 4.5)
-    axes = figure.subplots()
-    axes.plot(ks, inertias, marker="o")
-    if knee is not None:
-        axes.axvline(knee, color="crimson", linestyle="--", label=f"knee: k = {knee}")
-        axes.legend()
-    axes.set(title="Elbow curve", xlabel="number of clusters k", ylabel="inertia")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    _save(figure, path)
+    """Plot inertia over the number of clusters as SVG, with a line at the knee."""
+    with _saved_figure(path, 4.5) as figure:
+        axes = figure.subplots()
+        axes.plot(ks, inertias, marker="o")
+        if knee is not None:
+            axes.axvline(knee, color="crimson", linestyle="--", label=f"knee: k = {knee}")
+            axes.legend()
+        axes.set(title="Elbow curve", xlabel="number of clusters k", ylabel="inertia")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
 
 
 def save_line_charts(path: Path, charts: Sequence[LineChart]) -> None:
     """Plot charts below each other as SVG; without charts, an empty figure."""
-    figure = _new_figure(path, 4.5 * max(1, len(charts)))
-    for number, chart in enumerate(charts, start=1):
-        _draw_lines(figure.add_subplot(len(charts), 1, number), chart)
-    _save(figure, path)
+    with _saved_figure(path, 4.5 * max(1, len(charts))) as figure:
+        for number, chart in enumerate(charts, start=1):
+            _draw_lines(figure.add_subplot(len(charts), 1, number), chart)
 
 
 def _draw_lines(axes: Axes, chart: LineChart) -> None:
@@ -62,29 +61,27 @@ def _draw_lines(axes: Axes, chart: LineChart) -> None:
         shift = (number - (len(chart.lines) - 1) / 2) * min(0.04, 0.4 / len(chart.lines))
         ticks, values, errors, notes = zip(*points, strict=True)
         xs = [tick + shift for tick in ticks]
-        label = label if number < _LABELLED_LINES else ""
-        axes.errorbar(xs, values, errors, label=label, linestyle=style, marker="o", capsize=3)
+        shown = label if number < _LABELLED_LINES else ""
+        axes.errorbar(xs, values, errors, label=shown, linestyle=style, marker="o", capsize=3)
         for x, value, error, note in zip(xs, values, errors, notes, strict=True):
             axes.text(x, value + error, note, ha="center", va="bottom", weight="bold")
     axes.set(title=chart.title, xlabel=chart.x_label, ylabel=chart.y_label)
     axes.set_xticks(range(len(chart.ticks)), chart.ticks)
-    axes.margins(y=0.12)
     axes.set_xlim(-0.5, len(chart.ticks) - 0.5)
+    axes.margins(y=0.12)
     axes.grid(alpha=0.3)
     if any(label for label, _ in chart.lines):
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small", handlelength=4)
 
 
-def _new_figure(path: Path, height: float) -> Figure:
+@contextmanager
+def _saved_figure(path: Path, height: float) -> Iterator[Figure]:
+    """Yield a figure and save it: the same bytes for the same plot, without date or random ids."""
     os.environ.setdefault("MPLCONFIGDIR", str(path.parent / "matplotlib"))  # its font cache
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(10, height), layout="constrained")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """Write the same bytes for the same plot: no date, and ids that do not vary."""
-    from matplotlib import rc_context
-
+    figure = Figure(figsize=(10, height), layout="constrained")
+    yield figure
     with rc_context({"svg.hashsalt": "recommender", "svg.fonttype": "none"}):
         figure.savefig(path, format="svg", metadata={"Date": None})

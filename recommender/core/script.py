@@ -1,4 +1,4 @@
-"""What all scripts share: logs without secrets, signals, and one line and exit code a failure."""
+"""The entry of all scripts: logs without secrets, signals, one line and exit code per failure."""
 
 from __future__ import annotations
 
@@ -11,23 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from recommender.core.errors import RecommenderError
-from recommender.core.logs import (
-    log_to_stderr,
-    print_error,
-    secrets_of_environment,
-)
+from recommender.core.logs import log_to_stderr, print_error, secrets_of_environment
 from recommender.core.signals import Stopped, ignore_signals, raise_on_signals
 
-# What each exit code means, in the order of --help.
+# In the order of --help.
 EXIT_CODES = {
     0: "success",
     1: "an unexpected failure; the log has its traceback",
     2: "usage: an invalid argument",
-    65: "data: nothing that can be trained on, or an unreadable file",
+    65: "data: nothing to train on, or an unreadable file",
     69: "MongoDB is unavailable or refused",
-    70: "Spark failed, or what was staged failed its checks; nothing was published",
+    70: "Spark failed, or the staged collections failed their checks; nothing was published",
     75: "another training is in progress, or took over",
-    76: "the gate rejected the model: what was published before stays",
+    76: "the gate rejected the model; the published one stays",
     78: "configuration: an invalid setting, or Java is missing",
     124: "the training took longer than TRAIN_TIMEOUT_MINUTES",
     130: "stopped by Ctrl-C",
@@ -42,15 +38,12 @@ _EVERY_SCRIPT = (0, 1, 2, 78, 130, 143, 141)
 def script_parser(
     description: str, *codes: int, prog: str | None = None
 ) -> argparse.ArgumentParser:
-    """Return a script's parser, whose help ends with the script's exit codes.
-
-    Parameters
-    ----------
-    codes
-        The keys of `EXIT_CODES` that this script can end with, besides those of every script.
-    """
-    known = [code for code in EXIT_CODES if code in (*_EVERY_SCRIPT, *codes)]
-    lines = [f"  {code:<4} {EXIT_CODES[code]}" for code in known]
+    """Return a parser whose help ends with ``codes`` and the exit codes of every script."""
+    lines = [
+        f"  {code:<4} {meaning}"
+        for code, meaning in EXIT_CODES.items()
+        if code in (*_EVERY_SCRIPT, *codes)
+    ]
     return argparse.ArgumentParser(
         prog=prog,
         description=description,
@@ -60,25 +53,16 @@ def script_parser(
 
 
 def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
-    """Run a script's ``main`` and return its exit code, or that of its failure.
-
-    Parameters
-    ----------
-    main
-        Takes the arguments (None: the command line's) and returns an exit code.
-    """
+    """Run ``main`` on the command line's arguments; return its exit code, or its failure's."""
     raise_on_signals()
     log_to_stderr("INFO", secrets_of_environment())
     try:
         code = main(None)
         sys.stdout.flush()
         return code
-    except RecommenderError as error:
+    except (RecommenderError, Stopped) as error:
         print_error(str(error))
         return error.exit_code
-    except Stopped as stop:
-        print_error(str(stop))
-        return stop.exit_code
     except KeyboardInterrupt:
         print_error("stopped by SIGINT")
         return 128 + signal.SIGINT
@@ -98,9 +82,8 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
 def exit_on_error() -> Iterator[None]:
     """End the process with one line and its exit code if the block raises an expected error.
 
-    For the startup of the application inside another program's server. That server would log a
-    traceback of any exception, `SystemExit` included, and exit with a code of its own. Nothing has
-    been started yet that needs to be cleaned up.
+    For the startup inside another program's server, which logs a traceback of any exception and
+    exits with a code of its own. Nothing has been started yet that needs a clean-up.
     """
     try:
         yield

@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     SecretStr,
     StringConstraints,
     ValidationError,
@@ -34,7 +35,6 @@ _OWN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_",
 # Variables that Kubernetes sets for a Service that is named like one of the prefixes.
 _KUBERNETES = re.compile(r"_(SERVICE_(HOST|PORT\w*)|PORT(_\w+)?)$")
 _TYPO_SIMILARITY = 0.75
-_RELEVANT_SHARE = 0.75
 _SECRETS = {"MONGO_URI", "API_KEY"}
 
 log = logging.getLogger(__name__)
@@ -46,13 +46,16 @@ def _plain_field_name(name: str) -> str:
     return name
 
 
-def _json_filter(text: str) -> str:
-    if not isinstance(json_util.loads(text), dict):
+def _parsed_filter(text: str) -> dict[str, Any]:
+    parsed = json_util.loads(text)
+    if not isinstance(parsed, dict):
         raise ValueError('expected a MongoDB filter as a JSON object, such as {"closed": true}')
-    return text
+    return parsed
 
 
-JsonFilter = Annotated[str, AfterValidator(_json_filter)]
+MongoFilter = Annotated[
+    dict[str, Any], BeforeValidator(_parsed_filter), PlainSerializer(json_util.dumps)
+]
 DatabaseName = Annotated[str, Field(max_length=63, pattern=r'^[^/\\. "$\x00]+$')]
 FieldName = Annotated[str, AfterValidator(_plain_field_name)]
 Memory = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[1-9][0-9]*[kmgtKMGT]$")]
@@ -97,7 +100,7 @@ class ReviewsSettings(_Group):
     """Field of `Reviews`: the rating."""
     time_field: FieldName = Field("time", alias="REVIEWS_TIME_FIELD")
     """Field of `Reviews`: the time of the rating."""
-    restaurants_exclude: JsonFilter | None = Field(None, alias="RESTAURANTS_EXCLUDE")
+    restaurants_exclude: MongoFilter | None = Field(None, alias="RESTAURANTS_EXCLUDE")
     """Restaurants to train on but never recommend: MongoDB filter, such as `{"closed": true}`."""
     rating_min: float = Field(1.0, alias="RATING_MIN")
     """Lowest valid rating."""
@@ -106,10 +109,9 @@ class ReviewsSettings(_Group):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if self.rating_min >= self.rating_max:
-            raise ValueError(
-                f"RATING_MIN={self.rating_min:g} is not below RATING_MAX={self.rating_max:g}"
-            )
+        low, high = self.rating_min, self.rating_max
+        if low >= high:
+            raise ValueError(f"RATING_MIN={low:g} is not below RATING_MAX={high:g}")
         if len(set(self.fields)) < len(self.fields):
             raise ValueError(f"the four REVIEWS_*_FIELD settings must differ, found {self.fields}")
         return self
@@ -120,15 +122,9 @@ class ReviewsSettings(_Group):
         return (self.user_field, self.restaurant_field, self.rating_field, self.time_field)
 
     @property
-    def exclude_filter(self) -> dict[str, Any]:
-        """The MongoDB filter of ``RESTAURANTS_EXCLUDE``."""
-        parsed: dict[str, Any] = json_util.loads(self.restaurants_exclude or "{}")
-        return parsed
-
-    @property
     def relevant_from(self) -> float:
         """The lowest rating of a relevant restaurant: three quarters up the scale."""
-        return self.rating_min + _RELEVANT_SHARE * (self.rating_max - self.rating_min)
+        return self.rating_min + 0.75 * (self.rating_max - self.rating_min)
 
 
 class ApiSettings(_Group):
@@ -250,13 +246,7 @@ class Settings(_Group):
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> Settings:
-        """Return settings with values by environment name, else with defaults.
-
-        Raises
-        ------
-        pydantic.ValidationError
-            If a value is invalid.
-        """
+        """Return settings with these values, by environment name; the rest has its default."""
         return cls.model_validate({**values, **dict.fromkeys(_GROUPS, values)})
 
     def with_values(self, changes: Mapping[str, object]) -> Settings:
@@ -269,20 +259,13 @@ class Settings(_Group):
         return self.work_dir / "logs"
 
     def make_folder(self, folder: Path) -> None:
-        """Create ``work_dir`` or a folder below it, unless it exists.
-
-        Raises
-        ------
-        ConfigurationError
-            If it cannot be created or written to.
-        """
+        """Create ``work_dir`` or a folder below it, unless it exists and can be written to."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            writable = os.access(folder, os.W_OK | os.X_OK)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(f"{folder} is not writable")
         except OSError as error:
             raise ConfigurationError(f"WORK_DIR={self.work_dir}: {error}; set another") from None
-        if not writable:
-            raise ConfigurationError(f"WORK_DIR={self.work_dir}: {folder} is not writable")
 
     def public(self) -> dict[str, Any]:
         """Return every setting but the secrets, by environment name in lower case."""
@@ -312,12 +295,7 @@ def setting_fields() -> dict[str, tuple[str, FieldInfo]]:
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Read the settings from the environment and ``.env``; the environment wins.
-
-    Parameters
-    ----------
-    overrides
-        Values by lower-case name, such as from a command line; they win over both.
+    """Read the settings: ``overrides``, by lower-case name, else the environment, else ``.env``.
 
     Raises
     ------

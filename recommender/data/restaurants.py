@@ -44,7 +44,7 @@ def shown_restaurants(
         return shown
     with mongo_errors("finding what RESTAURANTS_EXCLUDE excludes"):
         documents = db[COLLECTION].with_options(codec_options=CODEC)
-        matching = documents.find(settings.reviews.exclude_filter, {"_id": 0, "gmap_id": 1})
+        matching = documents.find(settings.reviews.restaurants_exclude, {"_id": 0, "gmap_id": 1})
         excluded = keys_of(document.get("gmap_id") for document in matching)
     positions = positions_in(restaurants, excluded)
     shown[positions[positions >= 0]] = False

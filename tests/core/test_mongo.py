@@ -1,4 +1,4 @@
-"""The one way to MongoDB: errors of one line that say what to do, and no password in any."""
+"""The MongoDB client: its options, and its errors in one line without a password."""
 
 from __future__ import annotations
 
@@ -23,42 +23,61 @@ from recommender.core.mongo import (
 from recommender.core.settings import Settings, load_settings
 
 PASSWORDS = ["plain", "p@ss/w%rd:?#", "with space+plus", "%41", "ünï—"]
+UNREADABLE_URIS = [
+    "mongodb://user:s3cr/et@host/",
+    "mongodb://user:s3cr%et@host/",
+    "mongodb://us:er:s3cret@host/",
+    "mongodb://user:s3cret@host:port/",
+    "mongodb://user:s3cret@host:99999/",
+    "mongodb://user:s3cret@/",
+    "mongodb://user:s3cret@host/?ssl=true&tls=false",
+    "mongodb://user:s3cret@host/?tls=true&tlsCAFile=/nope",
+    "mongodb://user:s3cret@a,b/?directConnection=true",
+    "mongodb+srv://user:s3cret@10.0.0.1/",
+    "mongodb:/user:s3cret@host/?a=b",
+    "",
+]
+
+pytestmark = pytest.mark.usefixtures("clean_environment")
 
 
 @pytest.fixture
-def nowhere() -> Iterator[str]:
-    """Where nothing answers: a port that is bound and does not listen."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield f"127.0.0.1:{taken.getsockname()[1]}"
+def closed_port() -> Iterator[str]:
+    """The address of a port that is bound and does not listen."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
 
 
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "mongodb://user:s3cr/et@host/",
-        "mongodb://user:s3cr%et@host/",
-        "mongodb://us:er:s3cret@host/",
-        "mongodb://user:s3cret@host:port/",
-        "mongodb://user:s3cret@host:99999/",
-        "mongodb://user:s3cret@/",
-        "mongodb://user:s3cret@host/?ssl=true&tls=false",
-        "mongodb://user:s3cret@a,b/?directConnection=true",
-        "mongodb+srv://user:s3cret@10.0.0.1/",
-        "mongodb:/user:s3cret@host/?a=b",
-        "",
-    ],
-)
-@pytest.mark.usefixtures("clean_environment")
-def test_a_uri_that_cannot_be_read_is_a_configuration_error_that_does_not_show_it(uri: str) -> None:
-    with pytest.raises(ConfigurationError, match="MONGO_URI cannot be read as") as caught:
-        connect(load_settings(mongo_uri=uri))
-    assert "s3c" not in "".join(traceback.format_exception(caught.value))
-    assert caught.value.__suppress_context__  # what pymongo says may show parts of it
-    assert "percent-encoded" in str(caught.value)
+def as_user(settings: Settings, user: str, password: str) -> Settings:
+    uri = settings.mongo.uri.get_secret_value().replace(
+        "://", f"://{user}:{quote_plus(password)}@", 1
+    )
+    name = settings.mongo.db
+    return load_settings(mongo_uri=f"{uri}?authSource={name}", mongo_db=name)
 
 
-def test_the_client_says_who_it_is_and_gives_times_with_their_zone(
+def test_an_unreadable_uri_is_a_configuration_error_that_does_not_show_it() -> None:
+    for uri in UNREADABLE_URIS:
+        with pytest.raises(ConfigurationError, match="MONGO_URI") as caught:
+            connect(load_settings(mongo_uri=uri))
+        assert "s3c" not in "".join(traceback.format_exception(caught.value))
+        assert caught.value.__suppress_context__  # pymongo's text may show parts of it
+
+
+def test_unacknowledged_writes_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="w=0"):
+        connect(load_settings(mongo_uri="mongodb://localhost:1/?w=0"))
+
+
+def test_a_host_unknown_to_dns_is_unavailable() -> None:
+    with pytest.raises(DatabaseUnavailableError) as caught:
+        connect(load_settings(mongo_uri="mongodb+srv://user:s3cret@nowhere.invalid/"))
+    assert "s3c" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_the_client_has_the_services_name_and_times_with_zones(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     assert db.name == db_settings.mongo.db
@@ -66,28 +85,7 @@ def test_the_client_says_who_it_is_and_gives_times_with_their_zone(
     assert db.codec_options.tz_aware
 
 
-def test_no_server_is_told_with_what_to_do(nowhere: str, clean_environment: object) -> None:
-    settings = load_settings(
-        mongo_uri=f"mongodb://user:s3cret@{nowhere}/?serverSelectionTimeoutMS=300"
-    )
-    with (
-        connect(settings) as client,
-        pytest.raises(DatabaseUnavailableError) as caught,
-        mongo_errors("reading Reviews"),
-    ):
-        database(client, settings)["Reviews"].find_one()
-    told = str(caught.value)
-    assert told.startswith("MongoDB did not answer while reading Reviews: ")
-    assert nowhere in told
-    assert told.endswith("does it run where MONGO_URI says?")
-    assert "Topology" not in told
-    assert "s3cret" not in told
-    assert "\n" not in told
-    assert caught.value.exit_code == 69
-
-
-@pytest.mark.usefixtures("clean_environment")
-def test_a_timeout_in_the_uri_wins_over_ours() -> None:
+def test_a_timeout_in_the_uri_wins() -> None:
     uri = "mongodb://localhost:1/?serverSelectionTimeoutMS=123"
     with connect(load_settings(mongo_uri=uri)) as client:
         assert client.options.server_selection_timeout == 0.123
@@ -95,47 +93,52 @@ def test_a_timeout_in_the_uri_wins_over_ours() -> None:
         assert client.options.server_selection_timeout == TIMEOUT_SECONDS
 
 
-@pytest.mark.parametrize("password", PASSWORDS)
-def test_a_user_gets_in_whatever_the_password_holds(
-    db: MongoDatabase, db_settings: Settings, password: str
-) -> None:
-    db.command("createUser", "reader", pwd=password, roles=["read"])
+def test_an_unreachable_server_is_named_in_one_line(closed_port: str) -> None:
+    settings = load_settings(
+        mongo_uri=f"mongodb://user:s3cret@{closed_port}/?serverSelectionTimeoutMS=300"
+    )
+    with (
+        connect(settings) as client,
+        pytest.raises(DatabaseUnavailableError) as caught,
+        mongo_errors("reading Reviews"),
+    ):
+        database(client, settings)["Reviews"].find_one()
+    line = str(caught.value)
+    for part in ("reading Reviews", closed_port, "MONGO_URI"):
+        assert part in line
+    for part in ("Topology", "s3cret", "\n"):
+        assert part not in line
+
+
+def test_all_passwords_work(db: MongoDatabase, db_settings: Settings) -> None:
+    for number, password in enumerate(PASSWORDS):
+        db.command("createUser", f"reader{number}", pwd=password, roles=["read"])
     try:
-        with connect(as_user(db_settings, "reader", password)) as client:
-            assert database(client, db_settings)["Reviews"].find_one() is None
+        for number, password in enumerate(PASSWORDS):
+            with connect(as_user(db_settings, f"reader{number}", password)) as client:
+                assert database(client, db_settings)["Reviews"].find_one() is None
     finally:
         db.command("dropAllUsersFromDatabase")
 
 
-@pytest.mark.parametrize("password", PASSWORDS)
-def test_a_refused_password_is_told_in_a_line_without_it(
-    db_settings: Settings, password: str
-) -> None:
-    settings = as_user(db_settings, "nobody", password)
+def test_a_refused_password_is_not_shown(db_settings: Settings) -> None:
+    for password in PASSWORDS:
+        settings = as_user(db_settings, "nobody", password)
+        with (
+            connect(settings) as client,
+            pytest.raises(DatabaseUnavailableError, match="Authentication failed") as caught,
+            mongo_errors("taking the lease"),
+        ):
+            database(client, settings)["TrainingState"].find_one()
+        line = str(caught.value)
+        assert "taking the lease" in line
+        assert not any(secret in line for secret in secrets_of(settings))
+        assert "\n" not in line
+
+
+def test_a_refusal_quotes_the_server(db: MongoDatabase) -> None:
     with (
-        connect(settings) as client,
-        pytest.raises(DatabaseUnavailableError, match="Authentication failed") as caught,
-        mongo_errors("taking the lease"),
-    ):
-        database(client, settings)["TrainingState"].find_one()
-    told = str(caught.value)
-    assert told.startswith("MongoDB refused taking the lease: ")
-    assert not any(secret in told for secret in secrets_of(settings))
-    assert "\n" not in told
-
-
-def as_user(settings: Settings, user: str, password: str) -> Settings:
-    uri = settings.mongo.uri.get_secret_value().replace(
-        "://", f"://{user}:{quote_plus(password)}@", 1
-    )
-    return load_settings(
-        mongo_uri=f"{uri}?authSource={settings.mongo.db}", mongo_db=settings.mongo.db
-    )
-
-
-def test_what_the_server_refuses_is_told_in_its_words(db: MongoDatabase) -> None:
-    with (
-        pytest.raises(DatabaseUnavailableError, match=r"^MongoDB refused counting: ") as caught,
+        pytest.raises(DatabaseUnavailableError, match="counting") as caught,
         mongo_errors("counting"),
     ):
         db["Reviews"].find_one({"$nonsense": 1})
@@ -144,41 +147,35 @@ def test_what_the_server_refuses_is_told_in_its_words(db: MongoDatabase) -> None
     assert isinstance(caught.value.__cause__, OperationFailure)
 
 
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (OperationFailure("no\nway"), "MongoDB refused working: no way"),
-        (BulkWriteError({"writeErrors": []}), "MongoDB refused working: batch op errors occurred"),
-        (AutoReconnect("cut\noff, Timeout: 5s"), "MongoDB did not answer while working: cut off; "),
-    ],
-)
-def test_each_kind_of_error_is_told_in_one_line(error: Exception, told: str) -> None:
-    with pytest.raises(DatabaseUnavailableError) as caught, mongo_errors("working"):
-        raise error
-    assert str(caught.value).startswith(told)
-    assert "Timeout" not in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_each_kind_of_error_is_one_line() -> None:
+    for error, part in (
+        (OperationFailure("no\nway"), "refused working: no way"),
+        (BulkWriteError({"writeErrors": []}), "refused working: batch op errors occurred"),
+        (AutoReconnect("cut\noff, Timeout: 5s"), "working: cut off; "),
+    ):
+        with pytest.raises(DatabaseUnavailableError) as caught, mongo_errors("working"):
+            raise error
+        assert part in str(caught.value)
+        assert "Timeout" not in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
-def test_other_errors_pass_as_they_are() -> None:
+def test_other_errors_pass_unchanged() -> None:
     with pytest.raises(KeyError), mongo_errors("working"):
         raise KeyError("x")
 
 
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("plain", "plain"),
-        ("  two\r\n\tlines  \n", "two lines"),
-        ("a\x00b\x1b[31m\x7f\x85\u2028\u202ec", "a b [31m c"),
-        ("ünï 東京 🍜", "ünï 東京 🍜"),
-        (ValueError("an\nerror"), "an error"),
-        ("", ""),
-        ("\ud800", ""),
-    ],
-)
-def test_one_line_has_no_break_and_nothing_unprintable(text: object, line: str) -> None:
-    assert one_line(text) == line
+def test_one_line_has_no_break_and_nothing_unprintable() -> None:
+    for text, line in {
+        "plain": "plain",
+        "  two\r\n\tlines  \n": "two lines",
+        "a\x00b\x1b[31m\x7f\x85\u2028\u202ec": "a b [31m c",
+        "ünï 東京 🍜": "ünï 東京 🍜",
+        ValueError("an\nerror"): "an error",
+        "": "",
+        "\ud800": "",
+    }.items():
+        assert one_line(text) == line
 
 
 def test_one_line_is_cut_at_its_limit() -> None:
@@ -187,58 +184,24 @@ def test_one_line_is_cut_at_its_limit() -> None:
     assert len(one_line("x" * 10_000)) == 500
 
 
-@pytest.mark.usefixtures("clean_environment")
-@pytest.mark.parametrize("password", PASSWORDS)
-def test_the_secrets_are_the_uri_and_the_password_in_each_form(password: str) -> None:
-    uri = f"mongodb://user:{quote_plus(password)}@h1:1,h2:2/db?tls=true"
-    secrets = secrets_of(load_settings(mongo_uri=uri, api_key="k"))
-    assert {uri, quote_plus(password), password, "k"} <= set(secrets)
-    assert secrets == sorted(secrets, key=len, reverse=True)
+def test_the_secrets_are_the_uri_and_the_password_in_each_form() -> None:
+    for password in PASSWORDS:
+        uri = f"mongodb://user:{quote_plus(password)}@h1:1,h2:2/db?tls=true"
+        secrets = secrets_of(load_settings(mongo_uri=uri, api_key="key"))
+        assert {uri, quote_plus(password), password, "key"} <= set(secrets)
+        assert secrets == sorted(secrets, key=len, reverse=True)
+    for uri, password in {
+        "mongodb://u:a+b%25@h/": "a+b%",
+        "mongodb://u:a+c%25@h/": "a c%",
+        "mongodb://u:p@ss/w@h/": "p@ss/w",
+        "mongodb://user:s3cret@host/?appName=a@b": "s3cret",
+        "mongodb://host/?tls=true&tlsCertificateKeyFilePassword=s3cret": "s3cret",
+    }.items():
+        assert password in secrets_of(load_settings(mongo_uri=uri))
 
 
-@pytest.mark.usefixtures("clean_environment")
-@pytest.mark.parametrize("uri", ["mongodb://host/", "mongodb://user@host/"])
-def test_a_uri_without_a_password_is_no_secret(uri: str) -> None:
-    assert secrets_of(load_settings(mongo_uri=uri)) == []
-
-
-@pytest.mark.usefixtures("clean_environment")
-def test_a_plus_in_a_password_may_stand_for_itself_or_for_a_space() -> None:
-    found = secrets_of(load_settings(mongo_uri="mongodb://u:a+b%25@h/"))
-    assert {"a+b%", "a b%"} <= set(found)
-
-
-@pytest.mark.usefixtures("clean_environment")
-def test_a_password_that_makes_the_uri_unreadable_is_a_secret_all_the_same() -> None:
-    assert "p@ss/w" in secrets_of(load_settings(mongo_uri="mongodb://u:p@ss/w@h/"))
-
-
-@pytest.mark.usefixtures("clean_environment")
-def test_unacknowledged_writes_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="w=0"):
-        connect(load_settings(mongo_uri="mongodb://localhost:1/?w=0"))
-
-
-def test_a_certificate_that_is_not_there_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigurationError):
-        connect(load_settings(mongo_uri="mongodb://u:s3cret@h/?tls=true&tlsCAFile=/nope"))
-
-
-@pytest.mark.usefixtures("clean_environment")
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "mongodb://user:s3cret@host/?appName=a@b",
-        "mongodb://host/?tls=true&tlsCertificateKeyFilePassword=s3cret",
-    ],
-)
-def test_every_password_of_a_uri_is_a_secret(uri: str) -> None:
-    assert "s3cret" in secrets_of(load_settings(mongo_uri=uri))
-
-
-@pytest.mark.usefixtures("clean_environment")
-def test_a_host_that_dns_does_not_know_is_unavailable() -> None:
-    with pytest.raises(DatabaseUnavailableError) as caught:
-        connect(load_settings(mongo_uri="mongodb+srv://user:s3cret@nowhere.invalid/"))
-    assert "s3c" not in str(caught.value)
-    assert caught.value.__suppress_context__
+def test_a_short_password_or_none_is_no_secret() -> None:
+    for uri in ("mongodb://host/", "mongodb://user@host/"):
+        assert secrets_of(load_settings(mongo_uri=uri)) == []
+    uri = "mongodb://user:a@host/"
+    assert secrets_of(load_settings(mongo_uri=uri, api_key="ab")) == [uri]

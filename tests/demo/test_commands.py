@@ -252,7 +252,7 @@ class TestGuarded:
         script = f"echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 100"
         child = Guarded(["sh", "-c", script], grace_seconds=1)
         until(pid.exists)
-        child._process.kill()
+        child.kill()
         child.wait()
         until(lambda: is_gone(int(pid.read_text())))
 
