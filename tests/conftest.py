@@ -20,7 +20,7 @@ from recommender.core.settings import Settings, load_settings, setting_fields
 from recommender.data.ratings import Ratings
 from recommender.data.reviews import read_ratings
 from recommender.demo.embedded_mongod import EmbeddedMongo
-from recommender.spark.session import errors_that_last, spark_session
+from recommender.spark.session import spark_errors, spark_session
 from tests.support import QUICK_ALS, QUICK_JAVA, set_environment, write_tiny_city
 
 _FOREIGN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")
@@ -136,7 +136,7 @@ def train_here(
 
     @contextmanager
     def started(*_: object) -> Iterator[SparkSession]:
-        with errors_that_last():
+        with spark_errors():
             yield spark
 
     monkeypatch.setattr(als_training, "spark_session", started)

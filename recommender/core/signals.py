@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import NoReturn
 
 from recommender.core.logs import print_error
@@ -16,12 +15,12 @@ from recommender.core.logs import print_error
 _SECOND_TRY_SECONDS = 0.5
 _BEFORE_EXIT_SECONDS = 5.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 # Called by a stop before it raises.
 _stop_callbacks: list[Callable[[], object]] = []
-
-# How long a stop may take, and what ends it then.
+# Seconds that a stop by a signal may take, and the timers that end the process then.
 _graces: list[float] = []
-_limits: list[threading.Timer] = []
+_timers: list[threading.Timer] = []
 
 
 class Stopped(BaseException):
@@ -59,18 +58,25 @@ def raise_on_signals() -> None:
 
     def stop(signum: int, _frame: object) -> NoReturn:
         _limit_stop(signum)
-        _stop(partial(Cancelled, signum))
+        _stop(Cancelled(signum))
 
     for signum in _STOP_SIGNALS:
         signal.signal(signum, stop)
+
+
+def ignore_signals() -> None:
+    """Ignore stop signals from now on, and cancel the second try of a stop."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for signum in _STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 @contextmanager
 def call_on_stop(callback: Callable[[], object]) -> Iterator[None]:
     """Call ``callback`` as soon as a signal or the time limit stops the block, before clean-up.
 
-    For a process that the block waits for. Libraries wait for its answer again during their
-    clean-up, for as long as it works, unless it is ended first.
+    Use it to end a process that the block waits for: libraries wait for its answer again during
+    their clean-up.
     """
     _stop_callbacks.append(callback)
     try:
@@ -79,24 +85,13 @@ def call_on_stop(callback: Callable[[], object]) -> Iterator[None]:
         _stop_callbacks.remove(callback)
 
 
-@contextmanager
-def stop_limit(grace_seconds: float) -> Iterator[None]:
-    """End the process if a stop by a signal takes longer than the grace, as where MongoDB hangs."""
-    _graces.append(grace_seconds)
-    try:
-        yield
-    finally:
-        _graces.remove(grace_seconds)
-        while _limits:
-            _limits.pop().cancel()
-
-
 def _limit_stop(signum: int) -> None:
-    for grace in _graces[-1:]:
-        limit = threading.Timer(grace, os._exit, (Cancelled(signum).exit_code,))
-        limit.daemon = True
-        limit.start()
-        _limits.append(limit)
+    """End the process if the stop takes longer than the grace, as where MongoDB hangs."""
+    if _graces:
+        timer = threading.Timer(_graces[-1], os._exit, (128 + signum,))
+        timer.daemon = True
+        timer.start()
+        _timers.append(timer)
 
 
 @contextmanager
@@ -105,58 +100,48 @@ def time_limit(
 ) -> Iterator[None]:
     """Raise :class:`TimedOut` in a block that takes too long, even inside a blocking call.
 
-    If its clean-up exceeds the grace, the process exits at once, with the same code. Only the main
-    thread can be interrupted; in other threads there is no limit.
-
-    Parameters
-    ----------
-    minutes
-        How long the block may take.
-    grace_seconds
-        How long its clean-up may take.
-    before_exit
-        Called with the reason before the process exits at once, in another thread; abandoned after
-        five seconds.
+    If the clean-up after that, or after a signal, takes longer than the grace, the process exits at
+    once, with the same code. Before it does for the time limit, ``before_exit`` is called with the
+    reason, in another thread and for at most five seconds. Only the main thread has limits, as
+    others cannot be interrupted.
     """
-    if threading.current_thread() is not threading.main_thread():
+    main_thread = threading.main_thread()
+    if threading.current_thread() is not main_thread:
         yield
         return
+    over = threading.Event()
 
     def stop(*_: object) -> NoReturn:
-        _stop(partial(TimedOut, minutes))
+        _stop(TimedOut(minutes))
 
-    over = threading.Event()
-    arguments = (minutes, grace_seconds, before_exit, over)
-    watch = threading.Thread(target=_watch_time, args=arguments, name="time limit", daemon=True)
+    def watch() -> None:
+        if over.wait(minutes * 60):
+            return
+        # A signal to the thread itself interrupts the system call that it is in.
+        signal.pthread_kill(main_thread.ident or 0, signal.SIGALRM)
+        if over.wait(grace_seconds):
+            return
+        reason = TimedOut(minutes)
+        print_error(f"{reason}; it did not clean up within {grace_seconds:g} s")
+        closing = threading.Thread(target=before_exit, args=(reason,), daemon=True)
+        closing.start()
+        closing.join(_BEFORE_EXIT_SECONDS)
+        os._exit(reason.exit_code)
+
+    watcher = threading.Thread(target=watch, name="time limit", daemon=True)
     before = signal.signal(signal.SIGALRM, stop)
-    watch.start()
+    watcher.start()
+    _graces.append(grace_seconds)
     try:
         yield
     finally:
+        _graces.pop()
+        while _timers:
+            _timers.pop().cancel()
         over.set()
-        watch.join()
+        watcher.join()
         if signal.getsignal(signal.SIGALRM) is stop:  # else the clean-up uses it
             signal.signal(signal.SIGALRM, before)
-
-
-def _watch_time(
-    minutes: float,
-    grace_seconds: float,
-    before_exit: Callable[[TimedOut], object],
-    over: threading.Event,
-) -> None:
-    if over.wait(minutes * 60):
-        return
-    # A signal to the thread itself interrupts the system call that it is in.
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
-    if over.wait(grace_seconds):
-        return
-    reason = TimedOut(minutes)
-    print_error(f"{reason}; it did not clean up within {grace_seconds:g} s")
-    closing = threading.Thread(target=before_exit, args=(reason,), name="before exit", daemon=True)
-    closing.start()
-    closing.join(_BEFORE_EXIT_SECONDS)
-    os._exit(TimedOut.exit_code)
 
 
 @contextmanager
@@ -176,41 +161,33 @@ def signals_deferred() -> Iterator[None]:
         if signum in _STOP_SIGNALS:
             _limit_stop(signum)
 
-    signals = (*_STOP_SIGNALS, signal.SIGALRM)
-    handlers = [signal.getsignal(signum) for signum in signals]
-    for signum in signals:
-        signal.signal(signum, defer)
+    handlers = {n: signal.signal(n, defer) for n in (*_STOP_SIGNALS, signal.SIGALRM)}
     try:
         yield
     finally:
-        for signum, handler in zip(signals, handlers, strict=True):
+        for signum, handler in handlers.items():
             signal.signal(signum, handler)
         if received:
             signal.raise_signal(received[0])
 
 
-def _stop(reason: Callable[[], Stopped]) -> NoReturn:
+def stop_behind(error: BaseException | None) -> Stopped | None:
+    """Return the stop that an error was raised by or after, if there is one."""
+    while error is not None and not isinstance(error, Stopped):
+        error = error.__context__
+    return error
+
+
+def _stop(reason: Stopped) -> NoReturn:
+    def raise_if_lost(*_: object) -> None:
+        """Raise the stop again if Python dropped it, as it does in a finaliser."""
+        if not stop_behind(sys.exception()):  # else it is propagating, and this is the clean-up
+            raise reason
+
     ignore_signals()  # a second one must not interrupt the clean-up
-    signal.signal(signal.SIGALRM, lambda *_: _raise_if_lost(reason))
+    signal.signal(signal.SIGALRM, raise_if_lost)
     signal.setitimer(signal.ITIMER_REAL, _SECOND_TRY_SECONDS, _SECOND_TRY_SECONDS)
     for callback in _stop_callbacks:
         with suppress(OSError):
             callback()
-    raise reason()
-
-
-def _raise_if_lost(reason: Callable[[], Stopped]) -> None:
-    """Raise the stop again if Python dropped it, as it does in a finaliser."""
-    error = sys.exception()
-    while error is not None:
-        if isinstance(error, Stopped):
-            return  # it is propagating, and this is the clean-up
-        error = error.__context__
-    raise reason()
-
-
-def ignore_signals() -> None:
-    """Ignore stop signals from now on, and cancel the second try of a stop."""
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    for signum in _STOP_SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
+    raise reason

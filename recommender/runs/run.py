@@ -25,7 +25,7 @@ from recommender.core.mongo import (
     reason_of,
 )
 from recommender.core.settings import Settings
-from recommender.core.signals import Cancelled, TimedOut, stop_limit, time_limit
+from recommender.core.signals import Cancelled, TimedOut, time_limit
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import OPEN_STATES, RUN_ID, Ledger, State, Trigger, new_run_id, now
 from recommender.runs.log_file import run_log
@@ -173,7 +173,7 @@ def training_run(settings: Settings, run_id: str | None = None) -> Iterator[Trai
             log.error("%s", reason)  # after all else, as logging may be what hangs
 
         grace = settings.schedule.stop_grace_seconds
-        with stop_limit(grace), time_limit(settings.schedule.timeout_minutes, grace, give_up):
+        with time_limit(settings.schedule.timeout_minutes, grace, give_up):
             try:
                 with _closing(settings, write):
                     with mongo_errors("taking the lease"):

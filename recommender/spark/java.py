@@ -1,12 +1,13 @@
-"""Finds what Spark runs on; ``python -m recommender.spark.java --install`` installs it.
+"""Finds the Java and the LAPACK that Spark runs on.
 
-That is Java and, though Spark does without, a LAPACK: ALS of many factors takes half the time with
-it. Spark finds it by itself.
+``python -m recommender.spark.java --install`` installs them. Spark loads a LAPACK by itself; with
+one, ALS of many factors takes half the time.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import shutil
@@ -20,16 +21,18 @@ from pathlib import Path
 from recommender.core.errors import ConfigurationError
 
 SUPPORTED = (17, 21)
-# Where people give options to any Java that starts.
+# The environment variables that add options to any Java.
 OPTION_VARIABLES = ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS")
-DEBIAN_PACKAGE = "openjdk-17-jre-headless"
-# Of OpenBLAS's builds the one for programs that have threads enough, as Spark has.
+JAVA_PACKAGE = "openjdk-17-jre-headless"
+# The build of OpenBLAS for programs that start threads of their own, as Spark does.
 LAPACK_PACKAGE = "libopenblas0-serial"
 
 _ADVICE = (
     f"Spark needs Java {SUPPORTED[0]} or {SUPPORTED[1]}: install it (Debian and Ubuntu: "
-    f"apt-get install {DEBIAN_PACKAGE}) or set JAVA_HOME to one"
+    f"apt-get install {JAVA_PACKAGE}) or set JAVA_HOME to one"
 )
+
+log = logging.getLogger(__name__)
 
 
 def find_java() -> Path:
@@ -41,74 +44,67 @@ def find_java() -> Path:
         If there is none, it does not start, or is of a version that Spark does not run on.
     """
     home = os.environ.get("JAVA_HOME")
-    found = str(Path(home, "bin", "java")) if home else shutil.which("java")
-    if not found or not Path(found).is_file():
-        raise ConfigurationError(f"no Java found at {found or 'PATH'}. {_ADVICE}")
-    version = _major_version(found)
+    java = str(Path(home, "bin", "java")) if home else shutil.which("java")
+    if not java or not Path(java).is_file():
+        raise ConfigurationError(f"no Java found at {java or 'PATH'}. {_ADVICE}")
+    version = _major_version(java)
     if version not in SUPPORTED:
-        raise ConfigurationError(f"{found} is Java {version}. {_ADVICE}")
-    return Path(found)
+        raise ConfigurationError(f"{java} is Java {version}. {_ADVICE}")
+    return Path(java)
 
 
 @lru_cache
 def _major_version(java: str) -> int:
-    command = [java, "-XX:-UsePerfData", "-version"]  # nothing goes to /tmp
+    command = [java, "-XX:-UsePerfData", "-version"]  # writes nothing to /tmp
     try:
-        shown = subprocess.run(
+        done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", check=False
         )
     except OSError as error:
         raise ConfigurationError(f"{java} does not start: {error}. {_ADVICE}") from None
-    match = re.search(r'version "(?:1\.)?(\d+)', shown.stderr + shown.stdout)
-    if shown.returncode or not match:
-        # What it said is not quoted: it may repeat its options, and these a password.
+    version = re.search(r'version "(?:1\.)?(\d+)', done.stderr + done.stdout)
+    if done.returncode or not version:
+        # The output is not quoted: it may repeat Java's options, and these a password.
         options = ", ".join(name for name in OPTION_VARIABLES if os.environ.get(name)) or "none"
         raise ConfigurationError(
-            f"`{java} -version` ended with {shown.returncode} and without a version that can be "
-            f"read; run it to see why (variables with options for it that are set: {options}). "
-            f"{_ADVICE}"
+            f"`{java} -version` ended with {done.returncode} and no version that can be read; run "
+            f"it to see why (variables set that hold options for it: {options}). {_ADVICE}"
         )
-    return int(match[1])
+    return int(version[1])
 
 
-def has_lapack() -> bool:
-    """Say whether there is a LAPACK on this machine that Spark can load."""
-    return find_library("lapack") is not None
+def advise_lapack() -> bool:
+    """Return true if Spark can load a LAPACK; else log the command that installs one."""
+    if find_library("lapack"):
+        return True
+    log.info("ALS would be faster with a LAPACK (Debian: apt-get install %s)", LAPACK_PACKAGE)
+    return False
 
 
 def install() -> None:
-    """Install Debian's headless Java and OpenBLAS, where this is Debian and we are root.
-
-    Raises
-    ------
-    ConfigurationError
-        If we may not or cannot; it says what to install.
-    """
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise ConfigurationError(_ADVICE)
+    """Install Java and OpenBLAS where they are missing, if this is Debian and we are root."""
+    missing = [] if advise_lapack() else [LAPACK_PACKAGE]
+    try:
+        find_java()
+    except ConfigurationError:
+        missing.append(JAVA_PACKAGE)
+    if not missing or os.geteuid() != 0 or not shutil.which("apt-get"):
+        return
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    packages = [DEBIAN_PACKAGE, LAPACK_PACKAGE]
-    for command in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
+    for command in (["update"], ["install", "--yes", "--no-install-recommends", *missing]):
         done = subprocess.run(["apt-get", "--quiet", *command], env=environment, check=False)
         if done.returncode:
-            raise ConfigurationError(
-                f"apt-get {command[0]} ended with {done.returncode}. {_ADVICE}"
-            )
+            log.warning("apt-get %s ended with %d", " ".join(command), done.returncode)
+            return
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Say which Java Spark will use, after installing one where asked to and none is there."""
+    """Print which Java Spark will use; with ``--install``, install what is missing first."""
     parser = argparse.ArgumentParser(prog="python -m recommender.spark.java", description=__doc__)
-    parser.add_argument("--install", action="store_true", help="install one if there is none")
-    arguments = parser.parse_args(argv)
-    try:
-        java = find_java()
-    except ConfigurationError:
-        if not arguments.install:
-            raise
+    parser.add_argument("--install", action="store_true", help="install what is missing")
+    if parser.parse_args(argv).install:
         install()
-        java = find_java()
-    sys.stdout.write(f"Java: {java}\n")
+    sys.stdout.write(f"Java: {find_java()}\n")
     return 0
 
 

@@ -15,7 +15,7 @@ from recommender.data.ratings import Ratings
 from recommender.data.reviews import IdRange
 from recommender.spark import reviews_source as mongo_source
 from recommender.spark.reviews_source import ROWS_A_BATCH, read_reviews
-from recommender.spark.session import errors_that_last
+from recommender.spark.session import spark_errors
 
 
 def test_spark_reads_the_same_ratings_as_one_process(
@@ -63,7 +63,7 @@ def test_a_database_that_goes_away_from_spark_is_unavailable(
     gone = load_settings(mongo_uri="mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200")
     with (
         pytest.raises(DatabaseUnavailableError, match="MongoDB did not answer"),
-        errors_that_last(),
+        spark_errors(),
     ):
         mongo_source.read_ratings(spark, gone)
     assert spark.conf.get(ROWS_A_BATCH) == batch

@@ -1,4 +1,4 @@
-"""The home that Spark starts from, and what it leaves behind and says where it is stopped."""
+"""The Spark session: its Java and memory, its clean-up, and its errors and stops."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ threading.Event().wait(60)
 """
 
 
-def test_scratch_of_a_killed_training_is_removed_and_of_a_living_one_kept(tmp_path: Path) -> None:
+def test_the_scratch_folders_of_killed_trainings_are_removed(tmp_path: Path) -> None:
     names = ("spark-scratch-1", "spark-scratch-2", "spark-scratch-3", "spark-events")
     folder, fresh, old, other = (tmp_path / name for name in names)
     for path in (folder, fresh, old, other):
@@ -51,55 +52,106 @@ def test_scratch_of_a_killed_training_is_removed_and_of_a_living_one_kept(tmp_pa
     assert set(tmp_path.iterdir()) == {fresh, other}
 
 
-def test_a_stack_and_a_collector_chosen_by_hand_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def java_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[str]]:
+    """The driver's options for Java, with options of an environment variable."""
     for name in spark._OPTION_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert _jvm_starts_with(spark._java_options())
+
+    def options(name: str = "JAVA_TOOL_OPTIONS", by_hand: str = "") -> list[str]:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, by_hand)
+            conf = spark._conf(load_settings().spark, "test", tmp_path)
+        text = conf.get("spark.driver.extraJavaOptions")
+        assert text
+        return [option for option in text.split() if option.startswith("-X")]
+
+    return options
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_a_stack_and_a_collector_chosen_by_hand_stay(
+    java_options: Callable[..., list[str]],
+) -> None:
+    command = [str(find_java()), "-XX:-UsePerfData", *java_options(), "-version"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     for name in spark._OPTION_VARIABLES:
-        with monkeypatch.context() as by_hand:
-            by_hand.setenv(name, "-Xmx64m -XX:+UseSerialGC")
-            assert spark._java_options() == "-Xss4m"
-            by_hand.setenv(name, "-Xss16m -XX:+UseStringDeduplication")
-            assert spark._java_options() == "-XX:+UseParallelGC"
+        assert java_options(name, "-Xmx64m -XX:+UseSerialGC") == ["-Xss4m"]
+        assert java_options(name, "-Xss16m -XX:+UseStringDeduplication") == ["-XX:+UseParallelGC"]
 
 
-def _jvm_starts_with(options: str) -> bool:
-    command = [str(find_java()), "-XX:-UsePerfData", *options.split(), "-version"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+@pytest.mark.usefixtures("clean_environment")
+def test_the_default_heap_shrinks_with_the_memory_and_one_set_by_hand_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for gib, heap in ((64, "8g"), (10, "6144m"), (2, "768m"), (1, "512m")):
+        monkeypatch.setattr(spark, "memory_limit", lambda gib=gib: gib * 2**30)
+        assert spark.driver_memory(load_settings().spark) == heap
+        assert spark.driver_memory(load_settings(spark_driver_memory="8g").spark) == "8g"
+
+
+def test_the_memory_limit_is_the_least_of_the_nested_cgroups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, groups = tmp_path / "own", tmp_path / "groups"
+    monkeypatch.setattr(spark, "_OWN_CGROUPS", own)
+    monkeypatch.setattr(spark, "_CGROUPS", groups)
+    machine = spark.memory_limit()
+    limits = {
+        "memory.max": 7 * 2**20,
+        "pod/memory.max": 5 * 2**20,
+        "pod/job/memory.max": 6 * 2**20,
+        "memory/slice/memory.limit_in_bytes": 4 * 2**20,
+        "memory/slice/job/memory.limit_in_bytes": machine * 2,
+    }
+    for name, limit in limits.items():
+        (groups / name).parent.mkdir(parents=True, exist_ok=True)
+        (groups / name).write_text(f"{limit}\n")
+    (groups / "free").mkdir()
+    (groups / "free" / "memory.max").write_text("max\n")
+    for line, limit in {
+        "0::/": 7,
+        "0::/free": 7,
+        "0::/of/the/host/as/seen/in/a/container": 7,
+        "0::/pod/job": 5,
+        "12:cpu:/\n4:memory:/slice/job": 4,
+    }.items():
+        own.write_text(f"{line}\n")
+        assert spark.memory_limit() == limit * 2**20
 
 
 @pytest.mark.parametrize("kind", [Py4JError, KeyError])
-def test_a_stop_is_not_taken_for_the_failure_of_spark_that_it_causes(kind: type) -> None:
-    """PySpark asks a JVM for its result in a ``finally``, even where that JVM has been stopped."""
+def test_a_stop_passes_though_it_made_spark_fail(kind: type) -> None:
+    """PySpark calls the JVM in a ``finally``, even if that JVM has been stopped."""
 
     def collect() -> None:
         try:
             raise Cancelled(signal.SIGTERM)
         finally:
             try:
-                raise KeyError("the answer to another question")
+                raise KeyError("the answer to another call")
             except KeyError as error:
                 raise kind("converted") from error
 
-    with pytest.raises(Cancelled, match="stopped by SIGTERM"), spark.errors_that_last():
+    with pytest.raises(Cancelled, match="stopped by SIGTERM"), spark.spark_errors():
         collect()
 
 
-def test_an_error_that_is_neither_sparks_nor_a_stops_stays_what_it_is() -> None:
-    with pytest.raises(KeyError, match="ours"), spark.errors_that_last():
+def test_other_errors_pass_unchanged() -> None:
+    with pytest.raises(KeyError, match="ours"), spark.spark_errors():
         raise KeyError("ours")
 
 
-def test_what_spark_submit_started_is_told_to_start_by_python(
+def test_a_start_by_spark_submit_is_refused(
     clean_environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
-    told = "started by spark-submit"
-    with pytest.raises(ConfigurationError, match=told), spark.spark_session(load_settings(), "x"):
+    expected = pytest.raises(ConfigurationError, match="spark-submit")
+    with expected, spark.spark_session(load_settings(), "x"):
         pass
 
 
-def test_a_jvm_that_is_gone_by_the_end_is_a_failure_of_spark(
+def test_a_jvm_that_ended_early_is_a_spark_error(
     clean_environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Session:
@@ -110,8 +162,8 @@ def test_a_jvm_that_is_gone_by_the_end_is_a_failure_of_spark(
     stand_ins = {"_start": lambda *_: Session(), "_jvm": lambda: jvm, "_end_jvm": lambda: None}
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(spark, name, stand_in)
-    told = "JVM ended with code 3"
-    with pytest.raises(SparkError, match=told), spark.spark_session(load_settings(), "test"):
+    expected = pytest.raises(SparkError, match="code 3")
+    with expected, spark.spark_session(load_settings(), "test"):
         jvm.wait()
 
 
