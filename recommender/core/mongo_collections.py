@@ -87,7 +87,7 @@ def replacing(database: MongoDatabase, name: str) -> Iterator[Collection[Documen
 
 
 def _drop_left_behind(database: MongoDatabase, prefix: str) -> None:
-    """Drop old stages of processes that were killed; their names hold their times."""
+    """Drop old stages of processes that were killed; their names end with an ObjectId."""
     oldest = datetime.now(UTC) - _ABANDONED_AFTER
     for name in database.list_collection_names():
         stage = name.removeprefix(prefix)

@@ -63,7 +63,7 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
     except (RecommenderError, Stopped) as error:
         print_error(str(error))
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # by a handler that a library has set
         print_error("stopped by SIGINT")
         return 128 + signal.SIGINT
     except BrokenPipeError:
@@ -82,8 +82,7 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
 def exit_on_error() -> Iterator[None]:
     """End the process with one line and its exit code if the block raises an expected error.
 
-    For the startup inside another program's server, which logs a traceback of any exception and
-    exits with a code of its own. Nothing has been started yet that needs a clean-up.
+    For the startup in another program's server, which would log a traceback and exit with its code.
     """
     try:
         yield

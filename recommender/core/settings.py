@@ -34,7 +34,6 @@ ENV_FILE = ".env"
 _OWN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")
 # Variables that Kubernetes sets for a Service that is named like one of the prefixes.
 _KUBERNETES = re.compile(r"_(SERVICE_(HOST|PORT\w*)|PORT(_\w+)?)$")
-_TYPO_SIMILARITY = 0.75
 _SECRETS = {"MONGO_URI", "API_KEY"}
 
 log = logging.getLogger(__name__)
@@ -72,11 +71,7 @@ class _Group(BaseModel):
     """Settings that belong together: aliases are environment variables, docstrings descriptions."""
 
     model_config = ConfigDict(
-        frozen=True,
-        extra="ignore",
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-        use_attribute_docstrings=True,
+        frozen=True, allow_inf_nan=False, hide_input_in_errors=True, use_attribute_docstrings=True
     )
 
 
@@ -331,7 +326,7 @@ def _check_names(from_file: Mapping[str, object], environment: Mapping[str, obje
     for name in ours:
         if name in known or _KUBERNETES.search(name):
             continue
-        if near := difflib.get_close_matches(name, known, n=1, cutoff=_TYPO_SIMILARITY):
+        if near := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
             raise ConfigurationError(f"{name} is not a setting; did you mean {near[0]}?")
         if name.startswith(_OWN_PREFIXES):
             log.warning("%s is not a setting; docs/settings.md lists all of them", name)

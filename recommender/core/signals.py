@@ -24,10 +24,7 @@ _timers: list[threading.Timer] = []
 
 
 class Stopped(BaseException):
-    """Raised in the main thread to stop the script.
-
-    Not an :class:`Exception`, so that no handler of ordinary failures swallows it.
-    """
+    """Raised in the main thread to stop the script; handlers of `Exception` let it pass."""
 
     exit_code: int
 
@@ -48,8 +45,7 @@ class TimedOut(Stopped):
     def __init__(self, minutes: float) -> None:
         super().__init__(
             f"the training took longer than TRAIN_TIMEOUT_MINUTES={minutes:g}; nothing more was "
-            "published; its log and the ledger name the phase that it was in; raise the setting if "
-            "it needs more time"
+            "published; its log and the ledger name its phase; raise the setting if it needs more"
         )
 
 
@@ -73,11 +69,7 @@ def ignore_signals() -> None:
 
 @contextmanager
 def call_on_stop(callback: Callable[[], object]) -> Iterator[None]:
-    """Call ``callback`` as soon as a signal or the time limit stops the block, before clean-up.
-
-    Use it to end a process that the block waits for: libraries wait for its answer again during
-    their clean-up.
-    """
+    """Call ``callback`` when the block is stopped, before clean-up that waits for a process."""
     _stop_callbacks.append(callback)
     try:
         yield
@@ -148,8 +140,8 @@ def time_limit(
 def signals_deferred() -> Iterator[None]:
     """Hold back stop signals and the time limit until the block has finished.
 
-    A signal that arrives meanwhile raises :class:`Stopped` after the block, also in place of an
-    exception of the block. Only the main thread receives signals; in others nothing is deferred.
+    Then they raise :class:`Stopped`, also in place of an exception of the block. In other threads
+    than the main one, which receives signals, nothing is deferred.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -57,12 +57,10 @@ def find_java() -> Path:
 def _major_version(java: str) -> int:
     command = [java, "-XX:-UsePerfData", "-version"]  # writes nothing to /tmp
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False
-        )
+        done = subprocess.run(command, capture_output=True, check=False)
     except OSError as error:
         raise ConfigurationError(f"{java} does not start: {error}. {_ADVICE}") from None
-    version = re.search(r'version "(?:1\.)?(\d+)', done.stderr + done.stdout)
+    version = re.search(rb'version "(?:1\.)?(\d+)', done.stderr + done.stdout)
     if done.returncode or not version:
         # The output is not quoted: it may repeat Java's options, and these a password.
         options = ", ".join(name for name in OPTION_VARIABLES if os.environ.get(name)) or "none"

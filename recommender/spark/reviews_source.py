@@ -15,8 +15,6 @@ from recommender.data.cleaning import BLOCK_SCHEMA
 from recommender.data.ratings import Ratings, gather
 from recommender.data.reviews import BATCH_ROWS, IdRange, plan, read
 
-NAME = "mongo_reviews"
-
 # A row is a block of reviews as an Arrow stream, so that Spark carries hundreds of values.
 SCHEMA = "block binary"
 
@@ -54,10 +52,6 @@ def read_reviews(
             return blocks
 
     class MongoReviews(DataSource):
-        @classmethod
-        def name(cls) -> str:
-            return NAME
-
         def schema(self) -> str:
             return SCHEMA
 
@@ -65,7 +59,7 @@ def read_reviews(
             return ReviewsReader()
 
     spark.dataSource.register(MongoReviews)
-    return spark.read.format(NAME).load()
+    return spark.read.format(MongoReviews.name()).load()
 
 
 def _packed(settings: Settings, id_range: IdRange, batch_rows: int) -> Iterator[pa.RecordBatch]:

@@ -41,8 +41,7 @@ _PACKAGE = Path(recommender.__file__).parent
 _LOG_CONFIG = Path(__file__).with_name("log4j2.properties")
 _SCRATCH = "spark-scratch-"
 _LOCK = "owner.lock"
-# A folder without a lock that is older belongs to a process that died before it locked it.
-_UNLOCKED_SECONDS = 60.0
+_UNLOCKED_SECONDS = 60.0  # an older folder without a lock belongs to a process that died
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 _JVM_END_SECONDS = 5.0
@@ -50,11 +49,12 @@ _JVM_LAST_WORDS_SECONDS = 1.0
 # Java serialises ALS's lineage by recursion. A thread's default of 1 MiB holds 15 iterations, and
 # sometimes not the 10 between two checkpoints; this holds 60. Only the used part is allocated.
 _STACK = "-Xss4m"
-# The collector of the highest throughput.
-_COLLECTOR = "-XX:+UseParallelGC"
 # Each with the pattern of an option that was set by hand: of two stacks ours would win, and with
-# two collectors Java does not start.
-_JAVA_OPTIONS = {_STACK: r"-Xss|-XX:ThreadStackSize=", _COLLECTOR: r"-XX:\+Use\w+GC\b"}
+# two garbage collectors Java does not start.
+_JAVA_OPTIONS = {
+    _STACK: r"-Xss|-XX:ThreadStackSize=",
+    "-XX:+UseParallelGC": r"-XX:\+Use\w+GC\b",
+}
 _OPTION_VARIABLES = (*OPTION_VARIABLES, "SPARK_SUBMIT_OPTS")
 # PySpark raises PicklingError for any failure to write the data of executors.
 _SPARK_ERRORS = (PySparkException, Py4JError, OSError, PicklingError)
@@ -114,25 +114,19 @@ def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
         with signals_deferred():
             SparkContext._ensure_initialized(conf=conf)  # the JVM alone
         with call_on_stop(_jvm().terminate):
-            with _sigint_kept():
+            before = signal.getsignal(signal.SIGINT)
+            try:
                 SparkContext(conf=conf)
+            finally:
+                # PySpark's handler of SIGINT calls the JVM, and skips our clean-up.
+                if signal.getsignal(signal.SIGINT) not in (before, signal.SIG_IGN):
+                    signal.signal(signal.SIGINT, before)
             spark = SparkSession.builder.config(conf=conf).getOrCreate()
             # Long lineages overflow the JVM's stack; ALS cuts them at checkpoints.
             checkpoints = settings.spark.checkpoint_dir or str(scratch / "checkpoints")
             spark.sparkContext.setCheckpointDir(checkpoints)
             spark.sparkContext.addPyFile(str(_zip_package(scratch)))
             return spark
-
-
-@contextmanager
-def _sigint_kept() -> Iterator[None]:
-    """Undo that PySpark handles SIGINT: its handler calls the JVM, and skips our clean-up."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGINT) not in (before, signal.SIG_IGN):  # ignored: a stop
-            signal.signal(signal.SIGINT, before)
 
 
 def _failure(text: str) -> RecommenderError:
@@ -188,9 +182,9 @@ def _lock(folder: Path) -> IO[str]:
 
 
 def _sweep(work_dir: Path) -> None:
-    """Remove the folders of trainings that were killed.
+    """Remove the folders of killed trainings, whose locks are free.
 
-    Told by a lock: containers that share the volume do not see each other's process ids.
+    Process ids would not do: containers that share the volume do not see each other's.
     """
     for folder in work_dir.glob(f"{_SCRATCH}*/"):
         with suppress(OSError):  # locked, not ours to open, or just removed by its owner

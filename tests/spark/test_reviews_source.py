@@ -44,7 +44,7 @@ def test_a_password_is_in_no_plan_of_spark(spark: SparkSession, db_settings: Set
     uri = db_settings.mongo.uri.get_secret_value()
     frame = read_reviews(spark, db_settings, ranges=2)
     plan = frame._jdf.queryExecution().toString()
-    assert "mongo_reviews" in plan.lower()
+    assert "mongoreviews" in plan.lower()
     assert uri not in plan
     assert uri.removeprefix("mongodb://").rstrip("/") not in plan
 
