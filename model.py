@@ -20,20 +20,13 @@ from recommender.core.ports import check_port_is_free, is_loopback
 from recommender.core.script import exit_on_error, run_script, script_parser
 from recommender.core.settings import load_settings
 from recommender.core.signals import Cancelled
-from recommender.service import (
-    routes_health,
-    routes_recommendations,
-    routes_runs,
-    routes_training,
-)
+from recommender.service import routes_health, routes_recommendations, routes_runs, routes_training
 from recommender.service.launcher import Trainer
 from recommender.service.limits import LimitedProtocol
 from recommender.service.problems import handle_errors
 from recommender.service.schedule import Schedule
 from recommender.service.scheduler import TrainingClock
 from recommender.service.state import Service
-
-_SECONDS_FOR_OPEN_REQUESTS = 1
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +39,12 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         client = connect(settings)
     if not logging.root.handlers:
         configure_logging(settings)
-    interval = settings.schedule.interval_hours * 3600
     with client:
         db = database(client, settings)
         trainer = Trainer(settings, db)
-        clock = TrainingClock(
-            Schedule(db, interval),
-            lambda: trainer.start("schedule"),
-            interval,
-            trainer.tidy_up,
-        )
-        app.state.service = Service(settings, db, trainer, clock, LiveFactors(db))
+        schedule = Schedule(db, settings.schedule.interval_hours * 3600)
+        clock = TrainingClock(schedule, lambda: trainer.start("schedule"), trainer.tidy_up)
+        app.state.service = Service(settings, db, trainer, schedule, LiveFactors(db))
         await run_in_threadpool(clock.start)
         yield
         await run_in_threadpool(clock.stop)
@@ -67,6 +55,7 @@ def create_app() -> FastAPI:
     """Return the application; nothing is read, connected or started before its lifespan begins."""
     app = FastAPI(
         title="Restaurant Recommender Model Service",
+        version="1.0.0",
         summary="Trains recommendations and user clusters from the restaurant reviews in MongoDB.",
         lifespan=lifespan,
         redirect_slashes=False,
@@ -90,17 +79,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.api.key is None and not is_loopback(settings.api.host):
         log.warning("HOST=%s without API_KEY: any client can start trainings", settings.api.host)
     check_port_is_free(settings.api.host, settings.api.port)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=settings.api.host,
-            port=settings.api.port,
-            http=LimitedProtocol,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=_SECONDS_FOR_OPEN_REQUESTS,
-        )
+    config = uvicorn.Config(
+        app,
+        host=settings.api.host,
+        port=settings.api.port,
+        http=LimitedProtocol,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=1,  # second for open requests
     )
+    server = uvicorn.Server(config)
     try:
         server.run()
     except Cancelled:  # uvicorn has shut down in order and passes the signal on

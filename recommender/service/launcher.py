@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
+import pymongo
 from pymongo.errors import PyMongoError
 
 from recommender.core.child_process import Guarded
@@ -25,54 +27,35 @@ SCRIPT = Path(__file__).parents[2] / "als_training.py"
 
 # Added to the time limit and two graces before a hanging child is killed: its start is slow.
 _LAST_RESORT_SECONDS = 30.0
-_SIGTERM_CODE = 143
-_SIGKILL_CODE = 137
+_RECORD_SECONDS = 10.0  # to record a child's end; after that, recovery does it
+_SIGTERM_CODE, _SIGKILL_CODE = 143, 137
 
 log = logging.getLogger(__name__)
-
-
-class _Training(NamedTuple):
-    run_id: str
-    child: Guarded
 
 
 class Trainer:
     """Starts trainings, one at a time, each as a child process with a log of its own.
 
-    Parameters
-    ----------
-    settings
-        The service's settings; the child reads the same ones for itself.
-    db
-        The database.
-    script
-        What the child runs.
+    The child runs ``script`` and reads the settings for itself.
     """
 
     def __init__(self, settings: Settings, db: MongoDatabase, script: Path = SCRIPT) -> None:
         self._settings = settings
         self._db = db
         self._script = script
-        self._tidier = Recovery(db, settings.schedule.lease_seconds)
+        self._recovery = Recovery(db, settings.schedule.lease_seconds)
         self._lock = threading.Lock()
         self._stopping = False
         self._unreleased: Lease | None = None
-        self._watched: dict[threading.Thread, _Training] = {}
+        self._watched: dict[threading.Thread, tuple[str, Guarded]] = {}
 
     def start(self, trigger: Trigger, *, force: bool = False) -> str:
-        """Start a training and return its run's id.
-
-        Parameters
-        ----------
-        trigger
-            What started it.
-        force
-            Publish what the gate would reject.
+        """Start a training and return its run's id; ``force`` turns the gate off.
 
         Raises
         ------
         LeaseHeldError
-            If a training is in progress, whoever started it.
+            If a training is in progress, of this process or another.
         DatabaseUnavailableError
             If MongoDB does not answer.
         """
@@ -86,13 +69,13 @@ class Trainer:
             self._settings.make_folder(log_file.parent)
             if self._unreleased:
                 self._unreleased.release()
-            self._unreleased = lease  # until a training has it
+            self._unreleased = lease  # until a child process has it
             lease.acquire(run_id)
             try:
-                settings = self._settings
-                settings = settings.with_values({"gate": False}) if force else settings
+                settings = self._settings.with_values({"gate": False} if force else {})
                 ledger.open(run_id, trigger, settings, log_file)
-                child = self._spawn(run_id, log_file, ["--force"] if force else [])
+                self._stop_crashed(ledger)
+                child = self._spawn(run_id, log_file, force)
             except BaseException as error:
                 ledger.close(run_id, "failed", 1, one_line(error))
                 lease.release()
@@ -101,9 +84,8 @@ class Trainer:
             watcher = threading.Thread(
                 target=self._watch, args=(run_id, child, lease), name=f"watch {run_id}"
             )
-            self._watched[watcher] = _Training(run_id, child)
+            self._watched[watcher] = run_id, child
             watcher.start()
-            self._end_those_given_up(ledger)
         log.info("training %s started by %s", run_id, trigger)
         return run_id
 
@@ -111,82 +93,60 @@ class Trainer:
         """Stop the trainings that this process started, and start no more."""
         with self._lock:
             self._stopping = True
-            living = self._living()
-        endings = [_end(training.child) for training in living.values()]
-        for thread in (*endings, *living):
-            thread.join()
+            running = self._running()
+        with ThreadPoolExecutor() as pool:  # each may take as long as the grace
+            for _, child in running.values():
+                pool.submit(child.stop)
+        for watcher in running:
+            watcher.join()
 
     def tidy_up(self) -> None:
-        """Clean up after a training that died, unless one of ours is running."""
+        """Clean up after a training that died, unless one of this process is running."""
         with self._lock:
-            watched = bool(self._living())
-        if not watched:
-            self._tidier.look()
+            running = bool(self._running())
+        if not running:
+            self._recovery.look()
 
-    def _living(self) -> dict[threading.Thread, _Training]:
-        """Return the running trainings, and drop those that have ended."""
+    def _running(self) -> dict[threading.Thread, tuple[str, Guarded]]:
+        """Return the running trainings, and forget those that have ended."""
         self._watched = {w: training for w, training in self._watched.items() if w.is_alive()}
         return self._watched
 
-    def _end_those_given_up(self, ledger: Ledger) -> None:
+    def _stop_crashed(self, ledger: Ledger) -> None:
         """Stop trainings that lost their lease and are recorded as crashed: they cannot publish."""
-        for run_id, child in self._living().values():
-            try:
-                state = (ledger.get(run_id) or {}).get("state")
-            except PyMongoError as failure:  # the new training has started all the same
-                log.warning("the state of %s could not be read: %s", run_id, reason_of(failure))
-                continue
-            if state == "crashed":
+        for run_id, child in self._running().values():
+            if (ledger.get(run_id) or {}).get("state") == "crashed":
                 log.warning("training %s lost its lease and is still running: stopping it", run_id)
-                _end(child)
+                threading.Thread(target=child.stop, name=f"stop {run_id}").start()
 
-    def _spawn(self, run_id: str, log_file: Path, options: list[str]) -> Guarded:
-        command: list[str | Path] = [sys.executable, self._script, "--run-id", run_id, *options]
+    def _spawn(self, run_id: str, log_file: Path, force: bool) -> Guarded:
+        command = [sys.executable, str(self._script), "--run-id", run_id, *["--force"] * force]
+        grace = self._settings.schedule.stop_grace_seconds
         with log_file.open("wb") as output:
-            grace = self._settings.schedule.stop_grace_seconds
             return Guarded(command, grace_seconds=grace, output=output)
 
-    def _wait(self, child: Guarded, overdue: threading.Event) -> int:
-        """Wait for the child's end; stop it and set ``overdue`` if its own time limit failed."""
-
-        def end() -> None:
-            overdue.set()
-            child.stop()
-
-        seconds = self._settings.schedule.timeout_minutes * 60
-        seconds += 2 * self._settings.schedule.stop_grace_seconds + _LAST_RESORT_SECONDS
-        last_resort = threading.Timer(seconds, end)
-        last_resort.daemon = True
-        last_resort.start()
-        try:
-            return child.wait()
-        finally:
-            last_resort.cancel()
-
     def _watch(self, run_id: str, child: Guarded, lease: Lease) -> None:
-        """Wait for the child's end, and record it if the child could not."""
-        overdue = threading.Event()
-        code = self._wait(child, overdue)
-        log.log(logging.ERROR if code else logging.INFO, "training %s ended: %d", run_id, code)
-        state, error = _outcome(code, overdue=overdue.is_set(), stopping=self._stopping)
+        """Wait for the child's end; record it and clean up if the child could not."""
+        schedule = self._settings.schedule
+        limit = schedule.timeout_minutes * 60 + 2 * schedule.stop_grace_seconds
         try:
-            if Ledger(self._db).close(run_id, state, code, error):
-                log.error("training %s: %s", run_id, error)
+            code, overdue = child.wait(limit + _LAST_RESORT_SECONDS), False
+        except subprocess.TimeoutExpired:  # the child's own time limit has failed
+            code, overdue = child.stop(), True
+        log.log(logging.ERROR if code else logging.INFO, "training %s ended: %d", run_id, code)
+        state, error = _outcome(code, overdue=overdue, stopping=self._stopping)
+        try:
+            with pymongo.timeout(_RECORD_SECONDS):
+                if Ledger(self._db).close(run_id, state, code, error):
+                    log.error("training %s: %s", run_id, error)
                 lease.renew()
-                sweep(self._db)
+            sweep(self._db)
             lease.release()
         except LeaseLostError:
-            log.info("training %s: another run holds the lease", run_id)
+            log.debug("training %s has released its lease, or another run has it", run_id)
         except PyMongoError as failure:
-            # Its lease expires; the next training or look at the schedule marks it as crashed.
+            # Its lease expires; recovery or the next training marks it as crashed.
             log.error("the end of %s could not be recorded: %s", run_id, reason_of(failure))
-
-
-def _end(child: Guarded) -> threading.Thread:
-    """Stop a training in a thread: it may take as long as the grace."""
-    ending = threading.Thread(target=child.stop, name="end a training")
-    ending.start()
-    return ending
 
 
 def _outcome(code: int, *, overdue: bool, stopping: bool) -> tuple[State, str]:

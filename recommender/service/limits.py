@@ -24,16 +24,12 @@ class LimitedProtocol(H11Protocol):
         super().connection_made(transport)
         if len(self.connections) > _CONNECTIONS:
             transport.abort()
-        else:
-            self._close_if_idle_since(self)
+        self._close_unless_used_since(self)
 
-    def _close_if_idle_since(self, cycle: object) -> None:
+    def _close_unless_used_since(self, cycle: object) -> None:
         """Close the connection if no new request has arrived since this request cycle."""
-        if self.transport.is_closing():
-            return
-        if self.cycle is cycle and (self.cycle is None or self.cycle.response_complete):
+        if self.cycle is cycle and (cycle is None or self.cycle.response_complete):
             self.transport.close()
-        else:
-            asyncio.get_running_loop().call_later(
-                _REQUEST_SECONDS, self._close_if_idle_since, self.cycle
-            )
+        elif not self.transport.is_closing():
+            loop = asyncio.get_running_loop()
+            loop.call_later(_REQUEST_SECONDS, self._close_unless_used_since, self.cycle)

@@ -32,29 +32,6 @@ class Problem(BaseModel):
     detail: str
 
 
-def problem(
-    status: int, detail: str, headers: Mapping[str, str] | None = None, **members: Any
-) -> JSONResponse:
-    """Return a problem as a response.
-
-    Parameters
-    ----------
-    status
-        HTTP status; the title is its phrase.
-    detail
-        What happened and what to do, in a sentence.
-    members
-        More members of the problem, such as the run in progress.
-    """
-    content = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, **members)
-    return JSONResponse(
-        content.model_dump(mode="json"),
-        status,
-        media_type=MEDIA_TYPE,
-        headers=headers or _RETRY_AFTER.get(status),
-    )
-
-
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI descriptions of these error statuses."""
     content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
@@ -66,34 +43,33 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def handle_errors(app: FastAPI) -> None:
     """Answer every error of the application with a problem."""
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(LeaseHeldError, _lease_held)
-    app.add_exception_handler(RecommenderError, _unavailable)
-    app.add_exception_handler(Exception, _unexpected)
+    for kind in (HTTPException, RequestValidationError, RecommenderError, Exception):
+        app.add_exception_handler(kind, _answer)
 
 
-async def _http(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
-    return problem(error.status_code, str(error.detail), error.headers)
-
-
-async def _invalid(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)  # noqa: S101
-    reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-    return problem(422, reasons)
-
-
-async def _lease_held(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, LeaseHeldError)  # noqa: S101
-    holder = {key: error.holder.get(key) for key in ("run_id", "host", "started_at")}
-    return problem(409, str(error), None, **holder)
-
-
-async def _unavailable(_request: Request, error: Exception) -> JSONResponse:
-    return problem(503, str(error))
-
-
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    match error:
+        case HTTPException():
+            return _problem(error.status_code, str(error.detail), error.headers)
+        case RequestValidationError():
+            reasons = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            return _problem(422, "; ".join(reasons))
+        case LeaseHeldError():
+            holder = {key: error.holder.get(key) for key in ("run_id", "host", "started_at")}
+            return _problem(409, str(error), None, **holder)
+        case RecommenderError():
+            return _problem(503, str(error))
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return problem(500, "an unexpected failure; the service's log has its traceback")
+    return _problem(500, "an unexpected failure; the service's log has its traceback")
+
+
+def _problem(
+    status: int, detail: str, headers: Mapping[str, str] | None = None, **members: Any
+) -> JSONResponse:
+    content = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, **members)
+    return JSONResponse(
+        content.model_dump(mode="json"),
+        status,
+        media_type=MEDIA_TYPE,
+        headers=headers or _RETRY_AFTER.get(status),
+    )

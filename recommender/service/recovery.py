@@ -17,19 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class Recovery:
-    """Cleans up after trainings that died.
+    """Cleans up after trainings that died, as the next training would.
 
-    The next training would do the same. Until then the ledger would show them as running, and
-    where one died between two switches, readers would see collections of two runs.
-
-    Parameters
-    ----------
-    db
-        The database.
-    lease_seconds
-        How long a lease is good for.
-    steady
-        A clock that is never set, seconds.
+    Until then the ledger shows them as running, and if one died between two renames, readers see
+    collections of two runs.
     """
 
     def __init__(
@@ -44,30 +35,30 @@ class Recovery:
         self._seen: tuple[Document, float] | None = None
         self._since = 0.0
 
+    @mongo_errors("cleaning up after a training that died")
     def look(self) -> None:
-        """Clean up after a training that has been silent for long enough, if there is one.
+        """Clean up if a training has shown no sign of life for long enough.
 
-        It is one whose lease has expired and was not renewed while this process watched it for as
-        long again: after an outage of MongoDB all leases have expired, and living trainings renew
-        theirs. A lease that has not expired by MongoDB's clock, which may have been set back, is
-        watched for twice as long. The third case is a run that is open in the ledger without the
-        lease: it could not write its end.
+        - Its lease has expired, and was not renewed while this process watched it for as long
+          again: after an outage of MongoDB all leases have expired until they are renewed.
+        - Its lease has not expired by MongoDB's clock, which may have been set back, and was not
+          renewed for twice as long.
+        - Its run is open in the ledger without a lease: its end could not be written.
 
         Raises
         ------
         DatabaseUnavailableError
-            If MongoDB does not answer.
+            If MongoDB does not answer; the watch then starts again.
         """
-        before, self._seen = self._seen, None  # after a failed look, the watch begins anew
-        with mongo_errors("cleaning up after a training that died"):
-            self._seen = self._silent()
-            if self._seen != before:
-                self._since = self._steady()
-            if self._seen and self._steady() - self._since >= self._seen[1]:
-                self._clean_up(self._seen[0])
+        before, self._seen = self._seen, None
+        self._seen = self._silent()
+        if self._seen != before:
+            self._since = self._steady()
+        if self._seen and self._steady() - self._since >= self._seen[1]:
+            self._clean_up(self._seen[0])
 
     def _silent(self) -> tuple[Document, float] | None:
-        """Return what may be dead, and the seconds after which it is."""
+        """Return the lease or run that may be dead, and the seconds after which it is."""
         if expired := abandoned(self._db):
             return expired, self._lease_seconds
         if held := last_holder(self._db):
@@ -78,7 +69,7 @@ class Recovery:
     def _clean_up(self, dead: Document) -> None:
         lease = Lease(self._db, self._lease_seconds)
         try:
-            # In its name, so that a training that is refused meanwhile names a run of the ledger.
+            # In its name: a training that is refused meanwhile then names a run of the ledger.
             lease.acquire(dead["run_id"], dead if "token" in dead else None)
         except LeaseHeldError:
             return
@@ -88,6 +79,6 @@ class Recovery:
                 lease.renew()
                 step()
         except BaseException:
-            lease.expire()  # and not released: the next look tries again
+            lease.expire()  # not released, so that the next look tries again
             raise
         lease.release()

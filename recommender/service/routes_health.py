@@ -1,4 +1,4 @@
-"""``GET /health/live`` and ``/health/ready``, also by HEAD, as load balancers ask."""
+"""``GET`` and ``HEAD`` of ``/health/live`` and ``/health/ready``."""
 
 from __future__ import annotations
 

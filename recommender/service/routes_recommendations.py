@@ -1,11 +1,11 @@
-"""``GET /recommendations``: restaurants for any user, known or not, from the ratings sent."""
+"""``GET /recommendations``: restaurants for any user, known or new, from the ratings sent."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
 from recommender.core.errors import DataError
 from recommender.data.one_user import parse_rating, ratings_from_request
@@ -13,15 +13,22 @@ from recommender.service.problems import responses
 from recommender.service.security import require_key
 from recommender.service.state import CurrentService
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(require_key)])
+
+
+def _as_json(gmap_id: object) -> str | int:
+    return gmap_id if isinstance(gmap_id, (str, int)) else str(gmap_id)
+
+
+RestaurantId = Annotated[str | int, BeforeValidator(_as_json)]
 
 
 class Recommendation(BaseModel):
     """A recommended restaurant, and the rated restaurants that add most to its score."""
 
-    gmap_id: str | int
+    gmap_id: RestaurantId
     score: float
-    because: list[str | int]
+    because: list[RestaurantId]
 
 
 class Recommendations(BaseModel):
@@ -31,11 +38,7 @@ class Recommendations(BaseModel):
     recommendations: list[Recommendation]
 
 
-@router.get(
-    "/recommendations",
-    responses=responses(401, 404, 422, 503),
-    dependencies=[Depends(require_key)],
-)
+@router.get("/recommendations", responses=responses(401, 404, 422, 503))
 def recommendations(
     service: CurrentService,
     rated: Annotated[
@@ -54,17 +57,5 @@ def recommendations(
         raise HTTPException(422, f"query.rated: {error}") from None
     best = factors.recommend(ratings, service.settings.als.top_n)
     return Recommendations(
-        run_id=factors.run_id,
-        recommendations=[
-            Recommendation(
-                gmap_id=_as_json(entry["gmap_id"]),
-                score=entry["score"],
-                because=[_as_json(gmap_id) for gmap_id in entry["because"]],
-            )
-            for entry in best
-        ],
+        run_id=factors.run_id, recommendations=[Recommendation(**entry) for entry in best]
     )
-
-
-def _as_json(gmap_id: object) -> str | int:
-    return gmap_id if isinstance(gmap_id, (str, int)) else str(gmap_id)

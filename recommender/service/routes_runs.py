@@ -37,23 +37,23 @@ class Runs(BaseModel):
 
 
 @router.get("", responses=responses(401, 422, 503))
+@mongo_errors("reading the ledger")
 def runs(
     service: CurrentService,
     limit: Annotated[int, Query(ge=1, le=1000, description="how many at most")] = 20,
 ) -> Runs:
     """List the latest runs, newest first."""
-    with mongo_errors("reading the ledger"):
-        return Runs(runs=[_run(document) for document in Ledger(service.db).recent(limit)])
+    return Runs(runs=[_run(document) for document in Ledger(service.db).recent(limit)])
 
 
 @router.get("/{run_id}", responses=responses(401, 404, 422, 503))
+@mongo_errors("reading the ledger")
 def run(
     service: CurrentService,
     run_id: Annotated[str, Path(pattern=r"^[0-9A-Za-z-]{1,64}$", description="a run's id")],
 ) -> Run:
     """Show one run."""
-    with mongo_errors("reading the ledger"):
-        document = Ledger(service.db).get(run_id)
+    document = Ledger(service.db).get(run_id)
     if document is None:
         raise HTTPException(404, f"no run {run_id} is in the ledger; GET /runs lists the latest")
     return _run(document)

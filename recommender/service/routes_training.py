@@ -60,15 +60,15 @@ def train(
 @router.get("/next-training")
 async def next_training(service: CurrentService) -> NextTraining:
     """Return the time left to the next scheduled training."""
-    left = service.clock.seconds_left()
-    skipped = service.clock.latest.last_skipped
+    schedule = service.schedule
+    left = schedule.seconds_left()
     return NextTraining(
         time_left=f"Time left for next training: {in_words(left)}.",
         seconds_left=round(left, 3),
         next_training_at=datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=left),
         interval_hours=service.settings.schedule.interval_hours,
-        skipped=service.clock.latest.skipped,
-        last_skipped=SkippedSlot(**skipped) if skipped else None,
+        skipped=schedule.skipped,
+        last_skipped=SkippedSlot(**schedule.last_skipped) if schedule.last_skipped else None,
     )
 
 

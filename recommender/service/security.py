@@ -17,35 +17,21 @@ async def require_key(
     header: Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error=False))],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
 ) -> None:
-    """Refuse a request without the API key, if one is set.
-
-    Raises
-    ------
-    HTTPException
-        401 if the key is missing or wrong.
-    """
+    """Answer 401 to a request without the API key, if one is set."""
     if service.settings.api.key is None:
         return
     expected = service.settings.api.key.get_secret_value().encode()
     key = header if header is not None else bearer.credentials if bearer else ""
     # Starlette decodes header bytes as Latin-1; the client may have sent UTF-8.
     if not hmac.compare_digest(key.encode("latin-1"), expected):
-        raise HTTPException(
-            401,
-            "send the API key as X-API-Key, or as Authorization: Bearer",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
+        detail = "send the API key as X-API-Key, or as Authorization: Bearer"
+        raise HTTPException(401, detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 async def require_same_origin(request: Request) -> None:
-    """Refuse a request that a browser sends for a page of another site.
+    """Answer 403 to a request that a browser sends for a page of another site.
 
     Browsers send the page's origin with every POST; other clients need not send one.
-
-    Raises
-    ------
-    HTTPException
-        403 if the origin is not the host that was asked.
     """
     origin = request.headers.get("Origin")
     host = request.headers.get("Host", "")

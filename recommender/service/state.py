@@ -1,4 +1,4 @@
-"""What the routes share: opened by the application's lifespan, injected into each route."""
+"""The resources that the routes share: opened at the start, injected into each route."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recommender.als.published_factors import LiveFactors
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.service.launcher import Trainer
-from recommender.service.scheduler import TrainingClock
+from recommender.service.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Service:
     settings: Settings
     db: MongoDatabase
     trainer: Trainer
-    clock: TrainingClock
+    schedule: Schedule
     factors: LiveFactors
 
 

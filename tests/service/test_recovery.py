@@ -1,4 +1,4 @@
-"""Tidying up after a training that fell silent, without waiting for the next one."""
+"""Recovery from a training that died, without waiting for the next one."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ MINUTE = 60.0
 
 
 @pytest.fixture
-def silent(db: MongoDatabase, db_settings: Settings) -> Lease:
-    """A training between two switches; see that it is silent for too long by ``expire``."""
+def dead(db: MongoDatabase, db_settings: Settings) -> Lease:
+    """The lease of a training that died between two renames; it has not expired yet."""
     lease = Lease(db, MINUTE)
     lease.acquire("run-1")
     Ledger(db).open("run-1", "script", db_settings, Path("run-1.log"))
@@ -37,7 +37,7 @@ def silent(db: MongoDatabase, db_settings: Settings) -> Lease:
 
 
 class Watch:
-    """A steady clock that is turned by hand."""
+    """A steady clock that the test sets."""
 
     seconds = 0.0
 
@@ -50,13 +50,13 @@ def expire(db: MongoDatabase) -> None:
     db[COLLECTION].update_one({"_id": LEASE_ID}, past)
 
 
-def tidy_up(db: MongoDatabase) -> None:
-    """Look at a lease that has run out, and again after a minute."""
+def recover(db: MongoDatabase) -> None:
+    """Look at the lease, and again after a minute."""
     watch = Watch()
-    tidier = Recovery(db, MINUTE, watch)
-    tidier.look()
+    observer = Recovery(db, MINUTE, watch)
+    observer.look()
     watch.seconds += MINUTE
-    tidier.look()
+    observer.look()
 
 
 def cut_off(db: MongoDatabase) -> None:
@@ -71,148 +71,146 @@ def state(db: MongoDatabase) -> str:
     return str((Ledger(db).get("run-1") or {})["state"])
 
 
-@pytest.mark.usefixtures("silent")
-def test_a_training_that_fell_silent_is_crashed_and_its_switch_finished(db: MongoDatabase) -> None:
+@pytest.mark.usefixtures("dead")
+def test_a_dead_training_is_marked_as_crashed_and_its_switch_finished(db: MongoDatabase) -> None:
     expire(db)
-    tidy_up(db)
+    recover(db)
     assert (state(db), published_by(db)) == ("crashed", ["run-1"])
     assert not [name for name in db.list_collection_names() if ".staged." in name]
     assert holder(db) is None
     Lease(db, MINUTE).acquire("run-2")
 
 
-def test_a_switch_that_a_training_gave_up_is_finished_and_its_outcome_stays(
-    db: MongoDatabase, silent: Lease
+def test_the_switch_of_a_failed_training_is_finished_and_its_state_stays(
+    db: MongoDatabase, dead: Lease
 ) -> None:
-    """As where MongoDB was away for so long that the training ended in its switch."""
+    """MongoDB was away for so long that the training ended during its switch."""
     Ledger(db).close("run-1", "failed", 69, "MongoDB did not answer")
-    silent.release()
-    tidy_up(db)
+    dead.release()
+    recover(db)
     assert (state(db), published_by(db)) == ("failed", ["run-1"])
     assert holder(db) is None
     assert abandoned(db) is None
 
 
-@pytest.mark.usefixtures("silent")
-def test_a_lease_that_nobody_renews_is_dead_whatever_mongodbs_clock_says(db: MongoDatabase) -> None:
-    """As where that clock was set back by hours after kill -9."""
+@pytest.mark.usefixtures("dead")
+def test_a_lease_that_is_not_renewed_is_dead_whatever_mongodbs_clock_is(db: MongoDatabase) -> None:
+    """The clock was set back by hours after kill -9."""
     hours = [{"$set": {"expires_at": {"$add": ["$$NOW", 2 * 3_600_000]}}}]
     db[COLLECTION].update_one({"_id": LEASE_ID}, hours)
     watch = Watch()
-    tidier = Recovery(db, MINUTE, watch)
+    observer = Recovery(db, MINUTE, watch)
     for _ in range(2):
-        tidier.look()
+        observer.look()
         watch.seconds += MINUTE
     assert (state(db), published_by(db)) == ("queued", ["run-0"])
-    tidier.look()
+    observer.look()
     assert (state(db), published_by(db)) == ("crashed", ["run-1"])
     assert holder(db) is None
 
 
-def test_an_outage_of_mongodb_does_not_count(db: MongoDatabase, silent: Lease) -> None:
+def test_an_outage_of_mongodb_does_not_count(db: MongoDatabase, dead: Lease) -> None:
     watch = Watch()
-    tidier = Recovery(db, MINUTE, watch)
-    tidier.look()
+    observer = Recovery(db, MINUTE, watch)
+    observer.look()
     watch.seconds += 9 * MINUTE
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recovery, "abandoned", cut_off)
         with pytest.raises(DatabaseUnavailableError):
-            tidier.look()
-    tidier.look()
-    silent.renew()
+            observer.look()
+    observer.look()
+    dead.renew()
     assert state(db) == "queued"
 
 
-def test_a_run_that_could_not_write_its_end_is_crashed_though_the_lease_is_free(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_an_open_run_without_a_lease_is_crashed(db: MongoDatabase, db_settings: Settings) -> None:
     Ledger(db).open("run-1", "script", db_settings, None)
     db[f"{RECOMMENDATIONS}.staged.run-1"].insert_one({"user_id": "ann"})
-    tidy_up(db)
+    recover(db)
     assert state(db) == "crashed"
     assert not [name for name in db.list_collection_names() if ".staged." in name]
 
 
-@pytest.mark.usefixtures("silent")
+@pytest.mark.usefixtures("dead")
 def test_a_training_that_renews_its_lease_is_left_alone(db: MongoDatabase) -> None:
-    tidy_up(db)
+    recover(db)
     assert (state(db), published_by(db)) == ("queued", ["run-0"])
     assert (holder(db) or {})["run_id"] == "run-1"
 
 
-def test_a_training_that_was_cut_off_has_as_long_again_to_renew_its_lease(
-    db: MongoDatabase, silent: Lease
+def test_a_training_that_was_cut_off_has_time_to_renew_its_lease(
+    db: MongoDatabase, dead: Lease
 ) -> None:
     watch = Watch()
-    tidier = Recovery(db, MINUTE, watch)
+    observer = Recovery(db, MINUTE, watch)
     for _ in range(2):  # in two outages, far apart
         expire(db)
-        tidier.look()
+        observer.look()
         watch.seconds += MINUTE - 1
-        tidier.look()
+        observer.look()
         assert state(db) == "queued"
-        silent.renew()
+        dead.renew()
         watch.seconds += MINUTE
-        tidier.look()
+        observer.look()
     assert state(db) == "queued"
     assert (holder(db) or {})["run_id"] == "run-1"
 
 
-def test_what_wakes_up_while_it_is_tidied_up_after_may_not_publish(
-    db: MongoDatabase, silent: Lease, monkeypatch: pytest.MonkeyPatch
+def test_a_training_that_wakes_up_during_recovery_may_not_publish(
+    db: MongoDatabase, dead: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def renewed_meanwhile(db: MongoDatabase) -> None:
+    def sweep_after_wake_up(db: MongoDatabase) -> None:
         assert (holder(db) or {})["run_id"] == "run-1"
         with pytest.raises(LeaseLostError):
-            silent.renew()
+            dead.renew()
         sweep(db)
 
-    monkeypatch.setattr(recovery, "sweep", renewed_meanwhile)
+    monkeypatch.setattr(recovery, "sweep", sweep_after_wake_up)
     expire(db)
-    tidy_up(db)
+    recover(db)
     assert published_by(db) == ["run-1"]
 
 
-@pytest.mark.usefixtures("silent")
-def test_what_could_not_be_tidied_up_is_tried_again(
+@pytest.mark.usefixtures("dead")
+def test_a_failed_recovery_is_tried_again(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expire(db)
     with monkeypatch.context() as patch:
         patch.setattr(recovery, "sweep", cut_off)
-        with pytest.raises(DatabaseUnavailableError, match="cleaning up"):
-            tidy_up(db)
+        with pytest.raises(DatabaseUnavailableError):
+            recover(db)
     assert holder(db) is None
     assert published_by(db) == ["run-0"]
-    tidy_up(db)
+    recover(db)
     assert (state(db), published_by(db)) == ("crashed", ["run-1"])
 
 
 def test_without_a_training_nothing_is_done(db: MongoDatabase) -> None:
-    tidy_up(db)
+    recover(db)
     assert db.list_collection_names() == []
 
 
-@pytest.mark.usefixtures("silent")
-def test_whoever_took_over_meanwhile_does_it_instead(
+@pytest.mark.usefixtures("dead")
+def test_a_training_that_has_taken_over_is_left_alone(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expire(db)
-    dead = abandoned(db)
+    expired = abandoned(db)
     Lease(db, MINUTE).acquire("run-2")
-    monkeypatch.setattr(recovery, "abandoned", lambda db: dead)
-    tidy_up(db)
+    monkeypatch.setattr(recovery, "abandoned", lambda db: expired)
+    recover(db)
     assert state(db) == "queued"
     assert (holder(db) or {})["run_id"] == "run-2"
 
 
-@pytest.mark.usefixtures("silent")
-def test_the_clock_tidies_up_between_two_slots(
+@pytest.mark.usefixtures("dead")
+def test_the_clock_recovers_between_two_slots(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recommender.service.scheduler._MOST_SECONDS", 0.05)
-    hour, tidier = 3600.0, Recovery(db, 0.1)
-    clock = TrainingClock(Schedule(db, hour), pytest.fail, hour, tidier.look)
+    hour, observer = 3600.0, Recovery(db, 0.1)
+    clock = TrainingClock(Schedule(db, hour), pytest.fail, observer.look)
     clock.start()
     try:
         expire(db)

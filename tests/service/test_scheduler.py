@@ -1,4 +1,4 @@
-"""The clock: fires when a slot is due, survives what may fail, and tells how long it is."""
+"""The training clock: fires when a slot is due, and survives failures and set clocks."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ import pytest
 from recommender.core.errors import DatabaseUnavailableError, LeaseHeldError
 from recommender.core.mongo import Document, MongoDatabase, connect, database
 from recommender.core.settings import Settings, load_settings
-from recommender.demo.commands import PROJECT
 from recommender.demo.embedded_mongod import EmbeddedMongo
 from recommender.runs.lease import COLLECTION
-from recommender.service import scheduler as clock_module
-from recommender.service.schedule import SCHEDULE_ID, Schedule, steady_seconds
+from recommender.service import scheduler
+from recommender.service.schedule import SCHEDULE_ID, Schedule
 from recommender.service.scheduler import TrainingClock
+from tests.support import PROJECT
 from tests.waiting import DEADLINE_SECONDS, until
 
 OFTEN = 0.3
 HOUR = 3600.0
+JUMPS = (10 * 365 * 24 * HOUR, -2 * HOUR)
 
 
 class Trainings:
-    """Stands in for what starts trainings: counts, and fails where it is told to."""
+    """Counts the trainings started, or fails to start them."""
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.count = 0
@@ -48,37 +49,35 @@ class Trainings:
 
 @contextmanager
 def running(
-    db: MongoDatabase, start_training: Callable[[], object], interval: float
-) -> Iterator[TrainingClock]:
-    clock = TrainingClock(Schedule(db, interval), start_training, interval)
+    db: MongoDatabase,
+    start_training: Callable[[], object],
+    interval: float,
+    kind: type[Schedule] = Schedule,
+) -> Iterator[Schedule]:
+    schedule = kind(db, interval)
+    clock = TrainingClock(schedule, start_training)
     clock.start()
     try:
-        yield clock
-        settle(clock, interval)
+        yield schedule
+        settle(schedule, interval)
     finally:
         clock.stop()
 
 
-def settle(clock: TrainingClock, interval: float) -> None:
-    """Wait until the clock has looked and does not look again at once."""
-    until(lambda: interval / 4 < clock.seconds_left() < interval - 0.05)
+def settle(schedule: Schedule, interval: float) -> None:
+    """Wait until the clock has read the schedule and is not about to do so again."""
+    until(lambda: interval / 4 < schedule.seconds_left() < interval - 0.05)
 
 
 def slot(db: MongoDatabase) -> Document:
     return db[COLLECTION].find_one({"_id": SCHEDULE_ID}) or {}
 
 
-def make_due(db: MongoDatabase, interval: float = HOUR) -> None:
+def make_due(db: MongoDatabase) -> None:
     """Start the schedule so that its next slot has just passed."""
-    Schedule(db, interval).seconds_left()
-    earlier = slot(db)["next_at"] - datetime.timedelta(seconds=interval + 1)
+    Schedule(db, HOUR).look()
+    earlier = slot(db)["next_at"] - datetime.timedelta(seconds=HOUR + 1)
     db[COLLECTION].update_one({"_id": SCHEDULE_ID}, {"$set": {"next_at": earlier}})
-
-
-def test_it_fires_again_and_again(db: MongoDatabase) -> None:
-    trainings = Trainings()
-    with running(db, trainings.start, OFTEN):
-        until(lambda: trainings.count >= 3)
 
 
 def test_the_first_training_is_one_interval_after_the_start(db: MongoDatabase) -> None:
@@ -89,32 +88,33 @@ def test_the_first_training_is_one_interval_after_the_start(db: MongoDatabase) -
         assert time.monotonic() - started >= OFTEN
 
 
-def test_a_slot_that_was_missed_is_caught_up_with_once(db: MongoDatabase) -> None:
+def test_a_missed_slot_is_made_up_for_once(db: MongoDatabase) -> None:
     make_due(db)
     trainings = Trainings()
-    with running(db, trainings.start, HOUR) as clock:
-        until(lambda: clock.seconds_left() > 0)
+    with running(db, trainings.start, HOUR) as schedule:
+        until(lambda: schedule.seconds_left() > 0)
         assert trainings.count == 1
-        assert clock.seconds_left() > HOUR - 60
+        assert schedule.seconds_left() > HOUR - 60
     assert trainings.count == 1
 
 
-def test_of_several_clocks_one_fires(db: MongoDatabase) -> None:
+def test_one_of_several_clocks_fires(db: MongoDatabase) -> None:
     make_due(db)
     trainings = Trainings()
-    clocks = [TrainingClock(Schedule(db, HOUR), trainings.start, HOUR) for _ in range(4)]
+    schedules = [Schedule(db, HOUR) for _ in range(4)]
+    clocks = [TrainingClock(schedule, trainings.start) for schedule in schedules]
     for clock in clocks:
         clock.start()
     try:
-        for clock in clocks:
-            settle(clock, HOUR)
+        for schedule in schedules:
+            settle(schedule, HOUR)
     finally:
         for clock in clocks:
             clock.stop()
     assert trainings.count == 1
 
 
-def test_a_slot_that_another_process_took_first_is_not_fired(db: MongoDatabase) -> None:
+def test_a_slot_that_another_process_claims_first_is_not_fired(db: MongoDatabase) -> None:
     class Late(Schedule):
         def claim(self) -> bool:
             assert Schedule(db, HOUR).claim()
@@ -122,31 +122,23 @@ def test_a_slot_that_another_process_took_first_is_not_fired(db: MongoDatabase) 
 
     make_due(db)
     trainings = Trainings()
-    clock = TrainingClock(Late(db, HOUR), trainings.start, HOUR)
-    clock.start()
-    try:
-        settle(clock, HOUR)
-    finally:
-        clock.stop()
+    with running(db, trainings.start, HOUR, Late):
+        pass
     assert trainings.count == 0
 
 
-def test_a_training_in_progress_is_a_counted_skip(
-    db: MongoDatabase, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_slot_during_a_training_is_skipped_and_counted(db: MongoDatabase) -> None:
     make_due(db)
-    with running(db, Trainings(LeaseHeldError({"run_id": "run-7"})).start, HOUR) as clock:
-        until(lambda: clock.seconds_left() > 0)
-    assert slot(db)["skipped"] == clock.latest.skipped == 1
-    assert clock.latest.last_skipped
-    assert clock.latest.last_skipped["run_id"] == "run-7"
-    assert "scheduled training skipped: training run-7 is in progress" in caplog.text
+    with running(db, Trainings(LeaseHeldError({"run_id": "run-7"})).start, HOUR) as schedule:
+        until(lambda: schedule.seconds_left() > 0)
+    assert slot(db)["skipped"] == schedule.skipped == 1
+    assert (schedule.last_skipped or {})["run_id"] == "run-7"
 
 
 def test_a_slot_is_kept_until_mongodb_can_start_its_training(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clock_module, "_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(scheduler, "_RETRY_SECONDS", 0.1)
     make_due(db)
     trainings = Trainings(DatabaseUnavailableError("an election"))
     with running(db, trainings.start, HOUR):
@@ -168,27 +160,6 @@ def test_a_slot_that_never_starts_is_counted(db: MongoDatabase) -> None:
         assert slot(db)["last_skipped"]["run_id"] is None
 
 
-def test_the_time_left_runs_by_the_steady_clock(
-    db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steady = [0.0]
-    with running(db, Trainings().start, HOUR) as clock:
-        left = clock.seconds_left()
-        assert HOUR - 60 < left <= HOUR
-        with monkeypatch.context() as patch:
-            patch.setattr(time, "time", lambda: 0.0)
-            assert HOUR - 60 < clock.seconds_left() <= left
-        with monkeypatch.context() as patch:
-            now = steady_seconds()
-            patch.setattr(clock_module, "steady_seconds", lambda: steady[0])
-            steady[0] = now + 100
-            assert clock.seconds_left() == pytest.approx(left - 100, abs=30)
-            steady[0] = now + 200
-            assert clock.seconds_left() == pytest.approx(left - 200, abs=30)
-            steady[0] = now + 2 * HOUR
-            assert clock.seconds_left() == 0
-
-
 class WallClock(datetime.datetime):
     """APScheduler's wall clock, which can be set."""
 
@@ -196,91 +167,66 @@ class WallClock(datetime.datetime):
 
     @classmethod
     def now(cls, tz: datetime.tzinfo | None = None) -> Self:
-        found = datetime.datetime.now(tz) + datetime.timedelta(seconds=cls.ahead)
-        return cls.fromtimestamp(found.timestamp(), tz)
+        now = datetime.datetime.now(tz) + datetime.timedelta(seconds=cls.ahead)
+        return cls.fromtimestamp(now.timestamp(), tz)
 
 
 @pytest.fixture
 def wall(monkeypatch: pytest.MonkeyPatch) -> type[WallClock]:
     monkeypatch.setattr(WallClock, "ahead", 0.0)
     monkeypatch.setattr(apscheduler.schedulers.base, "datetime", WallClock)
-    monkeypatch.setattr(clock_module, "_wall_time", lambda: WallClock.now(datetime.UTC))
-    monkeypatch.setattr(clock_module, "_CORRECTION_SECONDS", 0.05)
+    monkeypatch.setattr(scheduler, "_wall_time", lambda: WallClock.now(datetime.UTC))
+    monkeypatch.setattr(scheduler, "_CORRECTION_SECONDS", 0.05)
     return WallClock
 
 
-YEARS = 10 * 365 * 24 * HOUR
-
-
-@pytest.mark.parametrize("jump", [YEARS, -2 * HOUR])
-def test_a_wall_clock_that_is_set_does_not_delay_a_slot(
-    db: MongoDatabase, wall: type[WallClock], jump: float
+def test_setting_the_wall_clock_does_not_delay_a_slot(
+    db: MongoDatabase, wall: type[WallClock]
 ) -> None:
     trainings = Trainings()
     with running(db, trainings.start, OFTEN):
-        until(lambda: trainings.count >= 1)
-        wall.ahead = jump
-        count = trainings.count
-        until(lambda: trainings.count >= count + 3)
-        wall.ahead = 0.0
-        count = trainings.count
-        until(lambda: trainings.count >= count + 3)
+        for ahead in (0.0, *JUMPS, 0.0):
+            wall.ahead = ahead
+            count = trainings.count
+            until(lambda count=count: trainings.count >= count + 3)  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("jump", [YEARS, -2 * HOUR])
-def test_a_wall_clock_that_is_set_fires_nothing(
-    db: MongoDatabase, wall: type[WallClock], jump: float, monkeypatch: pytest.MonkeyPatch
+def test_setting_the_wall_clock_fires_nothing(
+    db: MongoDatabase, wall: type[WallClock], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clock_module, "_MOST_SECONDS", 0.1)
+    monkeypatch.setattr(scheduler, "_MOST_SECONDS", 0.1)
     trainings = Trainings()
-    with running(db, trainings.start, HOUR) as clock:
-        wall.ahead = jump
-        for _ in range(2):
-            asked = slot(db)["asked_at"]
-            until(lambda asked=asked: slot(db)["asked_at"] > asked)  # type: ignore[misc]
-        assert HOUR - 60 < clock.seconds_left() <= HOUR
+    with running(db, trainings.start, HOUR) as schedule:
+        for ahead in JUMPS:
+            wall.ahead = ahead
+            for _ in range(2):
+                asked = slot(db)["asked_at"]
+                until(lambda asked=asked: slot(db)["asked_at"] > asked)  # type: ignore[misc]
+        assert HOUR - 60 < schedule.seconds_left() <= HOUR
     assert trainings.count == 0
 
 
-def test_a_slot_that_was_moved_is_noticed_before_long(
+def test_a_slot_that_another_process_moves_is_noticed(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clock_module, "_MOST_SECONDS", 0.1)
+    monkeypatch.setattr(scheduler, "_MOST_SECONDS", 0.1)
     trainings = Trainings()
     with running(db, trainings.start, HOUR):
         make_due(db)
         until(lambda: trainings.count == 1)
 
 
-def test_before_mongodb_has_answered_the_time_left_is_an_interval(db: MongoDatabase) -> None:
-    clock = TrainingClock(Schedule(db, HOUR), Trainings().start, HOUR)
-    assert HOUR - 60 < clock.seconds_left() <= HOUR
-
-
-def test_a_restart_goes_on_with_the_clock(db: MongoDatabase) -> None:
-    with running(db, Trainings().start, HOUR):
-        due = slot(db)["next_at"]
-    earlier = due - datetime.timedelta(seconds=HOUR / 2)
-    db[COLLECTION].update_one({"_id": SCHEDULE_ID}, {"$set": {"next_at": earlier}})
-    with running(db, Trainings().start, HOUR) as clock:
-        assert HOUR / 2 - 60 < clock.seconds_left() <= HOUR / 2
-
-
-def test_once_stopped_it_fires_no_more(db: MongoDatabase) -> None:
+def test_a_stopped_clock_leaves_no_thread(db: MongoDatabase) -> None:
     trainings = Trainings()
     with running(db, trainings.start, OFTEN):
         until(lambda: trainings.count >= 1)
-    assert clock_threads() == []
+    assert [t for t in threading.enumerate() if "APScheduler" in t.name] == []
 
 
-def clock_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if "APScheduler" in thread.name]
-
-
-def test_without_mongodb_at_the_start_it_waits_and_then_fires(
+def test_a_clock_without_mongodb_at_the_start_waits_and_then_fires(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(clock_module, "_RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(scheduler, "_RETRY_SECONDS", 0.2)
     caplog.set_level(logging.WARNING)
     mongo = EmbeddedMongo(tmp_path / "mongo")
     with mongo:
@@ -290,8 +236,8 @@ def test_without_mongodb_at_the_start_it_waits_and_then_fires(
     )
     trainings = Trainings()
     with connect(settings) as client:
-        db = database(client, settings)
-        clock = TrainingClock(Schedule(db, OFTEN), trainings.start, OFTEN)
+        schedule = Schedule(database(client, settings), OFTEN)
+        clock = TrainingClock(schedule, trainings.start)
         clock.start()
         assert "trying again in 0.2 s" in caplog.text
         with EmbeddedMongo(tmp_path / "mongo", port=port):
@@ -301,12 +247,12 @@ def test_without_mongodb_at_the_start_it_waits_and_then_fires(
         count = trainings.count
         with EmbeddedMongo(tmp_path / "mongo", port=port):
             until(lambda: trainings.count > count)
-            settle(clock, OFTEN)
+            settle(schedule, OFTEN)
             clock.stop()
 
 
 STOP_IN_A_TICK = """
-import sys, threading, time
+import sys, threading
 sys.path.insert(0, PROJECT)
 from recommender.service.scheduler import TrainingClock
 from recommender.core.mongo import connect, database
@@ -315,7 +261,7 @@ from recommender.core.settings import load_settings
 settings = load_settings()
 db = database(connect(settings), settings)
 inside, go = threading.Event(), threading.Event()
-clock = TrainingClock(Schedule(db, 0.1), lambda: (inside.set(), go.wait(10)), 0.1)
+clock = TrainingClock(Schedule(db, 0.1), lambda: (inside.set(), go.wait(10)))
 clock.start()
 inside.wait(10)
 threading.Timer(0.3, go.set).start()
@@ -336,25 +282,3 @@ def test_stopping_the_clock_during_a_tick_ends(db: MongoDatabase, db_settings: S
     )
     assert done.stdout == "stopped\n"
     assert "JobLookupError" not in done.stderr
-
-
-def test_after_any_failure_to_start_the_time_left_is_that_of_the_next_slot(
-    db: MongoDatabase,
-) -> None:
-    failed = threading.Event()
-
-    def start() -> None:
-        failed.set()
-        raise OSError("No space left on device")
-
-    Schedule(db, 600).seconds_left()
-    db["TrainingState"].update_one(
-        {"_id": "schedule"}, [{"$set": {"next_at": {"$add": ["$$NOW", -1]}}}]
-    )
-    clock = TrainingClock(Schedule(db, 600), start, 600)
-    clock.start()
-    try:
-        assert failed.wait(20)
-        until(lambda: clock.seconds_left() > 500)
-    finally:
-        clock.stop()
