@@ -1,4 +1,4 @@
-"""The API and the schedule, in this process and as a service that people start and stop."""
+"""The API and the schedule, in this process and as a service in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -45,7 +46,7 @@ from tests.support import (
 from tests.waiting import TRAINING_SECONDS, until
 
 PROBLEM = "application/problem+json"
-HAS_READ = {"phases.name": "read"}  # so that Spark and its Pythons are there
+HAS_READ = {"phases.name": "read"}  # so that Spark and its Python workers run
 
 
 @pytest.fixture
@@ -61,32 +62,30 @@ def client(configure: Callable[..., None], db: MongoDatabase) -> Iterator[TestCl
         yield test_client
 
 
-def test_anybody_is_recommended_restaurants_by_what_they_have_rated(
+def test_recommendations_follow_from_the_ratings_sent(
     client: TestClient, db: MongoDatabase
 ) -> None:
-    asked = {"rated": ["a=5", "5=1"]}
-    answer = client.get("/recommendations", params=asked)
-    assert (answer.status_code, "POST /train" in answer.json()["detail"]) == (404, True)
-    for run_id in ("r1", "r2"):  # what is published is read again when it changes
+    two = {"rated": ["a=5", "5=1"]}
+    assert client.get("/recommendations", params=two).status_code == 404
+    for run_id in ("r1", "r2"):  # published factors are read again when they change
         db["Metadata"].replace_one({"_id": "item_factors"}, some_factors(run_id), upsert=True)
         answer = client.get("/recommendations", params={"rated": "a=5"})
         body = answer.json()
         assert (answer.status_code, body["run_id"]) == (200, run_id)
         assert [entry["gmap_id"] for entry in body["recommendations"]] == ["c", 5]
         assert body["recommendations"][0]["because"] == ["a"]
-    found = client.get("/recommendations", params=asked).json()["recommendations"]
-    assert [entry["gmap_id"] for entry in found] == ["c"]
+    rest = client.get("/recommendations", params=two).json()["recommendations"]
+    assert [entry["gmap_id"] for entry in rest] == ["c"]
     unknown = client.get("/recommendations", params={"rated": "x=4"}).json()["recommendations"]
     assert [entry["gmap_id"] for entry in unknown] == ["a", 5, "c"]
 
 
-@pytest.mark.parametrize("rated", [[], ["a"], ["=5"], ["a="], ["a=9"], ["a=five"], ["a=5"] * 1001])
-def test_ratings_that_cannot_be_are_422(
-    client: TestClient, db: MongoDatabase, rated: list[str]
-) -> None:
+def test_invalid_ratings_are_422(client: TestClient, db: MongoDatabase) -> None:
     db["Metadata"].insert_one(some_factors("r1"))
-    answer = client.get("/recommendations", params={"rated": rated})
-    assert (answer.status_code, "rated" in answer.json()["detail"]) == (422, True)
+    invalid: list[list[str]] = [[], ["a"], ["=5"], ["a="], ["a=9"], ["a=five"], ["a=5"] * 1001]
+    for rated in invalid:
+        answer = client.get("/recommendations", params={"rated": rated})
+        assert (answer.status_code, "rated" in answer.json()["detail"]) == (422, True)
 
 
 def test_the_first_training_is_an_interval_away_in_words_and_numbers(client: TestClient) -> None:
@@ -101,7 +100,7 @@ def test_the_first_training_is_an_interval_away_in_words_and_numbers(client: Tes
     assert at.timestamp() - time.time() == pytest.approx(body["seconds_left"], abs=5)
 
 
-def test_a_skipped_slot_is_told_with_the_training_that_was_in_its_way(
+def test_a_skipped_slot_is_shown_with_the_training_in_progress(
     configure: Callable[..., None], db: MongoDatabase
 ) -> None:
     configure()
@@ -113,32 +112,30 @@ def test_a_skipped_slot_is_told_with_the_training_that_was_in_its_way(
         {"_id": "schedule"}, [{"$set": {"next_at": {"$subtract": ["$$NOW", 1]}}}]
     )
     with TestClient(model.create_app()) as client:
-        body = until(lambda: told_of_a_skip(client))
+        body = until(lambda: next_training_after_a_skip(client))
     assert body["skipped"] == 1
     assert body["last_skipped"]["run_id"] == "by-hand"
     at = datetime.fromisoformat(body["last_skipped"]["at"])
     assert at.timestamp() == pytest.approx(time.time(), abs=60)
 
 
-def told_of_a_skip(client: TestClient) -> dict[str, Any]:
+def next_training_after_a_skip(client: TestClient) -> dict[str, Any]:
     body: dict[str, Any] = client.get("/next-training").json()
     return body if body["skipped"] else {}
 
 
-@pytest.mark.parametrize("force", ["true", "false", None])
-def test_a_training_can_be_forced(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch, force: str | None
-) -> None:
-    asked: list[tuple[str, bool]] = []
+def test_a_training_can_be_forced(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, bool]] = []
 
     def start(_trainer: Trainer, trigger: str, *, force: bool) -> str:
-        asked.append((trigger, force))
+        started.append((trigger, force))
         return "run-1"
 
     monkeypatch.setattr(Trainer, "start", start)
-    assert client.post("/train", params={"force": force} if force else {}).status_code == 202
-    assert asked == [("api", force == "true")]
-    assert client.post("/train", params={"force": "maybe"}).status_code == 422
+    for query, status in (("true", 202), ("false", 202), ("", 422), ("maybe", 422)):
+        assert client.post("/train", params={"force": query}).status_code == status
+    assert client.post("/train").status_code == 202
+    assert started == [("api", True), ("api", False), ("api", False)]
 
 
 def test_a_page_of_another_site_starts_no_training(
@@ -151,16 +148,9 @@ def test_a_page_of_another_site_starts_no_training(
         assert client.post("/train", headers={"Origin": origin}).status_code == 403
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (10_798.9, "2 Hours, 59 Minutes, and 58 Seconds"),
-        (0, "0 Hours, 0 Minutes, and 0 Seconds"),
-        (90_061, "25 Hours, 1 Minutes, and 1 Seconds"),
-    ],
-)
-def test_durations_in_words(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
+def test_durations_in_words() -> None:
+    assert in_words(10_798.9) == "2 Hours, 59 Minutes, and 58 Seconds"
+    assert in_words(90_061) == "25 Hours, 1 Minutes, and 1 Seconds"
 
 
 def test_a_restart_does_not_reset_the_clock(
@@ -199,24 +189,23 @@ def test_alive_without_mongodb_but_not_ready(
 
 @contextmanager
 def closed_port() -> Iterator[int]:
-    """Give a port that nobody else takes and nobody listens on."""
+    """Yield a port that is taken and on which nothing listens."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
 
 
-@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
-def test_health_answers_head_as_it_answers_get(client: TestClient, path: str) -> None:
-    got, head = client.get(path), client.head(path)
-    assert head.status_code == got.status_code == 200
-    assert head.headers == got.headers
-
-
-def test_head_of_a_service_that_is_not_ready_is_no_success(
+def test_health_answers_head_as_it_answers_get(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for path in ("/health/live", "/health/ready"):
+        got, head = client.get(path), client.head(path)
+        assert head.status_code == got.status_code == 200
+        assert head.headers == got.headers
     monkeypatch.setenv("JAVA_HOME", "/nowhere")
-    assert client.head("/health/ready").status_code == 503
+    got = client.get("/health/ready")
+    assert got.status_code == client.head("/health/ready").status_code == 503
+    assert "/nowhere/bin/java" in got.json()["detail"]
 
 
 BAD_SETTINGS = [
@@ -246,17 +235,6 @@ def test_a_bad_setting_ends_the_service_with_one_line(
     assert "s3cr" not in done.stderr
 
 
-def test_ready_with_mongodb_and_java(client: TestClient) -> None:
-    assert client.get("/health/ready").json() == {"status": "ready"}
-
-
-def test_not_ready_without_java(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JAVA_HOME", "/nowhere")
-    answer = client.get("/health/ready")
-    assert answer.status_code == 503
-    assert "no Java found at /nowhere/bin/java" in answer.json()["detail"]
-
-
 def test_a_training_in_progress_is_named(client: TestClient, db: MongoDatabase) -> None:
     Lease(db, 60).acquire("by-hand")
     answer = client.post("/train")
@@ -276,33 +254,52 @@ def test_runs_are_listed_the_latest_first_and_shown_by_id(
     listed = client.get("/runs", params={"limit": 2}).json()["runs"]
     assert [run["run_id"] for run in listed] == ["c", "b"]
     shown = client.get("/runs/a").json()
-    assert (shown["state"], shown["error"]) == ("crashed", "the training died without a word")
+    assert shown["state"] == "crashed"
+    assert shown["error"]
     assert "_id" not in shown
     assert "mongo_uri" not in shown["settings"]
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("GET", "/runs/unknown", 404),
-        ("GET", "/nowhere", 404),
-        ("GET", "/train", 405),
-        ("GET", "/runs?limit=0", 422),
-        ("GET", "/runs?limit=many", 422),
-        ("GET", "/runs/%24where", 422),
-        ("GET", f"/runs/{'x' * 65}", 422),
-    ],
-)
-def test_every_error_is_a_problem(client: TestClient, method: str, path: str, status: int) -> None:
-    answer = client.request(method, path)
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == PROBLEM
-    body = answer.json()
-    assert body["status"] == status
-    assert set(body) >= {"type", "title", "detail"}
+ERRORS = {
+    "/runs/unknown": 404,
+    "/nowhere": 404,
+    "/train": 405,
+    "/runs?limit=0": 422,
+    "/runs?limit=many": 422,
+    "/runs/%24where": 422,
+    f"/runs/{'x' * 65}": 422,
+}
 
 
-def test_with_an_api_key_only_its_holders_train_and_see_runs(
+def test_every_error_is_a_problem(client: TestClient) -> None:
+    for path, status in ERRORS.items():
+        answer = client.get(path)
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == PROBLEM
+        body = answer.json()
+        assert body["status"] == status
+        assert set(body) >= {"type", "title", "detail"}
+
+
+def test_an_unexpected_failure_is_a_problem_too(
+    configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Trainer, "start", fail)
+    configure()
+    with TestClient(model.create_app(), raise_server_exceptions=False) as client:
+        answer = client.post("/train")
+    assert (answer.status_code, answer.headers["content-type"]) == (500, PROBLEM)
+
+
+def test_the_description_has_the_version_of_the_project() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert model.create_app().version == project["version"]
+
+
+def test_the_api_key_is_needed_to_train_and_to_see_runs(
     configure: Callable[..., None], db: MongoDatabase
 ) -> None:
     configure(API_KEY="kéy")
@@ -325,7 +322,7 @@ def test_with_an_api_key_only_its_holders_train_and_see_runs(
             assert client.get(path).status_code == 200
 
 
-def test_two_and_twenty_at_once_start_one_training(client: TestClient, db: MongoDatabase) -> None:
+def test_many_requests_at_once_start_one_training(client: TestClient, db: MongoDatabase) -> None:
     with ThreadPoolExecutor(20) as pool:
         codes = list(pool.map(lambda _: client.post("/train").status_code, range(22)))
     assert sorted(codes) == [202] + [409] * 21
@@ -360,7 +357,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_a_body_that_nothing_reads_is_neither_kept_nor_in_the_way(db_settings: Settings) -> None:
+def test_a_body_that_no_route_reads_is_not_kept_in_memory(db_settings: Settings) -> None:
     size, sent, block = 10 * 2**30, 64, bytes(2**20)
     head = f"POST /train HTTP/1.1\r\nHost: service\r\nContent-Length: {size}\r\n\r\n".encode()
     with (
@@ -378,7 +375,7 @@ def test_a_body_that_nothing_reads_is_neither_kept_nor_in_the_way(db_settings: S
         assert memory().rss - before < sent * len(block) / 2
 
 
-def test_half_sent_requests_do_not_keep_others_out(
+def test_connections_of_half_sent_requests_are_limited_and_closed(
     db_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = b"GET /health/live HTTP/1.1\r\nHost: service\r\n"
@@ -455,4 +452,4 @@ def test_a_service_that_is_killed_takes_its_training_with_it(
     assert [member for member in family if member.is_running()] == []
     run = db["TrainingRuns"].find_one({"_id": run_id}) or {}
     assert (run["state"], run["exit_code"]) == ("cancelled", 143)
-    Lease(db, 60).acquire("next")  # it was given back
+    Lease(db, 60).acquire("next")  # the training has released it
