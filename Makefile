@@ -55,7 +55,7 @@ format: $(INSTALLED) ## format the code as `make lint` checks it
 	$(PY) -m ruff format .
 
 docs: $(INSTALLED) ## write the generated parts of docs/ and .env.example
-	$(PY) -m docs.generate
+	$(PY) -m pytest --quiet tests/test_docs.py --write-docs
 
 bench: java ## time the whole cycle at full scale (some 15 minutes, 12 GB of memory)
 	$(PY) -m benchmarks.cycle

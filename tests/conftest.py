@@ -34,6 +34,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE[:USER,RESTAURANT,RATING]",
         help="test the descent of K-Means on real ratings, too: CSV or JSON lines, and its columns",
     )
+    parser.addoption(
+        "--write-docs", action="store_true", help="write the generated parts of the documentation"
+    )
 
 
 @pytest.fixture(scope="session")

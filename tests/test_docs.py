@@ -1,4 +1,4 @@
-"""The documentation: it is fresh, all it names exists, and its schemas fit what is published."""
+"""The documentation: it is current, all it names exists, and its schemas fit the documents."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from bson import json_util
 from jsonschema import Draft202012Validator, FormatChecker
 
 import clustering_training
-from docs.generate import generated, settings_rows
 from recommender.als.bson_encoder import RecommendationEncoder
 from recommender.core.errors import RecommenderError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings, load_settings
+from tests.generated_docs import generated, settings_rows
 from tests.support import PROJECT, some_factors, write_tiny_city
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
 BY_HAND = [page for page in PAGES if page.name not in {"faults.md", "settings.md"}]
-# These name settings that are gone.
-OF_THE_PAST = {"CHANGELOG.md", "migrating.md"}
+NAME_REMOVED_SETTINGS = {"CHANGELOG.md", "migrating.md"}
 SETTING = re.compile(
     r"\b(?:ALS|CLUSTERS|GATE|MONGO|RATING|REVIEWS|SPARK|TRAIN|LEASE)_[A-Z_]*[A-Z]\b"
 )
+PATH = re.compile(r"`((?:recommender|benchmarks|tests|docs)/[^`\s]*|[a-z]\w*\.py)`")
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)")
 JARGON = re.compile(
     r"foret[eo]l\w*|\bteach\w*|\btaught\b|\bbeliev\w*|taste map|\bheard\b|\breseed\w*|\bjudg\w+"
@@ -53,7 +54,10 @@ def code_of(page: Path) -> list[str]:
     return lines + re.findall(r"`([^`\n]+)`", text_of(page))
 
 
-def test_what_is_generated_is_fresh() -> None:
+def test_the_generated_parts_are_current(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--write-docs"):
+        for file, text in generated().items():
+            file.write_text(text, "utf-8")
     stale = [file.name for file, text in generated().items() if text_of(file) != text]
     assert stale == [], "run `make docs`"
 
@@ -66,8 +70,8 @@ def test_the_example_of_an_environment_file_holds_the_defaults(clean_environment
 
 
 def test_every_setting_that_a_page_names_exists() -> None:
-    known = {name for name, *_ in settings_rows()}
-    pages = [page for page in PAGES if page.name not in OF_THE_PAST]
+    known = {"SPARK_CONF_DIR", *(name for name, *_ in settings_rows())}  # and one of Spark's own
+    pages = [page for page in PAGES if page.name not in NAME_REMOVED_SETTINGS]
     named = {(page.name, name) for page in pages for name in SETTING.findall(text_of(page))}
     assert {(page, name) for page, name in named if name not in known} == set()
 
@@ -80,6 +84,12 @@ def test_every_link_leads_somewhere() -> None:
             if not target.exists() or (anchor and anchor not in anchors_of(target)):
                 broken.append(f"{page.name}: {path}#{anchor}")
     assert broken == []
+
+
+def test_every_path_that_a_page_names_exists() -> None:
+    paths = {(page.name, path) for page in PAGES for path in PATH.findall(text_of(page))}
+    assert len(paths) > 15
+    assert {(page, path) for page, path in paths if not (PROJECT / path).exists()} == set()
 
 
 def test_the_readme_is_short_and_leads_to_every_page() -> None:
@@ -102,12 +112,8 @@ def exists(command: str) -> bool:
     if not (module.with_suffix(".py").exists() or (module / "__main__.py").exists()):
         return False
     options = re.findall(r" (--[a-z-]+)", command)
-    sources = [
-        *PROJECT.glob("*.py"),
-        *PROJECT.glob("recommender/**/*.py"),
-        *PROJECT.glob("b*/*.py"),
-    ]
-    code = "".join(map(text_of, sources))
+    folders = ("*.py", "recommender/**/*.py", "benchmarks/*.py")
+    code = "".join(text_of(path) for folder in folders for path in PROJECT.glob(folder))
     return all(f'"{option}"' in code for option in options)
 
 
@@ -117,17 +123,16 @@ def test_every_command_exists() -> None:
     assert [command for command in commands if not exists(command[1])] == []
 
 
-def test_the_readme_names_every_exit_code() -> None:
-    codes = set(
-        re.findall(
-            r"\b\d+\b", "".join(re.findall(r"^\|([\d, ]+)\|", text_of(PROJECT / "README.md"), re.M))
-        )
-    )
+def test_the_readme_and_the_runbook_name_every_exit_code() -> None:
+    codes = numbers_in_first_cells(PROJECT / "README.md")
     assert {str(error.exit_code) for error in RecommenderError.__subclasses__()} <= codes
-    runbook = text_of(PROJECT / "docs/operations.md")
-    assert {
-        code for code in codes - {"0"} if not re.search(rf"^\| [^|]*\b{code}\b", runbook, re.M)
-    } == set()
+    assert codes - numbers_in_first_cells(PROJECT / "docs/operations.md") == {"0"}
+
+
+def numbers_in_first_cells(page: Path) -> set[str]:
+    """Return the numbers in the first cells of a page's table rows."""
+    cells = re.findall(r"^\|([^|`]*)", text_of(page), re.MULTILINE)
+    return set(re.findall(r"\d+", " ".join(cells)))
 
 
 def test_pages_use_the_terms_of_the_field() -> None:
@@ -160,7 +165,7 @@ def recommendations() -> list[Document]:
     return [dict(document) for document in raw]
 
 
-def test_schemas_and_reader_fit_what_is_published(
+def test_the_schemas_and_the_reader_fit_the_published_documents(
     run_here: Callable[..., int], db: MongoDatabase, db_settings: Settings
 ) -> None:
     write_tiny_city(db, db_settings)

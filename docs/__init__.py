@@ -1,1 +1,0 @@
-"""The documentation and the script that writes its generated parts."""
