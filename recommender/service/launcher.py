@@ -34,10 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Starts trainings, one at a time, each as a child process with a log of its own.
-
-    The child runs ``script`` and reads the settings for itself.
-    """
+    """Starts trainings, one at a time, each as a child process that runs ``script``."""
 
     def __init__(self, settings: Settings, db: MongoDatabase, script: Path = SCRIPT) -> None:
         self._settings = settings

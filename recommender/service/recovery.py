@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
 
 from recommender.core.errors import LeaseHeldError
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
@@ -19,8 +18,7 @@ log = logging.getLogger(__name__)
 class Recovery:
     """Cleans up after trainings that died, as the next training would.
 
-    Until then the ledger shows them as running, and if one died between two renames, readers see
-    collections of two runs.
+    Until then, the ledger shows them as running, and readers may see collections of two runs.
     """
 
     def __init__(
@@ -75,9 +73,9 @@ class Recovery:
             return
         log.error("training %s died; cleaning up after it", dead["run_id"])
         try:
-            for step in (Ledger(self._db).mark_crashed, partial(sweep, self._db)):
-                lease.renew()
-                step()
+            Ledger(self._db).mark_crashed()
+            lease.renew()
+            sweep(self._db)
         except BaseException:
             lease.expire()  # not released, so that the next look tries again
             raise

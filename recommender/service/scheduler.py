@@ -24,15 +24,8 @@ class TrainingClock:
 
     A claimed slot whose training cannot start because MongoDB is unavailable is kept and tried
     again every few seconds until the next slot is due; then it is counted as skipped.
-
-    Parameters
-    ----------
-    schedule
-        The slots.
-    start_training
-        Starts a training; raises :class:`LeaseHeldError` if one is in progress.
-    tidy_up
-        Called before each reading of the schedule but the first.
+    ``start_training`` raises :class:`LeaseHeldError` if one is in progress, and ``tidy_up`` is
+    called before each reading of the schedule but the first.
     """
 
     def __init__(
@@ -106,17 +99,10 @@ class TrainingClock:
         self._set_job()
 
     def _set_job(self) -> None:
-        if self._stopped.is_set():
-            return
-        wait = datetime.timedelta(seconds=self._next_look - steady_seconds())
-        self._scheduler.add_job(
-            self._tick,
-            "date",
-            run_date=_wall_time() + wait,
-            id="training",
-            replace_existing=True,
-            misfire_grace_time=None,
-        )
+        run_date = _wall_time() + datetime.timedelta(seconds=self._next_look - steady_seconds())
+        options = {"id": "training", "replace_existing": True, "misfire_grace_time": None}
+        if not self._stopped.is_set():
+            self._scheduler.add_job(self._tick, "date", run_date=run_date, **options)
 
     def _correct_job(self) -> None:
         """Set the job again every few seconds, by the steady clock."""
