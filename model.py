@@ -21,12 +21,12 @@ from recommender.core.script import exit_on_error, run_script, script_parser
 from recommender.core.settings import load_settings
 from recommender.core.signals import Cancelled
 from recommender.service import routes_health, routes_recommendations, routes_runs, routes_training
+from recommender.service.dependencies import Service
 from recommender.service.launcher import Trainer
 from recommender.service.limits import LimitedProtocol
 from recommender.service.problems import handle_errors
 from recommender.service.schedule import Schedule
 from recommender.service.scheduler import TrainingClock
-from recommender.service.state import Service
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from recommender.core.mongo import TIMEOUT_SECONDS, mongo_errors
+from recommender.service.dependencies import CurrentService
 from recommender.service.problems import responses
-from recommender.service.state import CurrentService
 from recommender.spark.java import find_java
 
 router = APIRouter(prefix="/health")

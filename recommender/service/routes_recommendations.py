@@ -9,9 +9,8 @@ from pydantic import BaseModel, BeforeValidator
 
 from recommender.core.errors import DataError
 from recommender.data.one_user import parse_rating, ratings_from_request
+from recommender.service.dependencies import CurrentService, require_key
 from recommender.service.problems import responses
-from recommender.service.security import require_key
-from recommender.service.state import CurrentService
 
 router = APIRouter(dependencies=[Depends(require_key)])
 

@@ -9,9 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recommender.core.mongo import Document, mongo_errors
 from recommender.runs.ledger import STATES, Ledger
+from recommender.service.dependencies import CurrentService, require_key
 from recommender.service.problems import responses
-from recommender.service.security import require_key
-from recommender.service.state import CurrentService
 
 router = APIRouter(prefix="/runs", dependencies=[Depends(require_key)])
 

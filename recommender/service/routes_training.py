@@ -8,9 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
+from recommender.service.dependencies import CurrentService, require_key, require_same_origin
 from recommender.service.problems import responses
-from recommender.service.security import require_key, require_same_origin
-from recommender.service.state import CurrentService
 
 router = APIRouter()
 

@@ -64,10 +64,9 @@ class TrainingClock:
                 self._claimed = True
             if self._claimed:
                 self._train()
-        except RecommenderError as error:
-            log.error("the scheduled training could not be started: %s", error)
-        except Exception:  # the schedule goes on after any failure to start one training
-            log.exception("the scheduled training could not be started")
+        except Exception as error:  # the schedule goes on after any failure to start one training
+            bug = not isinstance(error, RecommenderError)
+            log.error("the scheduled training could not be started: %s", error, exc_info=bug)
         self._look()
 
     def _train(self) -> None:
@@ -79,12 +78,10 @@ class TrainingClock:
             self._start_training()
         except DatabaseUnavailableError:
             raise
-        except LeaseHeldError as held:
-            log.warning("scheduled training skipped: %s", held)
-            self._schedule.count_skip(held.holder)
-        except Exception:
-            log.exception("scheduled training skipped")
-            self._schedule.count_skip({})
+        except Exception as error:
+            bug = not isinstance(error, RecommenderError)
+            log.warning("scheduled training skipped: %s", error, exc_info=bug)
+            self._schedule.count_skip(error.holder if isinstance(error, LeaseHeldError) else {})
         self._claimed = False
 
     def _look(self) -> None:

@@ -1,15 +1,40 @@
-"""Access control: the API key, and the origin of requests from browsers."""
+"""Dependencies of the routes: shared resources, the API key, and the origin of requests."""
 
 from __future__ import annotations
 
 import hmac
+from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from recommender.service.state import CurrentService
+from recommender.als.published_factors import LiveFactors
+from recommender.core.mongo import MongoDatabase
+from recommender.core.settings import Settings
+from recommender.service.launcher import Trainer
+from recommender.service.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Service:
+    """The resources of a running service."""
+
+    settings: Settings
+    db: MongoDatabase
+    trainer: Trainer
+    schedule: Schedule
+    factors: LiveFactors
+
+
+# A coroutine: FastAPI runs plain functions in its thread pool, where they wait for a free thread.
+async def _current(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+CurrentService = Annotated[Service, Depends(_current)]
 
 
 async def require_key(
