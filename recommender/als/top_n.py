@@ -19,22 +19,17 @@ def top_n(
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Return each user's ``n`` unrated items of the highest score, best first.
 
-    A score is the inner product of the user's and the item's factors. Items are searched in groups:
-    the best ``n`` items lie in the ``n`` groups with the highest maxima, so that only these groups
-    are searched item by item.
+    A score is the inner product of the user's and the item's factors. The best ``n`` items lie in
+    the ``n`` groups of items with the highest maxima, so only these groups are searched.
 
     Parameters
     ----------
-    user_factors
-        (users, rank).
-    item_factors
-        (items, rank); in Fortran order it is not copied.
-    n
-        Highest number of items for each user, from 1.
+    user_factors, item_factors
+        (users, rank) and (items, rank); item factors in Fortran order are not copied.
     rated
         (users, items); the items stored in a user's row are left out, whatever their value.
     shown
-        bool (items,), the items to recommend; by default all.
+        (items,), the items to recommend; by default all.
 
     Returns
     -------
@@ -43,21 +38,21 @@ def top_n(
     scores : float32 (users, m)
         Highest first; -inf where ``items`` is -1.
     """
-    count, kept = len(item_factors), min(n, len(item_factors))
-    items = np.empty((len(user_factors), kept), dtype=np.int32)
-    scores = np.empty((len(user_factors), kept), dtype=np.float32)
+    users, count = len(user_factors), len(item_factors)
+    kept = min(n, count)
+    items = np.empty((users, kept), dtype=np.int32)
+    scores = np.empty((users, kept), dtype=np.float32)
     if not kept:
         return items, scores
-    not_shown = np.flatnonzero(~shown) if shown is not None else np.empty(0, dtype=np.intp)
+    not_shown = np.flatnonzero([] if shown is None else ~shown)
     # Item j is in group j % groups. The last groups are filled up with scores of -inf.
     groups = max(-(-count // _GROUP_SIZE), kept)
-    width = groups * -(-count // groups)
-    table = np.empty((min(_BLOCK_ROWS, len(user_factors)), width), dtype=np.float32)
+    table = np.empty((min(_BLOCK_ROWS, users), groups * -(-count // groups)), dtype=np.float32)
     transposed = np.ascontiguousarray(item_factors.T)
-    for start in range(0, len(user_factors), _BLOCK_ROWS):
-        stop = min(start + _BLOCK_ROWS, len(user_factors))
+    for start in range(0, users, _BLOCK_ROWS):
+        stop = min(start + _BLOCK_ROWS, users)
         block = table[: stop - start]
-        # All scores of the block, with -inf for what is not recommended.
+        # All scores of the block, with -inf for items that are not recommended.
         np.matmul(user_factors[start:stop], transposed, out=block[:, :count])
         block[:, count:] = -np.inf
         block[:, not_shown] = -np.inf
@@ -72,17 +67,15 @@ def _best(
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Return positions and scores of the best ``kept`` columns of each row, best first."""
     rows, width = block.shape
-    # The maximum of each group, and the groups of the highest maxima.
-    maxima = block.reshape(rows, width // groups, groups).max(axis=1)
-    best_groups = _largest(maxima, kept)
-    # All columns of these groups, and the best of them.
-    columns = best_groups[:, :, None] + groups * np.arange(width // groups)
+    # All columns of the groups with the highest maxima.
+    best_groups = _largest(block.reshape(rows, -1, groups).max(axis=1), kept)
+    columns = best_groups[:, :, None] + np.arange(0, width, groups)
     columns = columns.reshape(rows, -1)
     candidates = np.take_along_axis(block, columns, axis=1)
+    # The best of them, in order; ties in the order of the items.
     best = _largest(candidates, kept)
     scores = np.take_along_axis(candidates, best, axis=1)
     items = np.take_along_axis(columns, best, axis=1)
-    # Best first; ties in the order of the items.
     order = np.lexsort((items, -scores))
     scores = np.take_along_axis(scores, order, axis=1)
     items = np.take_along_axis(items, order, axis=1)
