@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -21,51 +19,34 @@ from recommender.core.errors import DataError
 from recommender.core.logs import one_line
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
 from recommender.core.mongo_collections import FACTORS_ID, METADATA
-from recommender.data.ids import CODEC, as_decimal, decode_id, decode_ids, encode_id, positions_in
+from recommender.data.ids import CODEC, KeyIndex, decode_ids, keys_of, positions_in
 from recommender.data.ratings import Ratings
 from recommender.publishing.bson_size import bytes_of_ids, entries_that_fit
 
 _FLOAT32 = np.dtype("<f4")
 _REASONS = 2
+_NO_KEYS = pa.array([], pa.string())
 
 
 @dataclass(frozen=True, eq=False)
 class PublishedFactors:
-    """The published restaurants' factors, which rank restaurants for any user.
+    """The published restaurants' factors, which rank restaurants for any user."""
 
-    Attributes
-    ----------
-    run_id
-        The training that published them.
-    fitted_by
-        The training that fitted them.
-    restaurants
-        Keys of the restaurants' ids.
-    preferences
-        The factors.
-    shown
-        bool (restaurants,), the restaurants to recommend.
-    rating_shift
-        Added to each rating.
-    """
-
-    run_id: str
-    fitted_by: str
-    restaurants: pa.StringArray
+    run_id: str  # the training that published them
+    fitted_by: str  # the training that fitted them
+    restaurants: pa.StringArray  # keys of the restaurants' ids
     preferences: Preferences
-    shown: NDArray[np.bool_]
-    rating_shift: float
+    shown: NDArray[np.bool_]  # (restaurants,), the restaurants to recommend
+    rating_shift: float  # added to each rating
 
     @cached_property
-    def position(self) -> dict[str, int]:
-        """The position of each key of ``restaurants``."""
-        return {key: i for i, key in enumerate(self.restaurants.to_pylist())}
+    def keys(self) -> frozenset[str]:
+        """The keys of the restaurants."""
+        return frozenset(self.restaurants.to_pylist())
 
     @cached_property
-    def _position_of_number(self) -> dict[Decimal, int]:
-        """The position of each numeric id: 1 and 1.0 are one id to MongoDB, of different keys."""
-        typed = {i: as_decimal(decode_id(k)) for k, i in self.position.items() if k[:1] == "\0"}
-        return {number: i for i, number in typed.items() if number is not None}
+    def _index(self) -> KeyIndex:
+        return KeyIndex(self.restaurants)
 
     @cached_property
     def _item_factors(self) -> NDArray[np.float32]:
@@ -73,67 +54,40 @@ class PublishedFactors:
         return np.asfortranarray(self.preferences.restaurant_factors)
 
     def recommend(
-        self, ratings: Ratings, n: int, also_rated: pa.StringArray | None = None
+        self, ratings: Ratings, n: int, also_rated: pa.StringArray = _NO_KEYS
     ) -> list[Document]:
-        """Return the best unrated restaurants for one user, best first.
+        """Return at most ``n`` of the best unrated restaurants for one user, best first.
 
-        Parameters
-        ----------
-        ratings
-            The user's ratings.
-        n
-            Highest number of restaurants.
-        also_rated
-            Keys of more restaurants that the user has rated.
-
-        Returns
-        -------
-        list of dict
-            ``gmap_id``, ``score``, and ``because``: at most two of the user's rated restaurants,
-            those that add most to the score.
+        ``also_rated`` are the keys of more restaurants that the user has rated. Each entry has
+        ``gmap_id``, ``score``, and ``because``: at most two of the user's rated restaurants, those
+        that add most to the score.
         """
-        item = self._positions(ratings.restaurants)[ratings.restaurant]
-        is_known = item >= 0
-        confidence = self._row(item[is_known], ratings.rating[is_known] + self.rating_shift)
-        rated = item[is_known]
-        if also_rated is not None:
-            more = self._positions(also_rated)
-            rated = np.concatenate([rated, more[more >= 0]])
+        rated = self._items(ratings.restaurants)[ratings.restaurant]
+        known = rated >= 0
+        confidence = self._row(rated[known], ratings.rating[known] + self.rating_shift)
+        excluded = np.concatenate([rated, self._items(also_rated)])
+        excluded = excluded[excluded >= 0]
         user_factors = self.preferences.user_factors(confidence)
-        left_out = self._row(rated, np.ones(len(rated)))
+        left_out = self._row(excluded, np.ones(len(excluded)))
         items, scores = top_n(user_factors, self._item_factors, n, left_out, self.shown)
-        because = self.preferences.reasons(confidence, items, _REASONS)[0]
+        reasons = self.preferences.reasons(confidence, items, _REASONS)
+        ids = self._ids(items[0])
         return [
-            {
-                "gmap_id": self._id_of(int(item)),
-                "score": score,
-                "because": [self._id_of(reason) for reason in reasons if reason >= 0],
-            }
-            for item, score, reasons in zip(
-                items[0], scores[0].tolist(), because.tolist(), strict=True
-            )
-            if item >= 0
+            {"gmap_id": gmap_id, "score": score, "because": self._ids(because)}
+            for gmap_id, score, because in zip(ids, scores[0].tolist(), reasons[0], strict=False)
         ]
 
-    def _positions(self, keys: pa.StringArray) -> NDArray[np.int64]:
+    def _items(self, keys: pa.StringArray) -> NDArray[np.int64]:
         """Return the position of each key, -1 where it is unknown."""
+        return np.array([self._index.find(i) for i in decode_ids(keys)], dtype=np.int64)
 
-        def position(key: str) -> int:
-            known = self.position.get(key)
-            if known is None and key.startswith("\0"):
-                number = as_decimal(decode_id(key))
-                known = None if number is None else self._position_of_number.get(number)
-            return -1 if known is None else known
+    def _ids(self, items: NDArray[np.int32]) -> list[Any]:
+        """Return the ids of the items, which -1 may follow."""
+        return decode_ids(self.restaurants.take(pa.array(items[items >= 0])))
 
-        return np.array([position(key) for key in keys.to_pylist()], dtype=np.int64)
-
-    def _row(self, items: NDArray[np.integer[Any]], values: NDArray[np.float64]) -> csr_array:
+    def _row(self, items: NDArray[np.int64], values: NDArray[np.float64]) -> csr_array:
         """Return the values of the items as a matrix of one row."""
-        indptr = [0, len(items)]
-        return csr_array((values, items, indptr), shape=(1, len(self.restaurants)))
-
-    def _id_of(self, item: int) -> Any:
-        return decode_id(self.restaurants[item].as_py())
+        return csr_array((values, items, [0, len(items)]), shape=(1, len(self.restaurants)))
 
 
 def factors_document(
@@ -145,16 +99,8 @@ def factors_document(
 ) -> Document:
     """Return the document of as many restaurants as fit 16 MB, the most popular ones.
 
-    Parameters
-    ----------
-    restaurants
-        Keys of the ids, in the order of the factors.
-    shown
-        bool (restaurants,), the restaurants to recommend.
-    run_id
-        The training that writes.
-    shift
-        Added to each rating by a reader.
+    ``restaurants`` are keys in the order of the factors; ``shown``, bool (restaurants,), marks
+    those to recommend; a reader adds ``shift`` to each rating.
     """
     order = np.argsort(-preferences.popularity, kind="stable")
     ids = decode_ids(restaurants.take(pa.array(order)))
@@ -190,19 +136,12 @@ def read_factors_document(db: MongoDatabase) -> Document | None:
 def with_shown(
     live: Document, restaurants: pa.StringArray, shown: NDArray[np.bool_], run_id: str
 ) -> Document:
-    """Return the published document of another training with the restaurants now shown.
+    """Return the published document of another training with the restaurants to show now.
 
-    Parameters
-    ----------
-    live
-        The published document.
-    restaurants, shown
-        Keys of the ids, and which of them to recommend; other restaurants stay as they are.
-    run_id
-        The training that writes.
+    ``restaurants`` are keys of ids; ``shown``, bool (restaurants,), marks those to recommend. Other
+    restaurants stay as they are.
     """
-    keys = pa.array([str(encode_id(gmap_id)) for gmap_id in live["gmap_ids"]], pa.string())
-    position = positions_in(restaurants, keys)
+    position = positions_in(restaurants, keys_of(live["gmap_ids"]))
     before = np.frombuffer(live["shown"], np.bool_)
     now = np.where(position >= 0, shown[position], before)
     return {**live, "run_id": run_id, "shown": now.tobytes()}
@@ -217,28 +156,40 @@ def load_factors(db: MongoDatabase) -> PublishedFactors | None:
         If the document is invalid.
     """
     document = read_factors_document(db)
-    if document is None:
-        return None
     try:
-        return _factors(document)
+        return _decoded(document) if document else None
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"Metadata's {FACTORS_ID} is of another shape ({one_line(repr(error))}); "
+            f"Metadata's {FACTORS_ID} has an unexpected shape ({one_line(repr(error))}); "
             "run als_training.py"
         ) from None
 
 
+def _decoded(document: Document) -> PublishedFactors:
+    restaurants = keys_of(document["gmap_ids"])
+    count, rank = len(restaurants), int(document["rank"])
+    factors, popularity = (
+        np.frombuffer(document[name], _FLOAT32).reshape(shape).astype(np.float32)
+        for name, shape in (("factors", (count, rank)), ("popularity", count))
+    )
+    return PublishedFactors(
+        run_id=str(document["run_id"]),
+        fitted_by=str(document["fitted_by"]),
+        restaurants=restaurants,
+        preferences=Preferences(
+            factors=factors,
+            spectrum=np.array(document["spectrum"], dtype=np.float64).reshape(rank),
+            popularity=popularity,
+            alpha=float(document["alpha"]),
+            reg_param=float(document["reg_param"]),
+        ),
+        shown=np.frombuffer(document["shown"], np.bool_).reshape(count),
+        rating_shift=float(document["rating_shift"]),
+    )
+
+
 class LiveFactors:
-    """Caches the published factors until a training publishes new ones.
-
-    Any number of threads may share it. One of them loads new factors; the others go on with the
-    old ones meanwhile, or wait for the first ones.
-
-    Parameters
-    ----------
-    db
-        The database.
-    """
+    """Caches the published factors until a training publishes new ones; for any thread."""
 
     def __init__(self, db: MongoDatabase) -> None:
         self._db = db
@@ -246,40 +197,19 @@ class LiveFactors:
         self._loaded: PublishedFactors | None = None
 
     def get(self) -> PublishedFactors | None:
-        """Return the published factors, as :func:`load_factors` does."""
+        """Return the published factors, as :func:`load_factors` does.
+
+        One thread loads new ones; the others go on with the old ones, or wait for the first ones.
+        """
         with mongo_errors("reading the published factors"):
             live = self._db[METADATA].find_one({"_id": FACTORS_ID}, {"run_id": 1}) or {}
         loaded = self._loaded
-        if loaded is not None and loaded.run_id == live.get("run_id"):
-            return loaded
-        if not self._loading.acquire(blocking=loaded is None):
+        is_live = loaded is not None and loaded.run_id == live.get("run_id")
+        if is_live or not self._loading.acquire(blocking=loaded is None):
             return loaded
         try:
-            if self._loaded is None or self._loaded.run_id != live.get("run_id"):
+            if self._loaded is loaded:  # not loaded by another thread meanwhile
                 self._loaded = load_factors(self._db)
             return self._loaded
         finally:
             self._loading.release()
-
-
-def _factors(document: Mapping[str, Any]) -> PublishedFactors:
-    keys = [encode_id(gmap_id) for gmap_id in document["gmap_ids"]]
-    shape = len(keys), int(document["rank"])
-    factors = np.frombuffer(document["factors"], _FLOAT32).reshape(shape)
-    popularity = np.frombuffer(document["popularity"], _FLOAT32).reshape(len(keys))
-    spectrum = np.array(document["spectrum"], dtype=np.float64).reshape(shape[1])
-    shown = np.frombuffer(document["shown"], np.bool_).reshape(len(keys))
-    return PublishedFactors(
-        run_id=str(document["run_id"]),
-        fitted_by=str(document["fitted_by"]),
-        restaurants=pa.array([str(key) for key in keys], pa.string()),
-        preferences=Preferences(
-            factors=factors.astype(np.float32),
-            spectrum=spectrum,
-            popularity=popularity.astype(np.float32),
-            alpha=float(document["alpha"]),
-            reg_param=float(document["reg_param"]),
-        ),
-        shown=shown,
-        rating_shift=float(document["rating_shift"]),
-    )

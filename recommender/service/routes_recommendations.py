@@ -51,7 +51,7 @@ def recommendations(
         raise HTTPException(404, "no training has published factors; POST /train first")
     try:
         pairs = dict(map(parse_rating, rated))
-        ratings = ratings_from_request(service.settings, pairs, factors.position)
+        ratings = ratings_from_request(service.settings, pairs, factors.keys)
     except (DataError, ValueError) as error:
         raise HTTPException(422, f"query.rated: {error}") from None
     best = factors.recommend(ratings, service.settings.als.top_n)
