@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -17,23 +18,8 @@ from recommender.als.evaluate import evaluate_lists, evaluate_ratings
 from recommender.als.fit import fit_preferences, fit_rating, offsets_alone
 from recommender.als.model import Model
 from recommender.als.tuning.report import best_parameters, env_lines, format_table, line_chart
-from recommender.als.tuning.search import (
-    ResultStore,
-    Trial,
-    fingerprint,
-    make_trials,
-    run_trials,
-    summarize,
-)
-from recommender.als.tuning.space import (
-    BASELINE,
-    PREFERENCE,
-    RATING_ALONE,
-    STAGES,
-    Axes,
-    Search,
-    parse_grid,
-)
+from recommender.als.tuning.search import ResultStore, Trial, make_trials, run_trials, summarize
+from recommender.als.tuning.space import BIAS, PREFERENCE, RATING, STAGES, Axes, Search, parse_grid
 from recommender.core.errors import DataError
 from recommender.core.plots import save_line_charts
 from recommender.core.settings import Settings
@@ -50,8 +36,9 @@ log = logging.getLogger(__name__)
 
 def add_tuning_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--tune`` and the options that go with it."""
-    group = parser.add_argument_group("search for better parameters; it publishes nothing")
-    add = group.add_argument
+    add = parser.add_argument_group(
+        "search for better parameters; it publishes nothing"
+    ).add_argument
     add("--tune", action="store_true", help="search, or continue a search, and print the best")
     add("--grid", action="append", default=[], metavar="NAME=VALUE,...", help="values to try")
     add("--budget", type=float, default=math.inf, metavar="MINUTES", help="start no fit later")
@@ -76,31 +63,23 @@ def tuning_axes(
 def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) -> Iterator[str]:
     """Search, plot ``tuning.svg`` in ``WORK_DIR``, and yield the lines to print.
 
-    It publishes nothing and takes no lease, so it can run during a training.
-
-    Raises
-    ------
-    DataError
-        If fits failed and no trial is complete.
+    It publishes nothing and takes no lease, so it can run during a training. It ends with a
+    DataError if fits failed and no trial is complete.
     """
-    folds = arguments.folds
     deadline = time.monotonic() + 60 * arguments.budget
     settings.make_folder(settings.work_dir)
     with side_run(settings, "tune") as run:
-        entries = tune(run, axes, folds, lambda: time.monotonic() >= deadline)
+        entries = tune(run, axes, arguments.folds, lambda: time.monotonic() >= deadline)
         path = settings.work_dir / "tuning.svg"
-        charts = [line_chart(name, entry) for name, entry in entries.items() if entry["table"]]
-        save_line_charts(path, charts)
-        for name, entry in entries.items():
-            yield format_table(name, entry) + "\n"
+        save_line_charts(path, [line_chart(n, e) for n, e in entries.items() if e["table"]])
+        yield from (format_table(name, entry) + "\n" for name, entry in entries.items())
         yield f"search {run.run_id}; plot: {path}"
         lines = env_lines(entries.values(), axes)
         failed = [failure for entry in entries.values() for failure in entry["failed"]]
-        if failed and not lines:
-            raise DataError(f"no trial is complete; the first failed: {failed[0]['reason']}")
         if lines:
-            yield "best values, as lines for .env:"
-            yield from lines
+            yield "\n".join(["best values, as lines for .env:", *lines])
+        elif failed:
+            raise DataError(f"no trial is complete; the first failed: {failed[0]['reason']}")
         else:
             yield "no trial is complete; run the same command again to continue"
 
@@ -110,14 +89,14 @@ def tune(
 ) -> dict[str, dict[str, Any]]:
     """Search, and return and record the ledger's entry of each search, by its name."""
     settings = run.settings
+    in_force = settings.public()
     groups: list[list[Trial]] = []
-    entries: dict[str, dict[str, Any]] = {}
     with spark_session(settings, f"als_training --tune {run.run_id}") as spark:
         with run.phase("read"):
             ratings = read_ratings(spark, settings)
             run.record(**counts_of(ratings))
             parts = split_folds(ratings, settings, folds)
-        store = ResultStore(run.db, run.run_id, settings, fingerprint(ratings))
+        store = ResultStore(run.db, run.run_id, in_force, ratings)
 
         def fit(trial: Trial, fold: int) -> float:
             fold_settings = with_fold_seed(settings, fold).with_values(trial.parameters)
@@ -128,24 +107,18 @@ def tune(
                 for stage in STAGES[settings.als.objective]:
                     base = best_parameters(summarize(trials, folds) for trials in groups)
                     searches = [s for s in stage if not axes.keys().isdisjoint(s.parameters)]
-                    new = [make_trials(search, axes, settings, base) for search in searches]
+                    new = [make_trials(search, axes, in_force, base) for search in searches]
                     groups += new
-                    trials = [trial for group in new for trial in group]
+                    trials = list(chain(*new))
                     run_trials(trials, folds, fit, store, seed=settings.seed, expired=expired)
         finally:
-            entries |= {trials[0].search.name: summarize(trials, folds) for trials in groups}
+            entries = {trials[0].search.name: summarize(trials, folds) for trials in groups}
             run.record(metrics={"tuning": {"folds": folds, "searches": entries}})
     return entries
 
 
 def split_folds(ratings: Ratings, settings: Settings, folds: int) -> list[tuple[Ratings, Ratings]]:
-    """Split the ratings into training and test part, with another seed for each fold.
-
-    Raises
-    ------
-    DataError
-        If the test part is empty.
-    """
+    """Split the ratings with another seed for each fold; DataError if the test part is empty."""
     parts = [split(ratings, with_fold_seed(settings, fold)) for fold in range(folds)]
     if not len(parts[0][1]):
         raise DataError("no user has two ratings, so the test part is empty; load more reviews")
@@ -159,24 +132,19 @@ def measure(
 ) -> float:
     """Fit to the training part as a training does, and return the measure on the test part.
 
-    Raises
-    ------
-    DataError
-        If the test part has nothing to measure.
-    ModelRejectedError
-        If the fit is not finite.
+    Raises DataError if the test part has nothing to measure, ModelRejectedError if the fit is not
+    finite.
     """
     if search is PREFERENCE:
-        confidence = find_confidence(train, settings)
-        preferences = fit_preferences(spark, train, settings, confidence)
+        preferences = fit_preferences(spark, train, settings, find_confidence(train, settings))
         model = Model(offsets_alone(train, settings, BiasDamping()), preferences)
         metrics = evaluate_lists(model, train, test, settings)
-    elif search is BASELINE:
+    elif search is BIAS:
         rating = offsets_alone(train, settings, choose_damping(train, settings))
         metrics = evaluate_ratings(rating, train, test, settings)[1]
     else:
-        weights = None if search is RATING_ALONE else choose_damping(train, settings)
-        rating = fit_rating(spark, train, settings, weights)
+        damping = choose_damping(train, settings) if search is RATING else None
+        rating = fit_rating(spark, train, settings, damping)
         metrics = evaluate_ratings(rating, train, test, settings)[1]
     figure = metrics[search.measure.lower()]
     if figure is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from recommender.core.plots import LineChart, Point
@@ -18,24 +18,19 @@ Entry = Mapping[str, Any]
 def format_table(name: str, entry: Entry) -> str:
     """Return a search as a table, best first, with its failed trials below."""
     table, failed = entry["table"], entry["failed"]
-    lines = [f"{name}: {entry['measure']}, best first"]
-    if table:
-        widths = {name: max(len(name), 8) for name in table[0]["parameters"]}
-        titles = " ".join(f"{name.upper():>{width}}" for name, width in widths.items())
-        lines.append(f"  {'mean':>8} {'deviation':>9} {'seconds':>8}  {titles}")
+    names = [name.upper() for row in table[:1] for name in row["parameters"]]
+    rows = [["mean", "deviation", "seconds", *names, ""]] if table else []
     for row in table:
         deviation = "none" if row["deviation"] is None else f"{row['deviation']:.4f}"
-        values = " ".join(
-            f"{_format_value(row['parameters'][name]):>{width}}" for name, width in widths.items()
-        )
-        mark = "  <- in force" if row["in_force"] else ""
-        figures = f"{row['mean']:>8.4f} {deviation:>9} {row['seconds']:>8.1f}"
-        lines.append(f"  {figures}  {values}{mark}")
+        values = map(_format_value, row["parameters"].values())
+        mark = "<- in force" if row["in_force"] else ""
+        rows.append([f"{row['mean']:.4f}", deviation, f"{row['seconds']:.1f}", *values, mark])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"{name}: {entry['measure']}, best first"]
+    lines += ["  ".join(["", *map(str.rjust, row, widths)]).rstrip() for row in rows]
     for row in failed:
-        parameters = " ".join(
-            f"{n.upper()}={_format_value(v)}" for n, v in row["parameters"].items()
-        )
-        lines.append(f"  failed: {parameters}: {row['reason']}")
+        point = " ".join(f"{n.upper()}={_format_value(v)}" for n, v in row["parameters"].items())
+        lines.append(f"  failed: {point}: {row['reason']}")
     if missing := entry["candidates"] - len(table) - len(failed):
         lines.append(f"  {missing} of {entry['candidates']} not reached within the budget")
     return "\n".join(lines)
@@ -50,10 +45,7 @@ def env_lines(entries: Iterable[Entry], names: Collection[str]) -> list[str]:
 
 def best_parameters(entries: Iterable[Entry]) -> dict[str, Any]:
     """Return the parameters of each search's best trial; those of a later search win."""
-    best: dict[str, Any] = {}
-    for entry in entries:
-        best |= entry["table"][0]["parameters"] if entry["table"] else {}
-    return best
+    return {n: v for e in entries for row in e["table"][:1] for n, v in row["parameters"].items()}
 
 
 def line_chart(name: str, entry: Entry) -> LineChart:
@@ -66,25 +58,24 @@ def line_chart(name: str, entry: Entry) -> LineChart:
     values = {n: sorted({row["parameters"][n] for row in table}, key=_order) for n in names}
     axis = max(values, key=lambda name: len(values[name]))
     others = [name for name in values if name != axis and len(values[name]) > 1]
-    lines: dict[tuple[Any, ...], list[Point]] = defaultdict(list)
+    lines: dict[str, list[Point]] = defaultdict(list)
     for row in sorted(table, key=lambda row: [*map(_order, row["parameters"].values())]):
         notes = ["best"] * (row is table[0]) + ["in force"] * row["in_force"]
         tick = values[axis].index(row["parameters"][axis])
         point = Point(tick, row["mean"], row["deviation"] or 0.0, ", ".join(notes))
-        lines[tuple(row["parameters"][name] for name in others)].append(point)
+        lines[", ".join(_label(n, row["parameters"][n]) for n in others)].append(point)
     return LineChart(
         title=f"{name}: mean {entry['measure']} over the folds, with its deviation",
         x_label=axis.upper(),
         y_label=entry["measure"],
         ticks=[_format_value(value) for value in values[axis]],
-        lines=[(_label(others, key), points) for key, points in lines.items()],
+        lines=list(lines.items()),
     )
 
 
-def _label(names: Sequence[str], values: Sequence[Any]) -> str:
-    short = [name.removeprefix("als_").removeprefix("preference_") for name in names]
-    pairs = zip(short, values, strict=True)
-    return ", ".join(f"{name.replace('_', ' ')} {_format_value(value)}" for name, value in pairs)
+def _label(name: str, value: float | None) -> str:
+    short = name.removeprefix("als_").removeprefix("preference_").replace("_", " ")
+    return f"{short} {_format_value(value)}"
 
 
 def _format_value(value: float | None) -> str:

@@ -6,9 +6,10 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from operator import itemgetter
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
@@ -17,13 +18,12 @@ import numpy as np
 from recommender.als.tuning.space import Axes, Parameters, Search
 from recommender.core.errors import DataError, ModelRejectedError
 from recommender.core.mongo import MongoDatabase, mongo_errors
-from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from recommender.runs.ledger import now
 
 COLLECTION = "Tuning"
 
-_VERSION = 3  # increase it when the same fit comes to measure something else
+_VERSION = 3  # increase it when the measure of an unchanged fit changes
 
 log = logging.getLogger(__name__)
 
@@ -50,21 +50,17 @@ class Trial:
         """Measures of the folds that have one."""
         return [result.figure for result in self.results if result.figure is not None]
 
-    @property
-    def reason(self) -> str | None:
-        """Why a fit failed, or None."""
-        return next((result.reason for result in self.results if result.figure is None), None)
-
 
 class ResultStore:
     """Keeps results in the collection ``Tuning``, under a digest of all that determines them."""
 
-    def __init__(self, db: MongoDatabase, run_id: str, settings: Settings, data: str) -> None:
-        """Take the settings in force, and the :func:`fingerprint` of the ratings as data."""
+    def __init__(
+        self, db: MongoDatabase, run_id: str, settings: Mapping[str, Any], ratings: Ratings
+    ) -> None:
         self._collection = db[COLLECTION]
         self._run_id = run_id
-        self._settings = settings.public()
-        self._data = data
+        self._settings = settings
+        self._data = fingerprint(ratings)
 
     def get(self, trial: Trial, fold: int) -> Result | None:
         """Return the stored result of a fit, or None."""
@@ -74,11 +70,11 @@ class ResultStore:
 
     def put(self, trial: Trial, fold: int, result: Result) -> None:
         """Store the result of a fit."""
-        fields = {"search": trial.search.name, "parameters": trial.parameters, "fold": fold}
+        fit = {"search": trial.search.name, "parameters": trial.parameters, "fold": fold}
         origin = {"data": self._data, "run_id": self._run_id, "at": now()}
         key = {"_id": self._digest(trial, fold)}
         with mongo_errors(f"writing to {COLLECTION}"):
-            self._collection.replace_one(key, fields | result._asdict() | origin, upsert=True)
+            self._collection.replace_one(key, fit | result._asdict() | origin, upsert=True)
 
     def _digest(self, trial: Trial, fold: int) -> str:
         settings = {name: self._settings[name] for name in trial.search.depends_on}
@@ -95,19 +91,15 @@ def fingerprint(ratings: Ratings) -> str:
     return digest.hexdigest()
 
 
-def make_trials(search: Search, axes: Axes, settings: Settings, base: Parameters) -> list[Trial]:
+def make_trials(
+    search: Search, axes: Axes, settings: Mapping[str, Any], base: Parameters
+) -> list[Trial]:
     """Return the trial in force, and one for each other combination of the axes' values.
 
-    Parameters
-    ----------
-    axes
-        Values to try, also of other searches.
-    settings
-        Settings in force.
-    base
-        Parameters that earlier searches have chosen.
+    The axes may be of other searches, too. ``settings`` are the public ones in force, and ``base``
+    has the parameters that earlier searches have chosen.
     """
-    in_force = {name: getattr(settings, name) for name in search.parameters}
+    in_force = {name: settings[name] for name in search.parameters}
     fixed = {name: base.get(name, value) for name, value in in_force.items()}
     names = [name for name in search.grid if name in axes]
     combinations = product(*(axes[name] for name in names))
@@ -123,21 +115,14 @@ def run_trials(
     store: ResultStore,
     *,
     seed: int,
-    expired: Callable[[], bool] = lambda: False,
+    expired: Callable[[], bool],
 ) -> None:
     """Fit each trial on each fold, unless its result is stored, and add the results to the trial.
 
-    The trials in force come first, then the others in random order, so that an interrupted search
-    has covered the whole space. A trial ends with its first failed fit.
-
-    Parameters
-    ----------
-    fit
-        Returns the measure of a trial on a fold. DataError and ModelRejectedError are failed fits.
-    seed
-        Seed of the order.
-    expired
-        No fit starts once it returns true.
+    The trials in force come first, then the others in random order by the seed, so that an
+    interrupted search has covered the whole space. ``fit`` returns the measure of a trial on a
+    fold. A trial ends with its first failed fit: a DataError or ModelRejectedError. No fit starts
+    once ``expired`` returns true.
     """
     order = np.random.default_rng(seed).permutation(len(trials)).tolist()
     order.sort(key=lambda i: not trials[i].in_force)
@@ -149,38 +134,27 @@ def run_trials(
                     continue
                 result = _run_fit(fit, trial, fold)
                 store.put(trial, fold, result)
-                name = f"{trial.search.name} trial {number} of {len(trials)}, fold {fold + 1}"
-                log.info("%s: %s: %s", name, trial.parameters, result)
+                progress = f"trial {number} of {len(trials)}, fold {fold + 1}"
+                log.info("%s %s: %s: %s", trial.search.name, progress, trial.parameters, result)
             trial.results.append(result)
             if result.figure is None:
                 break
 
 
 def _run_fit(fit: Callable[[Trial, int], float], trial: Trial, fold: int) -> Result:
-    figure, reason, started = None, None, time.perf_counter()
+    started = time.perf_counter()
     try:
-        figure = fit(trial, fold)
+        return Result(fit(trial, fold), time.perf_counter() - started)
     except (DataError, ModelRejectedError) as error:
-        reason = str(error)
-    return Result(figure, time.perf_counter() - started, reason)
-
-
-def rank_trials(trials: Sequence[Trial], folds: int) -> list[Trial]:
-    """Return one search's trials with a measure on each fold, best first.
-
-    Among equals, the trial in force comes first.
-    """
-
-    def key(trial: Trial) -> tuple[float, bool]:
-        mean = fmean(trial.figures)
-        return -mean if trial.search.maximize else mean, not trial.in_force
-
-    return sorted((trial for trial in trials if len(trial.figures) == folds), key=key)
+        return Result(None, time.perf_counter() - started, str(error))
 
 
 def summarize(trials: Sequence[Trial], folds: int) -> dict[str, Any]:
-    """Return one search's entry in the ledger's ``metrics.tuning.searches``."""
-    ranked = rank_trials(trials, folds)
+    """Return one search's entry in the ledger's ``metrics.tuning.searches``.
+
+    Its table has the trials with a measure on each fold, best first; among equals, the trial in
+    force comes first.
+    """
     table = [
         {
             "parameters": trial.parameters,
@@ -190,12 +164,14 @@ def summarize(trials: Sequence[Trial], folds: int) -> dict[str, Any]:
             "folds": trial.figures,
             "seconds": sum(result.seconds for result in trial.results),
         }
-        for trial in ranked
+        for trial in sorted(trials, key=lambda trial: not trial.in_force)
+        if len(trial.figures) == folds
     ]
+    failed = [(trial.parameters, trial.results[-1].reason) for trial in trials if trial.results]
     return {
         "measure": trials[0].search.measure,
         "candidates": len(trials),
-        "complete": len(ranked),
-        "table": table,
-        "failed": [{"parameters": t.parameters, "reason": t.reason} for t in trials if t.reason],
+        "complete": len(table),
+        "table": sorted(table, key=itemgetter("mean"), reverse=trials[0].search.maximize),
+        "failed": [{"parameters": p, "reason": reason} for p, reason in failed if reason],
     }

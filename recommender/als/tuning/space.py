@@ -14,7 +14,14 @@ Axes = dict[str, tuple[Any, ...]]
 
 _SPLIT = ("seed", "rating_min", "rating_max", "als_test_fraction", "als_test_split")
 _RATINGS = (*_SPLIT, "als_objective", "als_cold_start_strategy")
+_BIAS_GRID = {"als_user_weight": (1.5, 3.0, 6.0), "als_restaurant_weight": (2.5, 10.0, 40.0)}
 _RATING_GRID = {"als_reg_param": (0.05, 0.1, 0.3), "als_rank": (5, 10, 20)}
+_PREFERENCE_GRID = {
+    "als_preference_reg_param": (1.0, 4.0, 12.0),
+    "als_alpha": (5.0, 20.0, 60.0),
+    "als_preference_rank": (32, 64),
+    "als_max_iter": (10, 20),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,55 +41,37 @@ class Search:
         return (*self.base, *self.grid)
 
 
-_BASELINE_GRID = {"als_user_weight": (1.5, 3.0, 6.0), "als_restaurant_weight": (2.5, 10.0, 40.0)}
-BASELINE = Search("baseline", "RMSE", False, _BASELINE_GRID, _RATINGS)
-RATING = Search(
-    "rating", "RMSE", False, _RATING_GRID, (*_RATINGS, "als_max_iter"), tuple(_BASELINE_GRID)
-)
+BIAS = Search("baseline", "RMSE", False, _BIAS_GRID, _RATINGS)
+RATING = Search("rating", "RMSE", False, _RATING_GRID, (*_RATINGS, "als_max_iter"), (*_BIAS_GRID,))
 RATING_ALONE = Search("rating", "RMSE", False, {**_RATING_GRID, "als_max_iter": (5, 10)}, _RATINGS)
 PREFERENCE = Search(
-    "preference",
-    "NDCG",
-    True,
-    {
-        "als_preference_reg_param": (1.0, 4.0, 12.0),
-        "als_alpha": (5.0, 20.0, 60.0),
-        "als_preference_rank": (32, 64),
-        "als_max_iter": (10, 20),
-    },
-    (*_SPLIT, "als_top_n", "als_preference_users"),
+    "preference", "NDCG", True, _PREFERENCE_GRID, (*_SPLIT, "als_top_n", "als_preference_users")
 )
 # By ALS_OBJECTIVE: each stage starts from the best parameters of the one before. ALS_MAX_ITER
 # belongs to the fit that ranks restaurants.
-STAGES = {"preference": [[BASELINE], [RATING, PREFERENCE]], "rating": [[RATING_ALONE]]}
+STAGES = {"preference": [[BIAS], [RATING, PREFERENCE]], "rating": [[RATING_ALONE]]}
 
 
 def parse_grid(texts: Sequence[str], objective: str) -> Axes:
     """Return the values to try of each searched parameter.
 
-    Parameters
-    ----------
-    texts
-        Each ``NAME=VALUE,VALUE,...``; the default grids if empty.
-    objective
-        Value of ``ALS_OBJECTIVE``, which decides the parameters that can be searched.
+    ``texts`` are ``NAME=VALUE,VALUE,...`` each; without any, the default grids are tried.
+    ``objective``, the value of ``ALS_OBJECTIVE``, decides the parameters that can be searched.
 
     Raises
     ------
     ValueError
         If a name is unknown or repeated, or a value is invalid for its setting.
     """
-    searches = [search for stage in STAGES[objective] for search in stage]
-    defaults = {name: values for search in searches for name, values in search.grid.items()}
+    defaults = {n: v for stage in STAGES[objective] for each in stage for n, v in each.grid.items()}
     axes: Axes = {}
     for text in texts:
         name, _, values = text.partition("=")
         name = name.strip().lower()
         if name not in defaults:
-            names = ", ".join(map(str.upper, defaults))
             raise ValueError(
                 f"--grid {text!r}: expected NAME=VALUE,VALUE,...; with ALS_OBJECTIVE={objective}, "
-                f"NAME is one of {names}"
+                f"NAME is one of {', '.join(defaults).upper()}"
             )
         if name in axes:
             raise ValueError(f"--grid has {name.upper()} twice; list all its values at once")
@@ -92,6 +81,6 @@ def parse_grid(texts: Sequence[str], objective: str) -> Axes:
 
 def _parse_value(name: str, text: str) -> Any:
     try:
-        return getattr(load_settings(**{name: text.strip()}), name)
+        return load_settings(**{name: text.strip()}).public()[name]
     except ConfigurationError as error:
         raise ValueError(f"--grid {name.upper()}: {error}") from None

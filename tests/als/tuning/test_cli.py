@@ -13,7 +13,7 @@ from recommender.als import fit as fitting
 from recommender.als.bias import choose_damping
 from recommender.als.evaluate import evaluate_ratings
 from recommender.als.tuning import cli as searching
-from recommender.als.tuning.space import BASELINE, PREFERENCE, RATING
+from recommender.als.tuning.space import BIAS, PREFERENCE, RATING
 from recommender.core.errors import DataError
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
@@ -41,17 +41,16 @@ def test_the_measure_is_that_of_a_training(
     spark: SparkSession, city: Ratings, quick_settings: Settings
 ) -> None:
     ((train, test),) = searching.split_folds(city, quick_settings, 1)
-    baseline, rating = (
-        searching.measure(spark, search, train, test, quick_settings)
-        for search in (BASELINE, RATING)
+    bias, rating = (
+        searching.measure(spark, search, train, test, quick_settings) for search in (BIAS, RATING)
     )
     model = fitting.fit_rating(spark, train, quick_settings, choose_damping(train, quick_settings))
     _, error = evaluate_ratings(model, train, test, quick_settings)
-    assert baseline == pytest.approx(error["baseline_rmse"], rel=1e-12)
+    assert bias == pytest.approx(error["baseline_rmse"], rel=1e-12)
     assert rating == pytest.approx(error["rmse"], rel=1e-3)
-    nothing_liked = test.rows(test.rating < 4)
+    none_relevant = test.rows(test.rating < 4)
     with pytest.raises(DataError):
-        searching.measure(spark, PREFERENCE, train, nothing_liked, quick_settings)
+        searching.measure(spark, PREFERENCE, train, none_relevant, quick_settings)
 
 
 def test_folds_have_different_test_parts_or_are_refused(
@@ -84,22 +83,16 @@ def test_tuning_runs_beside_a_training_publishes_nothing_and_continues(
     tuning = run["metrics"]["tuning"]
     assert tuning["folds"] == 2
     tables = {name: entry["table"] for name, entry in tuning["searches"].items()}
-    assert {name: len(table) for name, table in tables.items()} == {
-        "baseline": 2,
-        "rating": 2,
-        "preference": 3,
-    }
+    sizes = {name: len(table) for name, table in tables.items()}
+    assert sizes == {"baseline": 2, "rating": 2, "preference": 3}
     assert all(sum(row["in_force"] for row in table) == 1 for table in tables.values())
-    best = {**tables["rating"][0]["parameters"], **tables["preference"][0]["parameters"]}
-    values = [best[name] for name in ("als_user_weight", "als_alpha")]
-    user_weight, alpha = ("" if value is None else f"{value:g}" for value in values)
-    lines = [f"ALS_USER_WEIGHT={user_weight}", f"ALS_ALPHA={alpha}"]
+    best = tables["rating"][0]["parameters"] | tables["preference"][0]["parameters"]
+    values = ["" if best[n] is None else f"{best[n]:g}" for n in ("als_user_weight", "als_alpha")]
+    lines = [f"ALS_USER_WEIGHT={values[0]}", f"ALS_ALPHA={values[1]}"]
     assert printed.splitlines()[-2:] == lines
     assert db["Tuning"].count_documents({"figure": {"$gt": 0}}) == 2 * (2 + 2 + 3)
     assert not {"Recommendations", "Clusters", "Metadata"} & set(db.list_collection_names())
-    other = Ledger(db).get("1999-training")
-    assert other
-    assert other["state"] == "queued"
+    assert (Ledger(db).get("1999-training") or {})["state"] == "queued"
 
     assert train_here(als_training.main, *grid, "--budget=0", **small) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == lines

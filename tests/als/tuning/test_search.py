@@ -14,22 +14,27 @@ from recommender.als.tuning.search import (
     Trial,
     fingerprint,
     make_trials,
-    rank_trials,
     run_trials,
     summarize,
 )
-from recommender.als.tuning.space import BASELINE, PREFERENCE, RATING, Search
+from recommender.als.tuning.space import BIAS, PREFERENCE, RATING, Search
 from recommender.core.errors import DataError, ModelRejectedError, SparkError
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from tests.support import ratings_of
 
 Fit = Callable[[Trial, int], float]
+ROWS = [("a", "x", 3.0), ("a", "y", 4.0), ("b", "x", 5.0)]
 
 
 @pytest.fixture
 def store(db: MongoDatabase, db_settings: Settings) -> ResultStore:
-    return ResultStore(db, "t1", db_settings, "data")
+    return ResultStore(db, "t1", db_settings.public(), ratings_of(ROWS))
+
+
+def ranks_of(trials: list[Trial], folds: int) -> list[int]:
+    """Return the ranks of the trials in the summary's table, best first."""
+    return [row["parameters"]["als_rank"] for row in summarize(trials, folds)["table"]]
 
 
 def rank(trial: Trial) -> int:
@@ -42,7 +47,7 @@ def make(count: int, search: Search = RATING, in_force: int | None = None) -> li
 
 
 class Fits:
-    """Records the fits that it is asked for, and allows a number of them."""
+    """Records the fits, and allows a number of them."""
 
     def __init__(self, figure: Fit = lambda trial, fold: rank(trial) + fold / 10) -> None:
         self.done: list[tuple[int, int]] = []
@@ -66,7 +71,8 @@ def test_the_trial_in_force_is_first_and_the_others_in_the_order_of_the_seed(
     orders = []
     for data, seed in enumerate((1, 1, 2)):
         fits = Fits()
-        store = ResultStore(db, "t1", db_settings, str(data))
+        ratings = ratings_of(ROWS[data:])
+        store = ResultStore(db, "t1", db_settings.public(), ratings)
         fits.run(make(12, in_force=7), store, seed=seed)
         ranks = [i for i, fold in fits.done if fold == 0]
         assert fits.done == [(i, fold) for i in ranks for fold in range(3)]
@@ -80,7 +86,7 @@ def test_an_interrupted_search_continues_from_its_stored_results(store: ResultSt
     fits = Fits()
     trials = fits.run(make(6), store, most=7)
     assert len(fits.done) == 7
-    assert len(rank_trials(trials, 3)) == 2
+    assert len(ranks_of(trials, 3)) == 2
     for seed in (1, 5):  # also in another order, and without time
         again = Fits()
         trials = again.run(make(6), store, seed=seed, most=0)
@@ -92,18 +98,22 @@ def test_an_interrupted_search_continues_from_its_stored_results(store: ResultSt
     assert len(set(fits.done)) == len(fits.done) == 18
 
 
-@pytest.mark.parametrize("error", [DataError("none"), ModelRejectedError("none")])
-def test_a_failed_fit_ends_its_trial_alone(store: ResultStore, error: Exception) -> None:
+def test_a_failed_fit_ends_its_trial_alone(store: ResultStore) -> None:
     def figure(trial: Trial, fold: int) -> float:
         if (rank(trial), fold) == (2, 1):
-            raise error
+            raise DataError("none")
+        if (rank(trial), fold) == (3, 2):
+            raise ModelRejectedError("diverged")
         return 1.0
 
     fits = Fits(figure)
     for _ in range(2):  # the failure is stored, too
         trials = fits.run(make(4), store)
-        assert trials[2].reason == "none"
-        assert [rank(trial) for trial in rank_trials(trials, 3)] == [0, 1, 3]
+        assert [failed["reason"] for failed in summarize(trials, 3)["failed"]] == [
+            "none",
+            "diverged",
+        ]
+        assert ranks_of(trials, 3) == [0, 1]
     assert len(fits.done) == 11
 
 
@@ -120,7 +130,7 @@ def test_a_failure_of_spark_ends_the_search_and_stores_nothing(
     assert db["Tuning"].count_documents({}) == 2
 
 
-def test_a_result_is_found_again_only_for_the_same_fit(
+def test_a_stored_result_is_used_only_for_the_same_fit(
     db: MongoDatabase, db_settings: Settings, store: ResultStore
 ) -> None:
     trial = Trial(PREFERENCE, {"als_alpha": 40.0})
@@ -131,12 +141,14 @@ def test_a_result_is_found_again_only_for_the_same_fit(
     assert [store.get(trial, fold) for fold in range(3)] == [*results, None]
     assert {document["run_id"] for document in db["Tuning"].find()} == {"t1"}
 
-    def is_known(data: str = "data", trial: Trial = trial, **changes: Any) -> bool:
-        settings = db_settings.with_values(changes)
-        return ResultStore(db, "t2", settings, data).get(trial, 0) is not None
+    def is_known(
+        rows: list[tuple[str, str, float]] = ROWS, trial: Trial = trial, **changes: Any
+    ) -> bool:
+        settings = db_settings.with_values(changes).public()
+        return ResultStore(db, "t2", settings, ratings_of(rows)).get(trial, 0) is not None
 
     assert is_known(als_rank=99, clusters_k=3, port=1)
-    assert not is_known(data="other")
+    assert not is_known(ROWS[1:])
     for changes in ({"seed": 1}, {"als_top_n": 5}, {"als_test_fraction": 0.5}):
         assert not is_known(**changes)
     assert not is_known(trial=Trial(PREFERENCE, {"als_alpha": 5.0}))
@@ -144,15 +156,15 @@ def test_a_result_is_found_again_only_for_the_same_fit(
 
 
 def test_the_fingerprint_depends_on_the_ratings_and_not_on_their_order() -> None:
-    rows = [("a", "x", 3.0), ("a", "y", 4.0), ("b", "x", 5.0)]
-    assert fingerprint(ratings_of(rows)) == fingerprint(ratings_of(rows[::-1]))
-    others = [rows[:2], [*rows[:2], ("b", "x", 4.5)], [*rows[:2], ("b", "y", 5.0)]]
-    assert len({fingerprint(ratings_of(r)) for r in [rows, *others]}) == 4
+    assert fingerprint(ratings_of(ROWS)) == fingerprint(ratings_of(ROWS[::-1]))
+    others = [ROWS[:2], [*ROWS[:2], ("b", "x", 4.5)], [*ROWS[:2], ("b", "y", 5.0)]]
+    assert len({fingerprint(ratings_of(rows)) for rows in [ROWS, *others]}) == 4
 
 
 def test_trials_are_the_one_in_force_and_all_other_combinations(db_settings: Settings) -> None:
     axes = {"als_rank": (10, 20), "als_reg_param": (0.1, 1.0), "als_alpha": (5.0,)}
-    trials = make_trials(RATING, axes, db_settings, {"als_user_weight": 6.0, "als_alpha": 1.0})
+    settings = db_settings.public()
+    trials = make_trials(RATING, axes, settings, {"als_user_weight": 6.0, "als_alpha": 1.0})
     assert [trial.in_force for trial in trials] == [True, False, False, False, False]
     names = ("als_user_weight", "als_restaurant_weight", "als_rank", "als_reg_param")
     assert [tuple(trial.parameters) for trial in trials] == [tuple(trials[0].parameters)] * 5
@@ -160,20 +172,20 @@ def test_trials_are_the_one_in_force_and_all_other_combinations(db_settings: Set
     assert points[0] == (None, None, 10, 0.1)
     assert set(points[1:]) == {(6, None, r, reg) for r in (10, 20) for reg in (0.1, 1.0)}
     assert "als_alpha" not in trials[0].parameters
-    assert len(make_trials(RATING, axes, db_settings, {})) == 4  # without one like it in force
+    assert len(make_trials(RATING, axes, settings, {})) == 4  # without one like it in force
 
 
 def test_the_lowest_error_or_the_highest_gain_is_best_and_in_force_among_equals() -> None:
-    for search, best in ((RATING, 0), (BASELINE, 0), (PREFERENCE, 3)):
+    for search, best in ((RATING, 0), (BIAS, 0), (PREFERENCE, 3)):
         trials = make(4, search)
         for trial in trials:
             trial.results.append(Result(float(rank(trial)), 1.0))
-        assert rank(rank_trials(trials, 1)[0]) == best
-        assert rank_trials(trials, 2) == []
-    equal = make(4, in_force=2)
-    for trial in equal:
-        trial.results.append(Result(1.0, 1.0))
-    assert rank(rank_trials(equal, 1)[0]) == 2
+        assert ranks_of(trials, 1)[0] == best
+        assert ranks_of(trials, 2) == []
+        equal = make(4, search, in_force=2)
+        for trial in equal:
+            trial.results.append(Result(1.0, 1.0))
+        assert ranks_of(equal, 1)[0] == 2
 
 
 def test_the_ledger_gets_all_figures() -> None:
