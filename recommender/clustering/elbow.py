@@ -29,8 +29,7 @@ def run_elbow(ks: range, settings: Settings) -> str:
     It publishes nothing and takes no lease, so it can run during a training.
     """
     settings.make_folder(settings.work_dir)
-    ratings = read_ratings(settings)
-    matrix = user_matrix(ratings, settings.with_values({"clusters_k": ks[-1]}))
+    matrix = user_matrix(read_ratings(settings), settings.with_values({"clusters_k": ks[-1]}))
     points = elbow_curve(matrix, ks, settings)
     knee = find_knee(points)
     path = settings.work_dir / "elbow.svg"
@@ -46,21 +45,16 @@ def elbow_curve(matrix: UserMatrix, ks: Iterable[int], settings: Settings) -> li
         started = time.perf_counter()
         clustering = cluster(matrix, settings.with_values({"clusters_k": k}))
         seconds = time.perf_counter() - started
-        width = silhouette_of(clustering, matrix, settings.seed)
-        points.append(CurvePoint(len(clustering.centroids), clustering.inertia, width, seconds))
-        if len(clustering.centroids) < k:
+        silhouette = silhouette_of(clustering, matrix, settings.seed)
+        count = len(clustering.centroids)
+        points.append(CurvePoint(count, clustering.inertia, silhouette, seconds))
+        if count < k:
             break
     return points
 
 
 def find_knee(points: Sequence[CurvePoint]) -> int | None:
-    """Return the k after which inertia falls slowly (Satopaa et al., 2011).
-
-    Returns
-    -------
-    int or None
-        None for fewer than three points, or for a curve without a knee.
-    """
+    """Return the k after which inertia falls slowly (Satopaa et al., 2011), or None."""
     if len(points) < 3 or points[0].inertia == points[-1].inertia:
         return None
     from kneed import KneeLocator  # slow to import
@@ -73,24 +67,16 @@ def find_knee(points: Sequence[CurvePoint]) -> int | None:
 def format_table(points: Sequence[CurvePoint], knee: int | None) -> str:
     """Return a line per point, the knee marked."""
     lines = [f"{'k':>6} {'inertia':>14} {'silhouette':>11} {'seconds':>8}"]
-    for point in points:
-        width = "none" if point.silhouette is None else f"{point.silhouette:.4f}"
-        mark = "  <- knee" if point.k == knee else ""
-        lines.append(
-            f"{point.k:>6} {point.inertia:>14,.2f} {width:>11} {point.seconds:>8.1f}{mark}"
-        )
+    for k, inertia, silhouette, seconds in points:
+        shown = "none" if silhouette is None else f"{silhouette:.4f}"
+        mark = "  <- knee" if k == knee else ""
+        lines.append(f"{k:>6} {inertia:>14,.2f} {shown:>11} {seconds:>8.1f}{mark}")
     return "\n".join(lines)
 
 
 def parse_range(text: str) -> range:
-    """Parse ``first:last:step``, last included.
-
-    Raises
-    ------
-    ValueError
-        If the text has another form, or the range is empty or starts below 1.
-    """
-    first, last, step = (int(part) for part in text.split(":"))
+    """Parse ``first:last:step``, last included; ValueError for another form or an empty range."""
+    first, last, step = map(int, text.split(":"))
     if not (1 <= first <= last and step >= 1):
         raise ValueError(f"{text!r}: expected 1 <= first <= last and a step of at least 1")
     return range(first, last + 1, step)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pymongo.collection import Collection
 from scipy.sparse import csr_array
 
 from dists import assign
@@ -25,47 +23,28 @@ from recommender.core.mongo_collections import (
     FALLBACK_ID,
     METADATA,
 )
-from recommender.data.ids import CODEC, Rejection, encode_id, positions_in
+from recommender.data.ids import CODEC, Rejection, encode_id, keys_of, positions_in
 from recommender.data.ratings import Ratings
 
 _READS = 3
-_PARTS = [COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID, FALLBACK_ID]
+_REQUIRED = (COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID)
+_REMEDY = "run clustering_training.py"
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """The published clusters of one training.
-
-    Attributes
-    ----------
-    run_id
-        The training that published it.
-    columns
-        Keys of the restaurants of the columns.
-    centroids
-        float64 (k, columns).
-    sizes
-        Users in each cluster at the training.
-    unclustered
-        Users in no cluster at the training.
-    rating_shift
-        Added to each rating in a user's vector.
-    clusters
-        The documents of ``Clusters``, by ``cluster_id``.
-    fallback
-        Recommendations for users in no cluster.
-    """
+    """The published clusters of one training."""
 
     run_id: str
-    columns: pa.StringArray
-    centroids: NDArray[np.float64]
-    sizes: list[int]
-    unclustered: int
-    rating_shift: float
-    clusters: list[Document]
-    fallback: list[Document]
+    columns: pa.StringArray  # keys of the restaurants of the columns
+    centroids: NDArray[np.float64]  # (k, columns)
+    sizes: list[int]  # users in each cluster at the training
+    unclustered: int  # users in no cluster at the training
+    rating_shift: float  # added to each rating in a user's vector
+    clusters: list[Document]  # the documents of ``Clusters``, by ``cluster_id``
+    fallback: list[Document]  # recommendations for users in no cluster
 
     def vectors(self, ratings: Ratings) -> csr_array:
         """Return the users' vectors over the columns: sparse (users, columns), 0 where unrated."""
@@ -92,89 +71,70 @@ def load_model(db: MongoDatabase) -> PublishedModel:
     DatabaseUnavailableError
         If MongoDB does not answer.
     """
+    db = db.with_options(codec_options=CODEC)
     for _ in range(_READS):  # the parts are switched one after the other; see both before or after
         with mongo_errors("reading the published model"):
-            parts = _as_written(db, METADATA).find({"_id": {"$in": _PARTS}})
-            metadata = {part["_id"]: part for part in parts}
-            clusters = list(_as_written(db, CLUSTERS).find().sort("cluster_id"))
-        runs = {document.get("run_id") for document in clusters}
-        if runs == {metadata.get(CENTROIDS_ID, {}).get("run_id")}:
+            named = db[METADATA].find({"_id": {"$in": [*_REQUIRED, FALLBACK_ID]}})
+            metadata = {part["_id"]: part for part in named}
+            clusters = list(db[CLUSTERS].find().sort("cluster_id"))
+        run_id = metadata.get(CENTROIDS_ID, {}).get("run_id")
+        if all(cluster.get("run_id") == run_id for cluster in clusters):
             break
-    return _checked(metadata, clusters, runs)
-
-
-def _as_written(db: MongoDatabase, name: str) -> Collection[Document]:
-    """Return a collection whose ids decode as those of the reviews do."""
-    return db[name].with_options(codec_options=CODEC)
-
-
-def _checked(
-    metadata: Mapping[str, Document], clusters: list[Document], runs: set[Any]
-) -> PublishedModel:
-    missing = [name for name in (COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID) if name not in metadata]
-    if missing or not clusters:
-        lacking = ", ".join(
-            [f"Metadata's {name}" for name in missing] + ["Clusters"] * (not clusters)
-        )
-        raise DataError(f"no model is published: {lacking} is missing; run als_training.py first")
-    parts = [metadata[name] for name in (COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID)]
-    runs |= {part.get("run_id") for part in parts}
-    if len(runs) > 1:
-        raise DataError(
-            f"Clusters and Metadata come from different trainings ({', '.join(map(str, runs))}); "
-            "run clustering_training.py"
-        )
     try:
-        return _model(parts, clusters, metadata.get(FALLBACK_ID, {}))
+        return _checked(metadata, clusters)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"a part of the published model has an unexpected shape ({one_line(repr(error))}); "
-            "run clustering_training.py"
+            f"{_REMEDY}"
         ) from None
 
 
-def _model(parts: list[Document], clusters: list[Document], fallback: Document) -> PublishedModel:
-    columns, centroids, figures = parts
-    matrix = _matrix(columns["columns"], centroids["centroids"])
-    ids = [cluster.get("cluster_id") for cluster in clusters]
-    if ids != list(range(len(matrix))) or len(figures["sizes"]) != len(matrix):
+def _checked(metadata: Mapping[str, Document], clusters: list[Document]) -> PublishedModel:
+    missing = [f"Metadata's {name}" for name in _REQUIRED if name not in metadata]
+    missing += ["Clusters"] * (not clusters)
+    if missing:
         raise DataError(
-            f"Clusters holds the ids {ids} and Metadata {len(figures['sizes'])} sizes, where there "
-            f"are {len(matrix)} centroids; run clustering_training.py"
+            f"no model is published: {', '.join(missing)} is missing; run als_training.py first"
+        )
+    parts = columns, centroids, figures = [metadata[name] for name in _REQUIRED]
+    runs = {str(document.get("run_id")) for document in (*parts, *clusters)}
+    if len(runs) > 1:
+        names = ", ".join(sorted(runs))
+        raise DataError(f"Clusters and Metadata come from different trainings ({names}); {_REMEDY}")
+    column_ids, sizes = columns["columns"], figures["sizes"]
+    matrix = _matrix(centroids["centroids"], len(column_ids))
+    for column in column_ids:
+        if isinstance(encode_id(column), Rejection):
+            raise DataError(f"train_columns has the invalid restaurant id {column!r}; {_REMEDY}")
+    ids = [cluster.get("cluster_id") for cluster in clusters]
+    if ids != list(range(len(matrix))) or len(sizes) != len(matrix):
+        raise DataError(
+            f"for {len(matrix)} centroids, Clusters has the ids {ids} and Metadata {len(sizes)} "
+            f"sizes; {_REMEDY}"
         )
     return PublishedModel(
-        run_id=str(columns.get("run_id")),
-        columns=pa.array([_key(column) for column in columns["columns"]], pa.string()),
+        run_id=runs.pop(),
+        columns=keys_of(column_ids),
         centroids=matrix,
-        sizes=[int(size) for size in figures["sizes"]],
+        sizes=[int(size) for size in sizes],
         unclustered=int(figures.get("users_without_overlap", 0)),
         rating_shift=float(figures.get("rating_shift", 0.0)),
         clusters=clusters,
-        fallback=fallback.get("recommendations", []),
+        fallback=metadata.get(FALLBACK_ID, {}).get("recommendations", []),
     )
 
 
-def _matrix(columns: list[Any], centroids: list[list[float]]) -> NDArray[np.float64]:
+def _matrix(centroids: list[list[float]], width: int) -> NDArray[np.float64]:
     lengths = {len(centroid) for centroid in centroids}
-    if lengths != {len(columns)}:
+    if lengths != {width}:
         raise DataError(
-            f"the centroids have {sorted(lengths)} values where there are {len(columns)} columns; "
-            "run clustering_training.py"
+            f"the centroids have {sorted(lengths)} values, expected {width}, one for each of "
+            f"train_columns; {_REMEDY}"
         )
     matrix = np.array(centroids, dtype=np.float64)
     if not np.isfinite(matrix).all():
-        raise DataError("a centroid holds a value that is not finite; run clustering_training.py")
+        raise DataError(f"a centroid has a value that is not finite; {_REMEDY}")
     return matrix
-
-
-def _key(column: Any) -> str:
-    key = encode_id(column)
-    if isinstance(key, Rejection):
-        raise DataError(
-            f"train_columns holds {column!r}, which is no valid restaurant id; "
-            "run clustering_training.py"
-        )
-    return key
 
 
 def previous_labels(db: MongoDatabase, ratings: Ratings) -> NDArray[np.int32] | None:
