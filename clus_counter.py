@@ -17,25 +17,16 @@ from recommender.data.ratings import Ratings
 from recommender.data.reviews import read_ratings
 
 _BAR_WIDTH = 40
-_GIANT_SHARE = 0.5
+_GIANT = 0.5
 _LEAST_CLUSTERED = 0.5
 _MOST_MOVED = 0.5
 
 
 def count_users(model: PublishedModel, ratings: Ratings) -> tuple[NDArray[np.int64], int]:
-    """Count the users of each cluster.
-
-    Returns
-    -------
-    counts : int64 (k,)
-        Users of each cluster.
-    unclustered : int
-        Users without a common restaurant with any cluster.
-    """
+    """Return the count of users in each cluster, int64 (k,), and in none."""
     labels = model.labels(ratings)
-    clustered = labels >= 0
-    counts = np.bincount(labels[clustered], minlength=len(model.centroids))
-    return counts, int((~clustered).sum())
+    counts = np.bincount(labels[labels >= 0], minlength=len(model.centroids))
+    return counts, int((labels < 0).sum())
 
 
 def check_belongs(counts: NDArray[np.int64], unclustered: int, model: PublishedModel) -> None:
@@ -47,40 +38,35 @@ def check_belongs(counts: NDArray[np.int64], unclustered: int, model: PublishedM
         If the share of users in a cluster is less than half of that at the training, or if more
         than half of them would have to change clusters to match the sizes at the training.
     """
-    clustered, clustered_trained = int(counts.sum()), sum(model.sizes)
-    users = clustered + unclustered
-    share_trained = clustered_trained / max(clustered_trained + model.unclustered, 1)
-    if clustered < _LEAST_CLUSTERED * share_trained * users:
-        raise DataError(
-            f"only {clustered:,} of {users:,} users are in a cluster of training {model.run_id}: "
-            "it was not trained on these reviews; check MONGO_DB or train again"
-        )
-    shares = counts / max(clustered, 1)
-    moved = np.abs(shares - np.array(model.sizes) / max(clustered_trained, 1)).sum() / 2
-    if moved > _MOST_MOVED:
-        raise DataError(
-            f"{moved:.0%} of the users are in other clusters than the sizes of training "
-            f"{model.run_id} imply: it was not trained on these reviews; check MONGO_DB or train "
-            "again"
-        )
+    clustered, trained = int(counts.sum()), sum(model.sizes)
+    users, expected = clustered + unclustered, trained / max(trained + model.unclustered, 1)
+    moved = np.abs(counts / max(clustered, 1) - np.array(model.sizes) / max(trained, 1)).sum() / 2
+    if clustered < _LEAST_CLUSTERED * expected * users:
+        problem = f"only {clustered:,} of {users:,} users are in a cluster"
+    elif moved > _MOST_MOVED:
+        problem = f"{moved:.0%} of the users are in other clusters than at the training"
+    else:
+        return
+    raise DataError(
+        f"{problem}: training {model.run_id} used other reviews; check MONGO_DB or train again"
+    )
 
 
 def report(counts: NDArray[np.int64], unclustered: int, model: PublishedModel) -> str:
     """Return one line per cluster, with its count, share and bar, and the totals."""
-    total = int(counts.sum())
-    giant = _GIANT_SHARE if len(counts) > 1 else 1.0
-    widest = max(int(counts.max()), 1)
+    total, widest = int(counts.sum()), max(int(counts.max()), 1)
+    giant = _GIANT if len(counts) > 1 else 1.0
     lines = [f"{'cluster':>7} {'users':>10} {'share':>7} {'trained':>10}"]
     for cluster_id, (count, trained) in enumerate(zip(counts.tolist(), model.sizes, strict=True)):
         share = count / max(total, 1)
         bar = "#" * round(_BAR_WIDTH * count / widest)
         flag = " empty" if not count else " giant" if share > giant else ""
         lines.append(f"{cluster_id:>7} {count:>10,} {share:>7.1%} {trained:>10,} {bar}{flag}")
-    moved = int(np.abs(counts - np.array(model.sizes)).sum())
+    changed = int(np.abs(counts - np.array(model.sizes)).sum())
     lines += [
         f"{total:,} users in {len(counts)} clusters of training {model.run_id}",
         f"{unclustered:,} users are in no cluster and get the fallback list",
-        f"counts changed since the training: {moved:,}",
+        f"counts changed since the training: {changed:,}",
     ]
     return "\n".join(lines)
 

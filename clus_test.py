@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from dists import distances
-from recommender.als.published_factors import PublishedFactors, load_factors
+from recommender.als.published_factors import load_factors
 from recommender.clustering.published_model import PublishedModel, load_model
 from recommender.core.errors import DataError
 from recommender.core.logs import configure_logging, one_line
-from recommender.core.mongo import Document, MongoDatabase, connect, database, mongo_errors
+from recommender.core.mongo import Document, MongoDatabase, connect, database
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import load_settings
-from recommender.data.ids import encode_id, keys_of, positions_in
+from recommender.data.ids import KeyIndex, positions_in
 from recommender.data.one_user import parse_rating, ratings_from_request, ratings_of_user
 from recommender.data.ratings import Ratings
+from recommender.data.restaurants import restaurant_names
 from recommender.data.users import rated_in_users
 
 _NEAREST = 3
@@ -27,106 +27,60 @@ _FOLDED_IN = 13
 
 
 def nearest_clusters(model: PublishedModel, ratings: Ratings) -> list[tuple[int, float]]:
-    """Return the clusters nearest to the one user of ``ratings``, with their distances.
-
-    Empty for a user without a common restaurant with any cluster.
-    """
+    """Return the user's nearest clusters with their distances; none without common restaurants."""
     to_centroids = distances(model.vectors(ratings), model.centroids)[0]
     order = np.argsort(to_centroids, kind="stable")[:_NEAREST]
     return [(int(i), float(to_centroids[i])) for i in order if to_centroids[i] < 1]
 
 
-def unrated(recommendations: list[Document], keys: pa.StringArray) -> list[Document]:
-    """Return the recommendations without the restaurants of these keys."""
-    listed = keys_of(entry["gmap_id"] for entry in recommendations)
-    rated = set(listed.filter(pa.array(positions_in(keys, listed) >= 0)).to_pylist())
-    return [entry for entry in recommendations if encode_id(entry["gmap_id"]) not in rated]
-
-
 def report(
-    model: PublishedModel,
-    factors: PublishedFactors | None,
-    ratings: Ratings,
-    also_rated: pa.StringArray,
-    names: dict[Any, str],
-) -> str:
-    """Return the report on one user, of several lines.
-
-    Parameters
-    ----------
-    factors
-        Item factors to fold the user in with, if published.
-    ratings
-        One user's ratings.
-    also_rated
-        Keys of further restaurants that the user has rated, from ``Users``.
-    names
-        Known names of restaurants by id.
-    """
-    overlap = model.vectors(ratings).nnz
-    lines = [
-        f"Model         {model.run_id}: {len(model.centroids)} clusters of "
-        f"{sum(model.sizes):,} users",
-        f"Rated         {len(ratings)} restaurants, {overlap} of them among the model's "
-        f"{len(model.columns):,}",
-    ]
+    db: MongoDatabase, model: PublishedModel, ratings: Ratings, also_rated: pa.StringArray
+) -> Iterator[str]:
+    """Yield the lines on the user of ``ratings``; ``also_rated`` are keys of more restaurants."""
+    k, users, columns = len(model.centroids), sum(model.sizes), len(model.columns)
+    common = model.vectors(ratings).nnz
+    yield f"Model         {model.run_id}: {k} clusters of {users:,} users"
+    yield f"Rated         {len(ratings)} restaurants, {common} of them of the model's {columns:,}"
     if more := int((positions_in(ratings.restaurants, also_rated) < 0).sum()):
-        lines.append(f"Excluded      {more} more, rated according to Users")
-    of_cluster, recommendations = _of_cluster(model, ratings)
-    lines += of_cluster
-    rated = pa.concat_arrays([ratings.restaurants, also_rated])
-    lines += _listed(unrated(recommendations, rated), names)
-    if factors is not None:
-        lines.append(f"Folded in     recommended by the item factors of {factors.fitted_by}:")
-        lines += _listed(factors.recommend(ratings, _FOLDED_IN, also_rated), names)
-    return "\n".join(lines)
-
-
-def _of_cluster(model: PublishedModel, ratings: Ratings) -> tuple[list[str], list[Document]]:
-    """Return the lines about the user's cluster, and its recommendations."""
+        yield f"Excluded      {more} more, rated according to Users"
     nearest = nearest_clusters(model, ratings)
-    if not nearest:
-        lines = [
-            "Cluster       none: the user has no restaurant in common with any cluster",
-            "Recommended   by the fallback list, without rated restaurants:",
-        ]
-        return lines, model.fallback
-    cluster_id, distance = nearest[0]
-    others = ", ".join(f"{other} at {distance:.5f}" for other, distance in nearest[1:]) or "none"
-    lines = [
-        f"Cluster       {cluster_id} of {model.sizes[cluster_id]:,} users, distance "
-        f"{distance:.5f}; next: {others}",
-        f"Recommended   by cluster {cluster_id}, without rated restaurants:",
-    ]
-    return lines, model.clusters[cluster_id]["recommendations"]
+    if nearest:
+        (cluster_id, distance), *others = nearest
+        after = ", ".join(f"{other} at {d:.5f}" for other, d in others) or "none"
+        size = model.sizes[cluster_id]
+        yield f"Cluster       {cluster_id} of {size:,} users, distance {distance:.5f}, next {after}"
+        source = f"cluster {cluster_id}"
+        recommendations = model.clusters[cluster_id]["recommendations"]
+    else:
+        yield "Cluster       none: the user has no restaurant in common with any cluster"
+        source, recommendations = "the fallback list", model.fallback
+    rated = KeyIndex(pa.concat_arrays([ratings.restaurants, also_rated]))
+    unrated = [entry for entry in recommendations if rated.find(entry["gmap_id"]) < 0]
+    yield f"Recommended   by {source}, without rated restaurants:"
+    yield from entry_lines(db, unrated)
+    if factors := load_factors(db):
+        yield f"Folded in     recommended by the item factors of training {factors.fitted_by}:"
+        yield from entry_lines(db, factors.recommend(ratings, _FOLDED_IN, also_rated))
 
 
-def _listed(entries: list[Document], names: dict[Any, str]) -> list[str]:
-    lines = [] if entries else ["  none: the user has rated the whole list"]
+def entry_lines(db: MongoDatabase, entries: Sequence[Document]) -> Iterator[str]:
+    """Yield a line per recommendation: rank, score, id, known name, and reasons if any."""
+    if not entries:
+        yield "  none: the user has rated the whole list"
+    ids = {i for entry in entries for i in (entry["gmap_id"], *entry.get("because", []))}
+    names = restaurant_names(db, ids)
     for rank, entry in enumerate(entries, start=1):
-        gmap_id = entry["gmap_id"]
-        name = f"  {one_line(names[gmap_id])}" if gmap_id in names else ""
-        reasons = ", ".join(one_line(str(names.get(i, i))) for i in entry.get("because", []))
-        because = f"  because of {reasons}" if reasons else ""
-        lines.append(f"  {rank:>3}. {entry['score']:8.4f}  {one_line(str(gmap_id))}{name}{because}")
-    return lines
-
-
-def restaurant_names(db: MongoDatabase) -> dict[Any, str]:
-    """Return the names in the collection ``Restaurants`` by id."""
-    with mongo_errors("reading Restaurants"):
-        rows = db["Restaurants"].find({"name": {"$type": "string"}}, {"gmap_id": 1, "name": 1})
-        return {row["gmap_id"]: row["name"] for row in rows if "gmap_id" in row}
+        gmap_id, reasons = entry["gmap_id"], entry.get("because")
+        line = f"  {rank:>3}. {entry['score']:8.4f}  {one_line(str(gmap_id))}"
+        if gmap_id in names:
+            line += f"  {one_line(names[gmap_id])}"
+        if reasons:
+            line += f"  because of {', '.join(one_line(str(names.get(i, i))) for i in reasons)}"
+        yield line
 
 
 def parse_ratings(text: str) -> dict[str, str]:
-    """Read ``gmap_id=rating,gmap_id=rating``.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        If a part is not of that form.
-    """
+    """Read ``gmap_id=rating,gmap_id=rating``, as argparse's type of an argument."""
     try:
         return dict(parse_rating(part.strip()) for part in text.split(","))
     except ValueError as error:
@@ -135,9 +89,7 @@ def parse_ratings(text: str) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the cluster and the recommendations of one user."""
-    parser = script_parser(
-        "Show a user's cluster and recommendations from the published model.", *READER_CODES
-    )
+    parser = script_parser(__doc__ or "", *READER_CODES)
     user = parser.add_mutually_exclusive_group(required=True)
     user.add_argument("user_id", nargs="?", help="a user with ratings in Reviews or Users")
     user.add_argument(
@@ -153,9 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         db = database(client, settings)
         model = load_model(db)
         if arguments.ratings:
-            ratings = ratings_from_request(
-                settings, arguments.ratings, set(model.columns.to_pylist())
-            )
+            known = set(model.columns.to_pylist())
+            ratings = ratings_from_request(settings, arguments.ratings, known)
             also_rated = pa.array([], pa.string())
         else:
             ratings = ratings_of_user(settings, arguments.user_id)
@@ -165,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     "give one user's ratings by --ratings"
                 )
             also_rated = rated_in_users(db, ratings.users)
-        print(report(model, load_factors(db), ratings, also_rated, restaurant_names(db)))
+        print("\n".join(report(db, model, ratings, also_rated)))
     return 0
 
 
