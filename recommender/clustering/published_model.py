@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,6 @@ from recommender.data.ratings import Ratings
 
 _READS = 3
 _REQUIRED = (COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID)
-_REMEDY = "run clustering_training.py"
 
 log = logging.getLogger(__name__)
 
@@ -80,61 +79,55 @@ def load_model(db: MongoDatabase) -> PublishedModel:
         run_id = metadata.get(CENTROIDS_ID, {}).get("run_id")
         if all(cluster.get("run_id") == run_id for cluster in clusters):
             break
-    try:
-        return _checked(metadata, clusters)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"a part of the published model has an unexpected shape ({one_line(repr(error))}); "
-            f"{_REMEDY}"
-        ) from None
-
-
-def _checked(metadata: Mapping[str, Document], clusters: list[Document]) -> PublishedModel:
     missing = [f"Metadata's {name}" for name in _REQUIRED if name not in metadata]
     missing += ["Clusters"] * (not clusters)
     if missing:
         raise DataError(
             f"no model is published: {', '.join(missing)} is missing; run als_training.py first"
         )
+    try:
+        for problem in _problems(metadata, clusters):
+            raise DataError(f"{problem}; run clustering_training.py")
+        return _model(metadata, clusters)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"a part of the published model has an unexpected shape ({one_line(repr(error))}); "
+            "run clustering_training.py"
+        ) from None
+
+
+def _problems(metadata: Mapping[str, Document], clusters: list[Document]) -> Iterator[str]:
+    """Yield the reasons why the parts are no valid model."""
     parts = columns, centroids, figures = [metadata[name] for name in _REQUIRED]
     runs = {str(document.get("run_id")) for document in (*parts, *clusters)}
     if len(runs) > 1:
-        names = ", ".join(sorted(runs))
-        raise DataError(f"Clusters and Metadata come from different trainings ({names}); {_REMEDY}")
-    column_ids, sizes = columns["columns"], figures["sizes"]
-    matrix = _matrix(centroids["centroids"], len(column_ids))
-    for column in column_ids:
+        yield f"Clusters and Metadata come from different trainings ({', '.join(sorted(runs))})"
+    k, width = len(centroids["centroids"]), len(columns["columns"])
+    lengths = {len(centroid) for centroid in centroids["centroids"]}
+    if lengths != {width}:
+        yield f"the centroids have {sorted(lengths)} values, but train_columns has {width}"
+    if not np.isfinite(np.array(centroids["centroids"], dtype=np.float64)).all():
+        yield "a centroid has a value that is not finite"
+    for column in columns["columns"]:
         if isinstance(encode_id(column), Rejection):
-            raise DataError(f"train_columns has the invalid restaurant id {column!r}; {_REMEDY}")
-    ids = [cluster.get("cluster_id") for cluster in clusters]
-    if ids != list(range(len(matrix))) or len(sizes) != len(matrix):
-        raise DataError(
-            f"for {len(matrix)} centroids, Clusters has the ids {ids} and Metadata {len(sizes)} "
-            f"sizes; {_REMEDY}"
-        )
+            yield f"train_columns has {column!r}, which is no valid restaurant id"
+    ids, sizes = [cluster.get("cluster_id") for cluster in clusters], figures["sizes"]
+    if ids != list(range(k)) or len(sizes) != k:
+        yield f"for {k} centroids, Clusters has the ids {ids} and Metadata {len(sizes)} sizes"
+
+
+def _model(metadata: Mapping[str, Document], clusters: list[Document]) -> PublishedModel:
+    figures = metadata[CLUSTERS_ID]
     return PublishedModel(
-        run_id=runs.pop(),
-        columns=keys_of(column_ids),
-        centroids=matrix,
-        sizes=[int(size) for size in sizes],
+        run_id=str(figures.get("run_id")),
+        columns=keys_of(metadata[COLUMNS_ID]["columns"]),
+        centroids=np.array(metadata[CENTROIDS_ID]["centroids"], dtype=np.float64),
+        sizes=[int(size) for size in figures["sizes"]],
         unclustered=int(figures.get("users_without_overlap", 0)),
         rating_shift=float(figures.get("rating_shift", 0.0)),
         clusters=clusters,
         fallback=metadata.get(FALLBACK_ID, {}).get("recommendations", []),
     )
-
-
-def _matrix(centroids: list[list[float]], width: int) -> NDArray[np.float64]:
-    lengths = {len(centroid) for centroid in centroids}
-    if lengths != {width}:
-        raise DataError(
-            f"the centroids have {sorted(lengths)} values, expected {width}, one for each of "
-            f"train_columns; {_REMEDY}"
-        )
-    matrix = np.array(centroids, dtype=np.float64)
-    if not np.isfinite(matrix).all():
-        raise DataError(f"a centroid has a value that is not finite; {_REMEDY}")
-    return matrix
 
 
 def previous_labels(db: MongoDatabase, ratings: Ratings) -> NDArray[np.int32] | None:

@@ -36,9 +36,8 @@ log = logging.getLogger(__name__)
 
 def add_tuning_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--tune`` and the options that go with it."""
-    add = parser.add_argument_group(
-        "search for better parameters; it publishes nothing"
-    ).add_argument
+    group = parser.add_argument_group("search for better parameters; it publishes nothing")
+    add = group.add_argument
     add("--tune", action="store_true", help="search, or continue a search, and print the best")
     add("--grid", action="append", default=[], metavar="NAME=VALUE,...", help="values to try")
     add("--budget", type=float, default=math.inf, metavar="MINUTES", help="start no fit later")
@@ -130,10 +129,9 @@ def split_folds(ratings: Ratings, settings: Settings, folds: int) -> list[tuple[
 def measure(
     spark: SparkSession, search: Search, train: Ratings, test: Ratings, settings: Settings
 ) -> float:
-    """Fit to the training part as a training does, and return the measure on the test part.
+    """Return the measure, on the test part, of a fit to the training part as a training does it.
 
-    Raises DataError if the test part has nothing to measure, ModelRejectedError if the fit is not
-    finite.
+    DataError if the test part has nothing to measure; ModelRejectedError if the fit is not finite.
     """
     if search is PREFERENCE:
         preferences = fit_preferences(spark, train, settings, find_confidence(train, settings))
