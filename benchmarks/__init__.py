@@ -1,1 +1,1 @@
-"""What is fast and how it grows, measured on a generated city."""
+"""Benchmarks: the quality beside other libraries, and the seconds of a training."""

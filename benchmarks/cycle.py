@@ -1,8 +1,8 @@
 """Times the whole cycle at the scale of a real deployment, phase by phase.
 
 ``python -m benchmarks.cycle`` generates a city, loads it into an embedded MongoDB, runs
-``als_training.py`` as its people run it, and prints the phases from the ledger: the median over the
-runs, and the least and the most. It wants some 12 GB of memory and 4 GB of disk.
+``als_training.py`` in a process of its own, and prints the phases from the ledger: the median over
+the runs, the least and the most. It needs about 12 GB of memory and 4 GB of disk.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def timed_training(settings: Settings) -> Document:
-    """Train once in a process of its own; return the run's document with the whole seconds."""
+    """Train once in a process of its own; return the run's document with its seconds."""
     environment = {
         **os.environ,
         "MONGO_URI": settings.mongo.uri.get_secret_value(),
@@ -74,7 +74,7 @@ def timed_training(settings: Settings) -> Document:
 
 
 def table(runs: Sequence[Document]) -> str:
-    """Return each phase's median, least and most seconds over the runs, as a Markdown table."""
+    """Return the median, least and most seconds of each phase, as a Markdown table."""
     lines = ["| phase | median s | least | most |", "| --- | ---: | ---: | ---: |"]
     for index, phase in enumerate(runs[0]["phases"]):
         lines.append(_row(phase["name"], [run["phases"][index]["seconds"] for run in runs]))

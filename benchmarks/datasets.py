@@ -1,4 +1,4 @@
-"""Generated rating sets of different laws, which no parameter was tuned on."""
+"""Generated rating sets of different distributions, on which no parameter was tuned."""
 
 from __future__ import annotations
 
@@ -14,28 +14,13 @@ from recommender.data.ratings import Ratings, gather
 
 @dataclass(frozen=True)
 class Law:
-    """How ratings are drawn.
-
-    Attributes
-    ----------
-    users, items
-        Numbers of them.
-    mean_ratings
-        Mean ratings of a user, geometrically distributed from 1.
-    skew
-        Exponent of the items' popularity by rank; 0 is flat.
-    rank
-        Number of latent factors of taste.
-    taste
-        Weight of taste in the choice of items.
-    """
+    """The distribution that ratings are drawn from."""
 
     users: int
     items: int
-    mean_ratings: float
-    skew: float = 0.8
-    rank: int = 8
-    taste: float = 1.0
+    mean_ratings: float  # of a user, geometrically distributed from 1
+    skew: float = 0.8  # exponent of the items' popularity by rank; 0 is flat
+    rank: int = 8  # number of latent factors
 
 
 GENERATED = {
@@ -48,19 +33,20 @@ GENERATED = {
 
 
 def generate(law: Law, settings: Settings) -> Ratings:
-    """Return the ratings of a law, on the scale of the settings, drawn by their seed."""
+    """Draw ratings from a law, on the scale of the settings and by their seed."""
     rng = np.random.default_rng(settings.seed)
-    tastes = rng.standard_normal((law.users, law.rank)) * law.taste / np.sqrt(law.rank)
-    traits = rng.standard_normal((law.items, law.rank))
+    user_factors = rng.standard_normal((law.users, law.rank)) / np.sqrt(law.rank)
+    item_factors = rng.standard_normal((law.items, law.rank))
     popularity = -law.skew * np.log(np.arange(1, law.items + 1))
-    bias = rng.normal(0, 0.5, law.users), rng.normal(0, 0.4, law.items)
+    user_bias, item_bias = rng.normal(0, 0.5, law.users), rng.normal(0, 0.4, law.items)
     counts = np.minimum(rng.geometric(1 / law.mean_ratings, law.users), law.items // 2)
     user, item, rating = [], [], []
     for row, count in enumerate(counts):
         # The best of utility plus Gumbel noise are a draw without replacement by softmax weights.
-        affinity = traits @ tastes[row]
+        affinity = item_factors @ user_factors[row]
         chosen = np.argsort(-(2 * affinity + popularity + rng.gumbel(size=law.items)))[:count]
-        score = bias[0][row] + bias[1][chosen] + 0.3 * affinity[chosen] + rng.normal(0, 0.7, count)
+        noise = rng.normal(0, 0.7, count)
+        score = user_bias[row] + item_bias[chosen] + 0.3 * affinity[chosen] + noise
         user += [row] * int(count)
         item += chosen.tolist()
         rating += (0.7 + score / 4).tolist()

@@ -4,13 +4,12 @@
 prints two tables for all users of a file, and two for those with three ratings or more: errors of
 predicted ratings and quality of lists, as mean and deviation over several splits; the difference to
 the last row, this service, on the same split; and the median seconds of a fit.
-``python -m benchmarks.known_users --generated`` prints them for generated sets of other laws.
+``python -m benchmarks.known_users --generated`` prints them for generated sets.
 
 Each split is that of a training (`recommender.evaluation.splitting.split`): a fifth of each user's
-ratings, at least one of two, is the test part. All methods get the same test. Ratings: the test
-ratings of restaurants in the training part. Lists: the users with a relevant test item, as in
-`recommender.als.evaluate`; all restaurants that the user has not rated in the training part are
-ranked.
+ratings, at least one of two, is the test part, the same for all methods. Ratings: the test ratings
+of restaurants in the training part. Lists: at most 20,000 users with a relevant test item, as in
+`recommender.als.evaluate`, for whom all restaurants without a training rating are ranked.
 
 The peers are in `requirements.txt` beside this file; a peer that is not installed is left out.
 """
@@ -50,26 +49,14 @@ _MAX_TEST_USERS = 20_000
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A training and a test part.
+    """A training and a test part."""
 
-    Attributes
-    ----------
-    settings
-        With the split's seed.
-    train, test
-        The ratings; of the test, those of restaurants in the training part.
-    users
-        int64, the test users.
-    seen, relevant
-        (test users, restaurants), their training ratings and relevant test items.
-    """
-
-    settings: Settings
+    settings: Settings  # with the split's seed
     train: Ratings
-    test: Ratings
-    users: NDArray[np.int64]
-    seen: csr_array
-    relevant: csr_array
+    test: Ratings  # of restaurants in the training part
+    users: NDArray[np.int64]  # the test users
+    seen: csr_array  # their training ratings, (test users, restaurants)
+    relevant: csr_array  # their relevant test items, (test users, restaurants)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     if not (arguments.file or arguments.generated):
-        parser.error("name a file, or --generated")
+        parser.error("expected a file, or --generated")
     logging.getLogger().setLevel(logging.ERROR)
     settings = load_settings()
     sets: dict[str, Ratings] = {}
@@ -86,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sets[arguments.file] = read_file(arguments.file, settings, columns)
     if arguments.generated:
         sets |= {name: generate(law, settings) for name, law in GENERATED.items()}
-    with spark_session(settings, "quality") as spark:
+    with spark_session(settings, "known_users") as spark:
         for name, least in product(sets, arguments.least):
             ratings = of_active_users(sets[name], least)
-            splits = [split_of(ratings, settings, seed) for seed in range(arguments.seeds)]
+            splits = [split_of(ratings, settings, seed) for seed in range(arguments.splits)]
             users = len(np.unique(ratings.user))
             print(f"\n{name}: {users:,} users with {least} or more of {len(ratings):,} ratings;")
             print(f"{len(splits)} splits, mean ± deviation; seconds to fit, median")
@@ -110,12 +97,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", nargs="?", help="CSV or JSON lines, as for recommender.load")
-    parser.add_argument("--generated", action="store_true", help="generated sets of other laws")
+    parser.add_argument("--generated", action="store_true", help="evaluate generated sets")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="as for recommender.load")
     parser.add_argument(
         "--map", action="append", default=[], metavar="FIELD=COLUMN", help="as for recommender.load"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="splits (default 3)")
+    parser.add_argument("--splits", type=int, default=3, help="number of splits (default 3)")
     parser.add_argument(
         "--least", type=int, nargs="+", default=[1, 3], help="least ratings of a user (1 3)"
     )
@@ -147,7 +134,7 @@ def lists_table(splits: Sequence[Split], methods: Sequence[Method[Score]]) -> It
 
 def _table(
     kind: str,
-    figures: Sequence[str],
+    measures: Sequence[str],
     splits: Sequence[Split],
     methods: Sequence[Method[Fitted]],
     evaluate: Callable[[Fitted, Split], list[float]],
@@ -157,13 +144,13 @@ def _table(
     left_out = []
     for method in methods:
         if obstacle := method.obstacle(splits[0].train):
-            left_out.append(f"Left out: {method.name}, as {obstacle}.")
+            left_out.append(f"Left out: {method.name}: {obstacle}.")
             continue
         values, times = zip(*_runs(method, splits, evaluate), strict=True)
         rows[method.name] = np.array(values)
         seconds[method.name] = median(times)
-    yield f"| {kind} | {' | '.join(figures)} | {figures[0]} less the last's | seconds |"
-    yield f"| --- |{' ---: |' * (len(figures) + 2)}"
+    yield f"| {kind} | {' | '.join(measures)} | {measures[0]} less the last's | seconds |"
+    yield f"| --- |{' ---: |' * (len(measures) + 2)}"
     last = list(rows.values())[-1]
     for name, table in rows.items():
         columns = [*table.T, table[:, 0] - last[:, 0]]
@@ -179,11 +166,11 @@ def _runs(
     splits: Sequence[Split],
     evaluate: Callable[[Fitted, Split], list[float]],
 ) -> Iterator[tuple[list[float], float]]:
-    for one in splits:
-        began = time.perf_counter()
-        fitted = method.fit(one.train, one.settings)
-        seconds = time.perf_counter() - began
-        yield evaluate(fitted, one), seconds
+    for parts in splits:
+        started = time.perf_counter()
+        fitted = method.fit(parts.train, parts.settings)
+        seconds = time.perf_counter() - started
+        yield evaluate(fitted, parts), seconds
 
 
 def _cell(values: NDArray[np.float64]) -> str:
@@ -191,31 +178,31 @@ def _cell(values: NDArray[np.float64]) -> str:
     return f"{values.mean():.4f} ± {deviation:.4f}"
 
 
-def _rating_errors(predict: Predict, one: Split) -> list[float]:
-    error = rating_error(predict(one.test), one.test.rating, float(one.train.rating.mean()))
+def _rating_errors(predict: Predict, parts: Split) -> list[float]:
+    error = rating_error(predict(parts.test), parts.test.rating, float(parts.train.rating.mean()))
     return [np.nan if figure is None else figure for figure in (error.rmse, error.mae)]
 
 
-def _list_quality(score: Score, one: Split) -> list[float]:
-    if not len(one.users):
+def _list_quality(score: Score, parts: Split) -> list[float]:
+    if not len(parts.users):
         return [np.nan] * len(OF_LISTS)
-    n = one.settings.als.top_n
-    quality = ranking_quality(lists_of(score, one, n), one.seen, one.relevant, n)
-    return [getattr(quality, figure) for figure in OF_LISTS]
+    n = parts.settings.als.top_n
+    quality = ranking_quality(lists_of(score, parts, n), parts.seen, parts.relevant, n)
+    return [getattr(quality, measure) for measure in OF_LISTS]
 
 
-def lists_of(score: Score, one: Split, n: int) -> NDArray[np.int64]:
+def lists_of(score: Score, parts: Split, n: int) -> NDArray[np.int64]:
     """Return the lists of the test users, (test users, n): their unseen items.
 
     Items of equal score are in the order of their popularity.
     """
-    counts = np.bincount(one.train.restaurant, minlength=len(one.train.restaurants))
+    counts = np.bincount(parts.train.restaurant, minlength=len(parts.train.restaurants))
     popular_first = np.argsort(-counts, kind="stable")
-    lists = np.full((len(one.users), n), -1, dtype=np.int64)
-    for start in range(0, len(one.users), _BLOCK):
+    lists = np.full((len(parts.users), n), -1, dtype=np.int64)
+    for start in range(0, len(parts.users), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        scores = np.array(score(one.users[rows]), dtype=np.float32)
-        scores[one.seen[rows].toarray() > 0] = -np.inf
+        scores = np.array(score(parts.users[rows]), dtype=np.float32)
+        scores[parts.seen[rows].toarray() > 0] = -np.inf
         scores = scores[:, popular_first]
         order = np.argsort(-scores, axis=1, kind="stable")[:, :n]
         unseen = np.take_along_axis(scores, order, axis=1) > -np.inf

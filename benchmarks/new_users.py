@@ -8,8 +8,8 @@ prints, for all users and for those with three ratings and more, as means over s
 - the lists of scikit-learn's KMeans on the ratings, by the members' means; and of folding the test
   users in with item factors fitted to the training users;
 - the lists of the same clusters by other scores;
-- how the inertia fell: the updates, and the largest relative rise from one to the next, which can
-  only be rounding.
+- the descent of the inertia: the updates, and the largest relative rise from one to the next, which
+  is rounding alone.
 """
 
 from __future__ import annotations
@@ -106,11 +106,11 @@ def spaces(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
         f"{'mean':>7} {'users':>7} {'seconds':>8}"
     )
     for space in _SPACES:
-        began, figures = time.perf_counter(), []
+        started, figures = time.perf_counter(), []
         for seed in seeds:
             of_split = settings.with_values({"clusters_space": space, "seed": seed})
             figures.append(evaluate_clusters(user_matrix(ratings, of_split), of_split))
-        seconds = (time.perf_counter() - began) / len(seeds)
+        seconds = (time.perf_counter() - started) / len(seeds)
         errors = [one["ratings"] for one in figures]
         yield (
             f"{_lists_line(space, figures)} {_mean(errors, 'rmse'):7.4f} "
@@ -186,6 +186,7 @@ def members_of(labels: NDArray[Any], users: int) -> csr_array:
 
 
 def _city(gains: csr_array) -> Floats:
+    """Return the scores of the popular list, (items,)."""
     return np.asarray(gains.sum(axis=0)) / gains.shape[0]
 
 
@@ -229,7 +230,7 @@ def scored(train: UserMatrix, clustering: Clustering, settings: Settings) -> dic
 
 
 def descents(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterator[str]:
-    """Show how the inertia fell."""
+    """Show the updates of each descent and its largest relative rise of the inertia."""
     yield f"{'space':<10} {'seed':>5} {'updates':>8} {'inertia':>12} {'rise':>9} converged"
     for space in _SPACES:
         for seed in seeds:

@@ -1,7 +1,6 @@
-"""The peers that the trainings are compared with, each fitted to the same ratings.
+"""The methods that the trainings are compared with, each fitted to the same ratings.
 
-Their parameters are the ones that their authors recommend, or better ones where some were found;
-each docstring names them. Restaurants of equal score are ranked by popularity, as here.
+Their parameters are those that their authors recommend, or better ones; the docstrings name them.
 """
 
 from __future__ import annotations
@@ -42,54 +41,42 @@ _RANK = 64
 
 @dataclass(frozen=True)
 class Method(Generic[Fitted]):
-    """A method that predicts ratings or ranks restaurants.
-
-    Attributes
-    ----------
-    name
-        Name of its row.
-    fit
-        Fits it to training ratings with settings, whose seed is the split's.
-    needs
-        The package that it needs.
-    most_restaurants
-        The largest set that it is fitted to.
-    """
+    """A method that predicts ratings or ranks restaurants."""
 
     name: str
-    fit: Callable[[Ratings, Settings], Fitted]
-    needs: str | None = None
-    most_restaurants: int | None = None
+    fit: Callable[[Ratings, Settings], Fitted]  # to training ratings, with the split's seed
+    needs: str | None = None  # a package
+    most_restaurants: int | None = None  # in the largest set that it is fitted to
 
     def obstacle(self, ratings: Ratings) -> str | None:
-        """Return why it is left out; None if it is not."""
+        """Return the reason to leave the method out, or None."""
         if self.needs and find_spec(self.needs) is None:
             return f"{self.needs} is not installed"
         if self.most_restaurants and len(ratings.restaurants) > self.most_restaurants:
-            return f"more than {self.most_restaurants:,} restaurants"
+            return f"there are more than {self.most_restaurants:,} restaurants"
         return None
 
 
-def _global_mean(part: Ratings, settings: Settings) -> Predict:
-    mean = float(part.rating.mean())
+def _global_mean(train: Ratings, settings: Settings) -> Predict:
+    mean = float(train.rating.mean())
     return lambda test: np.full(len(test), mean)
 
 
-def _bias(damping: BiasDamping | None, part: Ratings, settings: Settings) -> Predict:
+def _bias(damping: BiasDamping | None, train: Ratings, settings: Settings) -> Predict:
     """Fit the bias alone, with the damping that a training chooses if ``damping`` is None."""
-    bias = fit_bias(part, damping or choose_damping(part, settings))
+    bias = fit_bias(train, damping or choose_damping(train, settings))
     bounds = settings.reviews.rating_min, settings.reviews.rating_max
     return lambda test: np.clip(bias.predict(test.user, test.restaurant), *bounds)
 
 
-def _seed_rating(spark: SparkSession, part: Ratings, settings: Settings) -> Predict:
-    model = fit_rating(spark, part, settings, None)
+def _seed_rating(spark: SparkSession, train: Ratings, settings: Settings) -> Predict:
+    model = fit_rating(spark, train, settings, None)
     return lambda test: model.predict(test.user, test.restaurant)
 
 
-def _own_rating(spark: SparkSession, part: Ratings, settings: Settings) -> Predict:
+def _own_rating(spark: SparkSession, train: Ratings, settings: Settings) -> Predict:
     """Blend ALS in as a training does: each half of the test by the weight of the other half."""
-    model = fit_rating(spark, part, settings, choose_damping(part, settings))
+    model = fit_rating(spark, train, settings, choose_damping(train, settings))
 
     def predict(test: Ratings) -> Floats:
         bias = model.bias.predict(test.user, test.restaurant)
@@ -100,7 +87,7 @@ def _own_rating(spark: SparkSession, part: Ratings, settings: Settings) -> Predi
     return predict
 
 
-def _surprise(name: str, part: Ratings, settings: Settings) -> Predict:
+def _surprise(name: str, train: Ratings, settings: Settings) -> Predict:
     """Fit with the defaults of Surprise.
 
     SVD: 100 factors, 20 epochs, learning rate 0.005, regularisation 0.02. SVD++: 20 factors, 20
@@ -110,7 +97,7 @@ def _surprise(name: str, part: Ratings, settings: Settings) -> Predict:
     reader = surprise.Reader(
         rating_scale=(settings.reviews.rating_min, settings.reviews.rating_max)
     )
-    rows = pd.DataFrame({"user": part.user, "item": part.restaurant, "rating": part.rating})
+    rows = pd.DataFrame({"user": train.user, "item": train.restaurant, "rating": train.rating})
     data = surprise.Dataset.load_from_df(rows, reader).build_full_trainset()
     model = getattr(surprise, name)(random_state=settings.seed).fit(data)
 
@@ -121,51 +108,51 @@ def _surprise(name: str, part: Ratings, settings: Settings) -> Predict:
     return predict
 
 
-def _popular(part: Ratings, settings: Settings) -> Score:
-    counts = np.bincount(part.restaurant, minlength=len(part.restaurants))
+def _popular(train: Ratings, settings: Settings) -> Score:
+    counts = np.bincount(train.restaurant, minlength=len(train.restaurants))
     return lambda users: np.tile(counts.astype(np.float32), (len(users), 1))
 
 
-def _random(part: Ratings, settings: Settings) -> Score:
+def _random(train: Ratings, settings: Settings) -> Score:
     rng = np.random.default_rng(settings.seed)
-    return lambda users: rng.random((len(users), len(part.restaurants)), np.float32)
+    return lambda users: rng.random((len(users), len(train.restaurants)), np.float32)
 
 
-def _seed_ranking(spark: SparkSession, part: Ratings, settings: Settings) -> Score:
-    rating = fit_rating(spark, part, settings, None)
+def _seed_ranking(spark: SparkSession, train: Ratings, settings: Settings) -> Score:
+    rating = fit_rating(spark, train, settings, None)
     items = np.nan_to_num(rating.restaurant_factors)
     return lambda users: rating.user_factors[users] @ items.T
 
 
-def _own_ranking(spark: SparkSession, part: Ratings, settings: Settings) -> Score:
-    preferences = fit_preferences(spark, part, settings, find_confidence(part, settings))
-    confidence, items = confidence_matrix(part, settings), preferences.restaurant_factors
+def _own_ranking(spark: SparkSession, train: Ratings, settings: Settings) -> Score:
+    preferences = fit_preferences(spark, train, settings, find_confidence(train, settings))
+    confidence, items = confidence_matrix(train, settings), preferences.restaurant_factors
     return lambda users: preferences.user_factors(csr_array(confidence[users])) @ items.T
 
 
-def _ease(part: Ratings, settings: Settings) -> Score:
+def _ease(train: Ratings, settings: Settings) -> Score:
     """Fit EASE (Steck, 2019), lambda 50, to the ratings as 0 or 1."""
-    rated = _rated(part)
+    rated = _rated(train)
     inverse = np.linalg.inv((rated.T @ rated).toarray() + _EASE_LAMBDA * np.eye(rated.shape[1]))
     weights = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0)
     return lambda users: np.asarray(rated[users] @ weights)
 
 
-def _implicit_als(part: Ratings, settings: Settings) -> Score:
+def _implicit_als(train: Ratings, settings: Settings) -> Score:
     """Fit implicit's ALS to ratings as 0 or 1: rank 64, regularisation 10, alpha 20, 15 rounds."""
     kind = import_module("implicit.als").AlternatingLeastSquares
     model = kind(
         factors=_RANK, regularization=10.0, alpha=20.0, iterations=15, random_state=settings.seed
     )
-    model.fit(csr_matrix(_rated(part), dtype=np.float32), show_progress=False)
+    model.fit(csr_matrix(_rated(train), dtype=np.float32), show_progress=False)
     return lambda users: np.asarray(model.user_factors[users] @ model.item_factors.T)
 
 
-def _implicit_bm25(part: Ratings, settings: Settings) -> Score:
+def _implicit_bm25(train: Ratings, settings: Settings) -> Score:
     """Fit implicit's BM25 item neighbours to the ratings as 0 or 1: K 1000, K1 1.2, B 0.75."""
     kind = import_module("implicit.nearest_neighbours").BM25Recommender
-    rated = csr_matrix(_rated(part))
+    rated = csr_matrix(_rated(train))
     model = kind(K=1000, K1=1.2, B=0.75)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # implicit warns of its own sparse matrices
@@ -173,23 +160,25 @@ def _implicit_bm25(part: Ratings, settings: Settings) -> Score:
     return lambda users: (rated[users] @ model.similarity).toarray()
 
 
-def _lenskit_als(part: Ratings, settings: Settings) -> Score:
+def _lenskit_als(train: Ratings, settings: Settings) -> Score:
     """Fit LensKit's ImplicitMF: rank 64; by default 10 epochs, regularisation 0.1, weight 40."""
     kind = import_module("lenskit.als").ImplicitMFScorer
-    return _lenskit(kind(embedding_size=_RANK), part, settings)
+    return _lenskit(kind(embedding_size=_RANK), train, settings)
 
 
-def _lenskit_neighbours(part: Ratings, settings: Settings) -> Score:
+def _lenskit_neighbours(train: Ratings, settings: Settings) -> Score:
     """Fit LensKit's ItemKNN to implicit feedback: by default 20 neighbours, at least 1."""
-    return _lenskit(import_module("lenskit.knn").ItemKNNScorer(feedback="implicit"), part, settings)
+    return _lenskit(
+        import_module("lenskit.knn").ItemKNNScorer(feedback="implicit"), train, settings
+    )
 
 
-def _lenskit(model: Any, part: Ratings, settings: Settings) -> Score:
+def _lenskit(model: Any, train: Ratings, settings: Settings) -> Score:
     data, training = import_module("lenskit.data"), import_module("lenskit.training")
-    names = {"user_id": part.user, "item_id": part.restaurant, "rating": part.rating}
+    names = {"user_id": train.user, "item_id": train.restaurant, "rating": train.rating}
     options = training.TrainingOptions(rng=settings.seed)
     model.train(data.from_interactions_df(pd.DataFrame(names)), options)
-    rows, items = _rated(part), data.ItemList(item_ids=np.arange(len(part.restaurants)))
+    rows, items = _rated(train), data.ItemList(item_ids=np.arange(len(train.restaurants)))
 
     def scores_of(user: int) -> Floats:
         rated = data.ItemList(item_ids=rows.indices[rows.indptr[user] : rows.indptr[user + 1]])
@@ -199,9 +188,9 @@ def _lenskit(model: Any, part: Ratings, settings: Settings) -> Score:
     return lambda users: np.nan_to_num([scores_of(user) for user in users.tolist()])
 
 
-def _rated(part: Ratings) -> csr_array:
+def _rated(train: Ratings) -> csr_array:
     """Return a 1 for each rating: (users, restaurants)."""
-    rows = part.matrix(1.0)
+    rows = train.matrix(1.0)
     return csr_array((np.ones(rows.nnz), rows.indices, rows.indptr), shape=rows.shape)
 
 

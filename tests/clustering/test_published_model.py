@@ -32,7 +32,7 @@ COLUMNS: list[Any] = ["a", 7, ObjectId("0123456789abcdef01234567")]
 CENTROIDS = [[4.0, 0.0, 1.0], [0.0, 2.5, 0.0]]
 
 
-def metadata(run_id: str = "r1", **changes: dict[str, Any]) -> dict[str, Document]:
+def metadata(run_id: str = "r1", /, **changes: dict[str, Any]) -> dict[str, Document]:
     """Return valid documents of Metadata by ``_id``, with some fields changed."""
     documents: dict[str, Document] = {
         "train_columns": {"columns": list(COLUMNS)},
