@@ -30,13 +30,10 @@ def count_users(model: PublishedModel, ratings: Ratings) -> tuple[NDArray[np.int
 
 
 def check_belongs(counts: NDArray[np.int64], unclustered: int, model: PublishedModel) -> None:
-    """Check that the model was trained on reviews like the current ones.
+    """Raise DataError if the model was trained on other reviews.
 
-    Raises
-    ------
-    DataError
-        If the share of users in a cluster is less than half of that at the training, or if more
-        than half of them would have to change clusters to match the sizes at the training.
+    That is, if the share of users in a cluster is less than half of that at the training, or if
+    more than half of them would have to change clusters to match the sizes at the training.
     """
     clustered, trained = int(counts.sum()), sum(model.sizes)
     users, expected = clustered + unclustered, trained / max(trained + model.unclustered, 1)

@@ -23,8 +23,8 @@ _RATING_NAME = b"\x01rating\0"
 class RecommendationEncoder:
     """Encodes blocks of recommendations straight to BSON, one document a user.
 
-    ``{_id, user_id, run_id, recommendations: [{gmap_id, score, rating?}, ...]}``; the rating is
-    there ``with_ratings``. Each restaurant's part of an entry is encoded once for all lists.
+    ``{_id, user_id, run_id, recommendations: [{gmap_id, score, rating?}, ...]}``, with predicted
+    ratings if ``with_ratings``. Each restaurant's part of an entry is encoded once for all lists.
     """
 
     def __init__(
@@ -53,15 +53,10 @@ class RecommendationEncoder:
         user, user_ids
             Positions of the users, (n,), and their ids.
         items, scores, ratings
-            (n, m): items and scores as `top_n` returns them, and predicted ratings.
-
-        Raises
-        ------
-        ValueError
-            If ``ratings`` does not match ``with_ratings``.
+            (n, m), the first two as `top_n` returns them; predicted ratings if ``with_ratings``.
         """
         if (ratings is None) != (self._dtype == _SCORE):
-            raise ValueError(f"expected ratings if and only if with_ratings, got {ratings!r}")
+            raise ValueError(f"ratings={ratings!r}, expected if and only if with_ratings")
         values = np.empty(items.shape, self._dtype)
         values["score"] = scores
         if ratings is not None:

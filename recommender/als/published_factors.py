@@ -148,13 +148,7 @@ def with_shown(
 
 
 def load_factors(db: MongoDatabase) -> PublishedFactors | None:
-    """Read the published factors; None if no training has published any.
-
-    Raises
-    ------
-    DataError
-        If the document is invalid.
-    """
+    """Read the published factors, None before any; DataError if the document is invalid."""
     document = read_factors_document(db)
     try:
         return _decoded(document) if document else None
@@ -168,24 +162,24 @@ def load_factors(db: MongoDatabase) -> PublishedFactors | None:
 def _decoded(document: Document) -> PublishedFactors:
     restaurants = keys_of(document["gmap_ids"])
     count, rank = len(restaurants), int(document["rank"])
-    factors, popularity = (
-        np.frombuffer(document[name], _FLOAT32).reshape(shape).astype(np.float32)
-        for name, shape in (("factors", (count, rank)), ("popularity", count))
-    )
     return PublishedFactors(
         run_id=str(document["run_id"]),
         fitted_by=str(document["fitted_by"]),
         restaurants=restaurants,
         preferences=Preferences(
-            factors=factors,
+            factors=_floats(document["factors"]).reshape(count, rank),
             spectrum=np.array(document["spectrum"], dtype=np.float64).reshape(rank),
-            popularity=popularity,
+            popularity=_floats(document["popularity"]).reshape(count),
             alpha=float(document["alpha"]),
             reg_param=float(document["reg_param"]),
         ),
         shown=np.frombuffer(document["shown"], np.bool_).reshape(count),
         rating_shift=float(document["rating_shift"]),
     )
+
+
+def _floats(data: bytes) -> NDArray[np.float32]:
+    return np.frombuffer(data, _FLOAT32).astype(np.float32)
 
 
 class LiveFactors:

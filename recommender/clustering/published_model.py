@@ -63,12 +63,7 @@ class PublishedModel:
 def load_model(db: MongoDatabase) -> PublishedModel:
     """Read the published model and check that its parts belong together.
 
-    Raises
-    ------
-    DataError
-        If a part is missing, of another training or of another size than the rest.
-    DatabaseUnavailableError
-        If MongoDB does not answer.
+    DataError if a part is missing, of another training or of another size than the rest.
     """
     db = db.with_options(codec_options=CODEC)
     for _ in range(_READS):  # the parts are switched one after the other; see both before or after

@@ -117,10 +117,9 @@ class TestRecommendationEncoder:
         }
 
 
-@pytest.mark.parametrize("with_ratings", [False, True])
-def test_ratings_must_match_with_ratings(with_ratings: bool) -> None:
-    encoder = RecommendationEncoder(["a"], "r1", with_ratings=with_ratings)
+def test_ratings_must_match_with_ratings() -> None:
     items, scores = np.zeros((1, 1), np.int32), np.ones((1, 1), np.float32)
-    ratings = None if with_ratings else np.ones((1, 1))
-    with pytest.raises(ValueError, match="with_ratings"):
-        next(encoder.encode(np.zeros(1, np.int32), ["u"], items, scores, ratings))
+    for with_ratings, ratings in ((True, None), (False, np.ones((1, 1)))):
+        encoder = RecommendationEncoder(["a"], "r1", with_ratings=with_ratings)
+        with pytest.raises(ValueError, match="with_ratings"):
+            next(encoder.encode(np.zeros(1, np.int32), ["u"], items, scores, ratings))

@@ -41,10 +41,9 @@ def ids_of(count: int = COUNT) -> pa.StringArray:
     return pa.array([encode_id(i) for i in ids], pa.string())
 
 
-def document_of(hidden: list[int] | None = None) -> Document:
-    mask = np.ones(COUNT, dtype=bool)
-    mask[hidden or []] = False
-    return factors_document(some_preferences(), ids_of(), mask, "r1", 0.5)
+def document_of(*not_shown: int) -> Document:
+    shown = ~np.isin(np.arange(COUNT), not_shown)
+    return factors_document(some_preferences(), ids_of(), shown, "r1", 0.5)
 
 
 def by_hand(document: Document, rated: dict[Any, float]) -> dict[Any, float]:
@@ -65,8 +64,8 @@ def factors(db: MongoDatabase) -> PublishedFactors:
     return cast(PublishedFactors, load_factors(db))
 
 
-def test_a_user_is_folded_in_as_the_contract_says(db: MongoDatabase) -> None:
-    db["Metadata"].insert_one(document_of(hidden=[3, 4]))
+def test_a_user_is_folded_in_by_the_formula_of_the_contract(db: MongoDatabase) -> None:
+    db["Metadata"].insert_one(document_of(3, 4))
     factors = load_factors(db)
     assert factors is not None
     rated = {"r1": 5.0, 7: 2.0, "r12": 4.0}
@@ -113,13 +112,7 @@ def test_as_many_restaurants_are_published_as_fit_the_most_popular_ones() -> Non
 
 def test_an_invalid_document_is_a_data_error(db: MongoDatabase) -> None:
     assert load_factors(db) is None
-    invalid: list[Document] = [
-        {"rank": 4},
-        {"factors": b"123"},
-        {"gmap_ids": ["a"]},
-        {"spectrum": None},
-    ]
-    for change in invalid:
+    for change in ({"rank": 4}, {"factors": b"123"}, {"gmap_ids": ["a"]}, {"spectrum": None}):
         db["Metadata"].replace_one({"_id": "item_factors"}, document_of() | change, upsert=True)
         with pytest.raises(DataError):
             load_factors(db)

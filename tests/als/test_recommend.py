@@ -64,9 +64,8 @@ def test_the_blocks_together_are_all_users(city: Ratings, monkeypatch: pytest.Mo
     blocks = list(user_blocks(Model(rating, None), city.users, confidence, confidence > 2))
     assert len(blocks) > 10
     assert max(b.confidence.nnz for b in blocks) < 100 + np.bincount(city.user).max()
-    assert [b.first for b in blocks] == np.cumsum([0, *(len(b.users) for b in blocks)])[
-        :-1
-    ].tolist()
+    lengths = [len(b.users) for b in blocks]
+    assert [b.first for b in blocks] == [0, *np.cumsum(lengths[:-1])]
     assert pa.concat_arrays([b.users for b in blocks]) == city.users
     assert np.array_equal(np.concatenate([b.bias for b in blocks]), rating.bias.users)
     assert np.array_equal(np.concatenate([b.factors for b in blocks]), rating.user_factors)
@@ -103,7 +102,7 @@ def test_every_user_gets_the_best_unrated_restaurants(
         assert ratings == pytest.approx(predicted)
 
 
-def test_by_rating_the_lists_are_those_of_sparks_als_less_rated_ones(
+def test_by_rating_the_lists_are_those_of_sparks_als_without_rated_ones(
     spark: SparkSession, city: Ratings, db_settings: Settings, stage_lists: StageLists
 ) -> None:
     """The seed configuration to the letter, by Spark's own ``recommendForAllUsers``."""
@@ -111,8 +110,8 @@ def test_by_rating_the_lists_are_those_of_sparks_als_less_rated_ones(
     als = als.setUserCol("user").setItemCol("restaurant").setNumBlocks(2)
     columns = [city.user, city.restaurant, city.rating.astype(np.float32)]
     table = pa.table(columns, names=["user", "restaurant", "rating"])
-    theirs = als.fit(spark.createDataFrame(table).coalesce(2))
-    rows = theirs.recommendForAllUsers(len(city.restaurants)).toArrow().to_pylist()
+    model = als.fit(spark.createDataFrame(table).coalesce(2))
+    rows = model.recommendForAllUsers(len(city.restaurants)).toArrow().to_pylist()
     rated = set(zip(city.user.tolist(), city.restaurant.tolist(), strict=True))
     expected = {
         row["user"]: {

@@ -65,22 +65,22 @@ class ResultStore:
     def get(self, trial: Trial, fold: int) -> Result | None:
         """Return the stored result of a fit, or None."""
         with mongo_errors(f"reading {COLLECTION}"):
-            document = self._collection.find_one({"_id": self._digest(trial, fold)})
+            document = self._collection.find_one(self._key(trial, fold))
         return Result(*(document[name] for name in Result._fields)) if document else None
 
     def put(self, trial: Trial, fold: int, result: Result) -> None:
         """Store the result of a fit."""
         fit = {"search": trial.search.name, "parameters": trial.parameters, "fold": fold}
         origin = {"data": self._data, "run_id": self._run_id, "at": now()}
-        key = {"_id": self._digest(trial, fold)}
+        document = fit | result._asdict() | origin
         with mongo_errors(f"writing to {COLLECTION}"):
-            self._collection.replace_one(key, fit | result._asdict() | origin, upsert=True)
+            self._collection.replace_one(self._key(trial, fold), document, upsert=True)
 
-    def _digest(self, trial: Trial, fold: int) -> str:
+    def _key(self, trial: Trial, fold: int) -> Parameters:
         settings = {name: self._settings[name] for name in trial.search.depends_on}
         basis = [_VERSION, self._data, trial.search.name, fold, settings, trial.parameters]
         text = json.dumps(basis, sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return {"_id": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
 
 
 def fingerprint(ratings: Ratings) -> str:

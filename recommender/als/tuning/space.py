@@ -57,11 +57,7 @@ def parse_grid(texts: Sequence[str], objective: str) -> Axes:
 
     ``texts`` are ``NAME=VALUE,VALUE,...`` each; without any, the default grids are tried.
     ``objective``, the value of ``ALS_OBJECTIVE``, decides the parameters that can be searched.
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown or repeated, or a value is invalid for its setting.
+    ValueError if a name is unknown or repeated, or a value is invalid for its setting.
     """
     defaults = {n: v for stage in STAGES[objective] for each in stage for n, v in each.grid.items()}
     axes: Axes = {}
