@@ -70,11 +70,11 @@ class PublishedFactors:
         user_factors = self.preferences.user_factors(confidence)
         left_out = self._row(excluded, np.ones(len(excluded)))
         items, scores = top_n(user_factors, self._item_factors, n, left_out, self.shown)
-        reasons = self.preferences.reasons(confidence, items, _REASONS)
-        ids = self._ids(items[0])
+        because = self.preferences.reasons(confidence, items, _REASONS)[0]
+        rows = zip(self._ids(items[0]), scores[0].tolist(), because, strict=False)
         return [
-            {"gmap_id": gmap_id, "score": score, "because": self._ids(because)}
-            for gmap_id, score, because in zip(ids, scores[0].tolist(), reasons[0], strict=False)
+            {"gmap_id": gmap_id, "score": score, "because": self._ids(reasons)}
+            for gmap_id, score, reasons in rows
         ]
 
     def _items(self, keys: pa.StringArray) -> NDArray[np.int64]:
