@@ -24,9 +24,8 @@ _MOST_MOVED = 0.5
 
 def count_users(model: PublishedModel, ratings: Ratings) -> tuple[NDArray[np.int64], int]:
     """Return the count of users in each cluster, int64 (k,), and in none."""
-    labels = model.labels(ratings)
-    counts = np.bincount(labels[labels >= 0], minlength=len(model.centroids))
-    return counts, int((labels < 0).sum())
+    counts = np.bincount(model.labels(ratings) + 1, minlength=len(model.centroids) + 1)
+    return counts[1:], int(counts[0])
 
 
 def check_belongs(counts: NDArray[np.int64], unclustered: int, model: PublishedModel) -> None:

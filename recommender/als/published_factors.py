@@ -129,8 +129,7 @@ def factors_document(
 def read_factors_document(db: MongoDatabase) -> Document | None:
     """Return the published document; None if there is none."""
     with mongo_errors("reading the published factors"):
-        metadata = db[METADATA].with_options(codec_options=CODEC)
-        return metadata.find_one({"_id": FACTORS_ID})
+        return db.get_collection(METADATA, CODEC).find_one({"_id": FACTORS_ID})
 
 
 def with_shown(

@@ -89,7 +89,7 @@ def tune(
     """Search, and return and record the ledger's entry of each search, by its name."""
     settings = run.settings
     in_force = settings.public()
-    groups: list[list[Trial]] = []
+    entries: dict[str, dict[str, Any]] = {}
     with spark_session(settings, f"als_training --tune {run.run_id}") as spark:
         with run.phase("read"):
             ratings = read_ratings(spark, settings)
@@ -101,18 +101,17 @@ def tune(
             fold_settings = with_fold_seed(settings, fold).with_values(trial.parameters)
             return measure(spark, trial.search, *parts[fold], fold_settings)
 
-        try:
-            with run.phase("search"):
-                for stage in STAGES[settings.als.objective]:
-                    base = best_parameters(summarize(trials, folds) for trials in groups)
-                    searches = [s for s in stage if not axes.keys().isdisjoint(s.parameters)]
-                    new = [make_trials(search, axes, in_force, base) for search in searches]
-                    groups += new
-                    trials = list(chain(*new))
+        with run.phase("search"):
+            for stage in STAGES[settings.als.objective]:
+                base = best_parameters(entries.values())
+                searches = [s for s in stage if not axes.keys().isdisjoint(s.parameters)]
+                groups = [make_trials(search, axes, in_force, base) for search in searches]
+                trials = list(chain(*groups))
+                try:
                     run_trials(trials, folds, fit, store, seed=settings.seed, expired=expired)
-        finally:
-            entries = {trials[0].search.name: summarize(trials, folds) for trials in groups}
-            run.record(metrics={"tuning": {"folds": folds, "searches": entries}})
+                finally:
+                    entries |= {g[0].search.name: summarize(g, folds) for g in groups}
+                    run.record(metrics={"tuning": {"folds": folds, "searches": entries}})
     return entries
 
 

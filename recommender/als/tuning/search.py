@@ -124,9 +124,9 @@ def run_trials(
     fold. A trial ends with its first failed fit: a DataError or ModelRejectedError. No fit starts
     once ``expired`` returns true.
     """
-    order = np.random.default_rng(seed).permutation(len(trials)).tolist()
-    order.sort(key=lambda i: not trials[i].in_force)
-    for number, trial in enumerate((trials[i] for i in order), start=1):
+    shuffled = [trials[i] for i in np.random.default_rng(seed).permutation(len(trials))]
+    shuffled.sort(key=lambda trial: not trial.in_force)
+    for number, trial in enumerate(shuffled, start=1):
         for fold in range(folds):
             result = store.get(trial, fold)
             if result is None:
