@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from decimal import Decimal
 from enum import IntEnum
@@ -12,12 +11,8 @@ import bson
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from bson.binary import Binary
+from bson import Binary, DatetimeMS, Decimal128, ObjectId, Timestamp
 from bson.codec_options import CodecOptions, DatetimeConversion
-from bson.datetime_ms import DatetimeMS
-from bson.decimal128 import Decimal128
-from bson.objectid import ObjectId
-from bson.timestamp import Timestamp
 from numpy.typing import NDArray
 
 MAX_ID_BYTES = 1024
@@ -26,16 +21,7 @@ CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_MS,
     unicode_decode_error_handler="surrogateescape",
 )
-_ID_TYPES = (
-    int,
-    float,
-    Decimal128,
-    ObjectId,
-    bytes,
-    Binary,
-    DatetimeMS,
-    Timestamp,
-)
+_ID_TYPES = int | float | Decimal128 | ObjectId | bytes | Binary | DatetimeMS | Timestamp
 
 
 class Rejection(IntEnum):
@@ -58,21 +44,17 @@ def encode_id(value: Any) -> str | Rejection:
     A string is its own key. Any other type becomes NUL and the hexadecimal BSON of the value, so
     that ``1`` and ``"1"`` stay two ids; a string that starts with NUL is marked as a string.
     """
-    if isinstance(value, str):
-        try:
-            size = len(value.encode())
-        except UnicodeEncodeError:
-            return Rejection.ID_UNUSABLE
-        if size > MAX_ID_BYTES:
-            return Rejection.ID_TOO_LONG
-        return f"\0s{value}" if value.startswith("\0") else value
-    if not isinstance(value, _ID_TYPES) or is_nan(value):
-        return Rejection.ID_UNUSABLE
     try:
-        encoded = bson.encode({"": value}, codec_options=CODEC)
-    except (UnicodeEncodeError, bson.errors.BSONError):
+        if isinstance(value, str):
+            size, key = len(value.encode()), f"\0s{value}" if value.startswith("\0") else value
+        elif isinstance(value, _ID_TYPES) and not _is_nan(value):
+            encoded = bson.encode({"": value}, codec_options=CODEC)
+            size, key = len(encoded), f"\0{encoded.hex()}"
+        else:
+            return Rejection.ID_UNUSABLE
+    except (UnicodeEncodeError, OverflowError, bson.errors.BSONError):
         return Rejection.ID_UNUSABLE
-    return Rejection.ID_TOO_LONG if len(encoded) > MAX_ID_BYTES else f"\0{encoded.hex()}"
+    return key if size <= MAX_ID_BYTES else Rejection.ID_TOO_LONG
 
 
 def keys_of(values: Iterable[Any]) -> pa.StringArray:
@@ -95,74 +77,60 @@ def decode_ids(keys: pa.StringArray) -> list[Any]:
     return [decode_id(key) for key in keys.to_pylist()]
 
 
-def positions_in(known: pa.StringArray, keys: pa.StringArray) -> NDArray[np.int64]:
-    """Return the position of each key among the known ones, -1 for an unknown key."""
-    same = same_number_same_key(pa.concat_arrays([known, keys]))
-    position = pc.index_in(same.slice(len(known)), value_set=same.slice(0, len(known)))
-    positions: NDArray[np.int64] = position.fill_null(-1).to_numpy().astype(np.int64)
-    return positions
-
-
 class KeyIndex:
-    """Positions of known keys by id, for many look-ups: built once, unlike `positions_in`."""
+    """Positions of ids among ``keys``; numbers are compared by value, as in MongoDB."""
 
     def __init__(self, known: pa.StringArray) -> None:
-        self._positions: dict[object, int] = {}
-        for position, key in enumerate(known.to_pylist()):
-            self._positions[_comparable(decode_id(key), key)] = position
-
-    def __len__(self) -> int:
-        return len(self._positions)
+        self.keys: list[str] = known.to_pylist()
+        self._positions = {_comparable(decode_id(key)): i for i, key in enumerate(self.keys)}
 
     def find(self, value: Any) -> int:
-        """Return the position of an id of any BSON type, -1 where it is not known."""
-        if not isinstance(value, str) or value.startswith("\0"):
-            value = _comparable(value, encode_id(value))
-        return self._positions.get(value, -1)
+        """Return the position of an id of any BSON type, -1 if it is unknown."""
+        return self._positions.get(_comparable(value), -1)
 
-    def add(self, value: Any) -> int | None:
-        """Return the position of an id, which is added if it is new; None for an invalid id."""
-        key = encode_id(value)
-        if isinstance(key, Rejection):
-            return None
-        return self._positions.setdefault(_comparable(value, key), len(self._positions))
+    def add(self, value: Any) -> int:
+        """Return the position of an id, which is added if it is new; -1 for an invalid id."""
+        position = self.find(value)
+        if position < 0 and isinstance(key := encode_id(value), str):
+            position = self._positions[_comparable(value)] = len(self.keys)
+            self.keys.append(key)
+        return position
 
 
-def _comparable(value: Any, key: str | Rejection) -> object:
-    """Return a value that is equal for equal ids: a decimal for numbers, the key for others."""
-    number = None if isinstance(key, Rejection) else as_decimal(value)
-    return key if number is None else number
+def positions_in(known: pa.StringArray, keys: pa.StringArray) -> NDArray[np.int64]:
+    """Return the position of each key among the known ones, -1 for an unknown key."""
+    index = KeyIndex(known)
+    return np.array([index.find(value) for value in decode_ids(keys)], dtype=np.int64)
 
 
 def same_number_same_key(keys: pa.StringArray) -> pa.StringArray:
     """Replace the keys of numbers equal in MongoDB (1, NumberLong(1), 1.0) by the smallest key."""
-    typed = pc.starts_with(keys, "\0")
-    if not pc.any(typed).as_py():
+    if not pc.any(pc.starts_with(keys, "\0")).as_py():
         return keys
-    texts: list[str] = keys.to_pylist()
-    smallest: dict[Decimal, str] = {}
-    for key in sorted(key for key in texts if key.startswith("\0")):
-        number = as_decimal(decode_id(key))
-        if number is not None:
-            smallest.setdefault(number, key)
-    one_key = {
-        key: smallest[number]
-        for key in texts
-        if key.startswith("\0") and (number := as_decimal(decode_id(key))) is not None
-    }
-    return pa.array([one_key.get(key, key) for key in texts], pa.string())
+    comparable = {key: _comparable(decode_id(key)) for key in keys.to_pylist()}
+    smallest = {comparable[key]: key for key in sorted(comparable, reverse=True)}
+    return pa.array([smallest[comparable[key]] for key in keys.to_pylist()], pa.string())
 
 
-def is_nan(value: Any) -> bool:
-    """Return true if a value is a float or decimal that is not a number."""
-    if isinstance(value, Decimal128):
-        return value.to_decimal().is_nan()
-    return isinstance(value, float) and math.isnan(value)
+def _comparable(value: Any) -> str | Decimal | None:
+    """Return a value that is equal for equal ids; None for an invalid id that is not a string."""
+    if isinstance(value, str) and not value.startswith("\0"):
+        return value
+    key = encode_id(value)
+    if isinstance(key, Rejection):
+        return None
+    number = as_decimal(value)
+    return key if number is None else number
+
+
+def _is_nan(value: Any) -> bool:
+    number = as_decimal(value)
+    return number is not None and number.is_nan()
 
 
 def as_decimal(value: Any) -> Decimal | None:
-    """Return the exact number of a numeric id, None for any other type."""
+    """Return the exact value of a BSON number, None for any other type."""
     if isinstance(value, Decimal128):
         return value.to_decimal()
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return Decimal(value) if is_number else None

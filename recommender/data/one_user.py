@@ -7,35 +7,25 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 
 import pyarrow as pa
+from bson import Int64, ObjectId
 from bson.errors import InvalidId
-from bson.int64 import Int64
-from bson.objectid import ObjectId
 
 from recommender.core.errors import DataError
 from recommender.core.mongo import Document, connect, mongo_errors, source_database
 from recommender.core.settings import Settings
 from recommender.data.cleaning import clean_rows
-from recommender.data.ids import CODEC, encode_id
+from recommender.data.ids import encode_id
 from recommender.data.ratings import Ratings, gather
 from recommender.data.reviews import IdRange, can_be_sent, read
-from recommender.data.users import USERS, clean_users
+from recommender.data.users import ratings_in, users_collection
 
-_INT64_END = 2**63
 _WHOLE_NUMBER = re.compile("-?[0-9]{1,19}")
 
 
 def ratings_of_user(settings: Settings, user: str) -> Ratings:
-    """Return one user's ratings from Reviews, or from Users if Reviews has none.
+    """Return a user's ratings from Reviews, else from Users; raise `DataError` if there are none.
 
-    Parameters
-    ----------
-    user
-        The user's id as text. An id that is a whole number or an ObjectId is found as well.
-
-    Raises
-    ------
-    DataError
-        If neither has a rating of the user.
+    ``user`` is the id as text; it also matches the whole number or the ObjectId that it spells.
     """
     same: Document = {"$in": [user, *_other_types(user)]}
     if not can_be_sent(same):
@@ -50,19 +40,14 @@ def ratings_of_user(settings: Settings, user: str) -> Ratings:
 def _ratings_in_users(settings: Settings, same: Document) -> pa.RecordBatch:
     """Return the cleaned ratings in Users of the user whose id matches, if any."""
     with connect(settings) as client, mongo_errors("reading Users"):
-        users = source_database(client, settings)[USERS].with_options(codec_options=CODEC)
+        users = users_collection(source_database(client, settings))
         document = users.find_one({"user_id": same}) or {}
-    return clean_users([document], settings)
+    rows = [entry | {"user_id": document.get("user_id")} for entry in ratings_in(document)]
+    return clean_rows(rows, ("user_id", "gmap_id", "rating", "timestamp"), settings)
 
 
 def parse_rating(text: str) -> tuple[str, str]:
-    """Read ``gmap_id=rating``; an id may hold ``=`` itself.
-
-    Raises
-    ------
-    ValueError
-        If the text is not of that form.
-    """
+    """Split ``gmap_id=rating`` at the last ``=``; raise `ValueError` if a part is missing."""
     gmap_id, _, rating = text.rpartition("=")
     if not (gmap_id and rating):
         raise ValueError(f"{text!r} is not of the form gmap_id=rating")
@@ -70,34 +55,25 @@ def parse_rating(text: str) -> tuple[str, str]:
 
 
 def ratings_from_request(
-    settings: Settings, given: Mapping[str, object], known: Collection[str]
+    settings: Settings, rated: Mapping[str, object], known: Collection[str]
 ) -> Ratings:
-    """Return the ratings of a user who is in no collection.
+    """Return the ratings of a user who is in no collection; raise `DataError` if none is valid.
 
-    Parameters
-    ----------
-    given
-        Ratings by the restaurants' ids as text.
-    known
-        Keys of the known restaurants. A text that is not a known id itself stands for the known
-        number or ObjectId that it spells.
-
-    Raises
-    ------
-    DataError
-        If none is valid.
+    ``rated`` holds ratings by the restaurants' ids as text, ``known`` the keys of the known
+    restaurants. A text that is no known id stands for the known number or ObjectId that it spells.
     """
     rows = []
-    for text, rating in given.items():
-        same = [i for i in (text, *_other_types(text)) if encode_id(i) in known]
-        rows.append({"user": "", "restaurant": (same or [text])[0], "rating": rating})
+    for text, rating in rated.items():
+        same = (i for i in (text, *_other_types(text)) if encode_id(i) in known)
+        rows.append({"user": "", "restaurant": next(same, text), "rating": rating})
     block = clean_rows(rows, ("user", "restaurant", "rating", "time"), settings)
     return gather(pa.Table.from_batches([block]))
 
 
 def _other_types(text: str) -> list[object]:
+    """Return the whole numbers and the ObjectId that a text spells."""
     ids: list[object] = []
-    if _WHOLE_NUMBER.fullmatch(text) and abs(int(text)) < _INT64_END:
+    if _WHOLE_NUMBER.fullmatch(text) and abs(int(text)) < 2**63:
         # Most drivers write 32 bits where these suffice; MongoDB compares both as equal.
         ids += [int(text), Int64(int(text))]
     with suppress(InvalidId):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,24 +21,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CleaningReport:
-    """Counts of the rows read, rejected and merged.
-
-    Attributes
-    ----------
-    rows_read
-        Rows read.
-    rejected
-        Counts of the rejected rows by the lower-case name of their :class:`Rejection`.
-    merged
-        Rows merged into another one of the same user and restaurant.
-    times_unknown
-        Valid rows whose time is missing, unreadable, before 1990 or in the future.
-    """
+    """Counts of the rows read, rejected and merged."""
 
     rows_read: int
-    rejected: dict[str, int] = field(default_factory=dict)
-    merged: int = 0
-    times_unknown: int = 0
+    rejected: dict[str, int]  # by the lower-case name of the `Rejection`
+    merged: int  # into another row of the same user and restaurant
+    times_unknown: int  # of valid rows: missing, unreadable, before 1990 or in the future
 
 
 @dataclass(frozen=True)
@@ -72,20 +60,13 @@ class Ratings:
 
     def rows(self, chosen: NDArray[np.bool_]) -> Ratings:
         """Return the rows where ``chosen``, bool (n,), is true; users and restaurants stay."""
-        return replace(
-            self,
-            user=self.user[chosen],
-            restaurant=self.restaurant[chosen],
-            rating=self.rating[chosen],
-            time=self.time[chosen],
-        )
+        columns = ("user", "restaurant", "rating", "time")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in columns})
 
     def matrix(self, shift: float = 0.0) -> csr_array:
         """Return the sparse users x restaurants matrix of the ratings plus ``shift``."""
-        counts = np.bincount(self.user, minlength=len(self.users))
-        indptr = np.concatenate([[0], np.cumsum(counts)])
-        shape = (len(self.users), len(self.restaurants))
-        return csr_array((self.rating + shift, self.restaurant, indptr), shape=shape)
+        pairs, shape = (self.user, self.restaurant), (len(self.users), len(self.restaurants))
+        return csr_array((self.rating + shift, pairs), shape=shape)
 
 
 def rating_shift(rating_min: float) -> float:
@@ -94,54 +75,31 @@ def rating_shift(rating_min: float) -> float:
 
 
 def reader_shift(rating_min: float) -> float:
-    """Return the constant that a reader of the clusters adds to ratings so that none is below 0.
-
-    It is 0 on a scale from 0, where the contract's reader takes ratings as they are.
-    """
+    """Return the constant that a reader of the clusters adds to ratings so that none is below 0."""
     return 0.0 if rating_min >= 0 else rating_shift(rating_min)
 
 
 def gather(table: pa.Table) -> Ratings:
-    """Return the ratings of cleaned rows, with ids numbered and repeated pairs merged.
+    """Return the ratings of rows of ``BLOCK_SCHEMA``; raise `DataError` if no row is valid.
 
-    Of a repeated pair the latest rating by time is kept, or the mean of those that share the
-    latest time or have none. The order of the rows does not matter.
-
-    Parameters
-    ----------
-    table
-        Rows of :data:`BLOCK_SCHEMA`.
-
-    Raises
-    ------
-    DataError
-        If no row is valid.
+    Ids are numbered, and repeated pairs merged: the latest rating by time is kept, or the mean of
+    those that share the latest time or have none. The order of the rows does not matter.
     """
-    reasons = np.bincount(_numpy(table["rejected"]), minlength=len(Rejection))
+    reasons = np.bincount(table["rejected"].to_numpy(), minlength=len(Rejection))
     rejected = {r.name.lower(): int(reasons[r]) for r in Rejection if r and reasons[r]}
-    report = CleaningReport(rows_read=table.num_rows, rejected=rejected)
     if not reasons[Rejection.NONE]:
-        raise DataError(_no_valid_row(report))
+        raise DataError(_no_valid_row(table.num_rows, rejected))
     users, user = _number(table["user"])
     restaurants, restaurant = _number(table["restaurant"])
-    rating, time = _numpy(table["rating"]), _numpy(table["time"])
     valid = user >= 0
-    unknown = np.isnan(time[valid]) | is_implausible(time[valid])
-    user, restaurant, rating, time = merge_pairs(
-        user[valid], restaurant[valid], rating[valid], time[valid]
-    )
-    merged = int(reasons[Rejection.NONE]) - len(rating)
-    report = replace(report, merged=merged, times_unknown=int(unknown.sum()))
+    time = table["time"].to_numpy()[valid]
+    times_unknown = int((np.isnan(time) | is_implausible(time)).sum())
+    rating = table["rating"].to_numpy()[valid]
+    merged = merge_pairs(user[valid], restaurant[valid], rating, time)
+    rows_merged = len(time) - len(merged[0])
+    report = CleaningReport(table.num_rows, rejected, rows_merged, times_unknown)
     log.info("%s", report)
-    return Ratings(
-        users=users,
-        restaurants=restaurants,
-        user=user,
-        restaurant=restaurant,
-        rating=rating,
-        time=time,
-        report=report,
-    )
+    return Ratings(users, restaurants, *merged, report)
 
 
 def counts_of(ratings: Ratings) -> dict[str, Any]:
@@ -157,31 +115,23 @@ def counts_of(ratings: Ratings) -> dict[str, Any]:
     }
 
 
-def _no_valid_row(report: CleaningReport) -> str:
-    if not report.rows_read:
+def _no_valid_row(rows_read: int, rejected: dict[str, int]) -> str:
+    if not rows_read:
         return "Reviews holds no review; load some, or check MONGO_DB"
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.rejected.items())
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in rejected.items())
     return (
-        f"none of the {report.rows_read:,} reviews is valid ({reasons}); check RATING_MIN, "
+        f"none of the {rows_read:,} reviews is valid ({reasons}); check RATING_MIN, "
         "RATING_MAX and the REVIEWS_*_FIELD settings"
     )
 
 
-def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
-    array: NDArray[Any] = column.to_numpy()
-    return array
-
-
 def _number(keys: pa.ChunkedArray) -> tuple[pa.StringArray, NDArray[np.int32]]:
-    """Return the distinct keys, sorted, and each row's position among them; -1 for null."""
+    """Return the distinct keys, sorted, and each row's position among them, -1 for null."""
     coded = keys.dictionary_encode().combine_chunks()
-    same = same_number_same_key(coded.dictionary).dictionary_encode()
-    order = pc.sort_indices(same.dictionary)
-    rank = np.empty(len(order), dtype=np.int32)
-    rank[order] = np.arange(len(order), dtype=np.int32)
-    # A null is number -1, and so finds the -1 behind the last position.
-    position = np.append(rank[same.indices], np.int32(-1))
-    return same.dictionary.take(order), position[coded.indices.fill_null(-1)]
+    same = same_number_same_key(coded.dictionary)
+    distinct = same.unique().sort()
+    position = pc.index_in(same, value_set=distinct)
+    return distinct, position.take(coded.indices).fill_null(-1).to_numpy()
 
 
 def merge_pairs(
@@ -193,23 +143,17 @@ def merge_pairs(
     """Order rows by user and restaurant, and merge repeated pairs; see :func:`gather`."""
     pair = user.astype(np.int64) << 32 | restaurant
     order = np.argsort(pair)
-    starts = _run_starts(pair[order])
-    if not starts.all():
-        # The rating as the last key keeps the mean's rounding independent of the rows' order.
-        known = np.where(np.isnan(time), -np.inf, time)
-        order = np.lexsort((rating, known, pair))
-        latest = np.maximum.reduceat(known[order], np.flatnonzero(starts))
-        row_of = np.cumsum(starts) - 1
-        kept = known[order] == latest[row_of]
-        totals = np.bincount(row_of[kept], weights=rating[order][kept])
-        rating = totals / np.bincount(row_of[kept])
-        time = np.where(np.isneginf(latest), np.nan, latest)
-        return user[order][starts], restaurant[order][starts], rating, time
-    return user[order], restaurant[order], rating[order], time[order]
-
-
-def _run_starts(values: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return where a run of equal values starts in sorted ``values``."""
-    starts = np.ones(len(values), dtype=bool)
-    starts[1:] = values[1:] != values[:-1]
-    return starts
+    starts = np.diff(pair[order], prepend=-1) > 0
+    if starts.all():
+        return user[order], restaurant[order], rating[order], time[order]
+    # Sorted by rating, the rounding of a mean does not depend on the order of the rows.
+    known = np.where(np.isnan(time), -np.inf, time)
+    order = np.lexsort((rating, pair))
+    # Keep the rows with the latest time of their pair, and take the mean of their ratings.
+    latest = np.maximum.reduceat(known[order], np.flatnonzero(starts))
+    row_of = np.cumsum(starts) - 1
+    kept = known[order] == latest[row_of]
+    totals = np.bincount(row_of[kept], weights=rating[order][kept])
+    rating = totals / np.bincount(row_of[kept])
+    time = np.where(np.isneginf(latest), np.nan, latest)
+    return user[order][starts], restaurant[order][starts], rating, time

@@ -10,11 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from recommender.core.mongo import Document, MongoDatabase, mongo_errors
+from recommender.core.mongo import MongoDatabase, mongo_errors
 from recommender.core.settings import Settings
 from recommender.data.ids import CODEC, keys_of, positions_in
-
-COLLECTION = "Restaurants"
 
 log = logging.getLogger(__name__)
 
@@ -22,28 +20,12 @@ log = logging.getLogger(__name__)
 def shown_restaurants(
     db: MongoDatabase, restaurants: pa.StringArray, settings: Settings
 ) -> NDArray[np.bool_]:
-    """Return which restaurants may be recommended: those that match no ``RESTAURANTS_EXCLUDE``.
-
-    Parameters
-    ----------
-    restaurants
-        Keys of their ids, (n,).
-
-    Returns
-    -------
-    numpy.ndarray
-        bool (n,).
-
-    Raises
-    ------
-    DatabaseUnavailableError
-        If MongoDB refuses ``RESTAURANTS_EXCLUDE`` or does not answer.
-    """
+    """Return bool (n,), false for each key of a restaurant that ``RESTAURANTS_EXCLUDE`` matches."""
     shown = np.ones(len(restaurants), dtype=bool)
     if settings.reviews.restaurants_exclude is None:
         return shown
-    with mongo_errors("finding what RESTAURANTS_EXCLUDE excludes"):
-        documents = db[COLLECTION].with_options(codec_options=CODEC)
+    with mongo_errors("finding the restaurants that RESTAURANTS_EXCLUDE excludes"):
+        documents = db["Restaurants"].with_options(codec_options=CODEC)
         matching = documents.find(settings.reviews.restaurants_exclude, {"_id": 0, "gmap_id": 1})
         excluded = keys_of(document.get("gmap_id") for document in matching)
     positions = positions_in(restaurants, excluded)
@@ -52,24 +34,9 @@ def shown_restaurants(
     return shown
 
 
-def restaurant_names(db: MongoDatabase, ids: Iterable[Any] | None = None) -> dict[Any, str]:
-    """Return the names of restaurants by id, as far as ``Restaurants`` knows them.
-
-    Parameters
-    ----------
-    ids
-        The restaurants to look up; None for all.
-
-    Raises
-    ------
-    DatabaseUnavailableError
-        If MongoDB does not answer.
-    """
-    matching: Document = {"name": {"$type": "string"}}
-    if ids is not None:
-        matching["gmap_id"] = {"$in": list(ids)}
+def restaurant_names(db: MongoDatabase, ids: Iterable[Any]) -> dict[Any, str]:
+    """Return the names of restaurants by id, of those that ``Restaurants`` names."""
+    matching = {"name": {"$type": "string"}, "gmap_id": {"$in": list(ids)}}
     with mongo_errors("reading Restaurants"):
-        documents = db[COLLECTION].find(matching, {"_id": 0, "gmap_id": 1, "name": 1})
-        return {
-            d["gmap_id"]: d["name"] for d in documents if isinstance(d.get("gmap_id", []), Hashable)
-        }
+        documents = db["Restaurants"].find(matching, {"_id": 0, "gmap_id": 1, "name": 1})
+        return {d["gmap_id"]: d["name"] for d in documents if isinstance(d["gmap_id"], Hashable)}

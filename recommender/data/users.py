@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import logging
-from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pymongo.collection import Collection
 from scipy.sparse import csr_array, vstack
 
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
 from recommender.core.mongo_collections import RECOMMENDATIONS, WRITTEN_BY_OTHERS
 from recommender.core.settings import Settings
-from recommender.data.cleaning import clean_rows
-from recommender.data.ids import CODEC, KeyIndex, decode_ids, encode_id, keys_of
+from recommender.data.cleaning import parse_ratings
+from recommender.data.ids import CODEC, KeyIndex, decode_ids, keys_of
 from recommender.data.ratings import Ratings, merge_pairs, rating_shift
 from recommender.data.reviews import gc_paused
+from recommender.data.times import parse_times
 
-USERS = "Users"
-
-_FIELDS = ("user_id", "gmap_id", "rating", "timestamp")
-_PROJECTION = {"_id": 0, "user_id": 1} | {f"ratings.{name}": 1 for name in _FIELDS[1:]}
+_FIELDS = ("user_id", "ratings.gmap_id", "ratings.rating", "ratings.timestamp")
+_PROJECTION = {"_id": 0} | dict.fromkeys(_FIELDS, 1)
 _BLOCK_USERS = 5_000
 
 log = logging.getLogger(__name__)
@@ -31,13 +31,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class UsersRead:
-    """What ``Users`` adds to the ratings of Reviews, for restaurants that Reviews knows.
+    """Users and ratings that ``Users`` adds to Reviews, for restaurants that Reviews knows.
 
     Attributes
     ----------
     newcomers
-        Keys of the users who have no valid rating in Reviews. Those for whom the backend has
-        written recommendations of its own are left out.
+        Keys of the users who have no valid rating in Reviews, without those for whom the backend
+        has written recommendations of its own.
     newcomer_ratings
         (newcomers, restaurants), their shifted ratings; a row can be empty.
     also_rated
@@ -50,132 +50,87 @@ class UsersRead:
 
 
 def read_users(db: MongoDatabase, ratings: Ratings, settings: Settings) -> UsersRead:
-    """Read ``Users`` in one pass; memory grows with what concerns known users and newcomers only.
-
-    Raises
-    ------
-    DatabaseUnavailableError
-        If MongoDB does not answer.
-    """
+    """Read ``Users`` in one pass, block by block."""
     known, restaurants = KeyIndex(ratings.users), KeyIndex(ratings.restaurants)
+    newcomers = KeyIndex(pa.array([], pa.string()))
+
+    def add_newcomer(user_id: Any) -> int:
+        is_new = known.find(user_id) < 0 and served_by_others.find(user_id) < 0
+        return newcomers.add(user_id) if is_new else -1
+
+    of_known, of_newcomers = [_positions([])], [_clean([], settings)]
     with mongo_errors("reading Users"), gc_paused():
-        skipped = KeyIndex(_keys(db, RECOMMENDATIONS, WRITTEN_BY_OTHERS))
-        newcomers = _Newcomers(restaurants, settings)
-        user, restaurant = array("i"), array("i")
-        documents = db[USERS].with_options(codec_options=CODEC)
-        cursor = documents.find({}, _PROJECTION, batch_size=_BLOCK_USERS)
-        while block := cursor.to_list(_BLOCK_USERS):
-            new = []
-            for document in block:
-                position = known.find(document.get("user_id"))
-                if position >= 0:
-                    rated = [restaurants.find(row.get("gmap_id")) for row in _ratings_in(document)]
-                    restaurant.extend(place for place in rated if place >= 0)
-                    user.extend([position] * (len(restaurant) - len(user)))
-                elif skipped.find(document.get("user_id")) < 0:
-                    new.append(document)
-            newcomers.add(new)
-    shape = len(ratings.users), len(ratings.restaurants)
-    also_rated = csr_array((np.ones(len(user), dtype=np.bool_), (user, restaurant)), shape=shape)
-    log.info("Users: %d newcomers, %d ratings of known users", len(newcomers), also_rated.nnz)
-    return UsersRead(newcomers.keys(), newcomers.matrix(), also_rated)
+        recommendations = db[RECOMMENDATIONS].with_options(codec_options=CODEC)
+        served = recommendations.find(WRITTEN_BY_OTHERS, {"_id": 0, "user_id": 1})
+        served_by_others = KeyIndex(keys_of(document.get("user_id") for document in served))
+        cursor = users_collection(db).find({}, _PROJECTION, batch_size=_BLOCK_USERS)
+        while documents := cursor.to_list(_BLOCK_USERS):
+            of_known.append(_positions(_rows(documents, known.find, restaurants)))
+            of_newcomers.append(_clean(_rows(documents, add_newcomer, restaurants), settings))
+    pairs = np.concatenate(of_known)
+    user, restaurant, rating, _ = merge_pairs(*map(np.concatenate, zip(*of_newcomers, strict=True)))
+    shifted = rating + rating_shift(settings.reviews.rating_min)
+    log.info("Users: %d newcomers, %d ratings of known users", len(newcomers.keys), len(pairs))
+    n_users, n_restaurants = len(ratings.users), len(ratings.restaurants)
+    return UsersRead(
+        pa.array(newcomers.keys, pa.string()),
+        csr_array((shifted, (user, restaurant)), shape=(len(newcomers.keys), n_restaurants)),
+        csr_array((np.ones(len(pairs), dtype=np.bool_), pairs.T), shape=(n_users, n_restaurants)),
+    )
 
 
-class _Newcomers:
-    """Users without a review, numbered as they come, and their ratings of known restaurants."""
+def _rows(
+    documents: Sequence[Document], find_user: Callable[[Any], int], restaurants: KeyIndex
+) -> list[tuple[int, int, Document]]:
+    """Return user, restaurant and entry of each rating whose user and restaurant are known."""
+    return [
+        (user, restaurant, entry)
+        for document in documents
+        if (user := find_user(document.get("user_id"))) >= 0
+        for entry in ratings_in(document)
+        if (restaurant := restaurants.find(entry.get("gmap_id"))) >= 0
+    ]
 
-    def __init__(self, restaurants: KeyIndex, settings: Settings) -> None:
-        self._restaurants = restaurants
-        self._settings = settings
-        self._numbers = KeyIndex(pa.array([], pa.string()))
-        self._keys: list[str] = []
-        self._blocks: list[tuple[NDArray[np.int32], NDArray[np.int32], pa.RecordBatch]] = []
 
-    def __len__(self) -> int:
-        return len(self._keys)
+def _positions(rows: Sequence[tuple[int, int, Document]]) -> NDArray[np.int32]:
+    """Return the users and restaurants of rows, (n, 2)."""
+    return np.array([row[:2] for row in rows], dtype=np.int32).reshape(-1, 2)
 
-    def add(self, documents: Sequence[Document]) -> None:
-        """Add a block of documents of ``Users``, whose users may repeat."""
-        rows, number, restaurant = [], array("i"), array("i")
-        for document in documents:
-            user = self._numbers.add(document.get("user_id"))
-            if user is None:
-                continue
-            if user == len(self._keys):
-                self._keys.append(str(encode_id(document["user_id"])))
-            for row in _ratings_in(document):
-                if (position := self._restaurants.find(row.get("gmap_id"))) >= 0:
-                    rows.append(row | {"user_id": document["user_id"]})
-                    number.append(user)
-                    restaurant.append(position)
-        if rows:
-            # The keys would take most of the memory, and the positions stand for them.
-            cleaned = clean_rows(rows, _FIELDS, self._settings).drop_columns(["user", "restaurant"])
-            self._blocks.append((np.array(number), np.array(restaurant), cleaned))
 
-    def keys(self) -> pa.StringArray:
-        """Return the keys of the newcomers."""
-        return pa.array(self._keys, pa.string())
+def _clean(
+    rows: Sequence[tuple[int, int, Document]], settings: Settings
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return user, restaurant, rating and time of the rows with a valid rating."""
+    low, high = settings.reviews.rating_min, settings.reviews.rating_max
+    rating, rejected = parse_ratings([entry.get("rating") for *_, entry in rows], low, high)
+    time = parse_times([entry.get("timestamp") for *_, entry in rows])
+    valid = rejected == 0
+    user, restaurant = _positions(rows)[valid].T
+    return user, restaurant, rating[valid], time[valid]
 
-    def matrix(self) -> csr_array:
-        """Return the shifted ratings, (newcomers, restaurants)."""
-        shape = len(self._keys), len(self._restaurants)
-        if not self._blocks:
-            return csr_array(shape)
-        users, restaurants, cleaned = zip(*self._blocks, strict=True)
-        table = pa.Table.from_batches(cleaned)
-        valid = table["rejected"].to_numpy() == 0
-        user, restaurant, rating, _ = merge_pairs(
-            np.concatenate(users)[valid],
-            np.concatenate(restaurants)[valid],
-            table["rating"].to_numpy()[valid],
-            table["time"].to_numpy()[valid],
-        )
-        values = rating + rating_shift(self._settings.reviews.rating_min)
-        return csr_array((values, (user, restaurant)), shape=shape)
+
+def users_collection(db: MongoDatabase) -> Collection[Document]:
+    """Return ``Users``, decoded so that no value of a document stops the reading."""
+    return db["Users"].with_options(codec_options=CODEC)
+
+
+def ratings_in(document: Document) -> list[Document]:
+    """Return the entries of ``ratings`` in a document of ``Users``, without malformed ones."""
+    entries = document.get("ratings")
+    return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
 
 
 def rated_in_users(db: MongoDatabase, user: pa.StringArray) -> pa.StringArray:
-    """Return the keys of the restaurants that ``Users`` lists as rated by one user.
-
-    Parameters
-    ----------
-    user
-        The key of the user's id.
-    """
+    """Return the keys of the restaurants that ``Users`` lists as rated by the user of one key."""
     (user_id,) = decode_ids(user)
+    same = KeyIndex(user)  # a collation of Users may match other ids, too
     with mongo_errors("reading Users"):
-        documents = db[USERS].with_options(codec_options=CODEC)
-        # A collation of Users may match other ids, too.
-        same = KeyIndex(user)
-        rated = [
-            row.get("gmap_id")
-            for document in documents.find({"user_id": user_id}, _PROJECTION)
+        return keys_of(
+            entry.get("gmap_id")
+            for document in users_collection(db).find({"user_id": user_id}, _PROJECTION)
             if same.find(document.get("user_id")) >= 0
-            for row in _ratings_in(document)
-        ]
-    return keys_of(rated)
-
-
-def clean_users(documents: Sequence[Document], settings: Settings) -> pa.RecordBatch:
-    """Return the cleaned ratings of documents of ``Users``, as rows of ``BLOCK_SCHEMA``."""
-    rows = [
-        row | {"user_id": document.get("user_id")}
-        for document in documents
-        for row in _ratings_in(document)
-    ]
-    return clean_rows(rows, _FIELDS, settings)
-
-
-def _ratings_in(document: Document) -> list[Document]:
-    rows = document.get("ratings")
-    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-
-
-def _keys(db: MongoDatabase, collection: str, matching: Document) -> pa.StringArray:
-    """Return the keys of the valid user ids in a collection."""
-    documents = db[collection].with_options(codec_options=CODEC)
-    return keys_of(d.get("user_id") for d in documents.find(matching, {"_id": 0, "user_id": 1}))
+            for entry in ratings_in(document)
+        )
 
 
 def stacked(above: csr_array, below: csr_array) -> csr_array:

@@ -1,5 +1,4 @@
-"""A generated city in a MongoDB of its own: the commands of the Makefile.
+"""The commands of the Makefile: a generated city in a MongoDB of its own. Open ``commands.py``.
 
-In comes the size of a city; out go reviews with known tastes, and a running service. Open
-``commands.py`` first.
+In comes the size of a city; out go reviews of users in groups of like taste, and a running service.
 """

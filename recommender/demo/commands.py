@@ -7,12 +7,10 @@ that MongoDB and start none.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import os
 import shlex
-import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,25 +33,20 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 _SERVER_GRACE_SECONDS = 10.0
 _DEMO_CACHE_GB = 0.5
-_STOPPED_AS_ASKED = {0, 130, 143}
+_STOPPED_BY_SIGNAL = {0, 130, 143}
 
 
 def main(argv: Sequence[str] | None = None, scripts: Path = PROJECT) -> int:
-    """Run a command of the demo and return its exit code.
-
-    Parameters
-    ----------
-    argv
-        The arguments; None: the command line's.
-    scripts
-        Folder of ``als_training.py`` and ``model.py``.
-
-    Raises
-    ------
-    RecommenderError
-        If a setting is invalid, or the database does not start.
-    """
-    parser = _parser()
+    """Run a command with the scripts of a folder, and return its exit code."""
+    commands = {"run": _run, "train": _train, "database": _keep_database}
+    description = (__doc__ or "").partition("\n\n")[2]
+    parser = script_parser(description, *TRAINING_CODES, prog="python -m recommender.demo")
+    parser.add_argument("command", choices=commands)
+    group = parser.add_argument_group("the synthetic city (only if Reviews is empty)")
+    for name in ("users", "restaurants", "reviews", "seed"):
+        default = getattr(City, name)
+        text = f"default {default}"
+        group.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
     arguments = parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)
@@ -61,24 +54,7 @@ def main(argv: Sequence[str] | None = None, scripts: Path = PROJECT) -> int:
         city = City(arguments.users, arguments.restaurants, arguments.reviews, arguments.seed)
     except ValueError as error:
         parser.error(str(error))
-    commands = {"run": _run, "train": _train, "database": _keep_database}
     return commands[arguments.command](settings, city, scripts)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = script_parser(
-        (__doc__ or "").partition("\n\n")[2],
-        *TRAINING_CODES,
-        prog="python -m recommender.demo",
-    )
-    parser.add_argument("command", choices=["run", "train", "database"])
-    city = parser.add_argument_group("the synthetic city (only if Reviews is empty)")
-    for name in ("users", "restaurants", "reviews", "seed"):
-        default = getattr(City, name)
-        city.add_argument(
-            f"--{name}", type=int, default=default, metavar="N", help=f"default {default}"
-        )
-    return parser
 
 
 def _run(settings: Settings, city: City, scripts: Path) -> int:
@@ -98,7 +74,7 @@ def _run(settings: Settings, city: City, scripts: Path) -> int:
             except Cancelled:
                 _print("Stopping.")
                 code = server.stop()
-                return 0 if code in _STOPPED_AS_ASKED else code
+                return 0 if code in _STOPPED_BY_SIGNAL else code
 
 
 def _train(settings: Settings, city: City, scripts: Path) -> int:
@@ -121,31 +97,27 @@ def _keep_database(settings: Settings, city: City, _scripts: Path) -> int:
 
 
 def _names_a_database(settings: Settings) -> bool:
-    return "mongo_uri" in settings.model_fields_set
+    return "uri" in settings.mongo.model_fields_set
 
 
 @contextmanager
 def _database(settings: Settings, city: City) -> Iterator[Settings]:
-    """Yield settings of a running MongoDB: the one that they name, or else an embedded one."""
+    """Yield settings of a running MongoDB: theirs, or else an embedded one with a city in it."""
     if _names_a_database(settings):
         yield settings
         return
-    with EmbeddedMongo(settings.work_dir / "demo", cache_gb=_DEMO_CACHE_GB) as mongo:
+    folder = settings.work_dir / "demo"
+    with EmbeddedMongo(folder, cache_gb=_DEMO_CACHE_GB) as mongo:
         settings = settings.with_values({"mongo_uri": SecretStr(mongo.uri)})
-        _fill_if_empty(settings, city)
+        with connect(settings) as client, mongo_errors("looking for reviews"):
+            db = database(client, settings)
+            if reviews := db["Reviews"].estimated_document_count():
+                _print(f"Using the {reviews:,} reviews in {folder}; remove it for a new city.")
+            else:
+                size = f"{city.users:,} users and {city.restaurants:,} restaurants"
+                _print(f"Generating a city of {size}.")
+                _print(f"It has {write_city(db, city, settings):,} reviews.")
         yield settings
-
-
-def _fill_if_empty(settings: Settings, city: City) -> None:
-    with connect(settings) as client, mongo_errors("looking for reviews"):
-        db = database(client, settings)
-        reviews = db["Reviews"].estimated_document_count()
-        if reviews:
-            folder = settings.work_dir / "demo"
-            _print(f"Using the {reviews:,} reviews in {folder}; remove it for a new city.")
-            return
-        _print(f"Generating a city of {city.users:,} users and {city.restaurants:,} restaurants.")
-        _print(f"It has {write_city(db, city, settings):,} reviews.")
 
 
 def _run_training(settings: Settings, scripts: Path) -> int:
@@ -163,25 +135,23 @@ def _child(settings: Settings, script: Path) -> Guarded:
 
 def _serve(settings: Settings, server: Guarded, embedded: bool) -> int:
     """Print the next steps once the server listens; return its exit code when it ends."""
-    host = _reachable(settings.api.host)
+    host = settings.api.host
+    host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # noqa: S104 - not listened on
     while server.poll() is None and not listens(host, settings.api.port):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
     if server.poll() is None:
-        _print(*_next_steps(settings, embedded))
+        _print(*_next_steps(settings, host, embedded))
     return server.wait()
 
 
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # noqa: S104 - not listened on
-
-
-def _next_steps(settings: Settings, embedded: bool) -> list[str]:
-    host = _reachable(settings.api.host)
+def _next_steps(settings: Settings, host: str, embedded: bool) -> list[str]:
     url = f"http://{f'[{host}]' if ':' in host else host}:{settings.api.port}"
     key = ' -H "X-API-Key: $API_KEY"' if settings.api.key else ""
     python = os.path.relpath(sys.executable)
     uri = f"MONGO_URI={settings.mongo.uri.get_secret_value()} " if embedded else ""
+    with connect(settings) as client, mongo_errors("looking for a user"):
+        document = database(client, settings)["Recommendations"].find_one()
+    user = str(document["user_id"]) if document else "USER_ID"
     return [
         "",
         f"Serving on {url} until Ctrl-C. Next, in another terminal:",
@@ -189,18 +159,11 @@ def _next_steps(settings: Settings, embedded: bool) -> list[str]:
         f"  curl {url}/next-training",
         f"  curl -X POST{key} {url}/train",
         f"  curl{key} {url}/runs",
-        f"  {uri}{python} clus_test.py {shlex.quote(_some_user(settings))}",
+        f"  {uri}{python} clus_test.py {shlex.quote(user)}",
         "",
     ]
 
 
-def _some_user(settings: Settings) -> str:
-    with connect(settings) as client, mongo_errors("looking for a user"):
-        recommended = database(client, settings)["Recommendations"].find_one()
-    return str(recommended["user_id"]) if recommended else "USER_ID"
-
-
 def _print(*lines: str) -> None:
-    for line in lines:
-        sys.stdout.write(f"{line}\n")
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()

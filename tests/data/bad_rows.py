@@ -1,4 +1,4 @@
-"""Rows of Reviews that no training may learn from, and why."""
+"""Invalid rows of Reviews, each with the reason of its rejection."""
 
 from __future__ import annotations
 

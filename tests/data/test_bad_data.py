@@ -1,4 +1,4 @@
-"""A whole training on the worst reviews there can be, which change while they are read."""
+"""A whole training on odd and invalid reviews, which change while they are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recommender.runs.ledger import Ledger
 from tests.data.bad_rows import BAD_ROWS, GOOD
 from tests.support import ContractReader, write_tiny_city
 
-# Each is a user's id and a restaurant's; all that a training makes of them is a value.
+# Each is the id of a user and of a restaurant, and must be handled as a plain value.
 ODD_IDS: list[Any] = [
     "$where",
     "$set",
@@ -40,13 +40,13 @@ ODD_IDS: list[Any] = [
 
 
 def lone_surrogate() -> RawBSONDocument:
-    """Return a review whose user's id is half of a character, as careless programs write it."""
+    """Return a review whose user's id is half of a surrogate pair."""
     row = bson.encode({"_id": ObjectId(), **GOOD, "user_id": "AAA"})
     return RawBSONDocument(row.replace(b"AAA", b"\xed\xa0\x80"))
 
 
 def write_odd_reviews(db: MongoDatabase) -> None:
-    """Have every odd user rate every odd restaurant but one, and add what is no review."""
+    """Write ratings of every odd restaurant but one by every odd user, and invalid rows."""
     db["Reviews"].insert_many(
         {"user_id": user, "gmap_id": restaurant, "rating": 1 + (row + column) % 5}
         for row, user in enumerate(ODD_IDS)
@@ -59,14 +59,14 @@ def write_odd_reviews(db: MongoDatabase) -> None:
 
 @contextmanager
 def changing(db: MongoDatabase) -> Iterator[None]:
-    """Add, change and remove reviews for as long as the block takes."""
+    """Add, change and remove reviews during the block."""
     stopped = threading.Event()
 
     def change() -> None:
         number = 0
         while not stopped.wait(0.01):
             number += 1
-            new = {**GOOD, "user_id": f"new {number % 50}", "gmap_id": f"place {number}"}
+            new = {**GOOD, "user_id": f"new {number % 50}", "gmap_id": f"restaurant {number}"}
             db["Reviews"].insert_one(new)
             db["Reviews"].update_one({"user_id": "new 1"}, {"$set": {"rating": 1 + number % 5}})
             if number % 3 == 0:
@@ -81,7 +81,7 @@ def changing(db: MongoDatabase) -> Iterator[None]:
         writer.join()
 
 
-def test_odd_ids_are_only_values_and_one_snapshot_serves_both_models(
+def test_odd_ids_are_plain_values_and_both_models_use_one_snapshot(
     train_here: Callable[..., int], db: MongoDatabase, db_settings: Settings
 ) -> None:
     write_tiny_city(db, db_settings)
@@ -103,5 +103,5 @@ def test_odd_ids_are_only_values_and_one_snapshot_serves_both_models(
 
 
 def kind_and_value(value: Any) -> tuple[str, Any]:
-    """Return an id so that 7 and "7" stay two, as they are in the database."""
+    """Return an id with its type: 7 and "7" are two ids, as in the database."""
     return type(value).__name__, value

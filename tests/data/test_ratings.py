@@ -1,4 +1,4 @@
-"""Cleaning: what is a valid rating, and what becomes of rows that say the same thing twice."""
+"""Cleaning of rows, and merging of repeated ratings of the same restaurant by the same user."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def triples(ratings: Ratings) -> list[tuple[Any, Any, float]]:
     ]
 
 
-def test_a_bad_row_is_rejected_for_its_reason_and_the_rest_is_kept() -> None:
+def test_an_invalid_row_is_rejected_with_its_reason() -> None:
     cases: list[tuple[Row, Rejection]] = [
         ((None, "r", 4, None), Rejection.USER_MISSING),
         (("u", None, 4, None), Rejection.RESTAURANT_MISSING),
@@ -54,6 +54,7 @@ def test_a_bad_row_is_rejected_for_its_reason_and_the_rest_is_kept() -> None:
         (("u", "é" * 513, 4, None), Rejection.ID_TOO_LONG),
         ((Binary(b"x" * 1025), "r", 4, None), Rejection.ID_TOO_LONG),
         (("\ud800", "r", 4, None), Rejection.ID_UNUSABLE),
+        ((2**70, "r", 4, None), Rejection.ID_UNUSABLE),
         ((["u"], "r", 4, None), Rejection.ID_UNUSABLE),
         (({"id": "u"}, "r", 4, None), Rejection.ID_UNUSABLE),
         ((math.nan, "r", 4, None), Rejection.ID_UNUSABLE),
@@ -82,7 +83,7 @@ def test_a_bad_row_is_rejected_for_its_reason_and_the_rest_is_kept() -> None:
         assert block["user"].to_pylist() == ["a", None, "c"]
 
 
-def test_numbers_of_every_kind_are_parsed() -> None:
+def test_numbers_of_every_type_are_parsed() -> None:
     cases: list[tuple[object, float]] = [
         (1, 1.0),
         (5.0, 5.0),
@@ -106,14 +107,14 @@ def test_a_row_counts_once_under_its_first_reason() -> None:
     assert ratings.report.rejected == {"user_missing": 2}
 
 
-def test_ids_of_three_types_are_three_users_and_come_back_as_they_came() -> None:
+def test_ids_of_three_types_are_three_users() -> None:
     ids = [1, "1", ObjectId("0123456789ab0123456789ab")]
     ratings = gathered([(i, "r", 4, None) for i in ids])
     back = decode_ids(ratings.users)
     assert sorted(map(repr, back)) == sorted(map(repr, ids))
 
 
-def test_an_id_comes_back_in_value_and_type() -> None:
+def test_a_decoded_id_has_the_same_value_and_type() -> None:
     cases: list[object] = [
         "",
         "plain",
@@ -146,13 +147,13 @@ def test_keys_are_equal_only_for_equal_ids(ids: list[Any]) -> None:
     assert len(keys) == len({(type(i), i) for i in ids})
 
 
-def test_numbers_that_mongodb_holds_equal_are_one_user() -> None:
+def test_numbers_equal_in_mongodb_are_one_user() -> None:
     ids = [1, Int64(1), 1.0, Decimal128("1"), True, 2]
     ratings = gathered([(i, f"r{n}", 4, None) for n, i in enumerate(ids)])
     assert len(ratings.users) == 3  # 1, true and 2
 
 
-def test_the_latest_counts_where_a_time_is_known_else_the_mean() -> None:
+def test_the_latest_rating_is_kept_or_the_mean_without_times() -> None:
     cases: list[tuple[list[Row], float]] = [
         ([("u", "r", 2, None), ("u", "r", 5, None), ("u", "r", 5, None)], 4.0),
         ([("u", "r", 2, 20), ("u", "r", 5, 10)], 2.0),
@@ -179,7 +180,7 @@ values = st.tuples(
 
 @given(st.lists(values, min_size=1, max_size=40), st.integers(1, 5), st.randoms())
 @settings(derandomize=True, deadline=None, max_examples=200)
-def test_gathering_agrees_with_a_slow_oracle_whatever_the_order_and_blocks(
+def test_gather_agrees_with_a_slow_oracle_in_any_order_and_blocks(
     rows: list[Row], blocks: int, shuffler: random.Random
 ) -> None:
     expected = slow_gather(rows)
@@ -187,13 +188,13 @@ def test_gathering_agrees_with_a_slow_oracle_whatever_the_order_and_blocks(
     parts = [rows[i::blocks] for i in range(blocks)]
     table = pa.Table.from_batches([clean(part) for part in parts], schema=BLOCK_SCHEMA)
     if not expected:
-        with pytest.raises(DataError, match="none of the"):
+        with pytest.raises(DataError):
             gather(table)
         return
     ratings = gather(table)
-    found = {(u, i): r for u, i, r in triples(ratings)}
-    assert found == pytest.approx(expected)
-    assert len(ratings) == len(found)
+    gathered_ratings = {(u, i): r for u, i, r in triples(ratings)}
+    assert gathered_ratings == pytest.approx(expected)
+    assert len(ratings) == len(gathered_ratings)
     assert ratings.report.rows_read == len(rows)
     order = list(zip(ratings.user.tolist(), ratings.restaurant.tolist(), strict=True))
     assert order == sorted(order)
@@ -206,23 +207,23 @@ def slow_gather(rows: list[Row]) -> dict[tuple[Any, Any], float]:
             continue
         valid[user, restaurant].append((-math.inf if time is None else time, float(rating)))
     means = {}
-    for pair, given_ratings in valid.items():
-        latest = max(time for time, _ in given_ratings)
-        kept = [rating for time, rating in given_ratings if time == latest]
+    for pair, rows_of_pair in valid.items():
+        latest = max(time for time, _ in rows_of_pair)
+        kept = [rating for time, rating in rows_of_pair if time == latest]
         means[pair] = sum(kept) / len(kept)
     return means
 
 
-def test_the_matrix_holds_the_ratings_where_they_belong() -> None:
+def test_the_matrix_has_a_row_per_user_and_a_column_per_restaurant() -> None:
     ratings = gathered([("b", "y", 4, None), ("a", "x", 2, None), ("b", "x", 1, None)])
     assert ratings.matrix().toarray().tolist() == [[2, 0], [1, 4]]
     assert ratings.matrix(shift=1).toarray().tolist() == [[3, 0], [2, 5]]
 
 
-def test_a_scale_is_shifted_where_it_would_reach_zero() -> None:
+def test_a_scale_that_reaches_zero_is_shifted() -> None:
     cases: list[tuple[float, float, float]] = [(1, 0, 0), (0.5, 0, 0), (0, 1, 0), (-2, 3, 3)]
-    for low, shift, read in cases:
-        assert (rating_shift(low), reader_shift(low)) == (shift, read)
+    for low, shift, of_reader in cases:
+        assert (rating_shift(low), reader_shift(low)) == (shift, of_reader)
 
 
 def test_a_rating_of_minus_zero_on_a_scale_from_zero_is_a_rating() -> None:
@@ -230,13 +231,13 @@ def test_a_rating_of_minus_zero_on_a_scale_from_zero_is_a_rating() -> None:
     assert ratings.matrix(rating_shift(0)).toarray().tolist() == [[1.0]]
 
 
-def test_no_review_at_all_says_what_to_check() -> None:
+def test_no_review_is_an_error() -> None:
     with pytest.raises(DataError, match="holds no review"):
         gather(BLOCK_SCHEMA.empty_table())
 
 
-def test_no_valid_review_says_why_each_was_rejected() -> None:
-    with pytest.raises(DataError, match=r"none of the 2 reviews is valid \(2 rating_missing\)"):
+def test_no_valid_review_is_an_error_with_the_counts_of_the_reasons() -> None:
+    with pytest.raises(DataError, match="2 rating_missing"):
         gathered([("u", "r", None, None), ("v", "r", None, None)])
 
 

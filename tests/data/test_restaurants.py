@@ -13,19 +13,21 @@ from recommender.data.restaurants import restaurant_names, shown_restaurants
 KEYS = pa.array(["a", "b", "c"])
 
 
-def test_all_are_shown_where_nothing_is_excluded(db: MongoDatabase, db_settings: Settings) -> None:
+def test_without_a_filter_all_are_shown(db: MongoDatabase, db_settings: Settings) -> None:
     db["Restaurants"].insert_one({"gmap_id": "a", "closed": True})
     assert shown_restaurants(db, KEYS, db_settings).tolist() == [True, True, True]
 
 
-def test_what_matches_the_filter_is_not_shown(db: MongoDatabase, db_settings: Settings) -> None:
+def test_restaurants_that_match_the_filter_are_not_shown(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
     closed = [{"gmap_id": name, "closed": name in "cx"} for name in "abcx"]
     db["Restaurants"].insert_many([*closed, {"closed": True}])
     settings = db_settings.with_values({"restaurants_exclude": '{"closed": true}'})
     assert shown_restaurants(db, KEYS, settings).tolist() == [True, True, False]
 
 
-def test_a_filter_that_mongodb_refuses_is_a_clear_error(
+def test_a_filter_that_mongodb_refuses_is_an_error(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     db["Restaurants"].insert_one({"gmap_id": "a"})
@@ -34,14 +36,13 @@ def test_a_filter_that_mongodb_refuses_is_a_clear_error(
         shown_restaurants(db, KEYS, settings)
 
 
-def test_a_text_that_is_no_filter_is_refused_at_the_start() -> None:
+def test_a_text_that_is_not_a_filter_is_an_invalid_setting() -> None:
     for text in ("closed", "[1]", '{"a":'):
         with pytest.raises(ConfigurationError, match="RESTAURANTS_EXCLUDE"):
             load_settings(restaurants_exclude=text)
 
 
-def test_names_are_those_of_the_ids_asked_for(db: MongoDatabase) -> None:
-    named = [{"gmap_id": i, "name": f"Place {i}"} for i in ("a", "b", 7)]
+def test_names_are_those_of_the_ids(db: MongoDatabase) -> None:
+    named = [{"gmap_id": i, "name": f"Name {i}"} for i in ("a", "b", 7, ["b"])]
     db["Restaurants"].insert_many([*named, {"gmap_id": "c", "name": 5}, {"name": "no id"}])
-    assert restaurant_names(db, ["b", 7, "c"]) == {"b": "Place b", 7: "Place 7"}
-    assert set(restaurant_names(db)) == {"a", "b", 7}
+    assert restaurant_names(db, ["b", 7, "c"]) == {"b": "Name b", 7: "Name 7"}

@@ -19,7 +19,7 @@ def reviews() -> Ratings:
     return ratings_of([("ann", "a", 5), ("bob", "b", 3), (7, "a", 4)])
 
 
-def test_newcomers_come_with_their_ratings_of_known_restaurants(
+def test_newcomers_have_their_ratings_of_known_restaurants(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     db["Users"].insert_many(
@@ -45,7 +45,7 @@ def test_newcomers_come_with_their_ratings_of_known_restaurants(
     assert ratings == {"cid": [0, 4], "dot": none, "eve": none, "fay": none, "8": [2.5, 0]}
 
 
-def test_users_whom_the_backend_writes_recommendations_for_are_left_out(
+def test_users_with_recommendations_of_the_backend_are_left_out(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     db["Users"].insert_many([{"user_id": "own"}, {"user_id": "ours"}])
@@ -95,15 +95,13 @@ def test_ratings_of_known_users_are_read(db: MongoDatabase, db_settings: Setting
     }
 
 
-def test_without_users_nothing_is_added(db: MongoDatabase, db_settings: Settings) -> None:
+def test_an_empty_collection_adds_nothing(db: MongoDatabase, db_settings: Settings) -> None:
     read = read_users(db, reviews(), db_settings)
     assert (len(read.newcomers), read.newcomer_ratings.shape) == (0, (0, 2))
     assert (read.also_rated.nnz, read.also_rated.shape) == (0, (3, 2))
 
 
-def test_more_known_users_than_a_block_holds_are_read(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_several_blocks_of_known_users_are_read(db: MongoDatabase, db_settings: Settings) -> None:
     many = ratings_of([("v", "b", 5), *((f"u{i}", "a", 5) for i in range(12_000))])
     rated = [{"gmap_id": "b"}]
     db["Users"].insert_many([{"user_id": f"u{i}", "ratings": rated} for i in range(12_000)])
