@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 import clustering_training
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
 from recommender.als.fit import REMEDY, choose, fit, refit
-from recommender.als.fold_in import Preferences
+from recommender.als.fold_in import PreferenceModel
 from recommender.als.model import Model, confidence_matrix, popularity_of
 from recommender.als.recommend import RecommendTask, user_blocks
 from recommender.als.reuse import reused_choice
@@ -94,7 +94,7 @@ def recommend(
     return int(staged_users)
 
 
-def train(run: TrainingRun) -> tuple[Ratings, Preferences | None]:
+def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
     """Do the whole ALS job, up to the published ``Recommendations``.
 
     Returns

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from recommender.als.fold_in import Preferences
+from recommender.als.fold_in import PreferenceModel
 from recommender.als.published_factors import factors_document, read_factors_document, with_shown
 from recommender.clustering.documents import cluster_documents, figures_of, metadata_documents
 from recommender.clustering.elbow import parse_range, run_elbow
@@ -38,7 +38,7 @@ from recommender.runs.run import TrainingRun, training_run
 from recommender.runs.summary import summary_of
 
 
-def train(run: TrainingRun, ratings: Ratings, preferences: Preferences | None = None) -> None:
+def train(run: TrainingRun, ratings: Ratings, preferences: PreferenceModel | None = None) -> None:
     """Cluster the users of the ratings and publish ``Clusters`` and ``Metadata``.
 
     Parameters
@@ -81,7 +81,7 @@ def train(run: TrainingRun, ratings: Ratings, preferences: Preferences | None = 
 
 
 def _factors_documents(
-    run: TrainingRun, ratings: Ratings, preferences: Preferences | None, shown: NDArray[np.bool_]
+    run: TrainingRun, ratings: Ratings, preferences: PreferenceModel | None, shown: NDArray[np.bool_]
 ) -> list[Document]:
     """Return the item factors of this training, or the published ones under this run's id."""
     if preferences is None:

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.cluster import KMeans
 
-from recommender.als.fold_in import alternate, preferences_of
-from recommender.als.popularity import city_scores
+from recommender.als.fold_in import alternate, preference_model
+from recommender.als.popularity import popularity_scores
 from recommender.als.top_n import top_n
 from recommender.clustering.evaluate import evaluate_clusters, relevant_from
 from recommender.clustering.fit import Clustering, cluster
@@ -38,7 +38,7 @@ from recommender.core.settings import Settings, load_settings
 from recommender.data.files import RATING, RESTAURANT, USER
 from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import ranking_quality
-from recommender.evaluation.splitting import HeldOutUsers, hold_out_users
+from recommender.evaluation.splitting import UserSplit, split_users
 from recommender.load import read_file
 
 _SPACES = ("tastes", "ratings")
@@ -129,15 +129,15 @@ def others(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
 
 def _split(
     ratings: Ratings, settings: Settings, seed: int
-) -> tuple[UserMatrix, HeldOutUsers, Settings]:
+) -> tuple[UserMatrix, UserSplit, Settings]:
     """Return the training users' matrix, the test users and the settings of one split."""
     of_split = settings.with_values({"seed": seed})
     matrix = user_matrix(ratings, of_split)
-    test = hold_out_users(matrix.ratings, relevant_from(matrix, of_split), seed=seed)
+    test = split_users(matrix.ratings, relevant_from(matrix, of_split), seed=seed)
     return matrix.subset(test.train_users), test, of_split
 
 
-def _euclidean(train: UserMatrix, test: HeldOutUsers, settings: Settings) -> Mapping[str, Any]:
+def _euclidean(train: UserMatrix, test: UserSplit, settings: Settings) -> Mapping[str, Any]:
     """Evaluate scikit-learn's KMeans: each test user gets the members' means."""
     model = KMeans(min(settings.clusters.k, train.rows.shape[0]), random_state=settings.seed)
     labels = model.fit_predict(_narrow(train.rows))
@@ -148,7 +148,7 @@ def _euclidean(train: UserMatrix, test: HeldOutUsers, settings: Settings) -> Map
     return asdict(ranking_quality(lists[nearest], test.seen, test.relevant, settings.als.top_n))
 
 
-def _folded_in(train: UserMatrix, test: HeldOutUsers, settings: Settings) -> Mapping[str, Any]:
+def _folded_in(train: UserMatrix, test: UserSplit, settings: Settings) -> Mapping[str, Any]:
     """Evaluate test users folded in with item factors of the training users."""
     gains = _gains(train.ratings, train)
     factors = alternate(
@@ -159,8 +159,8 @@ def _folded_in(train: UserMatrix, test: HeldOutUsers, settings: Settings) -> Map
         iterations=settings.als.max_iter,
         seed=settings.seed,
     )
-    popularity = city_scores(gains.indices, gains.data, gains.shape[1])
-    preferences = preferences_of(factors, popularity, alpha=_ALPHA, reg_param=_REG_PARAM)
+    popularity = popularity_scores(gains.indices, gains.data, gains.shape[1])
+    preferences = preference_model(factors, popularity, alpha=_ALPHA, reg_param=_REG_PARAM)
     users, shown = preferences.user_factors(_gains(test.seen, train)), settings.als.top_n
     lists, _ = top_n(users, preferences.restaurant_factors, shown, test.seen)
     return asdict(ranking_quality(lists.astype(np.int64), test.seen, test.relevant, shown))

@@ -20,7 +20,7 @@ from pyspark.sql import SparkSession
 from scipy.sparse import csr_array, csr_matrix
 
 from recommender.als.bias import BiasDamping, choose_damping, fit_bias
-from recommender.als.choose_alpha import find_confidence
+from recommender.als.choose_alpha import choose_preference_parameters
 from recommender.als.evaluate import cross_fitted
 from recommender.als.fit import fit_preferences, fit_rating
 from recommender.als.model import confidence_matrix
@@ -125,7 +125,7 @@ def _seed_ranking(spark: SparkSession, train: Ratings, settings: Settings) -> Sc
 
 
 def _own_ranking(spark: SparkSession, train: Ratings, settings: Settings) -> Score:
-    preferences = fit_preferences(spark, train, settings, find_confidence(train, settings))
+    preferences = fit_preferences(spark, train, settings, choose_preference_parameters(train, settings))
     confidence, items = confidence_matrix(train, settings), preferences.restaurant_factors
     return lambda users: preferences.user_factors(csr_array(confidence[users])) @ items.T
 

@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.als.fold_in import preferences_of
+from recommender.als.fold_in import preference_model
 from recommender.als.model import Model, confidence_matrix
 from recommender.als.published_factors import factors_document
 from recommender.core.mongo import Document, MongoDatabase
@@ -129,7 +129,7 @@ def real_rows(text: str) -> csr_array:
 def some_factors(run_id: str) -> Document:
     """Return ``item_factors`` of three restaurants; whoever likes ``a`` is sent to ``c``."""
     factors = np.array([[1.0, 0], [0, 1], [0.5, 0.1]], dtype=np.float32)
-    preferences = preferences_of(factors, np.array([3, 2, 1]), alpha=4.0, reg_param=0.1)
+    preferences = preference_model(factors, np.array([3, 2, 1]), alpha=4.0, reg_param=0.1)
     keys = pa.array([str(encode_id(i)) for i in ("a", 5, "c")])
     return factors_document(preferences, keys, np.ones(3, dtype=bool), run_id, 0.0)
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.als.fold_in import alternate, preferences_of
+from recommender.als.fold_in import alternate, preference_model
 from recommender.als.model import confidence_matrix, popularity_of, training_users
 from recommender.als.sweeps import SETTLED, cores
 from recommender.als.top_n import top_n
@@ -69,7 +69,7 @@ def confidence_of(alpha: float, rank: int, settings: Settings) -> Confidence:
     return Confidence(alpha, alpha * _REG_PARAM_SHARE if reg_param is None else reg_param, rank)
 
 
-def find_confidence(ratings: Ratings, settings: Settings) -> Confidence:
+def choose_preference_parameters(ratings: Ratings, settings: Settings) -> Confidence:
     """Return the parameters of the settings and, of what is unset, those that rank best.
 
     Each trial fits all ratings but those held out. Test users are the same in all trials, so that
@@ -167,7 +167,7 @@ def _ndcg(trial: Trial, confidence: Confidence, settings: Settings) -> NDArray[n
         seed=settings.seed,
         threads=cores(),
     )
-    preferences = preferences_of(factors, trial.popularity, alpha=alpha, reg_param=reg_param)
+    preferences = preference_model(factors, trial.popularity, alpha=alpha, reg_param=reg_param)
     seen, n = csr_array(trial.visits[trial.test_users]), settings.als.top_n
     users = preferences.user_factors(seen)
     lists = top_n(users, preferences.restaurant_factors, n, seen)[0].astype(np.int64)

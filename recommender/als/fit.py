@@ -17,8 +17,8 @@ from pyspark.sql import DataFrame, SparkSession
 from scipy.sparse import csr_array
 
 from recommender.als.bias import Bias, BiasDamping, choose_damping, fit_bias, zero_bias
-from recommender.als.choose_alpha import Confidence, find_confidence
-from recommender.als.fold_in import Preferences, preferences_of
+from recommender.als.choose_alpha import Confidence, choose_preference_parameters
+from recommender.als.fold_in import PreferenceModel, preference_model
 from recommender.als.model import (
     Model,
     RatingModel,
@@ -67,7 +67,7 @@ def choose(ratings: Ratings, settings: Settings) -> Chosen | None:
     """Choose the parameters of both fits; None if ``ALS_OBJECTIVE=rating``, which needs none."""
     if settings.als.objective == "rating":
         return None
-    return Chosen(choose_damping(ratings, settings), find_confidence(ratings, settings), at=now())
+    return Chosen(choose_damping(ratings, settings), choose_preference_parameters(ratings, settings), at=now())
 
 
 def fit(spark: SparkSession, ratings: Ratings, settings: Settings, chosen: Chosen | None) -> Model:
@@ -139,7 +139,7 @@ def _rest(
     return rest, baseline, (settings.reviews.rating_min, settings.reviews.rating_max)
 
 
-def offsets_alone(ratings: Ratings, settings: Settings, weights: BiasDamping) -> RatingModel:
+def fit_bias_only(ratings: Ratings, settings: Settings, weights: BiasDamping) -> RatingModel:
     """Return the rating's fit without ALS, which predicts the same pairs."""
     user, restaurant = (
         np.where(np.bincount(of, minlength=len(ids)) > 0, 0, np.nan).astype(np.float32)[:, None]
@@ -151,7 +151,7 @@ def offsets_alone(ratings: Ratings, settings: Settings, weights: BiasDamping) ->
 
 def fit_preferences(
     spark: SparkSession, ratings: Ratings, settings: Settings, confidence: Confidence
-) -> Preferences:
+) -> PreferenceModel:
     """Fit which restaurants a user goes to; a rating sets the confidence of a visit.
 
     MLlib fits the item factors to the training users, and sweeps extend them to all users of two
@@ -168,7 +168,7 @@ def fit_preferences(
 
 def _sweep_preferences(
     items: NDArray[np.float32], ratings: Ratings, settings: Settings, confidence: Confidence
-) -> Preferences:
+) -> PreferenceModel:
     """Sweep over all users of two ratings and more from these item factors."""
     visits = confidence_matrix(ratings, settings)
     several = csr_array(visits[np.diff(visits.indptr) >= 2])
@@ -180,7 +180,7 @@ def _sweep_preferences(
     if not several.nnz:
         log.warning("nobody has rated two restaurants: the most popular ones are recommended")
     popularity = popularity_of(ratings, settings)
-    return preferences_of(items, popularity, alpha=alpha, reg_param=reg_param)
+    return preference_model(items, popularity, alpha=alpha, reg_param=reg_param)
 
 
 def _most_sweeps(ratings: int) -> int:

@@ -20,10 +20,10 @@ _TIE_BREAK = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class Preferences:
+class PreferenceModel:
     """Ranks restaurants for any user by what the user has rated.
 
-    Built by :func:`preferences_of`.
+    Built by :func:`preference_model`.
 
     Attributes
     ----------
@@ -113,13 +113,13 @@ class Preferences:
         return reasons
 
 
-def preferences_of(
+def preference_model(
     factors: NDArray[np.float32],
     popularity: NDArray[np.integer[Any]] | NDArray[np.floating[Any]],
     *,
     alpha: float,
     reg_param: float,
-) -> Preferences:
+) -> PreferenceModel:
     """Make a fit's item factors ready to rank with.
 
     Parameters
@@ -132,7 +132,7 @@ def preferences_of(
         The parameters of the fit; ``reg_param`` above 0.
     """
     rotated, spectrum, _ = diagonalise(np.nan_to_num(factors))
-    return Preferences(
+    return PreferenceModel(
         factors=rotated,
         spectrum=spectrum,
         popularity=(popularity / (popularity.max(initial=0) or 1)).astype(np.float32),
@@ -157,7 +157,7 @@ def alternate(
     Parameters
     ----------
     visits
-        (users, restaurants), as in `Preferences.user_factors`.
+        (users, restaurants), as in `PreferenceModel.user_factors`.
     rank, alpha, reg_param, seed
         Those of the fit.
     iterations, settled

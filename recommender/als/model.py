@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from recommender.als.bias import Bias
-from recommender.als.fold_in import Preferences
-from recommender.als.popularity import city_scores
+from recommender.als.fold_in import PreferenceModel
+from recommender.als.popularity import popularity_scores
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings, rating_shift
 
@@ -69,7 +69,7 @@ class Model:
     """
 
     rating: RatingModel
-    preferences: Preferences | None
+    preferences: PreferenceModel | None
 
     @property
     def restaurant_factors(self) -> NDArray[np.float32]:
@@ -124,9 +124,9 @@ def confidence_matrix(ratings: Ratings, settings: Settings) -> csr_array:
 
 
 def popularity_of(ratings: Ratings, settings: Settings) -> NDArray[np.float64]:
-    """Return the popularity of each restaurant, (restaurants,); see `city_scores`."""
+    """Return the popularity of each restaurant, (restaurants,); see `popularity_scores`."""
     shifted = ratings.rating + rating_shift(settings.reviews.rating_min)
-    return city_scores(ratings.restaurant, shifted, len(ratings.restaurants))
+    return popularity_scores(ratings.restaurant, shifted, len(ratings.restaurants))
 
 
 def training_users(ratings: Ratings, settings: Settings) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 _DAMPING = 10
 
 
-def city_scores(
+def popularity_scores(
     item: NDArray[np.integer[Any]], rating: NDArray[np.float64], items: int
 ) -> NDArray[np.float64]:
     """Score each item by its popularity times its damped mean rating.

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.als.fold_in import Preferences
+from recommender.als.fold_in import PreferenceModel
 from recommender.als.top_n import top_n
 from recommender.core.errors import DataError
 from recommender.core.logs import one_line
@@ -35,7 +35,7 @@ class PublishedFactors:
     run_id: str  # the training that published them
     fitted_by: str  # the training that fitted them
     restaurants: pa.StringArray  # keys of the restaurants' ids
-    preferences: Preferences
+    preferences: PreferenceModel
     shown: NDArray[np.bool_]  # (restaurants,), the restaurants to recommend
     rating_shift: float  # added to each rating
 
@@ -91,7 +91,7 @@ class PublishedFactors:
 
 
 def factors_document(
-    preferences: Preferences,
+    preferences: PreferenceModel,
     restaurants: pa.StringArray,
     shown: NDArray[np.bool_],
     run_id: str,
@@ -165,7 +165,7 @@ def _decoded(document: Document) -> PublishedFactors:
         run_id=str(document["run_id"]),
         fitted_by=str(document["fitted_by"]),
         restaurants=restaurants,
-        preferences=Preferences(
+        preferences=PreferenceModel(
             factors=_floats(document["factors"]).reshape(count, rank),
             spectrum=np.array(document["spectrum"], dtype=np.float64).reshape(rank),
             popularity=_floats(document["popularity"]).reshape(count),

@@ -17,7 +17,7 @@ from recommender.clustering.scoring import lists_of, score
 from recommender.clustering.user_matrix import UserMatrix
 from recommender.core.settings import Settings
 from recommender.evaluation.metrics import no_quality, ranking_quality, rating_error
-from recommender.evaluation.splitting import HeldOutUsers, hold_out_users
+from recommender.evaluation.splitting import UserSplit, split_users
 
 _LARGEST_DAMPING = 1e6
 
@@ -45,8 +45,8 @@ def evaluate_clusters(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
     dict
         The ledger's ``metrics.clusters.held_out``.
     """
-    test = hold_out_users(matrix.ratings, relevant_from(matrix, settings), seed=settings.seed)
-    rating_test = hold_out_users(matrix.ratings, -np.inf, seed=settings.seed)
+    test = split_users(matrix.ratings, relevant_from(matrix, settings), seed=settings.seed)
+    rating_test = split_users(matrix.ratings, -np.inf, seed=settings.seed)
     train = matrix.subset(test.train_users)
     clustering = cluster(train, settings) if rating_test.relevant.nnz and train.rows.nnz else None
     return {
@@ -56,7 +56,7 @@ def evaluate_clusters(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
 
 
 def evaluate_lists(
-    test: HeldOutUsers, train: UserMatrix, clustering: Clustering | None, settings: Settings
+    test: UserSplit, train: UserMatrix, clustering: Clustering | None, settings: Settings
 ) -> dict[str, Any]:
     """Evaluate the lists of the clusters, and the fallback list, on test users.
 
@@ -82,7 +82,7 @@ def evaluate_lists(
 
 
 def _evaluate_ratings(
-    test: HeldOutUsers, train: UserMatrix, clustering: Clustering | None
+    test: UserSplit, train: UserMatrix, clustering: Clustering | None
 ) -> dict[str, Any]:
     """Compare test ratings with the mean ratings of the user's cluster and of all users."""
     actual, item = test.relevant.data, test.relevant.indices

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.special import gammaln
 
-from recommender.als.popularity import city_scores
+from recommender.als.popularity import popularity_scores
 
 _BLOCK_RATINGS = 65_536
 _LARGEST_WEIGHT = 1e6
@@ -133,7 +133,7 @@ def leave_one_out_scores(
     sums = np.bincount(cell, weights=ratings.data[counted], minlength=k * items).reshape(k, items)
     counts = np.bincount(cell, minlength=k * items).reshape(k, items)
     # The mean next rating of all users, with popularity as a tie-break.
-    fallback = city_scores(ratings.indices, ratings.data, items)
+    fallback = popularity_scores(ratings.indices, ratings.data, items)
     prior = _TIE_BREAK * fallback
     per_user = np.diff(ratings.indptr)
     is_next = np.repeat(per_user >= 2, per_user)

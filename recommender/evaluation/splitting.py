@@ -91,7 +91,7 @@ def choose_test_rows(
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOutUsers:
+class UserSplit:
     """Users held out of the training, with their seen and their relevant items.
 
     Attributes
@@ -109,14 +109,14 @@ class HeldOutUsers:
     relevant: csr_array
 
 
-def hold_out_users(
+def split_users(
     rows: csr_array,
     liked: float,
     *,
     seed: int,
     users_share: float = 0.1,
     relevant_share: float = 0.2,
-) -> HeldOutUsers:
+) -> UserSplit:
     """Hold users out of the training, and for each of them a share of the relevant items.
 
     Held-out users with one rating or without a relevant item are not test users.
@@ -153,4 +153,4 @@ def hold_out_users(
         triplets = (test.data[of], (user[of], test.indices[of]))
         return csr_array(csr_array(triplets, shape=test.shape)[test_users])
 
-    return HeldOutUsers(train_users=train_users, seen=part(~is_test), relevant=part(is_test))
+    return UserSplit(train_users=train_users, seen=part(~is_test), relevant=part(is_test))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recommender.als import choose_alpha as confidence
-from recommender.als.choose_alpha import USUAL_ALPHA, Confidence, find_confidence
+from recommender.als.choose_alpha import USUAL_ALPHA, Confidence, choose_preference_parameters
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from tests.support import ratings_of
@@ -33,15 +33,15 @@ def dense(seed: int) -> Ratings:
 
 def test_what_is_set_by_hand_stays(quick: Settings) -> None:
     by_hand = quick.with_values({"als_alpha": 5.0})
-    assert find_confidence(dense(1), by_hand) == Confidence(5, 1, 8)
+    assert choose_preference_parameters(dense(1), by_hand) == Confidence(5, 1, 8)
     reg_param = quick.with_values({"als_preference_reg_param": 0.3})
-    first, again = (find_confidence(dense(1), reg_param) for _ in range(2))
+    first, again = (choose_preference_parameters(dense(1), reg_param) for _ in range(2))
     assert first.reg_param == 0.3
     assert first == again
 
 
 def test_where_users_rated_most_of_what_suits_them_alpha_is_low(quick: Settings) -> None:
-    chosen = find_confidence(dense(2), quick)
+    chosen = choose_preference_parameters(dense(2), quick)
     assert chosen.alpha < USUAL_ALPHA
     assert chosen.reg_param == pytest.approx(chosen.alpha / 5)
 
@@ -66,7 +66,7 @@ def test_the_best_mean_is_taken_and_the_lower_rank_where_it_is_clearly_better(
         return means[tried.alpha, tried.rank] + noise - noise.mean()
 
     monkeypatch.setattr(confidence, "_ndcg", ndcg)
-    best = find_confidence(dense(1), db_settings)
+    best = choose_preference_parameters(dense(1), db_settings)
     assert (best.alpha, best.rank) == chosen
 
 
@@ -81,4 +81,4 @@ def test_the_best_mean_is_taken_and_the_lower_rank_where_it_is_clearly_better(
 def test_where_nothing_decides_it_is_the_usual_one(
     db_settings: Settings, rows: list[tuple[str, str, float]]
 ) -> None:
-    assert find_confidence(ratings_of(rows), db_settings) == Confidence(USUAL_ALPHA, 4, 64)
+    assert choose_preference_parameters(ratings_of(rows), db_settings) == Confidence(USUAL_ALPHA, 4, 64)

@@ -9,7 +9,7 @@ import pytest
 
 from recommender.als import evaluate as judging
 from recommender.als.evaluate import evaluate_lists
-from recommender.als.fold_in import preferences_of
+from recommender.als.fold_in import preference_model
 from recommender.als.model import Model
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
@@ -33,7 +33,7 @@ def neighbours(ratings: Ratings) -> Model:
     waves = [wave(k * angles) for k in range(1, 9) for wave in (np.cos, np.sin)]
     factors = np.array(waves, dtype=np.float32).T
     popularity = np.bincount(ratings.restaurant, minlength=len(factors))
-    preferences = preferences_of(factors, popularity, alpha=10, reg_param=0.1)
+    preferences = preference_model(factors, popularity, alpha=10, reg_param=0.1)
     unused: Any = None
     return Model(unused, preferences)
 

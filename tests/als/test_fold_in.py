@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.als.fold_in import Preferences, alternate, preferences_of
+from recommender.als.fold_in import PreferenceModel, alternate, preference_model
 
 ALPHA, REG = 3.0, 0.7
 
@@ -21,9 +21,9 @@ def a_fit(seed: int, restaurants: int = 40, rank: int = 6) -> tuple[NDArray[np.f
     return factors, csr_array(visits)
 
 
-def made_ready(factors: NDArray[np.float32], visits: csr_array) -> Preferences:
+def made_ready(factors: NDArray[np.float32], visits: csr_array) -> PreferenceModel:
     counts = np.bincount(visits.indices, minlength=len(factors))
-    return preferences_of(factors, counts, alpha=ALPHA, reg_param=REG)
+    return preference_model(factors, counts, alpha=ALPHA, reg_param=REG)
 
 
 def als_step(factors: NDArray[np.float32], visits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ import pytest
 from bson.int64 import Int64
 
 from recommender.als import published_factors as factors_module
-from recommender.als.fold_in import Preferences, preferences_of
+from recommender.als.fold_in import PreferenceModel, preference_model
 from recommender.als.published_factors import (
     LiveFactors,
     PublishedFactors,
@@ -30,10 +30,10 @@ from tests.support import ratings_of, some_factors
 COUNT = 30
 
 
-def some_preferences(count: int = COUNT, rank: int = 5) -> Preferences:
+def some_preferences(count: int = COUNT, rank: int = 5) -> PreferenceModel:
     rng = np.random.default_rng(0)
     factors = rng.standard_normal((count, rank), np.float32)
-    return preferences_of(factors, rng.permutation(count) + 1, alpha=2.5, reg_param=0.5)
+    return preference_model(factors, rng.permutation(count) + 1, alpha=2.5, reg_param=0.5)
 
 
 def ids_of(count: int = COUNT) -> pa.StringArray:

@@ -16,7 +16,7 @@ from recommender.clustering.fit import Clustering, cluster
 from recommender.clustering.user_matrix import UserMatrix, user_matrix
 from recommender.core.settings import Settings, load_settings
 from recommender.evaluation.metrics import RankingQuality
-from recommender.evaluation.splitting import hold_out_users
+from recommender.evaluation.splitting import split_users
 from tests.small_cities import DEGENERATE, DRAWN, some_users, tiny_ratings
 from tests.support import ratings_of
 
@@ -41,7 +41,7 @@ def test_predicted_ratings_are_evaluated_on_ratings_of_any_value() -> None:
     settings = load_settings(clusters_k=4)
     matrix = user_matrix(tiny_ratings(), settings)
     quality = evaluate_clusters(matrix, settings)["ratings"]
-    test = hold_out_users(matrix.ratings, 0, seed=settings.seed)
+    test = split_users(matrix.ratings, 0, seed=settings.seed)
     train = matrix.subset(test.train_users)
     clustering = cluster(train, settings)
     means = rating_means(train.ratings, clustering.labels, 4)
@@ -90,7 +90,7 @@ def test_test_users_do_not_take_part_in_the_training(monkeypatch: pytest.MonkeyP
     evaluate_clusters(matrix, settings)
     (train,) = trained_on
     users = matrix.rows.shape[0]
-    kept = hold_out_users(matrix.ratings, 0, seed=settings.seed).train_users
+    kept = split_users(matrix.ratings, 0, seed=settings.seed).train_users
     assert train.rows.shape[0] == train.ratings.shape[0] == len(kept) == users - users // 10
     assert (train.rows.toarray() == matrix.rows[kept].toarray()).all()
 
@@ -117,7 +117,7 @@ def test_without_a_rating_above_zero_in_training_there_is_a_reason() -> None:
     matrix = user_matrix(
         ratings_of([*zeros, ("u", "a", 2), ("u", "b", 2), ("u", "c", 1)], rating_max=2), settings
     )
-    alone = next(s for s in range(99) if hold_out_users(matrix.ratings, 2, seed=s).seen.nnz)
+    alone = next(s for s in range(99) if split_users(matrix.ratings, 2, seed=s).seen.nnz)
     quality = evaluate_clusters(matrix, settings.with_values({"seed": alone}))
     assert (quality["ndcg"], quality["ratings"]["rmse"]) == (None, None)
     assert quality["reason"]

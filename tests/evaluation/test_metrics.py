@@ -9,7 +9,7 @@ from sklearn.metrics import mean_absolute_error, ndcg_score, root_mean_squared_e
 
 from recommender.als.evaluate import cross_fitted
 from recommender.evaluation.metrics import ndcg_of_each, ranking_quality, rating_error
-from recommender.evaluation.splitting import choose_test_rows, hold_out_users
+from recommender.evaluation.splitting import choose_test_rows, split_users
 
 
 def test_a_fifth_of_each_users_ratings_is_test_and_at_least_one_of_two() -> None:
@@ -98,7 +98,7 @@ def some_ratings(seed: int) -> csr_array:
 
 def test_a_tenth_of_the_users_is_held_out_and_a_fifth_of_their_relevant_items() -> None:
     rows = some_ratings(0)
-    held = hold_out_users(rows, 4, seed=0)
+    held = split_users(rows, 4, seed=0)
     assert len(held.train_users) == 180
     out = np.setdiff1d(np.arange(200), held.train_users)
     test_user = 0
@@ -119,14 +119,14 @@ def test_a_tenth_of_the_users_is_held_out_and_a_fifth_of_their_relevant_items() 
 
 def test_the_held_out_users_and_items_are_seeded() -> None:
     rows = some_ratings(0)
-    one, same, other = (hold_out_users(rows, 4, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (split_users(rows, 4, seed=seed) for seed in (1, 1, 2))
     assert (one.relevant.toarray() == same.relevant.toarray()).all()
     assert one.train_users.tolist() == same.train_users.tolist() != other.train_users.tolist()
 
 
 def test_users_of_one_rating_or_no_relevant_item_are_not_test_users() -> None:
     rows = csr_array(np.array([[5.0, 0, 0], [1, 2, 3], [5, 5, 0], [0, 4, 1]]))
-    held = hold_out_users(rows, 4, seed=0, users_share=1)
+    held = split_users(rows, 4, seed=0, users_share=1)
     assert held.seen.shape[0] == 2
     assert np.diff(held.relevant.indptr).tolist() == np.diff(held.seen.indptr).tolist() == [1, 1]
     assert held.relevant.toarray()[1].tolist() == [0, 4, 0]
@@ -136,7 +136,7 @@ def test_users_of_one_rating_or_no_relevant_item_are_not_test_users() -> None:
 @pytest.mark.parametrize("n", [1, 3, 13])
 def test_the_ndcg_is_scikit_learns(n: int) -> None:
     rng = np.random.default_rng(n)
-    held = hold_out_users(some_ratings(n), 3, seed=n, users_share=1, relevant_share=0.5)
+    held = split_users(some_ratings(n), 3, seed=n, users_share=1, relevant_share=0.5)
     users = held.seen.shape[0]
     lists = np.array([rng.permutation(30)[:20] for _ in range(users)])
     lists[::3, 15:] = -1

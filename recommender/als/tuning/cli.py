@@ -13,9 +13,9 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from recommender.als.bias import BiasDamping, choose_damping
-from recommender.als.choose_alpha import find_confidence
+from recommender.als.choose_alpha import choose_preference_parameters
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
-from recommender.als.fit import fit_preferences, fit_rating, offsets_alone
+from recommender.als.fit import fit_preferences, fit_rating, fit_bias_only
 from recommender.als.model import Model
 from recommender.als.tuning.report import best_parameters, env_lines, format_table, line_chart
 from recommender.als.tuning.search import ResultStore, Trial, make_trials, run_trials, summarize
@@ -133,11 +133,11 @@ def measure(
     DataError if the test part has nothing to measure; ModelRejectedError if the fit is not finite.
     """
     if search is PREFERENCE:
-        preferences = fit_preferences(spark, train, settings, find_confidence(train, settings))
-        model = Model(offsets_alone(train, settings, BiasDamping()), preferences)
+        preferences = fit_preferences(spark, train, settings, choose_preference_parameters(train, settings))
+        model = Model(fit_bias_only(train, settings, BiasDamping()), preferences)
         metrics = evaluate_lists(model, train, test, settings)
     elif search is BIAS:
-        rating = offsets_alone(train, settings, choose_damping(train, settings))
+        rating = fit_bias_only(train, settings, choose_damping(train, settings))
         metrics = evaluate_ratings(rating, train, test, settings)[1]
     else:
         damping = choose_damping(train, settings) if search is RATING else None
