@@ -1,27 +1,25 @@
 """Trains Spark ALS on the reviews and publishes every user's top restaurants.
 
-The steps: read -> split -> choose -> fit and sweep -> evaluate -> sweep over all ratings ->
-recommend -> publish -> chain into the clustering. MLlib fits once. Run it by hand for a retrain at
-once; the service runs the same file. ``--tune`` searches for better parameters instead, with the
-same fits on the same kind of split.
+The steps: read -> choose parameters -> fit on the training part -> evaluate on the test part ->
+refit on all ratings -> recommend -> publish -> chain into the clustering. Run it by hand for a
+retrain at once; the service runs the same file. ``--tune`` searches for better parameters instead.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
 import clustering_training
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
-from recommender.als.fit import REMEDY, choose, fit, refit
+from recommender.als.fit import REMEDY, fit, refit
 from recommender.als.fold_in import PreferenceModel
 from recommender.als.model import Model, confidence_matrix, popularity_of
 from recommender.als.recommend import RecommendTask, user_blocks
-from recommender.als.reuse import reused_choice
+from recommender.als.reuse import choose_parameters, reused_parameters
 from recommender.als.tuning.cli import add_tuning_options, run_tuning, tuning_axes
 from recommender.core.errors import ModelRejectedError
 from recommender.core.logs import configure_logging
@@ -40,40 +38,53 @@ from recommender.spark.reviews_source import read_ratings
 from recommender.spark.session import spark_session
 
 
+def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
+    """Train, and publish ``Recommendations``; return the ratings and the model that ranks them."""
+    settings, db = run.settings, run.db
+    old = others_before(db, RECOMMENDATIONS)
+    with spark_session(settings, f"als_training {run.run_id}") as spark:
+        with run.phase("read"):
+            ratings = read_ratings(spark, settings)
+            run.record(**counts_of(ratings))
+        with run.phase("choose"):
+            train, test = split(ratings, settings)
+            chosen = reused_parameters(run, len(ratings)) or choose_parameters(train, settings)
+            run.record(chosen=chosen.document() if chosen else None)
+        with run.phase("train"):
+            model = fit(spark, train, settings, chosen)
+        with run.phase("evaluate"):
+            blend_weight, rating_figures = evaluate_ratings(model.rating, train, test, settings)
+            run.record(**{"metrics.als": rating_figures})
+            run.record(**{"metrics.lists": evaluate_lists(model, train, test, settings)})
+        with run.phase("refit"):
+            # The blend weight needs test ratings, and the refit has none: it is kept.
+            model = refit(model, ratings, settings, chosen).with_blend_weight(blend_weight)
+        with staged(db, RECOMMENDATIONS, run.run_id, "user_id", keep_others=True, old=old) as stage:
+            with run.phase("recommend"):
+                users = recommend(spark, model, ratings, run, stage.name)
+            with run.phase("publish recommendations"):
+                stage.seal(users)
+                check_recommendations(run, stage.name)
+                publish(db, stage, lease=run.lease)
+    return ratings, model.preferences
+
+
 def recommend(
     spark: SparkSession, model: Model, ratings: Ratings, run: TrainingRun, stage: str
 ) -> int:
-    """Stage every user's top restaurants that the user has not rated, by Reviews or ``Users``.
+    """Stage the best unrated restaurants of each user of Reviews or ``Users``; return their number.
 
-    Users without a review whom ``Users`` knows get theirs, too: where ratings alone rank, the most
-    popular ones.
-
-    Spark's own ``recommendForAllUsers`` takes many times as long and leaves in what is rated.
-
-    Parameters
-    ----------
-    stage
-        Name of the collection to write to.
-
-    Returns
-    -------
-    int
-        Count of the users.
-
-    Raises
-    ------
-    ModelRejectedError
-        If a score is not finite, as after a fit that did not hold.
+    Where ratings alone rank, users without a review get the most popular restaurants. A score that
+    is not finite raises ModelRejectedError.
     """
     in_users = read_users(run.db, ratings, run.settings)
     newcomers = in_users.newcomers
     run.record(newcomers=len(newcomers))
-    popularity = popularity_of(ratings, run.settings)
     users = pa.concat_arrays([ratings.users, newcomers])
-    visits = stacked(confidence_matrix(ratings, run.settings), in_users.newcomer_ratings)
+    confidence = stacked(confidence_matrix(ratings, run.settings), in_users.newcomer_ratings)
     also_rated = stacked(in_users.also_rated, structure(in_users.newcomer_ratings))
-    model = model.with_newcomers(len(newcomers), popularity)
-    blocks = list(user_blocks(model, users, visits, structure(visits) + also_rated))
+    model = model.with_newcomers(len(newcomers), popularity_of(ratings, run.settings))
+    blocks = list(user_blocks(model, users, confidence, structure(confidence) + also_rated))
     task = RecommendTask(
         settings=run.settings,
         run_id=run.run_id,
@@ -94,54 +105,10 @@ def recommend(
     return int(staged_users)
 
 
-def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
-    """Do the whole ALS job, up to the published ``Recommendations``.
-
-    Returns
-    -------
-    ratings
-        The ratings.
-    preferences
-        Its preferences, if they rank.
-    """
-    settings = run.settings
-    old = others_before(run.db, RECOMMENDATIONS)
-    with spark_session(settings, f"als_training {run.run_id}") as spark:
-        with run.phase("read"):
-            ratings = read_ratings(spark, settings)
-            run.record(**counts_of(ratings))
-        with run.phase("choose"):
-            part, held_out = split(ratings, settings)
-            chosen = reused_choice(run, len(ratings)) or choose(part, settings)
-            run.record(chosen=asdict(chosen) if chosen else None)
-        with run.phase("train"):
-            model = fit(spark, part, settings, chosen)
-        with run.phase("evaluate"):
-            share, rating_figures = evaluate_ratings(model.rating, part, held_out, settings)
-            run.record(**{"metrics.als": rating_figures})
-            run.record(**{"metrics.lists": evaluate_lists(model, part, held_out, settings)})
-        with run.phase("refit"):
-            model = refit(model, ratings, settings, chosen).with_blend_weight(share)
-        with staged(
-            run.db, RECOMMENDATIONS, run.run_id, "user_id", keep_others=True, old=old
-        ) as stage:
-            with run.phase("recommend"):
-                users = recommend(spark, model, ratings, run, stage.name)
-            with run.phase("publish recommendations"):
-                stage.seal(users)
-                check_recommendations(run, stage.name)
-                publish(run.db, stage, lease=run.lease)
-    return ratings, model.preferences
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Train on the reviews in MongoDB, publish, and chain into the clustering."""
-    parser = script_parser(
-        "Train Spark ALS, publish Recommendations, then cluster the users.", *TRAINING_CODES
-    )
-    parser.add_argument(
-        "--no-clustering", action="store_true", help="publish Recommendations and end there"
-    )
+    parser = script_parser("Train ALS, publish Recommendations, cluster users.", *TRAINING_CODES)
+    parser.add_argument("--no-clustering", action="store_true", help="end after Recommendations")
     add_force_option(parser)
     add_tuning_options(parser)
     # The service has acquired the lease and opened the ledger for this run.

@@ -81,7 +81,10 @@ def train(run: TrainingRun, ratings: Ratings, preferences: PreferenceModel | Non
 
 
 def _factors_documents(
-    run: TrainingRun, ratings: Ratings, preferences: PreferenceModel | None, shown: NDArray[np.bool_]
+    run: TrainingRun,
+    ratings: Ratings,
+    preferences: PreferenceModel | None,
+    shown: NDArray[np.bool_],
 ) -> list[Document]:
     """Return the item factors of this training, or the published ones under this run's id."""
     if preferences is None:

@@ -19,6 +19,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.cluster import KMeans
 
-from recommender.als.fold_in import alternate, preference_model
+from recommender.als.fold_in import preference_model
 from recommender.als.popularity import popularity_scores
+from recommender.als.sweeps import implicit_step, random_factors, sweep
 from recommender.als.top_n import top_n
 from recommender.clustering.evaluate import evaluate_clusters, relevant_from
 from recommender.clustering.fit import Clustering, cluster
@@ -151,19 +153,15 @@ def _euclidean(train: UserMatrix, test: UserSplit, settings: Settings) -> Mappin
 def _folded_in(train: UserMatrix, test: UserSplit, settings: Settings) -> Mapping[str, Any]:
     """Evaluate test users folded in with item factors of the training users."""
     gains = _gains(train.ratings, train)
-    factors = alternate(
-        csr_array(gains[np.diff(gains.indptr) >= 2]),
-        _RANK,
-        alpha=_ALPHA,
-        reg_param=_REG_PARAM,
-        iterations=settings.als.max_iter,
-        seed=settings.seed,
-    )
+    rows = csr_array(gains[np.diff(gains.indptr) >= 2])
+    step = partial(implicit_step, alpha=_ALPHA, reg_param=_REG_PARAM)
+    start = random_factors(rows.shape[1], _RANK, settings.seed)
+    factors = sweep(step, rows, start, settings.als.max_iter, 0)
     popularity = popularity_scores(gains.indices, gains.data, gains.shape[1])
     preferences = preference_model(factors, popularity, alpha=_ALPHA, reg_param=_REG_PARAM)
     users, shown = preferences.user_factors(_gains(test.seen, train)), settings.als.top_n
     lists, _ = top_n(users, preferences.restaurant_factors, shown, test.seen)
-    return asdict(ranking_quality(lists.astype(np.int64), test.seen, test.relevant, shown))
+    return asdict(ranking_quality(lists, test.seen, test.relevant, shown))
 
 
 def _gains(ratings: csr_array, matrix: UserMatrix) -> csr_array:

@@ -125,7 +125,9 @@ def _seed_ranking(spark: SparkSession, train: Ratings, settings: Settings) -> Sc
 
 
 def _own_ranking(spark: SparkSession, train: Ratings, settings: Settings) -> Score:
-    preferences = fit_preferences(spark, train, settings, choose_preference_parameters(train, settings))
+    preferences = fit_preferences(
+        spark, train, settings, choose_preference_parameters(train, settings)
+    )
     confidence, items = confidence_matrix(train, settings), preferences.restaurant_factors
     return lambda users: preferences.user_factors(csr_array(confidence[users])) @ items.T
 

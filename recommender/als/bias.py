@@ -27,17 +27,7 @@ _MAX_FOLDS = 5
 
 @dataclass(frozen=True, eq=False)
 class Bias:
-    """The damped user and item bias b_ui = mu + b_u + b_i.
-
-    Attributes
-    ----------
-    mean
-        The mu, on the ratings' scale.
-    users
-        float64 (users,), the b_u; 0 without a rating.
-    items
-        float64 (items,), the b_i; 0 without a rating.
-    """
+    """The damped user and item bias b_ui = mu + b_u + b_i; b_u and b_i are 0 without a rating."""
 
     mean: float
     users: NDArray[np.float64]
@@ -50,36 +40,17 @@ class Bias:
 
 @dataclass(frozen=True)
 class BiasDamping:
-    """Damping of the user and item bias: how many ratings of the mean are added to each.
-
-    Attributes
-    ----------
-    user, restaurant
-        Above 0.
-    """
+    """Damping of the bias, above 0: the number of ratings of the mean that are added to each."""
 
     user: float = 3.0
     restaurant: float = 20.0
 
 
-def zero_bias(shape: tuple[int, int]) -> Bias:
-    """Return a bias of 0 for ``shape`` (users, items)."""
-    users, items = shape
-    return Bias(0.0, np.zeros(users), np.zeros(items))
-
-
 def fit_bias(ratings: Ratings, damping: BiasDamping) -> Bias:
-    """Fit the bias by coordinate descent, so that users and items do not explain the same part.
+    """Fit the bias to one or more ratings by coordinate descent.
 
     Minimises the squared error plus ``damping.user`` times the squared b_u plus
     ``damping.restaurant`` times the squared b_i (Koren, 2010).
-
-    Parameters
-    ----------
-    ratings
-        One or more.
-    damping
-        Of users and of restaurants.
     """
     user, item = ratings.user, ratings.restaurant
     users, items = len(ratings.users), len(ratings.restaurants)
@@ -89,36 +60,36 @@ def fit_bias(ratings: Ratings, damping: BiasDamping) -> Bias:
     item_total = np.bincount(item, minlength=items) + damping.restaurant
     b_u, b_i = np.zeros(users), np.zeros(items)
     for _ in range(_SWEEPS):
-        # Each bias is the damped mean of what the other one leaves unexplained.
+        # Each bias is the damped mean of the other one's residuals.
         b_i = np.bincount(item, centred - b_u[user], items) / item_total
         b_u = np.bincount(user, centred - b_i[item], users) / user_total
     return Bias(mean, b_u, b_i)
 
 
 def choose_damping(ratings: Ratings, settings: Settings) -> BiasDamping:
-    """Return the damping of the settings; choose by cross-validation what they leave unset.
+    """Return the damping of the settings; choose by cross-validation where they set none.
 
     Each combination is fitted to a training part and evaluated on the test part of at most half a
-    million ratings of random users: more ratings do not change the choice.
+    million ratings of random users: more ratings do not change the choice. Without a test rating,
+    it is the default.
     """
-    fixed = settings.als.user_weight, settings.als.restaurant_weight
-    users, restaurants = (
-        grid if value is None else (value,)
-        for value, grid in zip(fixed, (_USER_DAMPINGS, _ITEM_DAMPINGS), strict=True)
-    )
-    candidates = [BiasDamping(*pair) for pair in product(users, restaurants)]
-    if len(candidates) == 1:
-        return candidates[0]
+    user, restaurant = settings.als.user_weight, settings.als.restaurant_weight
+    if user and restaurant:
+        return BiasDamping(user, restaurant)
     folds = list(_folds(sample_users(ratings, _MAX_RATINGS, settings.seed), settings))
     if not folds:
-        default = BiasDamping()
-        user, restaurant = fixed
-        return BiasDamping(
-            default.user if user is None else user,
-            default.restaurant if restaurant is None else restaurant,
-        )
+        return BiasDamping(user or BiasDamping.user, restaurant or BiasDamping.restaurant)
+    grids = (user,) if user else _USER_DAMPINGS, (restaurant,) if restaurant else _ITEM_DAMPINGS
     bounds = settings.reviews.rating_min, settings.reviews.rating_max
-    return min(candidates, key=lambda one: sum(_squared_error(one, *f, bounds) for f in folds))
+
+    def squared_error(damping: BiasDamping) -> float:
+        error = 0.0
+        for train, test in folds:
+            predicted = fit_bias(train, damping).predict(test.user, test.restaurant)
+            error += float(((np.clip(predicted, *bounds) - test.rating) ** 2).sum())
+        return error
+
+    return min((BiasDamping(*pair) for pair in product(*grids)), key=squared_error)
 
 
 def _folds(ratings: Ratings, settings: Settings) -> Iterator[tuple[Ratings, Ratings]]:
@@ -132,10 +103,3 @@ def _folds(ratings: Ratings, settings: Settings) -> Iterator[tuple[Ratings, Rati
             yield train, known
         if test_ratings >= _ENOUGH_TEST_RATINGS:
             return
-
-
-def _squared_error(
-    damping: BiasDamping, train: Ratings, test: Ratings, bounds: tuple[float, float]
-) -> float:
-    predicted = np.clip(fit_bias(train, damping).predict(test.user, test.restaurant), *bounds)
-    return float(((predicted - test.rating) ** 2).sum())

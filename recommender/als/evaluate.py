@@ -1,4 +1,4 @@
-"""Evaluation of a model on held-out ratings: its predictions and its lists, for the ledger."""
+"""Evaluation of a model on test ratings: its predictions and its lists, for the ledger."""
 
 from __future__ import annotations
 
@@ -13,115 +13,80 @@ from recommender.als.model import Model, RatingModel, confidence_matrix, popular
 from recommender.als.top_n import top_n
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.evaluation.metrics import ndcg_of_each, no_quality, ranking_quality, rating_error
+from recommender.evaluation.metrics import no_quality, ranking_quality, rating_error
 from recommender.evaluation.splitting import relevant_items
 
 EVALUATED_USERS = 20_000
 
 # Lower bounds, in training ratings, of the groups of users that are evaluated apart.
 _ACTIVITIES = (1, 2, 5, 10)
-_RANDOM_FACTORS = 16
 _OF_GROUPS = ("ndcg", "ndcg_error", "recall", "hit_rate", "map")
+_RANDOM_FACTORS = 16
 
 
 def evaluate_ratings(
-    model: RatingModel, part: Ratings, held_out: Ratings, settings: Settings
+    model: RatingModel, train: Ratings, test: Ratings, settings: Settings
 ) -> tuple[float, dict[str, Any]]:
-    """Compare predictions with the held-out ratings, beside the mean and the baseline.
+    """Compare the predictions of a model of ``train`` with the test ratings.
 
-    Parameters
-    ----------
-    model
-        Fitted to ``part``.
-
-    Returns
-    -------
-    share
-        The blend weight of ALS.
-    figures
-        The ledger's ``metrics.als``: a :class:`.RatingError`, and ``share``.
+    Return the blend weight of ALS, fitted to the test ratings, 1 with ``ALS_OBJECTIVE=rating``; and
+    the ledger's ``metrics.als``: a :class:`.RatingError`, and the blend weight as ``share``.
     """
-    pairs, mean = (held_out.user, held_out.restaurant), float(part.rating.mean())
-    drop = settings.als.cold_start_strategy == "drop"
+    pairs, mean = (test.user, test.restaurant), float(train.rating.mean())
     if settings.als.objective == "rating":
-        error = rating_error(model.predict(*pairs), held_out.rating, mean, drop_cold=drop)
-        return 1.0, {**asdict(error), "share": 1.0}
-    base, rest = model.bias.predict(*pairs), model.residual(*pairs)
-    share, explained = cross_fitted(rest, held_out.rating - base, seed=settings.seed)
-    baseline, predicted = (np.clip(each, *model.bounds) for each in (base, base + explained))
-    error = rating_error(predicted, held_out.rating, mean, baseline, drop_cold=drop)
-    return share, {**asdict(error), "share": share}
+        blend_weight, predicted, biased = 1.0, model.predict(*pairs), None
+    else:
+        bias, residual = model.bias.predict(*pairs), model.residual(*pairs)
+        blend_weight, blended = cross_fitted(residual, test.rating - bias, seed=settings.seed)
+        predicted, biased = (np.clip(each, *model.bounds) for each in (bias + blended, bias))
+    drop_cold = settings.als.cold_start_strategy == "drop"
+    error = rating_error(predicted, test.rating, mean, biased, drop_cold=drop_cold)
+    return blend_weight, {**asdict(error), "share": blend_weight}
 
 
 def evaluate_lists(
-    model: Model, part: Ratings, held_out: Ratings, settings: Settings
+    model: Model, train: Ratings, test: Ratings, settings: Settings
 ) -> dict[str, Any]:
-    """Compare the lists of test users with the held-out restaurants that they liked.
+    """Compare the lists of a model of ``train`` with the relevant items of test users.
 
-    A restaurant is liked from three quarters up the scale on. The model's lists stand beside the
-    popular list, which is what is served to unknown users, and random ones.
-
-    Parameters
-    ----------
-    model
-        Fitted to ``part``.
-
-    Returns
-    -------
-    dict
-        The ledger's ``metrics.lists``: a :class:`.RankingQuality` of the
-        model, with its ``ndcg_error``, one each of ``popular`` and ``random``, and, by how many
-        ratings users have in the training part, ``by_activity``. Without a relevant restaurant,
-        figures are None and ``reason`` says why.
+    Return the ledger's ``metrics.lists``: a :class:`.RankingQuality` of the model, one each of the
+    ``popular`` list, which is served to unknown users, and of ``random`` ones, and, by how many
+    training ratings users have, ``by_activity``. Without a relevant item, figures are None, and
+    ``reason`` says why.
     """
-    users, relevant = relevant_items(held_out, settings)
+    users, relevant = relevant_items(test, settings, EVALUATED_USERS)
     if not len(users):
-        return {"users": 0, **no_quality("no held-out rating is of a restaurant liked")}
+        return {"users": 0, **no_quality("no test rating is high enough to be relevant")}
+    seen, n = confidence_matrix(train, settings)[users], settings.als.top_n
+    popularity = popularity_of(train, settings).astype(np.float32)[:, None]
     rng = np.random.default_rng(settings.seed)
-    if len(users) > EVALUATED_USERS:
-        drawn = np.sort(rng.choice(len(users), EVALUATED_USERS, replace=False))
-        users, relevant = users[drawn], csr_array(relevant[drawn])
-    seen, n = confidence_matrix(part, settings)[users], settings.als.top_n
-    popularity = popularity_of(part, settings).astype(np.float32)
-    random_users = rng.standard_normal((len(users), _RANDOM_FACTORS), np.float32)
-    random_items = rng.standard_normal((seen.shape[1], _RANDOM_FACTORS), np.float32)
+    chance = (rng.standard_normal((size, _RANDOM_FACTORS), np.float32) for size in seen.shape)
 
-    def lists(users: NDArray[np.float32], items: NDArray[np.float32]) -> NDArray[np.int64]:
-        return top_n(users, items, n, seen)[0].astype(np.int64)
+    def lists(users: NDArray[np.float32], items: NDArray[np.float32]) -> NDArray[np.int32]:
+        return top_n(users, items, n, seen)[0]
 
     own = lists(model.user_factors(users, seen), np.nan_to_num(model.restaurant_factors))
-    popular = lists(np.ones((len(users), 1), np.float32), popularity[:, None])
-    chance = lists(random_users, random_items)
+    popular = lists(np.ones((len(users), 1), np.float32), popularity)
     return {
         "users": len(users),
         "shown": n,
-        **_figures(own, seen, relevant, n),
-        "popular": _figures(popular, seen, relevant, n),
-        "random": _figures(chance, seen, relevant, n),
+        **asdict(ranking_quality(own, seen, relevant, n)),
+        "popular": asdict(ranking_quality(popular, seen, relevant, n)),
+        "random": asdict(ranking_quality(lists(*chance), seen, relevant, n)),
         "by_activity": _by_activity(own, seen, relevant, n),
     }
 
 
-def _figures(
-    lists: NDArray[np.int64], seen: csr_array, relevant: csr_array, n: int
-) -> dict[str, float | None]:
-    """Return the quality of lists, and the standard error of its NDCG, None of a single user."""
-    each = ndcg_of_each(lists, seen, relevant, n)
-    error = float(each.std(ddof=1) / np.sqrt(len(each))) if len(each) > 1 else None
-    return {**asdict(ranking_quality(lists, seen, relevant, n)), "ndcg_error": error}
-
-
 def _by_activity(
-    lists: NDArray[np.int64], seen: csr_array, relevant: csr_array, n: int
+    lists: NDArray[np.int32], seen: csr_array, relevant: csr_array, n: int
 ) -> list[dict[str, Any]]:
     group = np.searchsorted(_ACTIVITIES, np.diff(seen.indptr), side="right") - 1
     figures = []
-    for number, least in enumerate(_ACTIVITIES):
+    for number in np.unique(group[group >= 0]):
         rows = np.flatnonzero(group == number)
-        if len(rows):
-            quality = _figures(lists[rows], seen[rows], relevant[rows], n)
-            own = {name: quality[name] for name in _OF_GROUPS}
-            figures.append({"ratings_from": least, "users": len(rows), **own})
+        quality = asdict(ranking_quality(lists[rows], seen[rows], relevant[rows], n))
+        own = {name: quality[name] for name in _OF_GROUPS}
+        figures.append({"ratings_from": _ACTIVITIES[number], "users": len(rows), **own})
     return figures
 
 
@@ -131,19 +96,9 @@ def cross_fitted(
     """Scale a predictor by the blend weight that minimises the squared error out of sample.
 
     The weight w minimises the sum of (actual - w predictor)^2, less one standard error and clipped
-    to [0, 1]. Each random half is predicted with the weight of the other half.
-
-    Parameters
-    ----------
-    predictor, actual
-        (n,) each; rows with NaN in ``predictor`` are ignored.
-
-    Returns
-    -------
-    weight
-        Fitted to both halves together; 0 without data.
-    predicted
-        float64 (n,), the scaled predictor.
+    to [0, 1]; rows with NaN in ``predictor`` are ignored. Each random half is predicted with the
+    weight of the other half. Return the weight of both halves together, 0 without data, and the
+    scaled predictor, (n,).
     """
     half = np.random.default_rng(seed).random(len(actual)) < 0.5
     predicted = np.empty(len(actual))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,8 +15,8 @@ from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame, SparkSession
 from scipy.sparse import csr_array
 
-from recommender.als.bias import Bias, BiasDamping, choose_damping, fit_bias, zero_bias
-from recommender.als.choose_alpha import Confidence, choose_preference_parameters
+from recommender.als.bias import Bias, BiasDamping, fit_bias
+from recommender.als.choose_alpha import PreferenceParameters
 from recommender.als.fold_in import PreferenceModel, preference_model
 from recommender.als.model import (
     Model,
@@ -26,12 +25,12 @@ from recommender.als.model import (
     popularity_of,
     training_users,
 )
-from recommender.als.sweeps import cores, explicit_step, implicit_step, sweep
+from recommender.als.reuse import ChosenParameters
+from recommender.als.sweeps import Factors, explicit_step, implicit_step, sweep
 from recommender.core.errors import ModelRejectedError
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from recommender.publishing.gate import check_finite
-from recommender.runs.ledger import now
 
 REMEDY = "raise ALS_REG_PARAM or lower ALS_RANK"
 
@@ -41,145 +40,115 @@ _SWEPT_RATINGS = 15_000_000
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """The parameters that a training chooses on held-out ratings before it fits.
-
-    Attributes
-    ----------
-    weights
-        Damping of the rating's user and item bias.
-    confidence
-        Parameters of the preference's fit.
-    at
-        When they were chosen.
-    from_run
-        The earlier run that chose them; None if this one did.
-    """
-
-    weights: BiasDamping
-    confidence: Confidence
-    at: datetime.datetime | None = None
-    from_run: str | None = None
-
-
-def choose(ratings: Ratings, settings: Settings) -> Chosen | None:
-    """Choose the parameters of both fits; None if ``ALS_OBJECTIVE=rating``, which needs none."""
-    if settings.als.objective == "rating":
-        return None
-    return Chosen(choose_damping(ratings, settings), choose_preference_parameters(ratings, settings), at=now())
-
-
-def fit(spark: SparkSession, ratings: Ratings, settings: Settings, chosen: Chosen | None) -> Model:
+def fit(
+    spark: SparkSession, ratings: Ratings, settings: Settings, chosen: ChosenParameters | None
+) -> Model:
     """Fit ratings and, unless nothing was chosen, preferences."""
+    rating = fit_rating(spark, ratings, settings, chosen.damping if chosen else None)
     if chosen is None:
-        return Model(fit_rating(spark, ratings, settings, None), preferences=None)
-    rating = fit_rating(spark, ratings, settings, chosen.weights)
-    return Model(rating, fit_preferences(spark, ratings, settings, chosen.confidence))
+        return Model(rating, preferences=None)
+    return Model(rating, fit_preferences(spark, ratings, settings, chosen.preference))
 
 
-def refit(model: Model, ratings: Ratings, settings: Settings, chosen: Chosen | None) -> Model:
+def refit(
+    model: Model, ratings: Ratings, settings: Settings, chosen: ChosenParameters | None
+) -> Model:
     """Continue a fit on more ratings of the same users and restaurants, by sweeps alone."""
-    items = model.rating.restaurant_factors
-    weights, most = chosen.weights if chosen else None, _most_sweeps(len(ratings))
-    rating = _sweep_rating(items, ratings, settings, weights, most)
+    bias_model = fit_bias_only(ratings, settings, chosen.damping if chosen else None)
+    items, sweeps = model.rating.restaurant_factors, _most_sweeps(len(ratings))
+    residuals = _residuals(bias_model, ratings)
+    rating = _sweep_rating(bias_model, items, residuals, settings.als.reg_param, sweeps)
     if chosen is None or model.preferences is None:
         return Model(rating, preferences=None)
     items = model.preferences.factors
-    return Model(rating, _sweep_preferences(items, ratings, settings, chosen.confidence))
+    return Model(rating, _sweep_preferences(items, ratings, settings, chosen.preference))
 
 
 def fit_rating(
-    spark: SparkSession, ratings: Ratings, settings: Settings, weights: BiasDamping | None
+    spark: SparkSession, ratings: Ratings, settings: Settings, damping: BiasDamping | None
 ) -> RatingModel:
-    """Fit how much a user would like a restaurant.
+    """Fit how much a user likes a restaurant: the bias, and ALS on its residuals.
 
-    A regularised baseline is taken out first, and ALS explains the rest. MLlib fits it to the
-    training users, and sweeps extend it to all. Without weights, ALS is fitted to the ratings as
-    they are, by MLlib alone.
+    MLlib fits the training users, and sweeps extend the fit to all. Without a damping, MLlib alone
+    fits the ratings of all users as they are.
     """
-    rest, _, _ = _rest(ratings, settings, weights)
-    everybody = np.ones(len(ratings.users), dtype=bool)
-    users = everybody if weights is None else training_users(ratings, settings)
-    als = _als(spark, settings).setRank(settings.als.rank).setRegParam(settings.als.reg_param)
-    als = als.setMaxIter(settings.als.max_iter)
-    items = _mllib_items(spark, als, ratings, rest.data, users)
-    most = 0 if weights is None else _most_sweeps(len(ratings))
-    return _sweep_rating(items, ratings, settings, weights, most)
+    bias_model = fit_bias_only(ratings, settings, damping)
+    users = training_users(ratings, settings.als.preference_users, settings.seed)
+    sweeps = _most_sweeps(len(ratings))
+    if damping is None:
+        users, sweeps = np.ones_like(users), 0
+    als = ALS(rank=settings.als.rank, regParam=settings.als.reg_param)
+    residuals = _residuals(bias_model, ratings)
+    items = _mllib_items(spark, als, settings, residuals, users)
+    return _sweep_rating(bias_model, items, residuals, settings.als.reg_param, sweeps)
 
 
-def _sweep_rating(
-    items: NDArray[np.float32],
-    ratings: Ratings,
-    settings: Settings,
-    weights: BiasDamping | None,
-    most: int,
-) -> RatingModel:
-    """Sweep over all ratings from these item factors; NaN for users and items without ratings."""
-    rest, baseline, bounds = _rest(ratings, settings, weights)
-    step = partial(explicit_step, reg_param=settings.als.reg_param, threads=cores())
-    with _singular_rejected():
-        items = sweep(step, rest, items, most)
-        users = step(rest, items)
-    check_finite("ALS's factors", users, items, remedy=REMEDY)
-    items[np.bincount(ratings.restaurant, minlength=len(items)) == 0] = np.nan
-    users[np.bincount(ratings.user, minlength=len(users)) == 0] = np.nan
-    return RatingModel(baseline, users, items, bounds)
+def fit_bias_only(ratings: Ratings, settings: Settings, damping: BiasDamping | None) -> RatingModel:
+    """Return the rating model without ALS: the bias, and factors of 0, NaN without a rating.
 
-
-def _rest(
-    ratings: Ratings, settings: Settings, weights: BiasDamping | None
-) -> tuple[csr_array, Bias, tuple[float, float]]:
-    """Return what the baseline leaves of each rating, the baseline, and the predictions' bounds."""
-    rest = ratings.matrix()
-    if weights is None:
-        return rest, zero_bias(rest.shape), (-np.inf, np.inf)
-    baseline = fit_bias(ratings, weights)
-    rest.data -= baseline.predict(ratings.user, ratings.restaurant)
-    return rest, baseline, (settings.reviews.rating_min, settings.reviews.rating_max)
-
-
-def fit_bias_only(ratings: Ratings, settings: Settings, weights: BiasDamping) -> RatingModel:
-    """Return the rating's fit without ALS, which predicts the same pairs."""
-    user, restaurant = (
+    Without a damping, the bias is 0 and predictions have no bounds.
+    """
+    users, items = (
         np.where(np.bincount(of, minlength=len(ids)) > 0, 0, np.nan).astype(np.float32)[:, None]
         for of, ids in ((ratings.user, ratings.users), (ratings.restaurant, ratings.restaurants))
     )
+    if damping is None:
+        return RatingModel(Bias(0.0, np.zeros(len(users)), np.zeros(len(items))), users, items)
     bounds = settings.reviews.rating_min, settings.reviews.rating_max
-    return RatingModel(fit_bias(ratings, weights), user, restaurant, bounds)
+    return RatingModel(fit_bias(ratings, damping), users, items, bounds)
+
+
+def _residuals(model: RatingModel, ratings: Ratings) -> csr_array:
+    """Return the ratings minus their bias, (users, restaurants)."""
+    residuals = ratings.matrix()
+    residuals.data -= model.bias.predict(ratings.user, ratings.restaurant)
+    return residuals
+
+
+def _sweep_rating(
+    bias_model: RatingModel, items: Factors, residuals: csr_array, reg_param: float, sweeps: int
+) -> RatingModel:
+    """Return the bias with the factors of all users and items, swept from these item factors."""
+    step = partial(explicit_step, reg_param=reg_param)
+    with _singular_rejected():
+        items = sweep(step, residuals, items, sweeps)
+        users = step(residuals, items)
+    check_finite("ALS's factors", users, items, remedy=REMEDY)
+    # The factors of the bias alone are 0, or NaN without a rating: NaN stays.
+    users, items = users + bias_model.user_factors, items + bias_model.restaurant_factors
+    return replace(bias_model, user_factors=users, restaurant_factors=items)
 
 
 def fit_preferences(
-    spark: SparkSession, ratings: Ratings, settings: Settings, confidence: Confidence
+    spark: SparkSession, ratings: Ratings, settings: Settings, parameters: PreferenceParameters
 ) -> PreferenceModel:
-    """Fit which restaurants a user goes to; a rating sets the confidence of a visit.
+    """Fit which restaurants a user goes to; a rating sets the confidence.
 
     MLlib fits the item factors to the training users, and sweeps extend them to all users of two
-    ratings and more. Single ratings are left out: they relate no two restaurants, and there are
-    so many of them that they drown those that do.
+    ratings or more. Single ratings are left out: they relate no two restaurants, and they
+    are so many that they outweigh the others.
     """
-    visits = confidence_matrix(ratings, settings)
-    als = _als(spark, settings).setRank(confidence.rank).setRegParam(confidence.reg_param)
-    als = als.setImplicitPrefs(True).setAlpha(confidence.alpha_of(visits))
-    als = als.setMaxIter(settings.als.max_iter)
-    items = _mllib_items(spark, als, ratings, visits.data, training_users(ratings, settings))
-    return _sweep_preferences(items, ratings, settings, confidence)
+    confidence = confidence_matrix(ratings, settings)
+    users = training_users(ratings, settings.als.preference_users, settings.seed)
+    alpha = parameters.alpha / float(confidence.data.mean())
+    als = ALS(rank=parameters.rank, regParam=parameters.reg_param, implicitPrefs=True, alpha=alpha)
+    items = _mllib_items(spark, als, settings, confidence, users)
+    return _sweep_preferences(items, ratings, settings, parameters)
 
 
 def _sweep_preferences(
-    items: NDArray[np.float32], ratings: Ratings, settings: Settings, confidence: Confidence
+    items: Factors, ratings: Ratings, settings: Settings, parameters: PreferenceParameters
 ) -> PreferenceModel:
-    """Sweep over all users of two ratings and more from these item factors."""
-    visits = confidence_matrix(ratings, settings)
-    several = csr_array(visits[np.diff(visits.indptr) >= 2])
-    alpha, reg_param = confidence.alpha_of(visits), confidence.reg_param
-    step = partial(implicit_step, alpha=alpha, reg_param=reg_param, threads=cores())
+    """Sweep over all users of two ratings or more from these item factors."""
+    confidence, popularity = confidence_matrix(ratings, settings), popularity_of(ratings, settings)
+    alpha, reg_param = parameters.alpha / float(confidence.data.mean()), parameters.reg_param
+    rows = csr_array(confidence[np.diff(confidence.indptr) >= 2])
+    if not rows.nnz:
+        log.warning("no user has two ratings: the most popular restaurants are recommended")
+    step = partial(implicit_step, alpha=alpha, reg_param=reg_param)
     with _singular_rejected():
-        items = sweep(step, several, items, _most_sweeps(several.nnz))
+        items = sweep(step, rows, items, _most_sweeps(rows.nnz))
     check_finite("ALS's factors", items, remedy=REMEDY)
-    if not several.nnz:
-        log.warning("nobody has rated two restaurants: the most popular ones are recommended")
-    popularity = popularity_of(ratings, settings)
     return preference_model(items, popularity, alpha=alpha, reg_param=reg_param)
 
 
@@ -197,58 +166,27 @@ def _singular_rejected() -> Iterator[None]:
         raise ModelRejectedError(f"ALS's equations have no solution ({error}); {REMEDY}") from None
 
 
-def _als(spark: SparkSession, settings: Settings) -> ALS:
-    blocks = max(2, spark.sparkContext.defaultParallelism)
-    return ALS(
-        coldStartStrategy=settings.als.cold_start_strategy,
-        checkpointInterval=_CHECKPOINT_INTERVAL,
-        numUserBlocks=blocks,
-        numItemBlocks=blocks,
-        seed=settings.seed,
-        userCol="user",
-        itemCol="restaurant",
-        ratingCol="rating",
-    )
-
-
 def _mllib_items(
-    spark: SparkSession,
-    als: ALS,
-    ratings: Ratings,
-    values: NDArray[np.float64],
-    users: NDArray[np.bool_],
-) -> NDArray[np.float32]:
-    """Fit MLlib's ALS to the ratings of some users; return the item factors, NaN where unseen."""
-    rows = users[ratings.user]
-    if not rows.any():
-        return np.full((len(ratings.restaurants), als.getRank()), np.nan, np.float32)
-    columns = [ratings.user[rows], ratings.restaurant[rows], values[rows].astype(np.float32)]
-    table = pa.table(columns, names=["user", "restaurant", "rating"])
-    model = als.fit(spark.createDataFrame(table).coalesce(als.getNumUserBlocks()))
-    return factor_matrix(model.itemFactors, len(ratings.restaurants), model.rank)
+    spark: SparkSession, als: ALS, settings: Settings, matrix: csr_array, users: NDArray[np.bool_]
+) -> Factors:
+    """Fit MLlib's ALS to the rows of some users; return the item factors, NaN where unseen."""
+    rows = csr_array(matrix[users])
+    if not rows.nnz:
+        return np.full((matrix.shape[1], als.getRank()), np.nan, np.float32)
+    blocks, names = max(2, spark.sparkContext.defaultParallelism), ["user", "restaurant", "rating"]
+    user = np.repeat(np.flatnonzero(users).astype(np.int32), np.diff(rows.indptr))
+    columns = [user, rows.indices.astype(np.int32), rows.data.astype(np.float32)]
+    table = pa.table(columns, names=names)
+    als = als.setUserCol(names[0]).setItemCol(names[1]).setRatingCol(names[2]).setNumBlocks(blocks)
+    als = als.setMaxIter(settings.als.max_iter).setCheckpointInterval(_CHECKPOINT_INTERVAL)
+    model = als.setSeed(settings.seed).fit(spark.createDataFrame(table).coalesce(blocks))
+    return factor_matrix(model.itemFactors, matrix.shape[1], model.rank)
 
 
-def factor_matrix(factors: DataFrame, count: int, rank: int) -> NDArray[np.float32]:
-    """Collect a model's factors from Spark.
+def factor_matrix(factors: DataFrame, count: int, rank: int) -> Factors:
+    """Collect ``userFactors`` or ``itemFactors`` from Spark: (count, rank), NaN where unseen.
 
-    Parameters
-    ----------
-    factors
-        ``userFactors`` or ``itemFactors`` of a model.
-    count
-        Number of users or restaurants.
-    rank
-        Number of factors of each.
-
-    Returns
-    -------
-    float32 (count, rank)
-        NaN in the rows of those that the model did not see.
-
-    Raises
-    ------
-    ModelRejectedError
-        If a factor is not finite.
+    A factor that is not finite raises ModelRejectedError.
     """
     matrix = np.full((count, rank), np.nan, dtype=np.float32)
     for batch in factors.toArrow().to_batches():

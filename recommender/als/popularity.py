@@ -13,22 +13,11 @@ _DAMPING = 10
 def popularity_scores(
     item: NDArray[np.integer[Any]], rating: NDArray[np.float64], items: int
 ) -> NDArray[np.float64]:
-    """Score each item by its popularity times its damped mean rating.
+    """Score each item by its share of the ratings times its damped mean rating.
 
     With n_i ratings of item i of sum s_i, N ratings in all of mean m, and damping d, the score is
-    n_i / N (s_i + d m) / (n_i + d).
-
-    Parameters
-    ----------
-    item, rating
-        (ratings,) each; ratings above 0.
-    items
-        Number of items.
-
-    Returns
-    -------
-    float64 (items,)
-        0 for an item without ratings.
+    n_i / N (s_i + d m) / (n_i + d). ``item`` and ``rating``, above 0, are (ratings,); the scores,
+    (items,), are 0 for an item without ratings.
     """
     sums, counts = np.bincount(item, rating, items), np.bincount(item, minlength=items)
     means = (sums + _DAMPING * rating.mean()) / (counts + _DAMPING)

@@ -70,7 +70,7 @@ class PublishedFactors:
         user_factors = self.preferences.user_factors(confidence)
         left_out = self._row(excluded, np.ones(len(excluded)))
         items, scores = top_n(user_factors, self._item_factors, n, left_out, self.shown)
-        because = self.preferences.reasons(confidence, items, _REASONS)[0]
+        because = self.preferences.reasons(confidence, items[0], _REASONS)
         rows = zip(self._ids(items[0]), scores[0].tolist(), because, strict=False)
         return [
             {"gmap_id": gmap_id, "score": score, "because": self._ids(reasons)}

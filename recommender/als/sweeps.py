@@ -7,7 +7,7 @@ side, with n stored values:
 
 Ratings r (explicit ALS) have w = 1, s = r and G = 0. PreferenceModel (implicit-feedback ALS; Hu, Koren
 and Volinsky, 2008) have the confidence c = 1 + alpha r, w = c - 1, s = c and the Gram matrix
-G = V'V of *all* items. MLlib minimises the same two objectives. Arrays in, arrays out.
+G = V'V of *all* items. MLlib minimises the same two objectives.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from threadpoolctl import ThreadpoolController
 
-SETTLED = 0.05
-
 _BLOCK_VALUES = 2**19
 _CHUNK = 4_096  # values of a row that are gathered at a time
 # A block's rows are padded to the longest one, by at most an eighth.
@@ -33,39 +31,31 @@ _PADDING = 8
 # Ratio of the weights to the regularisation above which float32 is not precise enough.
 _ILL_CONDITIONED = 1e4
 
+Array = NDArray[Any]
+Factors = NDArray[np.float32]
+
 log = logging.getLogger(__name__)
 
 
 def sweep(
-    half_step: Callable[[csr_array, NDArray[np.float32]], NDArray[np.float32]],
+    half_step: Callable[[csr_array, Factors], Factors],
     rows: csr_array,
-    items: NDArray[np.float32],
+    items: Factors,
     most: int,
-    settled: float = SETTLED,
-) -> NDArray[np.float32]:
-    """Alternate user and item half-steps until the item factors settle.
+    settled: float = 0.05,
+) -> Factors:
+    """Alternate user and item half-steps, and return the item factors once they settle.
 
-    Parameters
-    ----------
-    half_step
-        `implicit_step` or `explicit_step` with its parameters bound.
-    rows
-        (users, items).
-    items
-        (items, rank), the factors to start from. Items without factors, NaN, count as 0 in the
-        first user half-step; the item half-step then gives them their least-squares solution.
-    most
-        Most sweeps.
-    settled
-        Relative change of the item factors in one sweep below which sweeping stops.
-
-    Returns
-    -------
-    float32 (items, rank)
-        0 in the rows of items without a stored value.
+    ``half_step`` is `implicit_step` or `explicit_step` with its parameters bound, ``rows`` are
+    (users, items). Of the factors to start from, (items, rank), NaN counts as 0 in the first user
+    half-step; the item half-step then gives such items their least-squares solution. Items without
+    a stored value get factors of 0. There are at most ``most`` sweeps, and none after one that
+    changes the item factors by less than ``settled``, relative to their norm.
     """
     columns = csr_array(rows.T)
+    # Items without factors, or without a stored value, start from 0.
     items = np.nan_to_num(items)
+    items[np.diff(columns.indptr) == 0] = 0
     for number in range(1, most + 1):
         before, items = items, half_step(columns, half_step(rows, items))
         change = float(np.linalg.norm(items - before) / (np.linalg.norm(items) or 1))
@@ -75,85 +65,65 @@ def sweep(
     return items
 
 
-def implicit_step(
-    rows: csr_array, items: NDArray[np.float32], *, alpha: float, reg_param: float, threads: int = 1
-) -> NDArray[np.float32]:
-    """Return the factors of each row for the preferences that its values, above 0, stand for."""
+def random_factors(items: int, rank: int, seed: int) -> Factors:
+    """Return random factors of length 1 for `sweep` to start from, (items, rank)."""
+    factors = np.random.default_rng(seed).standard_normal((items, rank), np.float32)
+    return np.asarray(factors / np.linalg.norm(factors, axis=1, keepdims=True))
+
+
+def implicit_step(rows: csr_array, items: Factors, *, alpha: float, reg_param: float) -> Factors:
+    """Return the factors of each row for the preferences that its values, above 0, express."""
     rotated, spectrum, rotation = diagonalise(items)
+    return implicit_rows(rows, rotated, spectrum, alpha, reg_param, _cores()) @ rotation.T
+
+
+def implicit_rows(
+    rows: csr_array, items: Factors, spectrum: Array, alpha: float, reg_param: float, threads: int
+) -> Factors:
+    """Do an `implicit_step` with items whose Gram matrix is diagonal, its diagonal ``spectrum``."""
     weight = alpha * rows.data
-    solved = solve_rows(
-        rows, weight, 1 + weight, rotated, spectrum, reg_param=reg_param, threads=threads
-    )
-    return solved @ rotation.T
+    return _solve_rows(rows, weight, 1 + weight, items, spectrum, reg_param, threads)
 
 
-def explicit_step(
-    rows: csr_array, items: NDArray[np.float32], *, reg_param: float, threads: int = 1
-) -> NDArray[np.float32]:
+def explicit_step(rows: csr_array, items: Factors, *, reg_param: float) -> Factors:
     """Return the factors of each row that predict its values."""
-    weight, none = np.ones(rows.nnz), np.zeros(items.shape[1])
-    return solve_rows(rows, weight, rows.data, items, none, reg_param=reg_param, threads=threads)
+    weight, spectrum = np.ones(rows.nnz), np.zeros(items.shape[1])
+    return _solve_rows(rows, weight, rows.data, items, spectrum, reg_param, _cores())
 
 
-def cores() -> int:
+def _cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 @cache
 def _blas() -> ThreadpoolController:
-    return ThreadpoolController()  # looks through all loaded libraries, which takes milliseconds
+    return ThreadpoolController()  # inspects all loaded libraries, which takes milliseconds
 
 
-def diagonalise(
-    items: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float32]]:
+def diagonalise(items: Factors) -> tuple[Factors, NDArray[np.float64], Factors]:
     """Rotate factors so that their Gram matrix is diagonal; inner products stay as they are.
 
-    Returns
-    -------
-    rotated : float32 (items, rank)
-        ``items @ rotation``.
-    spectrum : float64 (rank,)
-        The diagonal, 0 or more.
-    rotation : float32 (rank, rank)
+    Return the rotated factors (items, rank), the diagonal (rank,), and the rotation (rank, rank).
     """
     spectrum, rotation = np.linalg.eigh((items.T @ items).astype(np.float64))
     rotation = rotation.astype(np.float32)
     return items @ rotation, np.maximum(spectrum, 0), rotation
 
 
-def solve_rows(
+def _solve_rows(
     rows: csr_array,
-    weight: NDArray[np.float64],
-    side: NDArray[np.float64],
-    items: NDArray[np.float32],
-    spectrum: NDArray[np.float64],
-    *,
+    weight: Array,
+    side: Array,
+    items: Factors,
+    spectrum: Array,
     reg_param: float,
-    threads: int = 1,
-) -> NDArray[np.float32]:
-    """Solve the regression of each row.
+    threads: int,
+) -> Factors:
+    """Solve the regression of each row; 0 for a row without values.
 
-    Parameters
-    ----------
-    rows
-        (rows, items), of which the stored positions count.
-    weight, side
-        (values,), the w and s of each stored value.
-    items
-        (items, rank), the v, finite.
-    spectrum
-        (rank,), the diagonal of G.
-    reg_param
-        The regularisation, above 0.
-    threads
-        How many blocks are solved at a time, each with single-threaded BLAS if there are several.
-
-    Returns
-    -------
-    float32 (rows, rank)
-        0 for a row without values.
+    ``weight`` and ``side`` are the w and s of each stored value, ``items`` the v, finite, and
+    ``spectrum`` the diagonal of G. Each thread solves blocks with single-threaded BLAS.
     """
     safe = weight.max(initial=0) <= _ILL_CONDITIONED * reg_param
     precision: Any = np.float32 if safe else np.float64
@@ -176,13 +146,13 @@ def solve_rows(
     if threads == 1:
         for block in blocks:
             solve(block)
-    else:
-        with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-            list(pool.map(solve, blocks))
+        return solved
+    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        list(pool.map(solve, blocks))
     return solved
 
 
-def _blocks(lengths: NDArray[np.integer[Any]], rank: int) -> Iterator[NDArray[np.intp]]:
+def _blocks(lengths: Array, rank: int) -> Iterator[NDArray[np.intp]]:
     """Yield blocks of rows of about the same length, the longest first, without empty rows."""
     order = np.argsort(-lengths, kind="stable")
     ascending = -lengths[order]
@@ -195,13 +165,7 @@ def _blocks(lengths: NDArray[np.integer[Any]], rank: int) -> Iterator[NDArray[np
         yield order[start:stop]
 
 
-def _solve_few(
-    factors: NDArray[Any],
-    index: NDArray[np.int32],
-    weight: NDArray[Any],
-    side: NDArray[Any],
-    diagonal: NDArray[Any],
-) -> NDArray[Any]:
+def _solve_few(factors: Array, index: Array, weight: Array, side: Array, diagonal: Array) -> Array:
     """Solve rows of fewer values than factors with n unknowns each, by the Woodbury identity.
 
     u = D^-1 F' (I + W F D^-1 F')^-1 s, with F the rows' n factors, W = diag(w) and the diagonal D.
@@ -214,13 +178,7 @@ def _solve_few(
     return np.asarray(np.matmul(solution.swapaxes(1, 2), scaled)[:, 0])
 
 
-def _solve_many(
-    factors: NDArray[Any],
-    index: NDArray[np.int32],
-    weight: NDArray[Any],
-    side: NDArray[Any],
-    diagonal: NDArray[Any],
-) -> NDArray[Any]:
+def _solve_many(factors: Array, index: Array, weight: Array, side: Array, diagonal: Array) -> Array:
     """Solve rows of many values by the normal equations, (D + F'WF) u = F's, in chunks of F."""
     rows, rank = diagonal.shape
     normal = np.zeros((rows, rank, rank), factors.dtype)

@@ -9,25 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+Floats = NDArray[np.float64]
+Lists = NDArray[np.integer[Any]]
+
 
 @dataclass(frozen=True)
 class RatingError:
     """Errors of predicted test ratings, on the ratings' scale.
 
-    Attributes
-    ----------
-    rmse, mae
-        Root mean squared and mean absolute error; None, as the others, without a prediction.
-    mean_rmse, mean_mae
-        Errors of the training ratings' mean, on the same ratings.
-    baseline_rmse, baseline_mae
-        Errors of the user and item bias alone; None where no bias was fitted.
-    rows
-        Number of test ratings that were predicted.
-    cold
-        Number of test ratings of a user or a restaurant without a training rating.
-    reason
-        Why there are no errors; None where there are.
+    ``mean_*`` are the errors of the training ratings' mean on the same ratings, ``baseline_*``
+    those of the user and item bias alone, None where no bias was fitted. ``rows`` test ratings were
+    predicted, and ``cold`` ones are of a user or a restaurant without a training rating. Without a
+    prediction, errors are None, and ``reason`` says why.
     """
 
     rmse: float | None
@@ -42,84 +35,51 @@ class RatingError:
 
 
 def rating_error(
-    predicted: NDArray[np.float64],
-    actual: NDArray[np.float64],
+    predicted: Floats,
+    actual: Floats,
     mean: float,
-    baseline: NDArray[np.float64] | None = None,
+    baseline: Floats | None = None,
     *,
     drop_cold: bool = True,
 ) -> RatingError:
-    """Return the errors of predicted test ratings.
+    """Return the errors of predicted test ratings, (n,).
 
-    Parameters
-    ----------
-    predicted
-        (n,), NaN where the user or the restaurant has no training rating (cold).
-    actual
-        (n,), the test ratings.
-    mean
-        Mean of the training ratings.
-    baseline
-        (n,), predictions of the bias alone.
-    drop_cold
-        Ignore cold rows; if false, one cold row means no result.
+    ``predicted`` is NaN where the user or the restaurant has no training rating (cold); such rows
+    are dropped or, without ``drop_cold``, mean no result. ``mean`` is that of the training ratings,
+    ``baseline``, (n,), the prediction of the bias alone.
     """
     known = ~np.isnan(predicted)
-    rows, cold = int(known.sum()), int((~known).sum())
-    reason = _no_error_reason(rows, cold, drop_cold=drop_cold)
+    rows, cold, reason = int(known.sum()), int((~known).sum()), None
+    if not rows and not cold:
+        reason = "no rating was held out"
+    elif not rows:
+        reason = f"all {cold} held-out ratings are of users or restaurants not in the training part"
+    elif cold and not drop_cold:
+        reason = f"{cold} held-out ratings are of unseen users or restaurants, and none is dropped"
     if reason:
         return RatingError(None, None, None, None, None, None, rows, cold, reason)
     truth = actual[known]
-    return RatingError(
-        rmse=_rmse(predicted[known] - truth),
-        mae=_mae(predicted[known] - truth),
-        mean_rmse=_rmse(mean - truth),
-        mean_mae=_mae(mean - truth),
-        baseline_rmse=None if baseline is None else _rmse(baseline[known] - truth),
-        baseline_mae=None if baseline is None else _mae(baseline[known] - truth),
-        rows=rows,
-        cold=cold,
+    rmse, mae = _rmse_mae(predicted[known] - truth)
+    mean_rmse, mean_mae = _rmse_mae(mean - truth)
+    baseline_rmse, baseline_mae = (
+        (None, None) if baseline is None else _rmse_mae(baseline[known] - truth)
     )
+    return RatingError(rmse, mae, mean_rmse, mean_mae, baseline_rmse, baseline_mae, rows, cold)
 
 
-def _rmse(error: NDArray[np.float64]) -> float:
-    return float(np.sqrt(np.mean(error**2)))
-
-
-def _mae(error: NDArray[np.float64]) -> float:
-    return float(np.mean(np.abs(error)))
-
-
-def _no_error_reason(rows: int, cold: int, *, drop_cold: bool) -> str | None:
-    if not rows and not cold:
-        return "no rating was held out"
-    if not rows:
-        return f"all {cold} held-out ratings are of users or restaurants not in the training part"
-    if cold and not drop_cold:
-        return f"{cold} held-out ratings are of unseen users or restaurants, and none is dropped"
-    return None
+def _rmse_mae(error: Floats) -> tuple[float, float]:
+    return float(np.sqrt(np.mean(error**2))), float(np.mean(np.abs(error)))
 
 
 @dataclass(frozen=True)
 class RankingQuality:
     """Quality of recommendation lists, as means over the test users.
 
-    Attributes
-    ----------
-    ndcg
-        Normalised discounted cumulative gain (Jarvelin and Kekalainen, 2002), gains 0 or 1.
-    ndcg_error
-        Standard error of ``ndcg`` over the users; None for one user.
-    recall
-        Share of the relevant items, at most the list's length, that are listed.
-    hit_rate
-        Share of the users with a relevant item in the list.
-    map
-        Mean average precision.
-    coverage
-        Share of all items that are in any list.
-    popularity
-        Share of the test users who have seen a listed item, on average.
+    ``ndcg`` has gains of 0 or 1 (Jarvelin and Kekalainen, 2002); ``ndcg_error`` is its standard
+    error, None for one user. ``recall`` is the share of the relevant items, at most the list's
+    length, that are listed, ``hit_rate`` the share of users with a relevant item in the list, and
+    ``map`` the mean average precision. ``coverage`` is the share of all items that are in any list,
+    ``popularity`` the share of test users who have seen a listed item, on average.
     """
 
     ndcg: float
@@ -136,34 +96,28 @@ def no_quality(reason: str) -> dict[str, Any]:
     return {**dict.fromkeys(field.name for field in fields(RankingQuality)), "reason": reason}
 
 
-def ndcg_of_each(
-    lists: NDArray[np.int64], seen: csr_array, relevant: csr_array, n: int
-) -> NDArray[np.float64]:
+def ndcg_of_each(lists: Lists, seen: csr_array, relevant: csr_array, n: int) -> Floats:
     """Return the NDCG of each user, (users,); arguments as in `ranking_quality`."""
     shown, rank = _shown(lists, seen, n)
-    return _gain(shown & _contains(relevant, lists), rank, n) / _best_gain(relevant, n)
+    hits = shown & _contains(relevant, lists)
+    discounts = 1 / np.log2(np.arange(2, n + 2))
+    gain = np.where(hits, discounts[np.clip(rank, 0, n - 1)], 0).sum(axis=1)
+    most_hits = np.minimum(np.diff(relevant.indptr), n)
+    return np.asarray(gain / np.cumsum(discounts)[most_hits - 1])
 
 
-def ranking_quality(
-    lists: NDArray[np.int64], seen: csr_array, relevant: csr_array, n: int
-) -> RankingQuality:
+def ranking_quality(lists: Lists, seen: csr_array, relevant: csr_array, n: int) -> RankingQuality:
     """Evaluate the first ``n`` unseen items of each user's list.
 
-    Parameters
-    ----------
-    lists
-        (users, length), items, best first, each once; -1 after the last.
-    seen, relevant
-        (users, items); each user has a relevant item.
-    n
-        Length of the lists shown.
+    ``lists``, (users, length), hold items, the best first, each once, and -1 after the last.
+    ``seen`` and ``relevant`` are (users, items); each user has a relevant item.
     """
     shown, rank = _shown(lists, seen, n)
     hits = shown & _contains(relevant, lists)
     most_hits = np.minimum(np.diff(relevant.indptr), n)
-    # Precision at each hit: the hits down to it, divided by its rank.
+    # Precision at each hit: the number of hits down to it, divided by its rank.
     precision = np.where(hits, np.cumsum(hits, axis=1) / np.maximum(rank + 1, 1), 0).sum(axis=1)
-    ndcg = _gain(hits, rank, n) / _best_gain(relevant, n)
+    ndcg = ndcg_of_each(lists, seen, relevant, n)
     seen_by = np.bincount(seen.indices, minlength=seen.shape[1]) / seen.shape[0]
     return RankingQuality(
         ndcg=float(ndcg.mean()),
@@ -176,31 +130,14 @@ def ranking_quality(
     )
 
 
-def _shown(
-    lists: NDArray[np.int64], seen: csr_array, n: int
-) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def _shown(lists: Lists, seen: csr_array, n: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Return which entries of the lists are shown, and the rank of each among them, from 0."""
     shown = (lists >= 0) & ~_contains(seen, lists)
     rank = np.cumsum(shown, axis=1) - 1
     return shown & (rank < n), rank
 
 
-def _discounts(n: int) -> NDArray[np.float64]:
-    return np.asarray(1 / np.log2(np.arange(2, n + 2)))
-
-
-def _gain(hits: NDArray[np.bool_], rank: NDArray[np.int64], n: int) -> NDArray[np.float64]:
-    """Return the discounted gain of each list."""
-    return np.asarray(np.where(hits, _discounts(n)[np.clip(rank, 0, n - 1)], 0).sum(axis=1))
-
-
-def _best_gain(relevant: csr_array, n: int) -> NDArray[np.float64]:
-    """Return the gain of each user's best possible list."""
-    most_hits = np.minimum(np.diff(relevant.indptr), n)
-    return np.asarray(np.cumsum(_discounts(n))[most_hits - 1])
-
-
-def _contains(matrix: csr_array, lists: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _contains(matrix: csr_array, lists: Lists) -> NDArray[np.bool_]:
     """Return which items of each row of ``lists`` are stored in the matrix' row."""
     rows, items = matrix.shape
     stored = np.repeat(np.arange(rows), np.diff(matrix.indptr)) * items + matrix.indices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +21,10 @@ def split(
     """Divide the ratings of each user into a training part and a test part.
 
     The test part is random or, with ``ALS_TEST_SPLIT=time``, the latest ratings; the only rating of
-    a user stays in training. The same seed and ratings give the same parts.
-
-    Parameters
-    ----------
-    of
-        bool (users,), whose ratings are divided; all users' by default.
+    a user stays in training. ``of``, bool (users,), restricts the test part to some users.
     """
     time = ratings.time if settings.als.test_split == "time" else None
-    fraction, seed = settings.als.test_fraction, settings.seed
-    is_test = choose_test_rows(ratings.user, fraction, seed=seed, time=time)
+    is_test = choose_test_rows(ratings.user, settings.als.test_fraction, settings.seed, time)
     if of is not None:
         is_test &= of[ratings.user]
     return ratings.rows(~is_test), ratings.rows(is_test)
@@ -50,58 +45,53 @@ def sample_users(ratings: Ratings, max_ratings: int, seed: int) -> Ratings:
     return ratings.rows(chosen[ratings.user])
 
 
-def relevant_items(test: Ratings, settings: Settings) -> tuple[NDArray[np.int32], csr_array]:
-    """Return the users with relevant test items, and these items: (users, restaurants)."""
+def relevant_items(
+    test: Ratings, settings: Settings, most: int | None = None
+) -> tuple[NDArray[np.int32], csr_array]:
+    """Return the users with relevant test items, and these items: (users, restaurants).
+
+    Of more than ``most`` users, as many are drawn at random.
+    """
     relevant = test.rows(test.rating >= settings.reviews.relevant_from)
     users = np.unique(relevant.user)
+    if most is not None and len(users) > most:
+        users = np.sort(np.random.default_rng(settings.seed).choice(users, most, replace=False))
     return users, csr_array(relevant.matrix(1.0)[users])
 
 
 def choose_test_rows(
-    user: NDArray[np.int32],
-    fraction: float,
-    *,
-    seed: int,
-    time: NDArray[np.float64] | None = None,
+    user: NDArray[np.int32], fraction: float, seed: int, time: NDArray[np.float64] | None = None
 ) -> NDArray[np.bool_]:
-    """Choose the test ratings of each user, bool (n,).
+    """Choose the test ratings of each user, bool (n,), from the user of each rating, (n,).
 
-    Parameters
-    ----------
-    user
-        (n,), the user of each rating.
-    fraction
-        Share of each user's ratings, rounded down, but at least one of two or more. The only rating
-        of a user is never chosen.
-    seed
-        Of the random choice.
-    time
-        (n,): choose the latest ratings; ratings of unknown time, NaN, come last. Ties are random.
+    ``fraction`` of each user's ratings is rounded down, but at least one of two or more; the only
+    rating of a user is never chosen. By ``time``, (n,), the latest are chosen; ratings of unknown
+    time, NaN, come last, and ties are random.
     """
     chance = np.random.default_rng(seed).random(len(user))
     age = np.zeros(len(user)) if time is None else -np.where(np.isnan(time), -np.inf, time)
-    # Order each user's ratings, and choose the first ones up to the user's quota.
-    order = np.lexsort((chance, age, user))
     totals = np.bincount(user)
     quota = np.where(totals >= 2, np.maximum(1, (totals * fraction).astype(np.int64)), 0)
-    starts = np.cumsum(totals) - totals
+    return _first_of_each(user, np.lexsort((chance, age, user)), quota)
+
+
+def _first_of_each(
+    user: NDArray[np.integer[Any]], order: NDArray[np.intp], quota: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Choose the first rows of each user in an order by user, up to the user's quota."""
+    totals = np.bincount(user, minlength=len(quota))
+    rank = np.arange(len(user)) - (np.cumsum(totals) - totals)[user[order]]
     chosen = np.zeros(len(user), dtype=bool)
-    chosen[order] = np.arange(len(user)) - starts[user[order]] < quota[user[order]]
+    chosen[order] = rank < quota[user[order]]
     return chosen
 
 
 @dataclass(frozen=True, eq=False)
 class UserSplit:
-    """Users held out of the training, with their seen and their relevant items.
+    """Training users, int64, and the seen and the relevant ratings of test users.
 
-    Attributes
-    ----------
-    train_users
-        int64, the training users.
-    seen
-        (test users, items), the ratings a model may use.
-    relevant
-        (test users, items), relevant items missing from ``seen``, one or more of each user.
+    ``seen`` and ``relevant`` are (test users, items): the ratings that a model may use, and the
+    relevant items missing from them, one or more of each user.
     """
 
     train_users: NDArray[np.int64]
@@ -111,46 +101,33 @@ class UserSplit:
 
 def split_users(
     rows: csr_array,
-    liked: float,
+    relevant_from: float,
     *,
     seed: int,
     users_share: float = 0.1,
     relevant_share: float = 0.2,
 ) -> UserSplit:
-    """Hold users out of the training, and for each of them a share of the relevant items.
+    """Choose test users of the ratings, (users, items), and a share of their relevant items.
 
-    Held-out users with one rating or without a relevant item are not test users.
-
-    Parameters
-    ----------
-    rows
-        (users, items), ratings.
-    liked
-        Lowest rating of a relevant item.
-    seed
-        Of both choices.
-    users_share
-        Share of the users to hold out, rounded down.
-    relevant_share
-        Share of their relevant items, rounded down, but at least one.
+    The shares are rounded down, but at least one relevant item is chosen. Relevant items have a
+    rating of ``relevant_from`` or more. Of the chosen users, those with one rating or without a
+    relevant item are left out.
     """
     rng = np.random.default_rng(seed)
-    out = np.sort(rng.permutation(rows.shape[0])[: int(rows.shape[0] * users_share)])
-    train_users = np.setdiff1d(np.arange(rows.shape[0]), out)
-    test = csr_array(rows[out])
+    chosen = np.sort(rng.permutation(rows.shape[0])[: int(rows.shape[0] * users_share)])
+    test = csr_array(rows[chosen])
     degrees = np.diff(test.indptr)
-    user = np.repeat(np.arange(len(out)), degrees)
-    relevant = np.bincount(user[test.data >= liked], minlength=len(out))
+    user = np.repeat(np.arange(len(chosen)), degrees)
+    relevant = np.bincount(user[test.data >= relevant_from], minlength=len(chosen))
     quota = np.where(degrees >= 2, np.clip(relevant * relevant_share, 1, relevant), 0)
-    # Each user's relevant items come first, in random order: hide the first ones up to the quota.
-    order = np.lexsort((rng.random(len(user)), test.data < liked, user))
-    rank = np.arange(len(user)) - test.indptr[user]
-    is_test = np.zeros(len(user), dtype=bool)
-    is_test[order] = rank < quota.astype(np.int64)[user]
+    # Each user's relevant items come first, in random order.
+    order = np.lexsort((rng.random(len(user)), test.data < relevant_from, user))
+    is_test = _first_of_each(user, order, quota.astype(np.int64))
     test_users = np.flatnonzero(quota >= 1)
 
     def part(of: NDArray[np.bool_]) -> csr_array:
         triplets = (test.data[of], (user[of], test.indices[of]))
         return csr_array(csr_array(triplets, shape=test.shape)[test_users])
 
-    return UserSplit(train_users=train_users, seen=part(~is_test), relevant=part(is_test))
+    train_users = np.setdiff1d(np.arange(rows.shape[0]), chosen)
+    return UserSplit(train_users, seen=part(~is_test), relevant=part(is_test))

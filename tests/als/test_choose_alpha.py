@@ -7,8 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recommender.als import choose_alpha as confidence
-from recommender.als.choose_alpha import USUAL_ALPHA, Confidence, choose_preference_parameters
+from recommender.als import choose_alpha
+from recommender.als.choose_alpha import (
+    DEFAULT_ALPHA,
+    PreferenceParameters,
+    choose_preference_parameters,
+)
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from tests.support import ratings_of
@@ -22,27 +26,27 @@ def quick(db_settings: Settings) -> Settings:
 
 
 def dense(seed: int) -> Ratings:
-    """Users who have been to a third of all restaurants, those that suit their taste best."""
+    """Users who rated the third of all restaurants that suits them best."""
     rng = np.random.default_rng(seed)
     suits = rng.normal(size=(100, 3)) @ rng.normal(size=(3, 60)) + rng.normal(size=(100, 60))
-    went = np.argsort(-suits, axis=1)[:, :20]
+    rated = np.argsort(-suits, axis=1)[:, :20]
     return ratings_of(
-        [(f"u{u:03}", f"r{item:03}", 5.0) for u, items in enumerate(went) for item in items]
+        [(f"u{u:03}", f"r{item:03}", 5.0) for u, items in enumerate(rated) for item in items]
     )
 
 
-def test_what_is_set_by_hand_stays(quick: Settings) -> None:
+def test_parameters_of_the_settings_are_kept(quick: Settings) -> None:
     by_hand = quick.with_values({"als_alpha": 5.0})
-    assert choose_preference_parameters(dense(1), by_hand) == Confidence(5, 1, 8)
+    assert choose_preference_parameters(dense(1), by_hand) == PreferenceParameters(5, 1, 8)
     reg_param = quick.with_values({"als_preference_reg_param": 0.3})
     first, again = (choose_preference_parameters(dense(1), reg_param) for _ in range(2))
     assert first.reg_param == 0.3
     assert first == again
 
 
-def test_where_users_rated_most_of_what_suits_them_alpha_is_low(quick: Settings) -> None:
+def test_alpha_is_low_where_a_missing_rating_means_something(quick: Settings) -> None:
     chosen = choose_preference_parameters(dense(2), quick)
-    assert chosen.alpha < USUAL_ALPHA
+    assert chosen.alpha < DEFAULT_ALPHA
     assert chosen.reg_param == pytest.approx(chosen.alpha / 5)
 
 
@@ -55,17 +59,17 @@ def test_where_users_rated_most_of_what_suits_them_alpha_is_low(quick: Settings)
         ({(20, 64): 0.3, (5, 64): 0.4, (1, 64): 0.5, (1, 32): 0.501}, (1, 64)),
     ],
 )
-def test_the_best_mean_is_taken_and_the_lower_rank_where_it_is_clearly_better(
+def test_the_best_mean_wins_and_the_lower_rank_if_clearly_better(
     db_settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
     means: dict[tuple[float, int], float],
     chosen: tuple[int, int],
 ) -> None:
-    def ndcg(trial: Any, tried: Confidence, settings: Settings) -> Any:
+    def ndcg(trial: Any, tried: PreferenceParameters, n: int, seed: int) -> Any:
         noise = np.random.default_rng(tried.rank).normal(0, 0.05, 30)
         return means[tried.alpha, tried.rank] + noise - noise.mean()
 
-    monkeypatch.setattr(confidence, "_ndcg", ndcg)
+    monkeypatch.setattr(choose_alpha, "_ndcg", ndcg)
     best = choose_preference_parameters(dense(1), db_settings)
     assert (best.alpha, best.rank) == chosen
 
@@ -73,12 +77,14 @@ def test_the_best_mean_is_taken_and_the_lower_rank_where_it_is_clearly_better(
 @pytest.mark.parametrize(
     "rows",
     [
-        [(f"u{i}", f"r{i % 3}", 5.0) for i in range(30)],  # nobody has rated two
-        [(f"u{i}", f"r{j}", 1.0) for i in range(30) for j in range(3)],  # nobody likes any
+        [(f"u{i}", f"r{i % 3}", 5.0) for i in range(30)],  # no user has two ratings
+        [(f"u{i}", f"r{j}", 1.0) for i in range(30) for j in range(3)],  # no relevant item
         [("u1", "a", 5.0), ("u1", "b", 5.0), ("u2", "a", 5.0), ("u2", "b", 5.0)],  # all tie
     ],
 )
-def test_where_nothing_decides_it_is_the_usual_one(
+def test_ties_and_missing_test_ratings_give_the_defaults(
     db_settings: Settings, rows: list[tuple[str, str, float]]
 ) -> None:
-    assert choose_preference_parameters(ratings_of(rows), db_settings) == Confidence(USUAL_ALPHA, 4, 64)
+    assert choose_preference_parameters(ratings_of(rows), db_settings) == PreferenceParameters(
+        DEFAULT_ALPHA, 4, 64
+    )

@@ -1,4 +1,4 @@
-"""Evaluation of lists on held-out ratings."""
+"""Evaluation of lists on test ratings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recommender.als import evaluate as judging
+from recommender.als import evaluate
 from recommender.als.evaluate import evaluate_lists
 from recommender.als.fold_in import preference_model
 from recommender.als.model import Model
@@ -17,7 +17,7 @@ from tests.support import ratings_of
 
 
 def circles(users: int = 30, items: int = 40, own: int = 6) -> Ratings:
-    """Users who like the restaurants next to their own number, one after another."""
+    """Users who rate the restaurants that follow their own number."""
     return ratings_of(
         [
             (f"u{user:02}", f"r{(user + step) % items:02}", 5.0)
@@ -28,7 +28,7 @@ def circles(users: int = 30, items: int = 40, own: int = 6) -> Ratings:
 
 
 def neighbours(ratings: Ratings) -> Model:
-    """A model that recommends the neighbours of what a user likes: they have similar factors."""
+    """A model of circular factors: it recommends the neighbours of a user's restaurants."""
     angles = 2 * np.pi * np.arange(len(ratings.restaurants)) / len(ratings.restaurants)
     waves = [wave(k * angles) for k in range(1, 9) for wave in (np.cos, np.sin)]
     factors = np.array(waves, dtype=np.float32).T
@@ -39,7 +39,7 @@ def neighbours(ratings: Ratings) -> Model:
 
 
 def split(ratings: Ratings, rating: float = 5.0) -> tuple[Ratings, Ratings]:
-    """Hold out the third rating of each user."""
+    """Return the third rating of each user as test ratings."""
     first = np.flatnonzero(np.diff(ratings.user, prepend=-1))
     chosen = np.zeros(len(ratings), dtype=bool)
     chosen[first + 2] = True
@@ -48,7 +48,7 @@ def split(ratings: Ratings, rating: float = 5.0) -> tuple[Ratings, Ratings]:
     return ratings.rows(~chosen), test
 
 
-def test_a_model_that_knows_is_above_the_popular_list_and_that_above_chance(
+def test_a_good_model_beats_the_popular_list_and_that_beats_random_lists(
     db_settings: Settings,
 ) -> None:
     ratings = circles()
@@ -61,8 +61,8 @@ def test_a_model_that_knows_is_above_the_popular_list_and_that_above_chance(
     assert 0 < figures["popular"]["ndcg_error"] < 0.1
 
 
-def test_the_popular_list_is_the_one_that_is_served(db_settings: Settings) -> None:
-    """One restaurant has more ratings, another has higher ones, which counts in the list."""
+def test_the_popular_list_is_the_published_one(db_settings: Settings) -> None:
+    """One restaurant has more ratings, another has higher ones and comes first."""
     rows = [(f"u{user}", "a", 2.0) for user in range(11)]
     rows += [(f"u{user}", "b", 5.0) for user in range(10)]
     rows += [("_test", "c", 5.0), ("_test", "b", 5.0)]
@@ -75,7 +75,7 @@ def test_the_popular_list_is_the_one_that_is_served(db_settings: Settings) -> No
     assert figures["ndcg_error"] is None
 
 
-def test_users_are_evaluated_apart_by_how_active_they_are(db_settings: Settings) -> None:
+def test_users_are_grouped_by_activity(db_settings: Settings) -> None:
     figures = evaluate_lists(neighbours(circles()), *split(circles()), db_settings)
     assert [(g["ratings_from"], g["users"]) for g in figures["by_activity"]] == [(5, 30)]
     assert figures["by_activity"][0]["ndcg"] == pytest.approx(figures["ndcg"])
@@ -87,7 +87,7 @@ def test_users_are_evaluated_apart_by_how_active_they_are(db_settings: Settings)
 def test_a_sample_of_many_users_is_evaluated(
     db_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judging, "EVALUATED_USERS", 7)
+    monkeypatch.setattr(evaluate, "EVALUATED_USERS", 7)
     figures = [
         evaluate_lists(neighbours(circles()), *split(circles()), db_settings) for _ in range(2)
     ]

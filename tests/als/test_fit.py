@@ -14,9 +14,10 @@ from sklearn.metrics import roc_auc_score
 
 from recommender.als import fit as fitting
 from recommender.als.bias import BiasDamping
-from recommender.als.choose_alpha import Confidence
+from recommender.als.choose_alpha import PreferenceParameters
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
 from recommender.als.model import confidence_matrix
+from recommender.als.reuse import ChosenParameters
 from recommender.als.sweeps import implicit_step, sweep
 from recommender.core.errors import ModelRejectedError
 from recommender.core.settings import Settings
@@ -24,8 +25,8 @@ from recommender.data.ratings import Ratings
 from recommender.evaluation.splitting import split
 from tests.support import ratings_of, scores_of
 
-CONFIDENCE = Confidence(alpha=20.0, reg_param=4.0, rank=16)
-USUAL = fitting.Chosen(BiasDamping(), CONFIDENCE)
+PARAMETERS = PreferenceParameters(alpha=20.0, reg_param=4.0, rank=16)
+CHOSEN = ChosenParameters(BiasDamping(), PARAMETERS)
 
 
 def checkerboard() -> Ratings:
@@ -36,40 +37,40 @@ def checkerboard() -> Ratings:
 
 
 @pytest.mark.parametrize("objective", ["rating", "preference"])
-def test_als_finds_a_checkerboard(
+def test_als_learns_a_checkerboard(
     spark: SparkSession, db_settings: Settings, objective: str
 ) -> None:
     settings = db_settings.with_values({"als_objective": objective})
-    train, held_out = split(checkerboard(), settings)
+    train, test = split(checkerboard(), settings)
     model = fitting.fit_rating(
         spark, train, settings, None if objective == "rating" else BiasDamping()
     )
-    share, error = evaluate_ratings(model, train, held_out, settings)
+    blend_weight, error = evaluate_ratings(model, train, test, settings)
     assert error["rows"] == 120
     assert error["rmse"] < 0.3
     assert error["mean_rmse"] == pytest.approx(2.0, abs=0.1)
-    assert share > 0.9
+    assert blend_weight > 0.9
 
 
 @pytest.mark.parametrize(("low", "high", "step"), [(0, 2, 1), (1, 10, 1), (0.5, 5, 0.5)])
-def test_on_any_scale_both_fits_find_what_there_is_to_find(
+def test_both_fits_learn_on_any_scale(
     spark: SparkSession, db_settings: Settings, low: float, high: float, step: float
 ) -> None:
-    """Users go to places of their colour, and like those of their quarter."""
+    """Users rate restaurants of their colour, and rate those of their quarter highly."""
     bounds = {"rating_min": low, "rating_max": high}
     settings = db_settings.with_values(bounds)
-    visits = [(i, j) for i in range(40) for j in range(32) if (i + j) % 2 and (i + 3 * j) % 5]
-    rows = [(f"u{i:02}", f"r{j:02}", high if (i + j) % 4 == 1 else low + step) for i, j in visits]
+    pairs = [(i, j) for i in range(40) for j in range(32) if (i + j) % 2 and (i + 3 * j) % 5]
+    rows = [(f"u{i:02}", f"r{j:02}", high if (i + j) % 4 == 1 else low + step) for i, j in pairs]
     ratings = ratings_of(rows, **bounds)
     assert (ratings.rating.min(), ratings.rating.max()) == (low + step, high)
-    train, held_out = split(ratings, settings)
-    model = fitting.fit(spark, train, settings, USUAL)
-    share, error = evaluate_ratings(model.rating, train, held_out, settings)
+    train, test = split(ratings, settings)
+    model = fitting.fit(spark, train, settings, CHOSEN)
+    blend_weight, error = evaluate_ratings(model.rating, train, test, settings)
     assert error["rmse"] < error["mean_rmse"] / 2
-    pairs = np.arange(40, dtype=np.int32)[:, None], np.arange(32, dtype=np.int32)
-    predicted = model.with_blend_weight(share).rating.predict(*pairs)
+    every = np.arange(40, dtype=np.int32)[:, None], np.arange(32, dtype=np.int32)
+    predicted = model.with_blend_weight(blend_weight).rating.predict(*every)
     assert low <= np.nanmin(predicted) < np.nanmax(predicted) <= high
-    lists = evaluate_lists(model, train, held_out, settings)
+    lists = evaluate_lists(model, train, test, settings)
     assert lists["ndcg"] > 2 * lists["popular"]["ndcg"]
 
 
@@ -77,31 +78,29 @@ def test_all_ratings_equal_are_predicted_without_als(
     spark: SparkSession, quick_settings: Settings
 ) -> None:
     ratings = ratings_of([(f"u{i}", f"r{j}", 4.0) for i in range(9) for j in range(i % 4 + 1)])
-    train, held_out = split(ratings, quick_settings)
-    model = fitting.fit(spark, train, quick_settings, USUAL)
-    share, error = evaluate_ratings(model.rating, train, held_out, quick_settings)
-    assert (share, error["rmse"]) == (0, pytest.approx(0))
-    assert evaluate_lists(model, train, held_out, quick_settings)["ndcg"] > 0
+    train, test = split(ratings, quick_settings)
+    model = fitting.fit(spark, train, quick_settings, CHOSEN)
+    blend_weight, error = evaluate_ratings(model.rating, train, test, quick_settings)
+    assert (blend_weight, error["rmse"]) == (0, pytest.approx(0))
+    assert evaluate_lists(model, train, test, quick_settings)["ndcg"] > 0
 
 
-def test_held_out_ratings_of_unknown_users_have_no_rmse(
-    spark: SparkSession, quick_settings: Settings
-) -> None:
+def test_ratings_of_unknown_users_are_cold(spark: SparkSession, quick_settings: Settings) -> None:
     ratings = ratings_of([("u1", "r1", 4), ("u2", "r2", 3), ("u3", "r3", 5)])
-    train, held_out = ratings.rows(ratings.user < 2), ratings.rows(ratings.user == 2)
+    train, test = ratings.rows(ratings.user < 2), ratings.rows(ratings.user == 2)
     model = fitting.fit_rating(spark, train, quick_settings, BiasDamping())
-    _, error = evaluate_ratings(model, train, held_out, quick_settings)
+    _, error = evaluate_ratings(model, train, test, quick_settings)
     assert (error["rmse"], error["cold"]) == (None, 1)
     assert error["reason"] is not None
 
 
-def test_a_preference_is_for_where_one_goes_not_for_what_one_rates_highly(
+def test_preferences_do_not_depend_on_the_height_of_ratings(
     spark: SparkSession, db_settings: Settings
 ) -> None:
-    """Users go to places of their colour, and rate them with 1 to 5 as it comes."""
-    visits = [(i, j) for i in range(30) for j in range(20) if (i + j) % 2 and (i + 3 * j) % 5]
-    ratings = ratings_of([(f"u{i:02}", f"r{j:02}", 1 + (i + j) % 5) for i, j in visits])
-    model = fitting.fit(spark, ratings, db_settings, USUAL)
+    """Users rate restaurants of their colour, with 1 to 5 in turn."""
+    pairs = [(i, j) for i in range(30) for j in range(20) if (i + j) % 2 and (i + 3 * j) % 5]
+    ratings = ratings_of([(f"u{i:02}", f"r{j:02}", 1 + (i + j) % 5) for i, j in pairs])
+    model = fitting.fit(spark, ratings, db_settings, CHOSEN)
     own_colour = np.add.outer(np.arange(30), np.arange(20)) % 2 == 1
     scores = scores_of(model, ratings, db_settings)
     assert roc_auc_score(own_colour.ravel(), scores.ravel()) > 0.95
@@ -112,11 +111,11 @@ def test_sweeps_continue_the_fit_of_mllib(
 ) -> None:
     """A sweep is an iteration of MLlib's ALS, on the same ratings."""
     several = city.rows(np.bincount(city.user)[city.user] >= 2)
-    visits = confidence_matrix(city, quick_settings)
-    alpha = CONFIDENCE.alpha_of(visits)
+    confidence = confidence_matrix(city, quick_settings)
+    alpha = PARAMETERS.alpha / float(confidence.data.mean())
     als = ALS(
-        rank=CONFIDENCE.rank,
-        regParam=CONFIDENCE.reg_param,
+        rank=PARAMETERS.rank,
+        regParam=PARAMETERS.reg_param,
         alpha=alpha,
         implicitPrefs=True,
         seed=quick_settings.seed,
@@ -130,12 +129,12 @@ def test_sweeps_continue_the_fit_of_mllib(
     frame = spark.createDataFrame(table).coalesce(2)
     two, three = (als.setMaxIter(iterations).fit(frame) for iterations in (2, 3))
     start = fitting.factor_matrix(two.itemFactors, len(city.restaurants), two.rank)
-    step = partial(implicit_step, alpha=alpha, reg_param=CONFIDENCE.reg_param)
+    step = partial(implicit_step, alpha=alpha, reg_param=PARAMETERS.reg_param)
     items = sweep(step, several.matrix(), start, 1)
     users = fitting.factor_matrix(three.userFactors, len(city.users), three.rank)
-    places = fitting.factor_matrix(three.itemFactors, len(city.restaurants), three.rank)
+    items_after = fitting.factor_matrix(three.itemFactors, len(city.restaurants), three.rank)
     # MLlib ends with the users: theirs come from the item factors of the same iteration.
-    expected = np.nan_to_num(users) @ np.nan_to_num(places).T
+    expected = np.nan_to_num(users) @ np.nan_to_num(items_after).T
     assert step(several.matrix(), items) @ items.T == pytest.approx(expected, abs=2e-4)
 
 
@@ -143,7 +142,7 @@ def test_sweeps_reach_restaurants_that_mllib_did_not_see(
     spark: SparkSession, city: Ratings, quick_settings: Settings
 ) -> None:
     few = quick_settings.with_values({"als_preference_users": 2})
-    model = fitting.fit(spark, city, few, USUAL)
+    model = fitting.fit(spark, city, few, CHOSEN)
     assert model.preferences
     several = city.rows(np.bincount(city.user)[city.user] >= 2)
     rated = np.unique(several.restaurant)
@@ -151,16 +150,16 @@ def test_sweeps_reach_restaurants_that_mllib_did_not_see(
     assert np.isfinite(model.rating.user_factors).all()
 
 
-def test_a_refit_reaches_restaurants_and_users_of_held_out_ratings_alone(
+def test_a_refit_reaches_restaurants_and_users_of_test_ratings_only(
     spark: SparkSession, city: Ratings, quick_settings: Settings
 ) -> None:
-    part = city.rows((city.restaurant != 7) & (city.user != 3))
-    model = fitting.fit(spark, part, quick_settings, USUAL)
+    train = city.rows((city.restaurant != 7) & (city.user != 3))
+    model = fitting.fit(spark, train, quick_settings, CHOSEN)
     assert model.preferences
     assert not model.preferences.factors[7].any()
     assert np.isnan(model.rating.restaurant_factors[7]).all()
     assert np.isnan(model.rating.user_factors[3]).all()
-    again = fitting.refit(model, city, quick_settings, USUAL)
+    again = fitting.refit(model, city, quick_settings, CHOSEN)
     assert again.preferences
     assert again.preferences.factors[7].any()
     assert np.isfinite(again.rating.restaurant_factors).all()
@@ -169,15 +168,15 @@ def test_a_refit_reaches_restaurants_and_users_of_held_out_ratings_alone(
 
 def test_two_users_are_enough_to_fit(spark: SparkSession, quick_settings: Settings) -> None:
     ratings = ratings_of([("u1", "a", 5), ("u1", "b", 5), ("u2", "b", 4), ("u2", "c", 3)])
-    model = fitting.fit(spark, ratings, quick_settings, USUAL)
+    model = fitting.fit(spark, ratings, quick_settings, CHOSEN)
     assert np.isfinite(scores_of(model, ratings, quick_settings)).all()
 
 
-def test_where_nobody_has_rated_two_the_popular_ones_are_recommended(
+def test_without_a_user_of_two_ratings_the_popular_ones_are_recommended(
     spark: SparkSession, quick_settings: Settings
 ) -> None:
     ratings = ratings_of([(f"u{i}", f"r{i % 7 * (i % 2)}", 4) for i in range(50)])
-    model = fitting.fit(spark, ratings, quick_settings, USUAL)
+    model = fitting.fit(spark, ratings, quick_settings, CHOSEN)
     popularity = np.bincount(ratings.restaurant)
     assert (scores_of(model, ratings, quick_settings).argmax(axis=1) == popularity.argmax()).all()
 
@@ -190,7 +189,7 @@ def test_long_lineages_are_cut(spark: SparkSession, db_settings: Settings) -> No
     folder = spark.sparkContext.getCheckpointDir()
     assert folder
     before = set(Path(folder.removeprefix("file:")).iterdir())
-    model = fitting.fit(spark, ratings, many, USUAL)
+    model = fitting.fit(spark, ratings, many, CHOSEN)
     assert model.preferences
     assert np.isfinite(model.rating.user_factors).all()
     assert np.isfinite(model.preferences.factors).all()

@@ -17,6 +17,7 @@ from recommender.als import fit as fitting
 from recommender.als.bias import Bias
 from recommender.als.model import Model, RatingModel, popularity_of
 from recommender.als.recommend import user_blocks
+from recommender.als.reuse import choose_parameters
 from recommender.core.errors import ModelRejectedError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import RECOMMENDATIONS
@@ -50,7 +51,7 @@ def stage_lists(spark: SparkSession, city: Ratings, db: MongoDatabase) -> StageL
 
 
 def fitted(spark: SparkSession, city: Ratings, settings: Settings) -> Model:
-    return fitting.fit(spark, city, settings, fitting.choose(city, settings))
+    return fitting.fit(spark, city, settings, choose_parameters(city, settings))
 
 
 def test_the_blocks_together_are_all_users(city: Ratings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,17 +46,16 @@ def one_row(
     seed=st.integers(0, 2**32),
     rank=st.integers(1, 12),
     items=st.integers(1, 30),
-    threads=st.integers(1, 2),
     alpha=st.sampled_from([None, 0.5, 20.0]),
 )
 def test_a_half_step_solves_the_regression_of_each_row(
-    seed: int, rank: int, items: int, threads: int, alpha: float | None
+    seed: int, rank: int, items: int, alpha: float | None
 ) -> None:
     rows, factors = some_rows(seed, 12, items), some_items(seed, items, rank)
     if alpha is None:
-        solved = explicit_step(rows, factors, reg_param=REG, threads=threads)
+        solved = explicit_step(rows, factors, reg_param=REG)
     else:
-        solved = implicit_step(rows, factors, alpha=alpha, reg_param=REG, threads=threads)
+        solved = implicit_step(rows, factors, alpha=alpha, reg_param=REG)
     expected = np.array([one_row(row, factors, alpha) for row in rows.toarray()])
     assert solved == pytest.approx(expected, abs=2e-4)
 

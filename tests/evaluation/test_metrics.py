@@ -70,14 +70,14 @@ def test_the_errors_are_scikit_learns() -> None:
     rng = np.random.default_rng(1)
     actual, predicted = rng.uniform(1, 5, 100), rng.uniform(1, 5, 100)
     with_cold = np.concatenate([predicted, [np.nan] * 7])
-    offsets = rng.uniform(1, 5, 107)
-    error = rating_error(with_cold, np.concatenate([actual, [3.0] * 7]), 4.0, offsets)
+    bias = rng.uniform(1, 5, 107)
+    error = rating_error(with_cold, np.concatenate([actual, [3.0] * 7]), 4.0, bias)
     assert error.rmse == pytest.approx(root_mean_squared_error(actual, predicted))
     assert error.mae == pytest.approx(mean_absolute_error(actual, predicted))
     assert error.mean_rmse == pytest.approx(root_mean_squared_error(actual, [4.0] * 100))
     assert error.mean_mae == pytest.approx(mean_absolute_error(actual, [4.0] * 100))
-    assert error.baseline_rmse == pytest.approx(root_mean_squared_error(actual, offsets[:100]))
-    assert error.baseline_mae == pytest.approx(mean_absolute_error(actual, offsets[:100]))
+    assert error.baseline_rmse == pytest.approx(root_mean_squared_error(actual, bias[:100]))
+    assert error.baseline_mae == pytest.approx(mean_absolute_error(actual, bias[:100]))
     assert (error.rows, error.cold, error.reason) == (100, 7, None)
 
 
@@ -96,28 +96,31 @@ def some_ratings(seed: int) -> csr_array:
     return csr_array(rng.integers(1, 6, (200, 30)) * (rng.random((200, 30)) < 0.5) * 1.0)
 
 
-def test_a_tenth_of_the_users_is_held_out_and_a_fifth_of_their_relevant_items() -> None:
+def test_a_tenth_of_the_users_and_a_fifth_of_their_relevant_items_are_test() -> None:
     rows = some_ratings(0)
-    held = split_users(rows, 4, seed=0)
-    assert len(held.train_users) == 180
-    out = np.setdiff1d(np.arange(200), held.train_users)
+    test = split_users(rows, 4, seed=0)
+    assert len(test.train_users) == 180
+    out = np.setdiff1d(np.arange(200), test.train_users)
     test_user = 0
     for user in out:
         row = rows[[user]].toarray()[0]
         relevant = (row >= 4).sum()
         if (row > 0).sum() < 2 or not relevant:
             continue
-        seen, hidden = held.seen[[test_user]].toarray()[0], held.relevant[[test_user]].toarray()[0]
-        assert (seen + hidden == row).all()
-        assert not (seen * hidden).any()
-        assert (hidden > 0).sum() == max(1, relevant // 5)
-        assert set(hidden) <= {0, 4, 5}
+        seen, relevant_items = (
+            test.seen[[test_user]].toarray()[0],
+            test.relevant[[test_user]].toarray()[0],
+        )
+        assert (seen + relevant_items == row).all()
+        assert not (seen * relevant_items).any()
+        assert (relevant_items > 0).sum() == max(1, relevant // 5)
+        assert set(relevant_items) <= {0, 4, 5}
         assert seen.any()
         test_user += 1
-    assert held.seen.shape == held.relevant.shape == (test_user, 30)
+    assert test.seen.shape == test.relevant.shape == (test_user, 30)
 
 
-def test_the_held_out_users_and_items_are_seeded() -> None:
+def test_the_test_users_and_items_are_seeded() -> None:
     rows = some_ratings(0)
     one, same, other = (split_users(rows, 4, seed=seed) for seed in (1, 1, 2))
     assert (one.relevant.toarray() == same.relevant.toarray()).all()
@@ -126,40 +129,42 @@ def test_the_held_out_users_and_items_are_seeded() -> None:
 
 def test_users_of_one_rating_or_no_relevant_item_are_not_test_users() -> None:
     rows = csr_array(np.array([[5.0, 0, 0], [1, 2, 3], [5, 5, 0], [0, 4, 1]]))
-    held = split_users(rows, 4, seed=0, users_share=1)
-    assert held.seen.shape[0] == 2
-    assert np.diff(held.relevant.indptr).tolist() == np.diff(held.seen.indptr).tolist() == [1, 1]
-    assert held.relevant.toarray()[1].tolist() == [0, 4, 0]
-    assert not len(held.train_users)
+    test = split_users(rows, 4, seed=0, users_share=1)
+    assert test.seen.shape[0] == 2
+    assert np.diff(test.relevant.indptr).tolist() == np.diff(test.seen.indptr).tolist() == [1, 1]
+    assert test.relevant.toarray()[1].tolist() == [0, 4, 0]
+    assert not len(test.train_users)
 
 
 @pytest.mark.parametrize("n", [1, 3, 13])
 def test_the_ndcg_is_scikit_learns(n: int) -> None:
     rng = np.random.default_rng(n)
-    held = split_users(some_ratings(n), 3, seed=n, users_share=1, relevant_share=0.5)
-    users = held.seen.shape[0]
+    test = split_users(some_ratings(n), 3, seed=n, users_share=1, relevant_share=0.5)
+    users = test.seen.shape[0]
     lists = np.array([rng.permutation(30)[:20] for _ in range(users)])
     lists[::3, 15:] = -1
-    quality = ranking_quality(lists, held.seen, held.relevant, n)
+    quality = ranking_quality(lists, test.seen, test.relevant, n)
     ndcg, hits, shown, recall, precision, seen_by = [], [], set(), [], [], []
-    for row, seen, hidden in zip(lists, held.seen.toarray(), held.relevant.toarray(), strict=True):
+    for row, seen, relevant_items in zip(
+        lists, test.seen.toarray(), test.relevant.toarray(), strict=True
+    ):
         kept = [item for item in row if item >= 0 and not seen[item]][:n]
         scores = np.zeros(30 + n)
         scores[kept] = np.arange(len(kept), 0, -1)
         # Irrelevant fillers stand behind the shown items, up to the n-th.
         scores[30:] = np.linspace(0.5, 0.4, n)
-        gains = np.concatenate([hidden > 0, np.zeros(n)])
+        gains = np.concatenate([relevant_items > 0, np.zeros(n)])
         ndcg.append(ndcg_score([gains], [scores], k=n, ignore_ties=True))
-        relevant = [bool(hidden[item] > 0) for item in kept]
-        most = min(n, int((hidden > 0).sum()))
+        relevant = [bool(relevant_items[item] > 0) for item in kept]
+        most = min(n, int((relevant_items > 0).sum()))
         hits.append(any(relevant))
         recall.append(sum(relevant) / most)
         down_to = [sum(relevant[: i + 1]) / (i + 1) for i in range(len(kept)) if relevant[i]]
         precision.append(sum(down_to) / most)
-        seen_by += [(held.seen.toarray()[:, item] > 0).mean() for item in kept]
+        seen_by += [(test.seen.toarray()[:, item] > 0).mean() for item in kept]
         shown |= set(kept)
     assert quality.ndcg == pytest.approx(np.mean(ndcg))
-    assert ndcg_of_each(lists, held.seen, held.relevant, n) == pytest.approx(np.array(ndcg))
+    assert ndcg_of_each(lists, test.seen, test.relevant, n) == pytest.approx(np.array(ndcg))
     assert quality.ndcg_error == pytest.approx(np.std(ndcg, ddof=1) / np.sqrt(users))
     assert quality.hit_rate == pytest.approx(np.mean(hits))
     assert quality.recall == pytest.approx(np.mean(recall))
@@ -169,9 +174,12 @@ def test_the_ndcg_is_scikit_learns(n: int) -> None:
 
 
 def test_seen_items_take_no_rank_in_a_list() -> None:
-    seen, hidden = csr_array(np.array([[1.0, 0, 0, 0]])), csr_array(np.array([[0.0, 5, 0, 0]]))
-    perfect = ranking_quality(np.array([[0, 1, 2]]), seen, hidden, 1)
+    seen, relevant_items = (
+        csr_array(np.array([[1.0, 0, 0, 0]])),
+        csr_array(np.array([[0.0, 5, 0, 0]])),
+    )
+    perfect = ranking_quality(np.array([[0, 1, 2]]), seen, relevant_items, 1)
     assert (perfect.ndcg, perfect.hit_rate, perfect.coverage) == (1, 1, 0.25)
     assert perfect.ndcg_error is None
-    nothing = ranking_quality(np.array([[-1, -1]]), seen, hidden, 1)
+    nothing = ranking_quality(np.array([[-1, -1]]), seen, relevant_items, 1)
     assert (nothing.ndcg, nothing.hit_rate, nothing.coverage) == (0, 0, 0)

@@ -67,18 +67,15 @@ def test_sampled_users_keep_all_their_ratings() -> None:
         assert len(sample) == 60 or len(sample) + 5 > most  # all users, or no other fits
 
 
-def test_training_users_have_two_ratings_or_more(db_settings: Settings) -> None:
-    assert training_users(staircase(), db_settings).tolist() == [False, True, True, True, True] * 4
+def test_training_users_have_two_ratings_or_more() -> None:
+    assert training_users(staircase(), 20, seed=0).tolist() == [False, True, True, True, True] * 4
 
 
-def test_training_users_are_drawn_by_their_number_of_ratings(
-    db_settings: Settings,
-) -> None:
+def test_training_users_are_drawn_by_their_number_of_ratings() -> None:
     ratings = staircase()
     drawn = np.zeros(5)
     for seed in range(200):
-        few = db_settings.with_values({"als_preference_users": 4, "seed": seed})
-        chosen = training_users(ratings, few)
+        chosen = training_users(ratings, 4, seed)
         assert chosen.sum() == 4
         drawn += chosen.reshape(4, 5).sum(axis=0)
     assert drawn[0] == 0

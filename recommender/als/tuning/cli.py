@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from recommender.als.bias import BiasDamping, choose_damping
 from recommender.als.choose_alpha import choose_preference_parameters
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
-from recommender.als.fit import fit_preferences, fit_rating, fit_bias_only
+from recommender.als.fit import fit_bias_only, fit_preferences, fit_rating
 from recommender.als.model import Model
 from recommender.als.tuning.report import best_parameters, env_lines, format_table, line_chart
 from recommender.als.tuning.search import ResultStore, Trial, make_trials, run_trials, summarize
@@ -133,7 +133,8 @@ def measure(
     DataError if the test part has nothing to measure; ModelRejectedError if the fit is not finite.
     """
     if search is PREFERENCE:
-        preferences = fit_preferences(spark, train, settings, choose_preference_parameters(train, settings))
+        parameters = choose_preference_parameters(train, settings)
+        preferences = fit_preferences(spark, train, settings, parameters)
         model = Model(fit_bias_only(train, settings, BiasDamping()), preferences)
         metrics = evaluate_lists(model, train, test, settings)
     elif search is BIAS:
