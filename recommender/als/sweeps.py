@@ -5,7 +5,7 @@ side, with n stored values:
 
     (G + sum_i w_i v_i v_i' + reg n I) u = sum_i s_i v_i
 
-Ratings r (explicit ALS) have w = 1, s = r and G = 0. PreferenceModel (implicit-feedback ALS; Hu, Koren
+Ratings r (explicit ALS) have w = 1, s = r and G = 0. Preferences (implicit-feedback ALS; Hu, Koren
 and Volinsky, 2008) have the confidence c = 1 + alpha r, w = c - 1, s = c and the Gram matrix
 G = V'V of *all* items. MLlib minimises the same two objectives.
 """

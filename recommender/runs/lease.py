@@ -24,13 +24,6 @@ class Lease:
     It expires if it is not renewed. Each holder gets a higher token than the one before, so that a
     holder that slept past its expiry finds that it was replaced. All times are the server's, so a
     wrong clock of this machine has no effect.
-
-    Parameters
-    ----------
-    db
-        The database.
-    seconds
-        How long the lease is valid without being renewed.
     """
 
     def __init__(self, db: MongoDatabase, seconds: float) -> None:
@@ -39,18 +32,10 @@ class Lease:
         self._mine: Document | None = None
 
     def acquire(self, run_id: str, dead: Document | None = None) -> None:
-        """Take the lease for a run.
+        """Take the lease for a run, or raise LeaseHeldError if another run holds it.
 
-        Parameters
-        ----------
-        dead
-            A holder's lease that was not renewed for too long by a steady clock, and is taken over
-            if it is still unchanged. The server's clock may have been set back since.
-
-        Raises
-        ------
-        LeaseHeldError
-            If another run holds it.
+        ``dead`` is a lease that was not renewed for too long by a steady clock, to be taken over
+        if it is unchanged. The server's clock may have been set back since.
         """
         never: Document = {"$setOnInsert": {"token": 0, "run_id": None}}
         self._state.update_one({"_id": LEASE_ID}, never, upsert=True)
@@ -72,59 +57,35 @@ class Lease:
             raise LeaseHeldError(self._state.find_one({"_id": LEASE_ID}) or {})
 
     def resume(self, run_id: str) -> None:
-        """Continue the lease that the parent process acquired for this run.
-
-        Raises
-        ------
-        LeaseLostError
-            If the run no longer holds it.
-        """
+        """Continue the lease that the parent process acquired for this run, as :meth:`renew`."""
         self._mine = self._state.find_one({"_id": LEASE_ID, "run_id": run_id})
         self.renew()
 
-    def renew(self, session: ClientSession | None = None) -> None:
-        """Extend the lease.
-
-        Parameters
-        ----------
-        session
-            Of a transaction, which then commits only if no other run takes the lease meanwhile.
-
-        Raises
-        ------
-        LeaseLostError
-            If another run took the lease over, or it was released.
-        """
-        self._set({"expires_at": self._expiry()}, session)
+    def renew(self) -> None:
+        """Extend the lease, or raise LeaseLostError if it was taken over or released."""
+        self._extend({}, None)
 
     def begin_switch(self, switch: Document, session: ClientSession | None = None) -> None:
-        """Extend the lease and note a switch in one write: only the holder can begin one.
+        """Extend the lease, as :meth:`renew` does, and note a switch in the same write.
 
-        The next holder reads the note, see `recommender.runs.switch.finish_switch`.
-
-        Raises
-        ------
-        LeaseLostError
-            As :meth:`renew` does.
+        The next holder reads the note, see `recommender.runs.switch.finish_switch`. A transaction
+        whose session this is commits only if no other run takes the lease meanwhile.
         """
-        self._set({"expires_at": self._expiry(), SWITCH: {"$literal": switch}}, session)
+        self._extend({SWITCH: {"$literal": switch}}, session)
 
-    def _set(self, fields: Document, session: ClientSession | None = None) -> None:
-        change: list[Document] = [{"$set": fields}]
+    def _extend(self, fields: Document, session: ClientSession | None) -> None:
+        change: list[Document] = [{"$set": {"expires_at": self._expiry(), **fields}}]
         mine = self._mine and _key(self._mine)
         if not mine or not self._state.update_one(mine, change, session=session).matched_count:
             holder = self._state.find_one({"_id": LEASE_ID}, session=session) or {}
             raise LeaseLostError(
                 "this training no longer holds the lease, as it did not renew it in time; the "
-                f"lease is with {holder.get('run_id') or 'nobody'}; nothing more is published"
+                f"lease is with {holder.get('run_id') or 'no run'}; nothing more is published"
             )
 
     def release(self) -> None:
-        """Release the lease, if it is still ours.
-
-        If a switch is still noted, the lease expires instead, so that recovery finishes the switch.
-        """
-        if self._mine is not None:
+        """Release the lease, if it is ours; with a noted switch it expires, for recovery."""
+        if self._mine:
             free = {**_key(self._mine), SWITCH: {"$exists": False}}
             if not self._state.update_one(free, {"$set": {"run_id": None}}).matched_count:
                 self.expire()
@@ -147,16 +108,18 @@ def _key(lease: Document) -> Document:
 
 def abandoned(db: MongoDatabase) -> Document | None:
     """Return the lease that expired without being released, or None."""
-    expired = {"$expr": {"$lt": ["$expires_at", _NOW]}}
-    return db[COLLECTION].find_one({"_id": LEASE_ID, "run_id": {"$ne": None}, **expired})
+    return _held(db, {"$expr": {"$lt": ["$expires_at", _NOW]}})
 
 
 def last_holder(db: MongoDatabase) -> Document | None:
     """Return the lease if it was not released, expired or not."""
-    return db[COLLECTION].find_one({"_id": LEASE_ID, "run_id": {"$ne": None}})
+    return _held(db, {})
 
 
 def holder(db: MongoDatabase) -> Document | None:
     """Return the lease of the run that holds it now, or None."""
-    running = {"$expr": {"$gte": ["$expires_at", _NOW]}}
-    return db[COLLECTION].find_one({"_id": LEASE_ID, "run_id": {"$ne": None}, **running})
+    return _held(db, {"$expr": {"$gte": ["$expires_at", _NOW]}})
+
+
+def _held(db: MongoDatabase, condition: Document) -> Document | None:
+    return db[COLLECTION].find_one({"_id": LEASE_ID, "run_id": {"$ne": None}, **condition})

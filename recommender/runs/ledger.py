@@ -10,7 +10,7 @@ import secrets
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from pymongo import DESCENDING
 
@@ -27,6 +27,7 @@ OPEN_STATES: tuple[State, ...] = ("queued", "running")
 
 RUN_ID = re.compile(r"\d{8}T\d{9}Z-[0-9a-f]{8}")
 
+_OPEN: Document = {"state": {"$in": list(OPEN_STATES)}}
 _ENDED: Document = {"state": {"$nin": list(OPEN_STATES)}}
 _VERSIONED = ("pyspark", "pymongo", "numpy", "scipy", "scikit-learn", "pyarrow")
 
@@ -50,24 +51,15 @@ class Ledger:
     def open(
         self, run_id: str, trigger: Trigger, settings: Settings, log_file: Path | None
     ) -> None:
-        """Record a run that is about to start, and mark open ones as crashed.
-
-        Only for the holder of the lease.
-        """
+        """Record a run that is about to start, and mark open ones as crashed, under the lease."""
         self.mark_crashed()
         self._runs.insert_one(_begun(run_id, trigger, settings, log_file))
 
     def mark_crashed(self) -> None:
-        """Mark open runs as crashed.
-
-        Only for the holder of the lease before it opens its own run: the others have no process.
-        """
-        crashed = {
-            "state": "crashed",
-            "error": "the training died without reporting an error",
-            "ended_at": now(),
-        }
-        self._runs.update_many({"state": {"$in": list(OPEN_STATES)}}, {"$set": crashed})
+        """Mark open runs as crashed: only one run at a time has the lease, and thus a process."""
+        error = "the training died without reporting an error"
+        crashed = {"state": "crashed", "error": error, "ended_at": now()}
+        self._runs.update_many(_OPEN, {"$set": crashed})
 
     def add_ended(
         self, run_id: str, trigger: Trigger, settings: Settings, fields: Document
@@ -82,19 +74,15 @@ class Ledger:
         """Set fields of a run; dotted names reach into its parts."""
         self._runs.update_one({"_id": run_id}, {"$set": fields})
 
-    def add_phase(self, run_id: str, phase: Document) -> None:
-        """Record a phase that has ended."""
-        self._runs.update_one({"_id": run_id}, {"$push": {"phases": phase}})
-
     def close(self, run_id: str, state: State, exit_code: int, error: str | None) -> bool:
         """Record how a run ended; return False if that was recorded before."""
         fields = {"state": state, "exit_code": exit_code, "error": error, "ended_at": now()}
-        still_open = {"_id": run_id, "state": {"$in": list(OPEN_STATES)}}
-        return bool(self._runs.update_one(still_open, {"$set": fields}).matched_count)
+        result = self._runs.update_one({"_id": run_id, **_OPEN}, {"$set": fields})
+        return bool(result.matched_count)
 
     def open_run(self) -> str | None:
         """Return the id of a run that has not ended, as far as the ledger knows."""
-        run = self._runs.find_one({"state": {"$in": list(OPEN_STATES)}}, {"_id": 1})
+        run = self._runs.find_one(_OPEN, {"_id": 1})
         return str(run["_id"]) if run else None
 
     def get(self, run_id: str) -> Document | None:
@@ -111,7 +99,7 @@ class Ledger:
         self._runs.delete_many({**_ENDED, **old})
 
     def pruned(self, kept: int, run_ids: Iterable[str]) -> set[str]:
-        """Return which of the run ids were pruned, by this process or another."""
+        """Return the run ids that were pruned, by this process or another."""
         oldest = self._oldest(kept)
         old = {run_id for run_id in run_ids if run_id < oldest}
         return old - {run["_id"] for run in self._runs.find({"_id": {"$in": list(old)}}, {})}
@@ -123,6 +111,7 @@ class Ledger:
 
 
 def _begun(run_id: str, trigger: Trigger, settings: Settings, log_file: Path | None) -> Document:
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     return {
         "_id": run_id,
         "run_id": run_id,
@@ -135,11 +124,6 @@ def _begun(run_id: str, trigger: Trigger, settings: Settings, log_file: Path | N
         "metrics": {},
         "settings": settings.public(),
         "forced": not settings.gate.enabled,
-        "versions": _versions(),
+        "versions": {"python": platform.python_version(), **versions},
         "log": str(log_file) if log_file else None,
     }
-
-
-def _versions() -> dict[str, Any]:
-    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
-    return {"python": platform.python_version(), **versions}

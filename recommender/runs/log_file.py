@@ -18,14 +18,9 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def run_log(settings: Settings, run_id: str) -> Iterator[Path | None]:
-    """Copy the block's log lines, and how it ended, to a file.
+    """Copy the block's log lines, and how it ended, to a file in the log folder.
 
     If the folder cannot be written to or the disk is full, the training goes on with a warning.
-
-    Yields
-    ------
-    Path or None
-        The file, in the log folder of the settings.
     """
     handler = _opened(settings, run_id)
     if handler is None:
@@ -57,7 +52,7 @@ def _opened(settings: Settings, run_id: str) -> _RunLog | None:
 
 class _RunLog(logging.FileHandler):
     def add_end(self, error: BaseException) -> None:
-        """Write what ended the run, with a traceback if it is unexpected."""
+        """Write the error that ended the run, with a traceback if it is unexpected."""
         expected = isinstance(error, (RecommenderError, Stopped))
         text = str(error) or type(error).__name__
         about = None if expected else sys.exc_info()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -36,24 +36,36 @@ _BEATS_PER_LEASE = 4
 log = logging.getLogger(__name__)
 
 
-class TrainingRun:
-    """The run in progress: records a training in the ledger and holds its lease.
+class Run(ABC):
+    """A run in progress, with its id, which every document that it writes has."""
 
-    Attributes
-    ----------
-    run_id
-        Its id, which every document that it writes has.
-    db
-        The database.
-    settings
-        The settings that it runs with.
-    lease
-        The lease, checked whenever something is published.
-    document
-        The run's document in the ledger after it has succeeded; None until then.
-    """
+    def __init__(self, run_id: str, db: MongoDatabase, settings: Settings) -> None:
+        self.run_id = run_id
+        self.db = db
+        self.settings = settings
+        self._phases: list[Document] = []
 
-    document: Document | None = None
+    @abstractmethod
+    def record(self, **fields: Any) -> None:
+        """Record fields of the run, such as its counts or its metrics."""
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Record the block as a phase, with its start and its seconds."""
+        self.record(phase=name)
+        log.info("phase %s", name)
+        started_at, started = now(), time.monotonic()
+        yield
+        seconds = round(time.monotonic() - started, 3)
+        log.info("phase %s took %.1f s", name, seconds)
+        self._phases.append({"name": name, "started_at": started_at, "seconds": seconds})
+        self.record(phases=self._phases)
+
+
+class TrainingRun(Run):
+    """A training, which holds the lease and is in the ledger from its start."""
+
+    document: Document | None = None  # that of the ledger, after the run has succeeded
 
     def __init__(
         self,
@@ -61,92 +73,69 @@ class TrainingRun:
         db: MongoDatabase,
         settings: Settings,
         lease: Lease,
-        heartbeat: _Heartbeat,
+        lost: list[LeaseLostError],
     ) -> None:
-        self.run_id = run_id
-        self.db = db
-        self.settings = settings
+        super().__init__(run_id, db, settings)
         self.lease = lease
-        self._heartbeat = heartbeat
-        self._ledger = Ledger(db)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Record the block in the ledger as a phase, with its start and its seconds."""
-        self._heartbeat.check()
-        with mongo_errors("writing to the ledger"):
-            self._ledger.update(self.run_id, {"phase": name})
-        with _timed(name) as phase:
-            yield
-        with mongo_errors("writing to the ledger"):
-            self._ledger.add_phase(self.run_id, phase)
+        self._lost = lost
 
     def record(self, **fields: Any) -> None:
-        """Record fields of the run, such as its counts or its metrics."""
+        """Write fields of the run to the ledger, unless another run has taken the lease over."""
+        if self._lost:
+            raise self._lost[0]
         with mongo_errors("writing to the ledger"):
-            self._ledger.update(self.run_id, fields)
+            Ledger(self.db).update(self.run_id, fields)
 
-    def look_up(self) -> None:
-        """Fetch the run's document from the ledger, if the end of the run could be written."""
-        run = self._ledger.get(self.run_id) or {}
-        self.document = run if "ended_at" in run else None
+
+class SideRun(Run):
+    """A run without the lease, which publishes nothing; it is recorded when it has ended."""
+
+    def __init__(self, db: MongoDatabase, settings: Settings) -> None:
+        super().__init__(new_run_id(), db, settings)
+        started_at = now()
+        self._fields: Document = {"queued_at": started_at, "started_at": started_at}
+
+    def record(self, **fields: Any) -> None:
+        """Keep fields of the run until it ends."""
+        self._fields.update(fields)
+
+    def write(self, trigger: Trigger, state: State, exit_code: int, error: str | None) -> None:
+        """Write the run to the ledger."""
+        outcome = {"state": state, "exit_code": exit_code, "error": error, "ended_at": now()}
+        fields = {**self._fields, **outcome, "pid": os.getpid()}
+        Ledger(self.db).add_ended(self.run_id, trigger, self.settings, fields)
 
 
 @contextmanager
-def _timed(name: str) -> Iterator[Document]:
-    """Log a phase and yield its document, which has its seconds after the block."""
-    phase = {"name": name, "started_at": now()}
-    started = time.monotonic()
-    log.info("phase %s", name)
-    yield phase
-    phase["seconds"] = round(time.monotonic() - started, 3)
-    log.info("phase %s took %.1f s", name, phase["seconds"])
+def _heartbeat(lease: Lease, seconds: float) -> Iterator[list[LeaseLostError]]:
+    """Renew the lease from a thread; yield a list that holds the error once the lease is lost."""
+    stopped = threading.Event()
+    lost: list[LeaseLostError] = []
 
-
-class _Heartbeat:
-    """Renews the lease from a thread of its own."""
-
-    def __init__(self, lease: Lease, seconds: float) -> None:
-        self._lease = lease
-        self._interval = seconds / _BEATS_PER_LEASE
-        self._stopped = threading.Event()
-        self._lost: LeaseLostError | None = None
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> _Heartbeat:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def check(self) -> None:
-        if self._lost:
-            raise self._lost
-
-    def _beat(self) -> None:
-        while not self._stopped.wait(self._interval):
+    def beat() -> None:
+        while not stopped.wait(seconds / _BEATS_PER_LEASE) and not lost:
             try:
-                self._lease.renew()
+                lease.renew()
             except LeaseLostError as error:
-                self._lost = error
-                return
+                lost.append(error)
             except PyMongoError as error:
                 log.warning("the lease could not be renewed: %s", reason_of(error))
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield lost
+    finally:
+        stopped.set()
+        thread.join()
 
 
 @contextmanager
 def training_run(settings: Settings, run_id: str | None = None) -> Iterator[TrainingRun]:
     """Hold the lease for the block, and record how it ended.
 
-    Parameters
-    ----------
-    settings
-        The settings to train with.
-    run_id
-        A run for which the parent process has acquired the lease and opened the ledger; None
-        starts a new one.
+    The parent process has acquired the lease and opened the ledger for ``run_id``; None starts a
+    new run.
 
     Raises
     ------
@@ -159,43 +148,46 @@ def training_run(settings: Settings, run_id: str | None = None) -> Iterator[Trai
     """
     with connect(settings) as client:
         db = database(client, settings)
-        lease = Lease(db, settings.schedule.lease_seconds)
+        schedule = settings.schedule
+        lease = Lease(db, schedule.lease_seconds)
         resumed = run_id is not None
         run_id = run_id or new_run_id()
-        write = partial(Ledger(db).close, run_id)
-        release = partial(
-            _quietly, "the lease could not be released", partial(_release, lease, db, run_id)
-        )
+        close = partial(Ledger(db).close, run_id)
+        release = partial(_release, lease, db, run_id)
 
         def give_up(reason: TimedOut) -> None:
-            _close(settings, write, "failed", reason)
+            _close(settings, close, reason)
             release()
-            log.error("%s", reason)  # after all else, as logging may be what hangs
+            log.error("%s", reason)  # last, as logging may hang
 
-        grace = settings.schedule.stop_grace_seconds
-        with time_limit(settings.schedule.timeout_minutes, grace, give_up):
+        grace = schedule.stop_grace_seconds
+        with time_limit(schedule.timeout_minutes, grace, give_up):
             try:
-                with _closing(settings, write):
+                with _closing(settings, close):
                     with mongo_errors("taking the lease"):
                         (lease.resume if resumed else lease.acquire)(run_id)
                     with (
+                        _heartbeat(lease, schedule.lease_seconds) as lost,
                         _opened(db, run_id, settings, resumed=resumed),
-                        _Heartbeat(lease, settings.schedule.lease_seconds) as heartbeat,
+                        _lost_lease_first(lease),
                     ):
-                        run = TrainingRun(run_id, db, settings, lease, heartbeat)
-                        with _lost_lease_first(lease):
-                            yield run
-                _quietly("the ledger could not be read", run.look_up)
+                        run = TrainingRun(run_id, db, settings, lease, lost)
+                        yield run
+                with _logged("the ledger could not be read"):
+                    document = Ledger(db).get(run_id) or {}
+                    run.document = document if "ended_at" in document else None
             finally:
-                _quietly("old runs could not be pruned", partial(_prune, db, settings))
-                release()
+                release()  # first, as a stop may cut off the rest
+                with _logged("old runs could not be pruned"):
+                    _prune(db, settings)
 
 
 def _release(lease: Lease, db: MongoDatabase, run_id: str) -> None:
     """Release the lease, unless the run is open or has stages: then it expires, for recovery."""
-    run = Ledger(db).get(run_id) or {}
-    if run.get("state") not in OPEN_STATES and not stages_of(db, run_id):
-        lease.release()
+    with _logged("the lease could not be released"):
+        run = Ledger(db).get(run_id) or {}
+        if run.get("state") not in OPEN_STATES and not stages_of(db, run_id):
+            lease.release()
 
 
 @contextmanager
@@ -204,81 +196,37 @@ def _lost_lease_first(lease: Lease) -> Iterator[None]:
 
     That run has dropped the stages of this one and may have published, which explains any failure.
     """
-    renew = partial(_quietly, "the lease could not be renewed", lease.renew)
     try:
         yield
     except RecommenderError:
-        renew()
+        with _logged("the lease could not be renewed"):
+            lease.renew()
         raise
-    renew()
+    with _logged("the lease could not be renewed"):
+        lease.renew()
 
 
 @contextmanager
 def _opened(db: MongoDatabase, run_id: str, settings: Settings, *, resumed: bool) -> Iterator[None]:
     """Record the run as running, and write its log unless the parent process does."""
     ledger = Ledger(db)
+    # The service's settings may differ: this process has read .env again.
+    used = {"settings": settings.public(), "forced": not settings.gate.enabled}
     with ExitStack() as stack:
         with mongo_errors("beginning the run"):
             if not resumed:
                 ledger.open(run_id, "script", settings, None)
                 log_file = stack.enter_context(run_log(settings, run_id))
-                ledger.update(run_id, {"log": str(log_file) if log_file else None})
-            # The service's settings may differ: this process has read .env again.
-            used = {"settings": settings.public(), "forced": not settings.gate.enabled}
+                used["log"] = str(log_file) if log_file else None
             started = {"state": "running", "pid": os.getpid(), "started_at": now()}
             ledger.update(run_id, used | started)
             sweep(db)
         yield
 
 
-class SideRun:
-    """A run without the lease, which publishes nothing; it is recorded when it has ended.
-
-    Attributes
-    ----------
-    run_id
-        Its id, which every document that it writes has.
-    db
-        The database.
-    settings
-        The settings that it was started with.
-    """
-
-    def __init__(self, db: MongoDatabase, settings: Settings) -> None:
-        self.run_id = new_run_id()
-        self.db = db
-        self.settings = settings
-        started_at = now()
-        self._fields: Document = {"queued_at": started_at, "started_at": started_at, "phases": []}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Keep the block as a phase, with its start and its seconds."""
-        self._fields["phase"] = name
-        with _timed(name) as phase:
-            yield
-        self._fields["phases"].append(phase)
-
-    def record(self, **fields: Any) -> None:
-        """Keep fields of the run, such as its counts or its metrics."""
-        self._fields.update(fields)
-
-    def write(self, trigger: Trigger, state: State, exit_code: int, error: str | None) -> None:
-        """Write the run to the ledger."""
-        outcome = {"state": state, "exit_code": exit_code, "error": error, "ended_at": now()}
-        fields = {**self._fields, **outcome, "pid": os.getpid()}
-        Ledger(self.db).add_ended(self.run_id, trigger, self.settings, fields)
-
-
 @contextmanager
 def side_run(settings: Settings, trigger: Trigger) -> Iterator[SideRun]:
-    """Connect to MongoDB for a run beside trainings, and record how it ended.
-
-    Raises
-    ------
-    DatabaseUnavailableError
-        If MongoDB does not answer.
-    """
+    """Connect to MongoDB for a run beside trainings, and record how it ended."""
     with connect(settings) as client:
         run = SideRun(database(client, settings), settings)
         with (
@@ -289,55 +237,51 @@ def side_run(settings: Settings, trigger: Trigger) -> Iterator[SideRun]:
             yield run
 
 
-_Write = Callable[[State, int, str | None], object]
+_Close = Callable[[State, int, str | None], object]
 
 
 @contextmanager
-def _closing(settings: Settings, write: _Write) -> Iterator[None]:
+def _closing(settings: Settings, close: _Close) -> Iterator[None]:
     """Write the block's outcome to the ledger."""
     try:
         yield
-    except (Cancelled, KeyboardInterrupt) as stop:
-        _close(settings, write, "cancelled", stop)
-        raise
-    except ModelRejectedError as error:
-        _close(settings, write, "rejected", error)
-        raise
     except BaseException as error:
-        _close(settings, write, "failed", error)
+        _close(settings, close, error)
         raise
-    _close(settings, write, "succeeded")
+    _close(settings, close, None)
 
 
-def _close(
-    settings: Settings, write: _Write, state: State, error: BaseException | None = None
-) -> None:
+def _close(settings: Settings, close: _Close, error: BaseException | None) -> None:
+    state: State = "failed"
+    match error:
+        case None:
+            state = "succeeded"
+        case Cancelled() | KeyboardInterrupt():
+            state = "cancelled"
+        case ModelRejectedError():
+            state = "rejected"
+    unexpected = 130 if isinstance(error, KeyboardInterrupt) else 1
+    exit_code = getattr(error, "exit_code", unexpected) if error else 0
     line = one_line(redact(str(error), secrets_of(settings))) if error else None
-    complaint = "the outcome could not be written to the ledger"
-    _quietly(complaint, lambda: write(state, _exit_code_of(error), line))
-
-
-def _exit_code_of(error: BaseException | None) -> int:
-    if error is None:
-        return 0
-    return getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
+    with _logged("the outcome could not be written to the ledger"):
+        close(state, exit_code, line)
 
 
 def _prune(db: MongoDatabase, settings: Settings) -> None:
     """Delete old runs, and the logs here of runs that this process or another has deleted."""
-    ledger = Ledger(db)
-    ledger.prune(settings.schedule.runs_kept, published_runs(db))
+    ledger, kept = Ledger(db), settings.schedule.runs_kept
+    ledger.prune(kept, published_runs(db))
     # Paths come from the folder, never from the database.
     logs = {path.stem: path for path in settings.log_dir.glob("*.log")}
-    run_ids = filter(RUN_ID.fullmatch, logs)
-    for run_id in ledger.pruned(settings.schedule.runs_kept, run_ids):
-        with contextlib.suppress(OSError):
+    for run_id in ledger.pruned(kept, filter(RUN_ID.fullmatch, logs)):
+        with suppress(OSError):
             logs[run_id].unlink(missing_ok=True)
 
 
-def _quietly(complaint: str, action: Callable[[], object]) -> None:
-    """Do an action, and log its failure: it must not hide the outcome of the run."""
+@contextmanager
+def _logged(problem: str) -> Iterator[None]:
+    """Log a failure of MongoDB in the block: it must not hide the outcome of the run."""
     try:
-        action()
+        yield
     except PyMongoError as error:
-        log.error("%s: %s", complaint, reason_of(error))
+        log.error("%s: %s", problem, reason_of(error))

@@ -2,116 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+# Pieces of a line by the figure without which they are left out.
+_Pieces = dict[str, str]
+_LISTS: _Pieces = {
+    "shown": "NDCG@{shown} {ndcg:.3f}",
+    "ndcg_error": " ± {ndcg_error:.3f}",
+    "users": " of {users:,} test users",
+    "popular": "; popular list {popular[ndcg]:.3f}",
+    "random": ", random {random[ndcg]:.3f}",
+}
+# Name of the line, path of its figures in the document, pieces.
+_LINES: tuple[tuple[str, str, _Pieces], ...] = (
+    (
+        "reviews",
+        "",
+        {
+            "rows_read": "{rows_read:,} read; rejected: {rejected}; ",
+            "rows_merged": "repeated and merged: {rows_merged:,}",
+        },
+    ),
+    ("ratings", "", {"ratings": "{ratings:,} of {restaurants:,} restaurants by {users:,} users"}),
+    (
+        "chosen",
+        "chosen",
+        {
+            "confidence": "alpha {confidence[alpha]:g}, regularisation {confidence[reg_param]:g}, "
+            "rank {confidence[rank]}; ",
+            "weights": "bias damping: user {weights[user]:g}, restaurant {weights[restaurant]:g}",
+        },
+    ),
+    (
+        "RMSE",
+        "metrics.als",
+        {
+            "rmse": "{rmse:.3f} on {rows:,} test ratings; their mean {mean_rmse:.3f}",
+            "baseline_rmse": ", bias alone {baseline_rmse:.3f}",
+            "cold": "; cold: {cold:,}",
+        },
+    ),
+    ("lists", "metrics.lists", _LISTS),
+    (
+        "clusters",
+        "metrics.clusters",
+        {
+            "k": "{k} of {space}, each of {smallest:,} to {largest:,} users; ",
+            "tightness": "mean closeness {tightness:.3f} after {iterations} iterations",
+        },
+    ),
+    ("their lists", "metrics.clusters.held_out", _LISTS),
+)
 
 
 def summary_of(run: Mapping[str, Any] | None) -> str:
-    """Return the summary of a succeeded run's document, of several lines.
-
-    None: the ledger did not answer at the end.
-    """
+    """Return the summary of a succeeded run's document; None if the ledger did not answer."""
     if run is None:
         return "Training succeeded; the ledger did not answer for its figures"
-    lines = [
-        _headline(run),
-        *_rows(run),
-        *_chosen(run),
-        *_als(run),
-        *_lists(run),
-        *_clusters(run),
-        *_gate(run),
-        _phases(run),
-    ]
-    return "\n".join(lines)
-
-
-def _headline(run: Mapping[str, Any]) -> str:
     seconds = (run["ended_at"] - run["started_at"]).total_seconds()
-    return f"Training {run['run_id']} {run['state']} in {seconds:.1f} s"
+    lines = [f"  {name:<12} {text}" for name, text in _lines(run)]
+    return "\n".join([f"Training {run['run_id']} {run['state']} in {seconds:.1f} s", *lines])
 
 
-def _rows(run: Mapping[str, Any]) -> list[str]:
+def _lines(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in run["rows_rejected"].items())
-    return [
-        f"  reviews      {run['rows_read']:,} read; rejected: {reasons or 'none'}; "
-        f"repeated and merged: {run['rows_merged']:,}",
-        f"  ratings      {run['ratings']:,} of {run['restaurants']:,} restaurants "
-        f"by {run['users']:,} users",
-    ]
-
-
-def _chosen(run: Mapping[str, Any]) -> list[str]:
-    chosen = run.get("chosen")
-    if not chosen:
-        return []
-    weights, confidence = chosen["weights"], chosen["confidence"]
-    return [
-        f"  chosen       alpha {confidence['alpha']:g}, regularisation "
-        f"{confidence['reg_param']:g}; bias damping: user {weights['user']:g}, restaurant "
-        f"{weights['restaurant']:g}"
-    ]
-
-
-def _als(run: Mapping[str, Any]) -> list[str]:
-    error = run["metrics"].get("als")
-    if not error:
-        return []
-    if error["rmse"] is None:
-        return [f"  RMSE         none: {error['reason']}"]
-    offsets = error["baseline_rmse"]
-    beside = "" if offsets is None else f", the users' and restaurants' offsets {offsets:.3f}"
-    return [
-        f"  RMSE         {error['rmse']:.3f} on {error['rows']:,} held-out ratings, where always "
-        f"guessing the mean has {error['mean_rmse']:.3f}{beside}; cold and left out: "
-        f"{error['cold']:,}"
-    ]
-
-
-def _lists(run: Mapping[str, Any]) -> list[str]:
-    quality = run["metrics"].get("lists")
-    if not quality:
-        return []
-    if quality["ndcg"] is None:
-        return [f"  NDCG         none: {quality['reason']}"]
-    return [
-        f"  NDCG         {quality['ndcg']:.3f} of the lists of {quality['users']:,} users, where "
-        f"the popular list has {quality['popular']['ndcg']:.3f} and chance "
-        f"{quality['random']['ndcg']:.3f}"
-    ]
-
-
-def _clusters(run: Mapping[str, Any]) -> list[str]:
-    figures = run["metrics"].get("clusters")
-    if not figures:
-        return []
-    sizes = f"{figures['smallest']:,} to {figures['largest']:,} users"
-    return [
-        f"  clusters     {figures['k']} of {figures['space']}, each of {sizes}; mean closeness "
-        f"{figures['tightness']:.3f} after {figures['iterations']} iterations",
-        *_held_out(figures.get("held_out")),
-    ]
-
-
-def _held_out(quality: Mapping[str, Any] | None) -> list[str]:
-    if not quality:
-        return []
-    if quality["ndcg"] is None:
-        return [f"  NDCG         none: {quality['reason']}"]
-    return [
-        f"  NDCG         {quality['ndcg']:.3f} of the clusters' lists for {quality['users']:,} "
-        f"users kept out, where one popular list for all has {quality['popular']['ndcg']:.3f}"
-    ]
-
-
-def _gate(run: Mapping[str, Any]) -> list[str]:
-    verdicts = run.get("gate", {}).values()
-    return [
-        f"  gate         off, so this was published: {reason}"
-        for verdict in verdicts
-        for reason in verdict["reasons"]
-    ]
-
-
-def _phases(run: Mapping[str, Any]) -> str:
-    return "  seconds      " + ", ".join(f"{p['name']} {p['seconds']:.1f}" for p in run["phases"])
+    for name, path, pieces in _LINES:
+        figures: Mapping[str, Any] = {**run, "rejected": reasons or "none"}
+        for key in path.split(".") if path else ():
+            figures = figures.get(key) or {}
+        if figures.get("reason"):
+            yield name, f"none: {figures['reason']}"
+        elif figures:
+            present = (text for key, text in pieces.items() if figures.get(key) is not None)
+            yield name, "".join(present).format_map(figures)
+    for verdict in run.get("gate", {}).values():
+        for reason in verdict["reasons"]:
+            yield "gate", f"off, so this was published: {reason}"
+    yield "seconds", ", ".join(f"{p['name']} {p['seconds']:.1f}" for p in run["phases"])

@@ -16,12 +16,8 @@ from pymongo.errors import AutoReconnect, OperationFailure, WriteConcernError
 
 from recommender.core.errors import PublishError
 from recommender.core.mongo import Document, MongoDatabase, reason_of
-from recommender.core.mongo_collections import (
-    PUBLISHED,
-)
-from recommender.runs.late_writes import (
-    replay,
-)
+from recommender.core.mongo_collections import PUBLISHED, STAGED
+from recommender.runs.late_writes import replay
 from recommender.runs.lease import COLLECTION as STATE
 from recommender.runs.lease import LEASE_ID, SWITCH
 
@@ -46,15 +42,13 @@ def switch_of(
     Parameters
     ----------
     targets
-        The target of each stage, in the order of the switch. A copy of what the target held before
-        has the stage's name and :data:`PREVIOUS`.
+        The target of each stage, in the order of the switch.
     kept
         The unique field of each target that keeps documents of others.
     position
-        Position in the change stream, before the documents of others were copied; None without
-        change streams.
+        Position in the change stream before these were copied; None without change streams.
     in_place
-        Whether the targets' documents were replaced in the transaction that writes this note.
+        Whether the transaction that writes this note replaces the targets' documents.
     """
     stages = [{"stage": stage, "target": target} for stage, target in targets.items()]
     return {"stages": stages, "kept": kept or {}, "position": position, "in_place": in_place}
@@ -70,43 +64,31 @@ def finish_with_retries(db: MongoDatabase) -> None:
 
     Raises
     ------
-    pymongo.errors.PyMongoError
-        If the server refuses it, or stays away.
     PublishError
         If the server had refused it before the connection was lost.
     """
     deadline = time.monotonic() + _SWITCH_SECONDS
     while True:
         try:
-            if not finish_switch(db):
-                raise PublishError(
-                    "MongoDB refused to switch what was staged, and then the connection was lost; "
-                    "what was published before stays"
-                )
+            if finish_switch(db):
+                return
         except AutoReconnect as error:
             if time.monotonic() > deadline:
                 raise
             log.warning("cut off in the switch, trying again: %s", reason_of(error))
             time.sleep(_RETRY_SECONDS)
         else:
-            return
+            raise PublishError(
+                "MongoDB refused to rename the staged collections, and then the connection was "
+                "lost; the collections published before stay"
+            )
 
 
 def finish_switch(db: MongoDatabase) -> bool:
-    """Do the rest of the switch that is noted, if there is one.
+    """Finish the switch that is noted, if any; return false if it was refused before, and undone.
 
     It can be repeated, also by two processes at once: a rename that is done is skipped. A switch
-    that the server refuses, such as over a view, is undone.
-
-    Returns
-    -------
-    bool
-        False if the server had refused it before, and it was undone.
-
-    Raises
-    ------
-    pymongo.errors.PyMongoError
-        If the server refuses it now, or does not answer.
+    that the server refuses, such as over a view, is undone, and the error is raised.
     """
     switch = (db[STATE].find_one({"_id": LEASE_ID}) or {}).get(SWITCH)
     if switch is None:
@@ -118,38 +100,19 @@ def finish_switch(db: MongoDatabase) -> bool:
         for pair in [] if switch.get("in_place") else switch["stages"]:
             _rename(db, pair["stage"], pair["target"])
             log.info("published %s", pair["target"])
-        for pair in switch["stages"]:
-            _rename(db, pair["stage"] + PREVIOUS, pair["target"] + PREVIOUS)
     except OperationFailure:
         refused = switch | {"refused": True}
         _change(db, switch, {"$set": {SWITCH: refused}})
         _undo(db, refused)
         raise
+    _keep_previous(db, switch)
     _replay(db, switch)
     _change(db, switch, {"$unset": {SWITCH: ""}})
     return True
 
 
-def _replay(db: MongoDatabase, switch: Document) -> None:
-    """Repeat what others wrote during the switch, where a change stream has it."""
-    if switch.get("position") is None:
-        return
-    try:
-        replay(db, switch["position"], switch["kept"])
-    except OperationFailure as error:
-        log.error("what others wrote during the switch may be lost: %s", error.details)
-
-
-def _change(db: MongoDatabase, switch: Document, change: Document) -> None:
-    """Change the note of this switch, not of what another has begun since.
-
-    By a command of another name than the heartbeat's, so that a log tells the two apart.
-    """
-    db[STATE].find_one_and_update({"_id": LEASE_ID, SWITCH: switch}, change)
-
-
 def _rename(db: MongoDatabase, stage: str, target: str) -> None:
-    """Put a collection in its target's place, unless that is done."""
+    """Rename a collection over its target, unless that is done."""
     if not _exists(db, stage):
         return
     try:
@@ -157,13 +120,31 @@ def _rename(db: MongoDatabase, stage: str, target: str) -> None:
     except WriteConcernError as error:
         log.warning("%s is published here, not yet on all members: %s", target, reason_of(error))
     except OperationFailure as error:
-        if error.code != _NO_SUCH_COLLECTION:
+        if error.code != _NO_SUCH_COLLECTION:  # else the next holder of the lease did it meanwhile
             raise
-        return  # the next holder of the lease did it meanwhile
+
+
+def _keep_previous(db: MongoDatabase, switch: Document) -> None:
+    """Make the copies of the replaced collections the previous generation."""
+    for pair in switch["stages"]:
+        try:
+            _rename(db, pair["stage"] + PREVIOUS, pair["target"] + PREVIOUS)
+        except OperationFailure as error:  # the new generation is live all the same
+            log.error("no previous %s is kept: %s", pair["target"], error.details)
+            db.drop_collection(pair["stage"] + PREVIOUS)
+
+
+def _replay(db: MongoDatabase, switch: Document) -> None:
+    """Repeat the writes of others during the switch, where MongoDB has change streams."""
+    for target, unique in switch["kept"].items() if switch.get("position") else ():
+        try:
+            replay(db, switch["position"], target, unique, target + PREVIOUS)
+        except OperationFailure as error:
+            log.error("writes of others during the switch may be lost: %s", error.details)
 
 
 def _undo(db: MongoDatabase, switch: Document) -> None:
-    """Put back what was switched before the server refused the rest, and delete the note."""
+    """Put the replaced collections back, and delete the note."""
     for pair in switch["stages"]:
         previous = pair["stage"] + PREVIOUS
         if not _exists(db, pair["stage"]) and _exists(db, previous):
@@ -175,23 +156,25 @@ def _undo(db: MongoDatabase, switch: Document) -> None:
     _change(db, switch, {"$unset": {SWITCH: ""}})
 
 
+def _change(db: MongoDatabase, switch: Document, change: Document) -> None:
+    """Change the note of this switch, but not of a later one.
+
+    By a command of another name than the heartbeat's, so that a log tells the two apart.
+    """
+    db[STATE].find_one_and_update({"_id": LEASE_ID, SWITCH: switch}, change)
+
+
 def _exists(db: MongoDatabase, name: str) -> bool:
     return bool(db.list_collection_names(filter={"name": name}))
 
 
-STAGED = ".staged."
-WRITTEN_BY_A_RUN: Document = {"run_id": {"$type": "string"}}
-
-
 def sweep(db: MongoDatabase) -> None:
-    """Finish the noted switch and drop what dead trainings staged; only for the lease's holder."""
+    """Finish the noted switch and drop the stages of dead trainings, under the lease."""
     finish_switch(db)
-    for target in PUBLISHED:
-        prefix = f"{target}{STAGED}"
-        for name in db.list_collection_names():
-            if name.startswith(prefix):
-                log.warning("dropping %s, left by a training that died", name)
-                db.drop_collection(name)
+    stages = {"$regex": f"^({'|'.join(PUBLISHED)}){re.escape(STAGED)}"}
+    for name in db.list_collection_names(filter={"name": stages}):
+        log.warning("dropping %s, left by a training that died", name)
+        db.drop_collection(name)
 
 
 def stages_of(db: MongoDatabase, run_id: str) -> list[str]:
@@ -201,6 +184,7 @@ def stages_of(db: MongoDatabase, run_id: str) -> list[str]:
 
 
 def published_runs(db: MongoDatabase) -> set[str]:
-    """Return the ids of the runs that wrote what is published."""
-    live = (db[name].find_one(WRITTEN_BY_A_RUN, {"run_id": 1}) for name in PUBLISHED)
+    """Return the ids of the runs whose documents are live."""
+    of_a_run = {"run_id": {"$type": "string"}}
+    live = (db[name].find_one(of_a_run, {"run_id": 1}) for name in PUBLISHED)
     return {document["run_id"] for document in live if document}

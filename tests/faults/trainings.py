@@ -27,7 +27,7 @@ PHASES = (
 CHAINED = (
     Moment("while it clusters", "cluster", Trap("find", "Metadata")),
     Moment(
-        "while it judges the clusters",
+        "while it evaluates the clusters",
         "evaluate clusters",
         Trap("update", "TrainingRuns", skip=10),
         "refit",

@@ -32,8 +32,8 @@ def recommendations(run_id: str, count: int = TRAINED_USERS) -> list[Document]:
     return [{"user_id": f"u{i}", "run_id": run_id, "recommendations": []} for i in range(count)]
 
 
-class Asked(Lease):
-    """The lease of a run, whoever had it; something happens whenever it is asked for."""
+class HookedLease(Lease):
+    """The lease of a run, taken from any other; calls a function before it is extended."""
 
     def __init__(self, db: MongoDatabase, run_id: str, before: Callable[[], None]) -> None:
         super().__init__(db, 60)
@@ -41,9 +41,9 @@ class Asked(Lease):
         self.acquire(run_id)
         self._before = before
 
-    def renew(self, session: ClientSession | None = None) -> None:
+    def renew(self) -> None:
         self._before()
-        super().renew(session)
+        super().renew()
 
     def begin_switch(self, switch: Document, session: ClientSession | None = None) -> None:
         self._before()
@@ -60,7 +60,7 @@ def train(db: MongoDatabase, run_id: str, documents: list[Document] | None = Non
     with staged(db, RECOMMENDATIONS, run_id, "user_id", keep_others=True) as stage:
         stage.insert(documents)
         stage.seal(len(documents))
-        publish(db, stage, lease=Asked(db, run_id, nothing))
+        publish(db, stage, lease=HookedLease(db, run_id, nothing))
 
 
 def clusters(run_id: str, k: int = 3) -> list[Document]:
@@ -74,18 +74,18 @@ def metadata(run_id: str) -> list[Document]:
 def publish_pair(
     db: MongoDatabase, run_id: str, before: Callable[[], None] = nothing, k: int = 3
 ) -> None:
-    lease = Asked(db, run_id, before)
+    lease = HookedLease(db, run_id, before)
     publish_clusters(db, run_id, clusters(run_id, k), metadata(run_id), lease=lease)
 
 
 def everything(db: MongoDatabase) -> dict[str, list[Document]]:
-    """Return what is in the database but for the lease; an empty collection counts as none."""
-    found = {
+    """Return all documents but the lease and the previous ones, without empty collections."""
+    content = {
         name: list(db[name].find().sort("_id"))
         for name in db.list_collection_names()
         if not name.startswith("system.") and name != STATE and not name.endswith(PREVIOUS)
     }
-    return {name: documents for name, documents in found.items() if documents}
+    return {name: documents for name, documents in content.items() if documents}
 
 
 @contextlib.contextmanager
@@ -98,8 +98,8 @@ def watched(db: MongoDatabase, name: str) -> Iterator[list[tuple[int, set[str]]]
         while not stop.is_set():
             # MongoDB ends a reading that the switch overtakes between two batches with an error.
             with contextlib.suppress(OperationFailure):
-                found = list(db[name].find({}, {"run_id": 1}))
-                seen.append((len(found), {document["run_id"] for document in found}))
+                documents = list(db[name].find({}, {"run_id": 1}))
+                seen.append((len(documents), {document["run_id"] for document in documents}))
                 started.set()
 
     with ThreadPoolExecutor(1) as pool:

@@ -1,4 +1,4 @@
-"""The gate: what is worse than the live model is rejected with its figures, or forced and told."""
+"""The gate: a model that is worse than the live one is rejected with its figures."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from recommender.runs.run import TrainingRun, training_run
 
 LIVE_RUN = "1999-live"
 STAGE = "Recommendations.staged.x"
-MANY_ROWS = 10**9  # so many that nothing is left to chance
+MANY_ROWS = 10**9  # chance explains no difference
 BASE: Document = {"rmse": 1.0, "rows": MANY_ROWS}
 
 
-def lists(run_id: str | None, users: int, *, places: int = 1) -> list[Document]:
-    entries = [{"gmap_id": "g", "score": 1.0}] * places
+def lists(run_id: str | None, users: int, *, length: int = 1) -> list[Document]:
+    entries = [{"gmap_id": "g", "score": 1.0}] * length
     written = {} if run_id is None else {"run_id": run_id}
     return [{"user_id": f"u{i}", "recommendations": entries, **written} for i in range(users)]
 
@@ -30,7 +30,7 @@ def lists(run_id: str | None, users: int, *, places: int = 1) -> list[Document]:
 def publish_live(
     db: MongoDatabase, settings: Settings, users: int = 100, als: Document | None = BASE
 ) -> None:
-    """Make the database as a training has left it; ``als`` is what the ledger has of its RMSE."""
+    """Publish as a training does, with ``als`` as its RMSE in the ledger."""
     db["Recommendations"].insert_many(lists(LIVE_RUN, users))
     db["Metadata"].insert_one({"_id": "kmeans_clusters", "run_id": LIVE_RUN, "sizes": [users]})
     Ledger(db).open(LIVE_RUN, "api", settings, None)
@@ -38,10 +38,10 @@ def publish_live(
     Ledger(db).close(LIVE_RUN, "succeeded", 0, None)
 
 
-def ask(
+def gate(
     settings: Settings, users: int = 100, als: Document | None = BASE, **more: Any
 ) -> Document | None:
-    """Run the gate on so many staged users and this RMSE; return the run as the ledger has it."""
+    """Run the gate on staged users and an RMSE; return the run's document."""
     with training_run(settings.with_values(more)) as run:
         if users:
             run.db[STAGE].insert_many(lists(run.run_id, users))
@@ -50,10 +50,10 @@ def ask(
     return run.document
 
 
-def rejection(db: MongoDatabase, settings: Settings, **asked: Any) -> str:
-    """Return why the gate rejects, as the ledger has it."""
+def rejection(db: MongoDatabase, settings: Settings, **changes: Any) -> str:
+    """Return the error of a rejected run in the ledger."""
     with pytest.raises(ModelRejectedError) as caught:
-        ask(settings, **asked)
+        gate(settings, **changes)
     run = Ledger(db).recent(1)[0]
     assert (run["state"], run["exit_code"], run["error"]) == ("rejected", 76, str(caught.value))
     assert run["gate"]["recommendations"]["passed"] is False
@@ -62,19 +62,17 @@ def rejection(db: MongoDatabase, settings: Settings, **asked: Any) -> str:
 
 def test_the_first_training_passes(db: MongoDatabase, db_settings: Settings) -> None:
     db["Recommendations"].insert_many(lists(None, 50))  # the backend's own
-    found = ask(db_settings, users=1, als={"rmse": 99.0, "rows": MANY_ROWS})
-    assert found
-    assert (found["state"], found["forced"]) == ("succeeded", False)
+    recorded = gate(db_settings, users=1, als={"rmse": 99.0, "rows": MANY_ROWS})
+    assert recorded
+    assert (recorded["state"], recorded["forced"]) == ("succeeded", False)
 
 
-def test_one_as_good_as_the_live_one_passes_and_that_is_written_down(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_a_passing_verdict_is_recorded(db: MongoDatabase, db_settings: Settings) -> None:
     publish_live(db, db_settings)
-    found = ask(db_settings)
-    assert found
+    recorded = gate(db_settings)
+    assert recorded
     expected = {"compared_with": LIVE_RUN, "passed": True, "reasons": []}
-    assert found["gate"] == {"recommendations": expected}
+    assert recorded["gate"] == {"recommendations": expected}
 
 
 @pytest.mark.parametrize(("users", "passes"), [(50, True), (49, False), (0, False)])
@@ -83,7 +81,7 @@ def test_too_few_users_are_rejected(
 ) -> None:
     publish_live(db, db_settings)
     if passes:
-        assert ask(db_settings, users=users)
+        assert gate(db_settings, users=users)
         return
     error = rejection(db, db_settings, users=users)
     assert f"for {users} users where 100 have them now" in error
@@ -91,20 +89,16 @@ def test_too_few_users_are_rejected(
     assert "--force" in error
 
 
-def test_a_user_without_any_restaurant_is_not_served(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_users_with_an_empty_list_do_not_count(db: MongoDatabase, db_settings: Settings) -> None:
     publish_live(db, db_settings)
-    db[STAGE].insert_many([d | {"user_id": f"{n}"} for n, d in enumerate(lists("x", 90, places=0))])
+    db[STAGE].insert_many([d | {"user_id": f"{n}"} for n, d in enumerate(lists("x", 90, length=0))])
     assert "for 10 users" in rejection(db, db_settings, users=10)
 
 
-def test_users_whom_no_training_served_are_not_counted(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_live_documents_of_others_do_not_count(db: MongoDatabase, db_settings: Settings) -> None:
     publish_live(db, db_settings, users=10)
     db["Recommendations"].insert_many(lists(None, 500))
-    assert ask(db_settings, users=10)
+    assert gate(db_settings, users=10)
 
 
 @pytest.mark.parametrize(("rmse", "passes"), [(0.5, True), (1.09, True), (1.11, False)])
@@ -114,43 +108,43 @@ def test_a_worse_rmse_is_rejected(
     publish_live(db, db_settings)
     als = {"rmse": rmse, "rows": MANY_ROWS}
     if passes:
-        assert ask(db_settings, als=als)
+        assert gate(db_settings, als=als)
         return
     error = rejection(db, db_settings, als=als)
     assert f"RMSE 1.11 where the live run {LIVE_RUN} has 1" in error
 
 
 @pytest.mark.parametrize(("rows", "passes"), [(4, True), (100, True), (400, False)])
-def test_what_chance_explains_is_no_reason(
+def test_a_difference_within_chance_passes(
     db: MongoDatabase, db_settings: Settings, rows: int, passes: bool
 ) -> None:
     publish_live(db, db_settings, als={"rmse": 1.0, "rows": rows})
     als = {"rmse": 1.25, "rows": rows}
     if passes:
-        assert ask(db_settings, als=als)
+        assert gate(db_settings, als=als)
     else:
         rejection(db, db_settings, als=als)
 
 
 @pytest.mark.parametrize(
-    ("live", "ours", "told"),
+    ("live", "ours", "message"),
     [
         ({"rmse": None, "rows": 0}, BASE, f"the live run {LIVE_RUN} has none"),
         (None, BASE, f"the live run {LIVE_RUN} has none"),
         (BASE, {"rmse": None, "rows": 0}, "this run has none"),
     ],
 )
-def test_an_rmse_that_is_not_there_is_not_compared_and_that_is_said(
+def test_a_missing_rmse_is_not_compared(
     db: MongoDatabase,
     db_settings: Settings,
     live: Document | None,
     ours: Document,
-    told: str,
+    message: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     publish_live(db, db_settings, als=live)
-    assert ask(db_settings, als=ours)
-    assert f"the gate does not compare the RMSE: {told}" in caplog.text
+    assert gate(db_settings, als=ours)
+    assert f"the gate does not compare the RMSE: {message}" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -160,11 +154,11 @@ def test_runs_of_another_objective_or_scale_are_not_compared(
     db: MongoDatabase, db_settings: Settings, change: Document, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish_live(db, db_settings.with_values(change))
-    assert ask(db_settings, als={"rmse": 9.0, "rows": MANY_ROWS})
+    assert gate(db_settings, als={"rmse": 9.0, "rows": MANY_ROWS})
     assert "no live run of the same objective" in caplog.text
 
 
-def test_a_live_run_that_the_ledger_has_forgotten_is_compared_by_its_users(
+def test_a_pruned_live_run_is_compared_by_its_users(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     publish_live(db, db_settings)
@@ -172,23 +166,23 @@ def test_a_live_run_that_the_ledger_has_forgotten_is_compared_by_its_users(
     assert "RMSE" not in rejection(db, db_settings, users=10, als={"rmse": 9.0, "rows": 9})
 
 
-def test_all_reasons_are_told_at_once(db: MongoDatabase, db_settings: Settings) -> None:
+def test_the_error_has_all_reasons(db: MongoDatabase, db_settings: Settings) -> None:
     publish_live(db, db_settings)
     error = rejection(db, db_settings, users=1, als={"rmse": 2.0, "rows": MANY_ROWS})
     assert "GATE_MIN_USERS_SHARE" in error
     assert "RMSE" in error
 
 
-def test_an_open_gate_lets_pass(
+def test_a_gate_that_is_off_passes_and_warns(
     db: MongoDatabase, db_settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     publish_live(db, db_settings)
-    found = ask(db_settings, users=1, als={"rmse": 2.0, "rows": MANY_ROWS}, gate=False)
-    assert found
-    assert found["forced"] is True
-    assert found["gate"]["recommendations"]["passed"] is True
-    assert len(found["gate"]["recommendations"]["reasons"]) == 2
+    recorded = gate(db_settings, users=1, als={"rmse": 2.0, "rows": MANY_ROWS}, gate=False)
+    assert recorded
+    assert recorded["forced"] is True
+    assert recorded["gate"]["recommendations"]["passed"] is True
+    assert len(recorded["gate"]["recommendations"]["reasons"]) == 2
     assert "the gate is off, so this is published" in caplog.text
 
 
@@ -213,7 +207,7 @@ def test_clusters_under_other_limits_are_not_compared(
     assert cluster_run(db_settings.with_values({"rating_min": 0.0}), 3).document
 
 
-def test_clusters_for_readers_who_shifted_ratings_are_not_compared(
+def test_clusters_of_another_rating_shift_are_not_compared(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     publish_live(db, db_settings)
@@ -226,7 +220,7 @@ def test_the_first_clusters_pass(db: MongoDatabase, db_settings: Settings) -> No
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_never_passes(bad: float) -> None:
+def test_numbers_that_are_not_finite_never_pass(bad: float) -> None:
     fine, broken = np.ones(3), np.array([1.0, bad, bad])
     check_finite("the clusters", fine, remedy="x")
     with pytest.raises(ModelRejectedError, match=r"^2 numbers of the clusters are not .*; mend it"):

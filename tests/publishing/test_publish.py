@@ -32,7 +32,7 @@ from recommender.runs import switch as switching
 from recommender.runs.lease import Lease
 from recommender.runs.switch import PREVIOUS, published_runs, sweep
 from tests.publishing.publications import (
-    Asked,
+    HookedLease,
     clusters,
     everything,
     metadata,
@@ -52,7 +52,7 @@ URI_OPTIONS = (
 
 
 @pytest.mark.parametrize("options", URI_OPTIONS)
-def test_what_is_published_is_live_whatever_options_the_uri_has(
+def test_the_options_of_the_uri_do_not_change_publishing(
     replica_set_uri: str, clean_environment: Path, options: str
 ) -> None:
     name = f"test-{uuid.uuid4().hex}"
@@ -66,7 +66,7 @@ def test_what_is_published_is_live_whatever_options_the_uri_has(
         client.drop_database(name)
 
 
-def test_a_switch_whose_note_is_gone_is_no_success(
+def test_a_switch_without_its_note_is_an_error(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(switching, "finish_switch", lambda db: True)
@@ -82,7 +82,7 @@ def test_both_are_published(either: MongoDatabase) -> None:
     assert {d["run_id"] for name in (CLUSTERS, METADATA) for d in either[name].find()} == {"r2"}
 
 
-def test_readers_of_either_see_all_of_one_run_at_any_moment(either: MongoDatabase) -> None:
+def test_readers_of_each_collection_see_one_whole_run(either: MongoDatabase) -> None:
     publish_pair(either, "r0")
     with watched(either, CLUSTERS) as seen_clusters, watched(either, METADATA) as seen_metadata:
         for number in range(1, 8):
@@ -97,7 +97,7 @@ def test_cluster_ids_are_unique(either: MongoDatabase) -> None:
         either[CLUSTERS].insert_one({"cluster_id": 0})
 
 
-def test_more_documents_of_others_stay_in_metadata_and_not_in_clusters(
+def test_documents_of_others_stay_in_metadata_only(
     either: MongoDatabase,
 ) -> None:
     either[METADATA].insert_many([{"_id": "theirs", "a": 1}, {"_id": COLUMNS_ID, "a": 1}])
@@ -108,7 +108,7 @@ def test_more_documents_of_others_stay_in_metadata_and_not_in_clusters(
     assert either[CLUSTERS].count_documents({}) == 3
 
 
-def test_what_is_asked_before_publishing_is_asked_when_both_are_ready(
+def test_the_lease_is_extended_when_both_are_staged(
     either: MongoDatabase,
 ) -> None:
     publish_pair(either, "r1")
@@ -126,13 +126,13 @@ def test_what_is_asked_before_publishing_is_asked_when_both_are_ready(
     assert everything(either) == before
 
 
-def test_who_lost_the_lease_since_it_was_staged_replaces_nothing(either: MongoDatabase) -> None:
+def test_a_lost_lease_replaces_nothing(either: MongoDatabase) -> None:
     publish_pair(either, "r1")
     before = everything(either)
     theirs: list[Lease] = []
 
     def taken_over_meanwhile() -> None:
-        theirs.append(Asked(either, "r3", nothing))
+        theirs.append(HookedLease(either, "r3", nothing))
 
     with pytest.raises(LeaseLostError):
         publish_pair(either, "r2", before=taken_over_meanwhile)
@@ -143,18 +143,16 @@ def test_who_lost_the_lease_since_it_was_staged_replaces_nothing(either: MongoDa
 
 
 @pytest.mark.parametrize("target", [CLUSTERS, METADATA])
-def test_a_view_as_target_is_a_clear_error_and_nothing_is_lost(
-    either: MongoDatabase, target: str
-) -> None:
+def test_a_view_as_target_is_an_error(either: MongoDatabase, target: str) -> None:
     publish_pair(either, "r1")
     either[target].rename("Source")
     either.create_collection(target, viewOn="Source", pipeline=[])
     before = everything(either)
-    asked: list[bool] = []
+    calls: list[bool] = []
     with pytest.raises(DatabaseUnavailableError, match=f"{re.escape(target)} is a view"):
-        publish_pair(either, "r2", before=lambda: asked.append(True))
+        publish_pair(either, "r2", before=lambda: calls.append(True))
     assert everything(either) == before
-    assert asked == []
+    assert calls == []
 
 
 def test_two_clusters_of_one_id_are_not_published(either: MongoDatabase) -> None:
@@ -162,11 +160,13 @@ def test_two_clusters_of_one_id_are_not_published(either: MongoDatabase) -> None
     before = everything(either)
     twice = [*clusters("r2"), *clusters("r2", 1)]
     with pytest.raises(DatabaseUnavailableError, match="duplicate key"):
-        publish_clusters(either, "r2", twice, metadata("r2"), lease=Asked(either, "r2", nothing))
+        publish_clusters(
+            either, "r2", twice, metadata("r2"), lease=HookedLease(either, "r2", nothing)
+        )
     assert everything(either) == before
 
 
-def test_foreign_documents_and_old_clusters_go_the_same_way_again_and_again(
+def test_repeated_publications(
     either: MongoDatabase,
 ) -> None:
     for number, k in enumerate((3, 5, 2)):
@@ -180,7 +180,7 @@ def test_foreign_documents_and_old_clusters_go_the_same_way_again_and_again(
     assert set(everything(either)) == {CLUSTERS, METADATA}
 
 
-def test_a_refused_second_part_leaves_both_as_they_were(either: MongoDatabase) -> None:
+def test_a_refused_second_collection_changes_neither(either: MongoDatabase) -> None:
     either[METADATA].insert_one({"_id": "theirs", "a": 1})
     publish_pair(either, "r1")
     either[METADATA].create_index("a", name="theirs")
@@ -201,7 +201,7 @@ def test_a_refused_second_part_leaves_both_as_they_were(either: MongoDatabase) -
     assert set(everything(either)) == {CLUSTERS, METADATA, "Source"}
 
 
-def test_a_refused_second_part_of_the_first_publication_leaves_nothing(
+def test_a_refused_second_collection_of_the_first_publication_leaves_nothing(
     either: MongoDatabase,
 ) -> None:
     def turn_against_it() -> None:
@@ -223,7 +223,7 @@ def test_the_largest_model_that_fits_can_be_published(either: MongoDatabase) -> 
     ]
     for _ in range(2):
         publish_clusters(
-            either, "r1", clusters("r1"), documents, lease=Asked(either, "r1", nothing)
+            either, "r1", clusters("r1"), documents, lease=HookedLease(either, "r1", nothing)
         )
     assert either[METADATA].count_documents({}) == 2
 
@@ -242,7 +242,14 @@ class TestPreviousGeneration:
             assert previous.index_information() == indexes
         assert len(either.list_collection_names(filter={"name": {"$regex": "staged"}})) == 0
 
-    def test_a_failed_training_leaves_it(self, either: MongoDatabase) -> None:
+    def test_a_refused_copy_of_it_does_not_undo_the_switch(self, either: MongoDatabase) -> None:
+        publish_pair(either, "r1")
+        either.drop_collection(CLUSTERS + PREVIOUS)
+        either.create_collection(CLUSTERS + PREVIOUS, viewOn="Source", pipeline=[])
+        publish_pair(either, "r2")
+        assert {either[name].distinct("run_id")[0] for name in (CLUSTERS, METADATA)} == {"r2"}
+
+    def test_a_failed_training_keeps_it(self, either: MongoDatabase) -> None:
         for number in range(2):
             publish_pair(either, f"r{number}")
 
@@ -264,9 +271,7 @@ def publish_one(db: MongoDatabase) -> None:
 
 
 @pytest.mark.parametrize("odd", ["date", "text"])
-def test_any_document_of_the_backends_is_carried_over_byte_by_byte(
-    db: MongoDatabase, odd: str
-) -> None:
+def test_undecodable_documents_are_carried_over(db: MongoDatabase, odd: str) -> None:
     raw = bson.encode(
         {"_id": 1, "user_id": "b", "x": DatetimeMS(2**60) if odd == "date" else "AAAA"}
     )
@@ -275,7 +280,7 @@ def test_any_document_of_the_backends_is_carried_over_byte_by_byte(
     assert db["Recommendations"].count_documents({}) == 2
 
 
-def test_an_index_of_the_backends_whose_name_is_that_of_ours_is_no_failure(
+def test_an_index_of_the_backend_with_our_name_is_kept(
     db: MongoDatabase,
 ) -> None:
     db["Recommendations"].create_index([("user_id", -1)], name="user_id_1")
@@ -285,7 +290,7 @@ def test_an_index_of_the_backends_whose_name_is_that_of_ours_is_no_failure(
     assert [("user_id", 1)] in keys
 
 
-def test_an_index_of_the_backends_with_a_collation_lives_on(db: MongoDatabase) -> None:
+def test_an_index_of_the_backend_with_a_collation_is_kept(db: MongoDatabase) -> None:
     db["Recommendations"].create_index("user_id", name="theirs", collation={"locale": "en"})
     publish_one(db)
     assert "theirs" in db["Recommendations"].index_information()

@@ -1,4 +1,4 @@
-"""The last look at what is staged."""
+"""Spot checks of staged documents."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def document(entries: list[tuple[Any, float]], **fields: Any) -> Document:
 
 
 @pytest.mark.parametrize(
-    "found", [document(ENTRIES), document([]), {"run_id": "r1", "columns": ["a"]}]
+    "staged_document", [document(ENTRIES), document([]), {"run_id": "r1", "columns": ["a"]}]
 )
-def test_what_is_as_it_should_be_passes(found: Document) -> None:
-    assert fault_of(found, "r1") is None
+def test_correct_documents_have_no_fault(staged_document: Document) -> None:
+    assert fault_of(staged_document, "r1") is None
 
 
 @pytest.mark.parametrize(
-    ("found", "told"),
+    ("staged_document", "fault"),
     [
         (document(ENTRIES, run_id="r0"), "run_id is 'r0', not 'r1'"),
         (document([("a", float("nan"))]), "not finite"),
@@ -37,8 +37,8 @@ def test_what_is_as_it_should_be_passes(found: Document) -> None:
         (document([("a", 2.0), ("a", 1.0)]), "twice"),
     ],
 )
-def test_what_is_not_is_told(found: Document, told: str) -> None:
-    assert told in (fault_of(found, "r1") or "")
+def test_documents_with_a_fault(staged_document: Document, fault: str) -> None:
+    assert fault in (fault_of(staged_document, "r1") or "")
 
 
 def test_a_stage_with_a_fault_is_not_published(db: MongoDatabase) -> None:

@@ -12,16 +12,16 @@ from pymongo.errors import (
     WriteError,
 )
 
+from recommender.core import mongo_collections
 from recommender.core.errors import DatabaseUnavailableError, LeaseLostError, PublishError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import CLUSTERS, METADATA, RECOMMENDATIONS, insert_once
-from recommender.publishing import publish as store
 from recommender.publishing.publish import publish
 from recommender.publishing.staging import Stage, staged
 from recommender.runs.switch import sweep
 from tests.publishing.publications import (
     TRAINED_USERS,
-    Asked,
+    HookedLease,
     everything,
     nothing,
     recommendations,
@@ -37,13 +37,13 @@ def fail(stage: Stage, error: BaseException, *, sealed: bool) -> None:
     raise error
 
 
-def test_what_is_published_is_there_and_the_stage_is_gone(db: MongoDatabase) -> None:
+def test_the_published_documents_are_live_and_the_stage_is_gone(db: MongoDatabase) -> None:
     train(db, "r1")
     assert db[RECOMMENDATIONS].count_documents({"run_id": "r1"}) == TRAINED_USERS
     assert list(everything(db)) == [RECOMMENDATIONS]
 
 
-def test_a_reader_sees_all_of_one_run_at_any_moment(either: MongoDatabase) -> None:
+def test_a_reader_sees_one_whole_run(either: MongoDatabase) -> None:
     train(either, "r0")
     with watched(either, RECOMMENDATIONS) as seen:
         for number in range(1, 8):
@@ -52,7 +52,7 @@ def test_a_reader_sees_all_of_one_run_at_any_moment(either: MongoDatabase) -> No
     assert len({run for _, runs in seen for run in runs}) > 1
 
 
-def test_before_it_is_published_readers_see_nothing_of_it(db: MongoDatabase) -> None:
+def test_a_stage_is_not_live(db: MongoDatabase) -> None:
     train(db, "r1", recommendations("r1", 2))
     before = everything(db)[RECOMMENDATIONS]
     with staged(db, RECOMMENDATIONS, "r2", "user_id", keep_others=True) as stage:
@@ -65,9 +65,7 @@ def test_before_it_is_published_readers_see_nothing_of_it(db: MongoDatabase) -> 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt()])
 @pytest.mark.parametrize("sealed", [False, True])
-def test_a_failure_drops_the_stage_and_leaves_what_was_live(
-    db: MongoDatabase, error: BaseException, sealed: bool
-) -> None:
+def test_a_failure_drops_the_stage(db: MongoDatabase, error: BaseException, sealed: bool) -> None:
     train(db, "r1", recommendations("r1", 2))
     before = everything(db)
     with (
@@ -78,13 +76,13 @@ def test_a_failure_drops_the_stage_and_leaves_what_was_live(
     assert everything(db) == before
 
 
-def test_what_is_not_published_is_dropped_without_a_failure_too(db: MongoDatabase) -> None:
+def test_a_stage_that_is_not_published_is_dropped(db: MongoDatabase) -> None:
     with staged(db, RECOMMENDATIONS, "r1", "user_id") as stage:
         stage.insert(recommendations("r1", 1))
     assert everything(db) == {}
 
 
-def test_another_count_than_was_computed_is_not_published(db: MongoDatabase) -> None:
+def test_a_wrong_count_is_not_published(db: MongoDatabase) -> None:
     train(db, "r1", recommendations("r1", 2))
     before = everything(db)
     for count, computed in ((2, 3), (3, 2), (0, 0), (0, 3)):
@@ -95,7 +93,7 @@ def test_another_count_than_was_computed_is_not_published(db: MongoDatabase) -> 
         assert everything(db) == before
 
 
-def test_documents_of_others_do_not_make_up_for_missing_ones(db: MongoDatabase) -> None:
+def test_documents_of_others_do_not_count(db: MongoDatabase) -> None:
     db[RECOMMENDATIONS].insert_one({"user_id": "backend's"})
     with staged(db, RECOMMENDATIONS, "r1", "user_id", keep_others=True) as stage:
         stage.insert(recommendations("r1", 1))
@@ -110,13 +108,13 @@ def test_two_documents_of_one_user_are_not_published(db: MongoDatabase) -> None:
     assert everything(db) == {}
 
 
-def test_afterwards_no_user_can_be_there_twice(db: MongoDatabase) -> None:
+def test_the_published_user_ids_are_unique(db: MongoDatabase) -> None:
     train(db, "r1", recommendations("r1", 1))
     with pytest.raises(DuplicateKeyError):
         db[RECOMMENDATIONS].insert_one({"user_id": "u0"})
 
 
-def test_documents_of_others_are_carried_over_as_they_are(db: MongoDatabase) -> None:
+def test_documents_of_others_are_carried_over_unchanged(db: MongoDatabase) -> None:
     others: list[Document] = [
         {"_id": 1, "user_id": "new", "recommendations": [{"gmap_id": "g", "score": 1.0}]},
         {"_id": "x", "user_id": 7, "small": 1, "big": Int64(1), "deep": {"b": [1], "a": None}},
@@ -131,11 +129,11 @@ def test_documents_of_others_are_carried_over_as_they_are(db: MongoDatabase) -> 
         assert db[RECOMMENDATIONS].count_documents({}) == 4
 
 
-def test_the_trainings_document_wins_over_anothers_of_the_same_user(db: MongoDatabase) -> None:
+def test_a_trained_document_wins_over_an_older_one_of_others(db: MongoDatabase) -> None:
     db[RECOMMENDATIONS].insert_many([{"user_id": "u0"}, {"user_id": "new"}])
     train(db, "r1", recommendations("r1", 2))
-    found = {d["user_id"]: d.get("run_id") for d in db[RECOMMENDATIONS].find()}
-    assert found == {"u0": "r1", "u1": "r1", "new": None}
+    run_ids = {d["user_id"]: d.get("run_id") for d in db[RECOMMENDATIONS].find()}
+    assert run_ids == {"u0": "r1", "u1": "r1", "new": None}
 
 
 def test_documents_of_earlier_trainings_are_not_carried_over(db: MongoDatabase) -> None:
@@ -144,7 +142,7 @@ def test_documents_of_earlier_trainings_are_not_carried_over(db: MongoDatabase) 
     assert [d["run_id"] for d in db[RECOMMENDATIONS].find()] == ["r2"]
 
 
-def test_indexes_that_others_made_live_on(db: MongoDatabase) -> None:
+def test_indexes_of_others_are_kept(db: MongoDatabase) -> None:
     live = db[RECOMMENDATIONS]
     live.create_index([("a", 1), ("b", -1)], name="pair")
     live.create_index([("b", -1), ("a", 1)], unique=True, name="by pair")
@@ -166,7 +164,7 @@ def test_indexes_that_others_made_live_on(db: MongoDatabase) -> None:
     assert live.index_information() == {**before, "user_id_1": {**UNIQUE}}
 
 
-def test_collation_and_validator_that_others_set_live_on(either: MongoDatabase) -> None:
+def test_collation_and_validator_of_others_are_kept(either: MongoDatabase) -> None:
     validator = {"user_id": {"$type": "string"}}
     either.create_collection(RECOMMENDATIONS, collation={"locale": "en", "strength": 2})
     live = either[RECOMMENDATIONS]
@@ -181,13 +179,13 @@ def test_collation_and_validator_that_others_set_live_on(either: MongoDatabase) 
         after = live.index_information()
         assert after.pop("user_id_1") == UNIQUE
         assert after == indexes
-        found = [str(document["user_id"]) for document in live.find()]
-        assert sorted(found) == ["7", "U1", "u0", "u1"]
+        user_ids = [str(document["user_id"]) for document in live.find()]
+        assert sorted(user_ids) == ["7", "U1", "u0", "u1"]
     with pytest.raises(WriteError, match="failed validation"):
         live.insert_one({"user_id": 8})
 
 
-def test_what_the_validator_would_refuse_is_not_published(db: MongoDatabase) -> None:
+def test_documents_that_do_not_fit_the_validator_are_not_published(db: MongoDatabase) -> None:
     train(db, "r1", recommendations("r1", 3))
     before = everything(db)
     db.command("collMod", RECOMMENDATIONS, validator={"user_id": {"$ne": "u1"}})
@@ -198,13 +196,13 @@ def test_what_the_validator_would_refuse_is_not_published(db: MongoDatabase) -> 
     train(db, "r2", recommendations("r2", 3))
 
 
-def test_an_index_on_the_user_that_others_made_becomes_unique(db: MongoDatabase) -> None:
+def test_an_index_of_others_on_the_user_becomes_unique(db: MongoDatabase) -> None:
     db[RECOMMENDATIONS].create_index("user_id", name="theirs")
     train(db, "r1", recommendations("r1", 2))
     assert db[RECOMMENDATIONS].index_information()["user_id_1"] == UNIQUE
 
 
-def test_a_view_as_target_is_a_clear_error_and_nothing_is_lost(db: MongoDatabase) -> None:
+def test_a_view_as_target_is_an_error(db: MongoDatabase) -> None:
     db["Source"].insert_one({"user_id": "u"})
     db.create_collection(RECOMMENDATIONS, viewOn="Source", pipeline=[])
     before = everything(db)
@@ -213,25 +211,25 @@ def test_a_view_as_target_is_a_clear_error_and_nothing_is_lost(db: MongoDatabase
     assert everything(db) == before
 
 
-def test_what_was_carried_over_alone_is_not_published(db: MongoDatabase) -> None:
+def test_carried_documents_alone_are_not_published(db: MongoDatabase) -> None:
     """A training that sleeps in its last step finds its stage swept when it goes on."""
     db[RECOMMENDATIONS].insert_one({"user_id": "guest"})
     before = everything(db)
 
     def taken_over() -> None:
         assert db[stage.name].count_documents({"run_id": {"$exists": False}}) == 1
-        Asked(db, "r2", nothing)
+        HookedLease(db, "r2", nothing)
 
     with staged(db, RECOMMENDATIONS, "r1", "user_id", keep_others=True) as stage:
         stage.insert(recommendations("r1", 1))
         stage.seal(1)
         sweep(db)
         with pytest.raises(LeaseLostError):
-            publish(db, stage, lease=Asked(db, "r1", taken_over))
+            publish(db, stage, lease=HookedLease(db, "r1", taken_over))
     assert everything(db) == before
 
 
-def test_what_dead_runs_left_is_swept_and_nothing_else(db: MongoDatabase) -> None:
+def test_sweep_drops_only_the_stages_of_dead_runs(db: MongoDatabase) -> None:
     kept = [RECOMMENDATIONS, CLUSTERS, METADATA, "Reviews", "Reviews.staged.x", "Clusters2"]
     for name in kept:
         db[name].insert_one({"a": 1})
@@ -247,19 +245,21 @@ UNIQUE = {"v": 2, "key": [("user_id", 1)], "unique": True}
 
 
 class TestInsertOnce:
-    def test_twice_is_once(self, db: MongoDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(store, "_INSERT_ROWS", 10)
+    def test_duplicates_are_skipped(
+        self, db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(mongo_collections, "INSERT_ROWS", 10)
         rows = [{"_id": i} for i in range(35)]
         insert_once(db["x"], iter(rows[:23]))
         insert_once(db["x"], iter(rows))
         assert db["x"].count_documents({}) == 35
 
-    def test_what_is_there_stays(self, db: MongoDatabase) -> None:
+    def test_existing_documents_stay(self, db: MongoDatabase) -> None:
         db["x"].insert_one({"_id": 1, "a": "old"})
         insert_once(db["x"], [{"_id": 1, "a": "new"}, {"_id": 2, "a": "new"}])
         assert [d["a"] for d in db["x"].find().sort("_id")] == ["old", "new"]
 
-    def test_nothing_is_nothing(self, db: MongoDatabase) -> None:
+    def test_no_documents(self, db: MongoDatabase) -> None:
         insert_once(db["x"], [])
         assert everything(db) == {}
 

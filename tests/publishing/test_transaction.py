@@ -30,11 +30,11 @@ def watched_together(db: MongoDatabase) -> Iterator[list[set[str]]]:
     def read() -> None:
         while not stop.is_set():
             with db.client.start_session(snapshot=True) as session:
-                found = [
+                documents = [
                     *db[METADATA].find({}, {"run_id": 1}, session=session),
                     *db[CLUSTERS].find({}, {"run_id": 1}, session=session),
                 ]
-            seen.append({document["run_id"] for document in found})
+            seen.append({document["run_id"] for document in documents})
             started.set()
 
     with ThreadPoolExecutor(1) as pool:
@@ -47,7 +47,7 @@ def watched_together(db: MongoDatabase) -> Iterator[list[set[str]]]:
             reader.result()
 
 
-def test_a_transaction_that_is_refused_halfway_changes_nothing(replica_set: MongoDatabase) -> None:
+def test_a_refused_transaction_changes_nothing(replica_set: MongoDatabase) -> None:
     publish_pair(replica_set, "r1")
     before = everything(replica_set)
 
@@ -60,7 +60,7 @@ def test_a_transaction_that_is_refused_halfway_changes_nothing(replica_set: Mong
     assert everything(replica_set) == before
 
 
-def test_in_a_transaction_both_change_at_one_moment(replica_set: MongoDatabase) -> None:
+def test_both_collections_change_at_one_moment(replica_set: MongoDatabase) -> None:
     publish_pair(replica_set, "r0")
     with watched_together(replica_set) as seen:
         for number in range(1, 8):
@@ -69,7 +69,7 @@ def test_in_a_transaction_both_change_at_one_moment(replica_set: MongoDatabase) 
     assert len({run for runs in seen for run in runs}) > 1
 
 
-def test_in_a_transaction_documents_stay_in_their_places(replica_set: MongoDatabase) -> None:
+def test_documents_are_replaced_in_place(replica_set: MongoDatabase) -> None:
     publish_pair(replica_set, "r1")
     ids = replica_set[CLUSTERS].distinct("_id")
     reading = replica_set[METADATA].find({}, {"run_id": 1}, batch_size=2)
@@ -81,7 +81,7 @@ def test_in_a_transaction_documents_stay_in_their_places(replica_set: MongoDatab
     assert replica_set[CLUSTERS].distinct("_id") == ids
 
 
-def test_clusters_that_share_an_id_are_mended_by_renaming(replica_set: MongoDatabase) -> None:
+def test_duplicate_clusters_are_replaced_by_renaming(replica_set: MongoDatabase) -> None:
     replica_set[CLUSTERS].insert_many([{"cluster_id": 0, "run_id": "r0"} for _ in range(2)])
     publish_pair(replica_set, "r1")
     assert replica_set[CLUSTERS].count_documents({}) == 3

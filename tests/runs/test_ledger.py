@@ -24,10 +24,10 @@ def ledger(db: MongoDatabase) -> Ledger:
 
 def opened(ledger: Ledger, run_id: str, settings: Settings) -> Document:
     ledger.open(run_id, "script", settings, None)
-    return found(ledger, run_id)
+    return run_of(ledger, run_id)
 
 
-def found(ledger: Ledger, run_id: str) -> Document:
+def run_of(ledger: Ledger, run_id: str) -> Document:
     run = ledger.get(run_id)
     assert run
     return run
@@ -57,12 +57,12 @@ def test_ids_sort_by_time_and_differ_within_a_second(monkeypatch: pytest.MonkeyP
     assert all(re.fullmatch(r"20260102T120000000Z-[0-9a-f]{8}", run_id) for run_id in same_second)
 
 
-def test_a_run_begins_queued_with_what_it_was_started_with(
+def test_a_run_begins_queued_with_its_settings(
     ledger: Ledger, db_settings: Settings, tmp_path: Path
 ) -> None:
     before = ledger_module.now() - datetime.timedelta(seconds=1)
     ledger.open("run-1", "api", db_settings, tmp_path / "run-1.log")
-    run = found(ledger, "run-1")
+    run = run_of(ledger, "run-1")
     assert (run["run_id"], run["state"], run["trigger"]) == ("run-1", "queued", "api")
     assert before <= run["queued_at"] <= ledger_module.now()
     assert run["log"] == str(tmp_path / "run-1.log")
@@ -78,80 +78,67 @@ def test_no_secret_is_in_the_ledger(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("state", ["queued", "running"])
-def test_a_run_that_is_open_when_the_next_begins_has_crashed(
+def test_an_open_run_is_marked_as_crashed_when_the_next_begins(
     db: MongoDatabase, ledger: Ledger, db_settings: Settings, state: State
 ) -> None:
     put(db, "run-1", state)
     opened(ledger, "run-2", db_settings)
-    dead = found(ledger, "run-1")
+    dead = run_of(ledger, "run-1")
     assert dead["state"] == "crashed"
     assert dead["ended_at"]
-    assert found(ledger, "run-2")["state"] == "queued"
+    assert run_of(ledger, "run-2")["state"] == "queued"
 
 
 @pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled", "crashed"])
-def test_a_run_that_has_ended_stays_as_it_is(
+def test_an_ended_run_is_not_changed_when_the_next_begins(
     db: MongoDatabase, ledger: Ledger, db_settings: Settings, state: State
 ) -> None:
     put(db, "run-1", state)
-    before = found(ledger, "run-1")
+    before = run_of(ledger, "run-1")
     opened(ledger, "run-2", db_settings)
-    assert found(ledger, "run-1") == before
+    assert run_of(ledger, "run-1") == before
 
 
-def test_a_run_ends_once(ledger: Ledger, db_settings: Settings) -> None:
+def test_a_run_is_closed_once(ledger: Ledger, db_settings: Settings) -> None:
     opened(ledger, "run-1", db_settings)
     assert ledger.close("run-1", "failed", 65, "no data")
-    ended = found(ledger, "run-1")
+    ended = run_of(ledger, "run-1")
     assert (ended["state"], ended["exit_code"], ended["error"]) == ("failed", 65, "no data")
     assert ended["ended_at"] >= ended["queued_at"]
     assert not ledger.close("run-1", "succeeded", 0, None)
-    assert found(ledger, "run-1") == ended
+    assert run_of(ledger, "run-1") == ended
 
 
-def test_a_running_run_ends_as_well(ledger: Ledger, db_settings: Settings) -> None:
+def test_a_running_run_is_closed(ledger: Ledger, db_settings: Settings) -> None:
     opened(ledger, "run-1", db_settings)
     ledger.update("run-1", {"state": "running"})
     assert ledger.close("run-1", "succeeded", 0, None)
-    assert found(ledger, "run-1")["state"] == "succeeded"
+    assert run_of(ledger, "run-1")["state"] == "succeeded"
 
 
-def test_a_run_that_is_not_there_does_not_end(db: MongoDatabase, ledger: Ledger) -> None:
+def test_an_unknown_run_is_not_closed(db: MongoDatabase, ledger: Ledger) -> None:
     assert not ledger.close("run-1", "failed", 1, "x")
     assert ledger.get("run-1") is None
     assert ids(db) == []
 
 
-def test_parts_are_written_without_the_rest(ledger: Ledger, db_settings: Settings) -> None:
+def test_dotted_names_update_parts(ledger: Ledger, db_settings: Settings) -> None:
     opened(ledger, "run-1", db_settings)
     opened(ledger, "run-2", db_settings)
     ledger.update("run-2", {"metrics.als": {"rmse": 1.5}})
     ledger.update("run-2", {"metrics.clusters": {"k": 2}})
-    assert found(ledger, "run-2")["metrics"] == {"als": {"rmse": 1.5}, "clusters": {"k": 2}}
-    assert found(ledger, "run-1")["metrics"] == {}
+    assert run_of(ledger, "run-2")["metrics"] == {"als": {"rmse": 1.5}, "clusters": {"k": 2}}
+    assert run_of(ledger, "run-1")["metrics"] == {}
 
 
-def test_phases_stand_in_their_order(ledger: Ledger, db_settings: Settings) -> None:
-    opened(ledger, "run-1", db_settings)
-    for name in ("read", "train", "publish"):
-        ledger.add_phase("run-1", {"name": name})
-    assert [phase["name"] for phase in found(ledger, "run-1")["phases"]] == [
-        "read",
-        "train",
-        "publish",
-    ]
-
-
-def test_the_latest_runs_come_first_and_no_more_than_asked_for(
-    db: MongoDatabase, ledger: Ledger
-) -> None:
+def test_the_latest_runs_come_first_up_to_the_limit(db: MongoDatabase, ledger: Ledger) -> None:
     for number in (3, 1, 5, 2, 4):
         put(db, f"run-{number}", "failed")
     assert [run["_id"] for run in ledger.recent(3)] == ["run-5", "run-4", "run-3"]
     assert len(ledger.recent(10)) == 5
 
 
-def test_old_runs_are_deleted_but_the_published_ones(db: MongoDatabase, ledger: Ledger) -> None:
+def test_prune_keeps_the_published_runs(db: MongoDatabase, ledger: Ledger) -> None:
     for number in (2, 1, 4, 3):
         put(db, f"run-{number}", "failed")
     put(db, "run-0", "succeeded")
@@ -162,7 +149,7 @@ def test_old_runs_are_deleted_but_the_published_ones(db: MongoDatabase, ledger: 
     assert len(ids(db)) == 3
 
 
-def test_a_run_missing_from_the_ledger_was_pruned_if_enough_newer_ones_ended(
+def test_a_missing_run_was_pruned_if_enough_newer_ones_ended(
     db: MongoDatabase, ledger: Ledger
 ) -> None:
     assert ledger.pruned(1, ["run-1"]) == set()
@@ -174,7 +161,7 @@ def test_a_run_missing_from_the_ledger_was_pruned_if_enough_newer_ones_ended(
     assert ledger.pruned(4, run_ids) == set()
 
 
-def test_open_runs_are_neither_forgotten_nor_counted(db: MongoDatabase, ledger: Ledger) -> None:
+def test_prune_ignores_open_runs(db: MongoDatabase, ledger: Ledger) -> None:
     put(db, "run-1", "queued")
     put(db, "run-2", "running")
     put(db, "run-3", "failed")

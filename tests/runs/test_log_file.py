@@ -16,15 +16,15 @@ from recommender.runs.run import side_run, training_run
 
 
 def only_entry(db: MongoDatabase) -> Document:
-    (found,) = Ledger(db).recent(9)
-    return found
+    (run,) = Ledger(db).recent(9)
+    return run
 
 
 def log_of(document: Document) -> str:
     return Path(document["log"]).read_text(encoding="utf-8")
 
 
-def test_a_run_by_hand_keeps_its_log_where_the_ledger_says(
+def test_the_ledger_names_the_log_file(
     db: MongoDatabase, db_settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = db_settings.with_values({"api_key": SecretStr("s3cret-key")})
@@ -38,7 +38,7 @@ def test_a_run_by_hand_keeps_its_log_where_the_ledger_says(
 
 
 @pytest.mark.parametrize(("error", "traceback"), [(DataError("none"), False), (KeyError(1), True)])
-def test_the_log_of_a_run_by_hand_ends_with_what_ended_it(
+def test_the_log_ends_with_the_error(
     db: MongoDatabase, db_settings: Settings, error: Exception, traceback: bool
 ) -> None:
     with pytest.raises(type(error)), training_run(db_settings):
@@ -48,7 +48,7 @@ def test_the_log_of_a_run_by_hand_ends_with_what_ended_it(
     assert ("Traceback" in log) is traceback
 
 
-def test_without_a_folder_for_logs_a_run_goes_on_without(
+def test_a_run_without_a_log_folder_goes_on(
     db: MongoDatabase, db_settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -58,7 +58,7 @@ def test_without_a_folder_for_logs_a_run_goes_on_without(
     assert "this run has no log file: WORK_DIR=" in caplog.text
 
 
-def test_a_log_that_cannot_be_written_any_further_is_given_up(
+def test_a_full_disk_ends_the_log(
     db: MongoDatabase, db_settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     logger = logging.getLogger("recommender.x")
@@ -74,7 +74,7 @@ def test_a_log_that_cannot_be_written_any_further_is_given_up(
     assert "second" in caplog.text
 
 
-def test_a_line_that_cannot_be_put_together_does_not_end_the_log(
+def test_a_malformed_log_call_does_not_end_the_log(
     db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", False)  # of pytest's own handler
@@ -84,24 +84,20 @@ def test_a_line_that_cannot_be_put_together_does_not_end_the_log(
     assert "still there" in log_of(only_entry(db))
 
 
-def test_what_py4j_says_of_calls_that_were_cut_is_left_out(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_errors_of_py4j_are_left_out(db: MongoDatabase, db_settings: Settings) -> None:
     with training_run(db_settings):
         record = logging.LogRecord("root", logging.ERROR, "/x/py4j/y.py", 1, "cut", None, None)
         logging.root.handle(record)
     assert "cut" not in log_of(only_entry(db))
 
 
-def test_a_run_beside_the_trainings_keeps_one_as_well(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_a_side_run_has_a_log_file(db: MongoDatabase, db_settings: Settings) -> None:
     with side_run(db_settings, "tune"):
         logging.getLogger("recommender.x").warning("so far")
     assert "so far" in log_of(only_entry(db))
 
 
-def test_who_is_refused_leaves_no_log(db: MongoDatabase, db_settings: Settings) -> None:
+def test_a_refused_run_leaves_no_log(db: MongoDatabase, db_settings: Settings) -> None:
     with training_run(db_settings):
         with pytest.raises(LeaseHeldError), training_run(db_settings):
             pytest.fail("two at once")

@@ -30,9 +30,10 @@ from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
 from recommender.core.signals import Cancelled
 from recommender.demo.embedded_mongod import EmbeddedMongo
-from recommender.publishing import publish as store
+from recommender.publishing import staging
 from recommender.publishing.publish import publish
 from recommender.publishing.staging import staged
+from recommender.runs import run as run_module
 from recommender.runs.lease import COLLECTION as STATE
 from recommender.runs.lease import LEASE_ID, Lease, holder
 from recommender.runs.ledger import Ledger
@@ -40,8 +41,6 @@ from recommender.runs.run import side_run, training_run
 from recommender.runs.switch import sweep
 from tests.support import PROJECT, environment
 from tests.waiting import until
-
-QUICK_LEASE_SECONDS = 0.2
 
 ENDS: list[tuple[BaseException, str, int, str]] = [
     (DataError("no\nreview"), "failed", 65, "no review"),
@@ -58,19 +57,19 @@ ENDS: list[tuple[BaseException, str, int, str]] = [
 
 
 def entry(db: MongoDatabase, run_id: str) -> Document:
-    found = Ledger(db).get(run_id)
-    assert found
-    return found
+    run = Ledger(db).get(run_id)
+    assert run
+    return run
 
 
 def only_entry(db: MongoDatabase) -> Document:
-    (found,) = Ledger(db).recent(10)
-    return found
+    (run,) = Ledger(db).recent(10)
+    return run
 
 
-def quick(settings: Settings) -> Settings:
-    """Return settings with a lease so short that the heartbeat can be watched."""
-    return settings.with_values({"lease_seconds": QUICK_LEASE_SECONDS})
+@pytest.fixture
+def quick_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "_BEATS_PER_LEASE", 10_000)
 
 
 def take_over(db: MongoDatabase) -> None:
@@ -79,9 +78,7 @@ def take_over(db: MongoDatabase) -> None:
     db[STATE].update_one({"_id": LEASE_ID}, changed)
 
 
-def test_a_run_that_succeeds_is_written_down_from_start_to_end(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_a_run_that_succeeds_is_recorded(db: MongoDatabase, db_settings: Settings) -> None:
     with training_run(db_settings) as run:
         begun = entry(db, run.run_id)
         assert run.document is None
@@ -95,22 +92,22 @@ def test_a_run_that_succeeds_is_written_down_from_start_to_end(
 
 
 @pytest.mark.parametrize(
-    ("error", "state", "code", "told"), ENDS, ids=[f"{e!r}"[:30] for e, *_ in ENDS]
+    ("error", "state", "code", "message"), ENDS, ids=[f"{e!r}"[:30] for e, *_ in ENDS]
 )
-def test_a_run_that_fails_is_written_down_and_leaves_nothing(
+def test_a_run_that_fails_is_recorded_and_leaves_nothing(
     db: MongoDatabase,
     db_settings: Settings,
     error: BaseException,
     state: str,
     code: int,
-    told: str,
+    message: str,
 ) -> None:
     db["Recommendations"].insert_one({"_id": 1, "user_id": "u"})
     with pytest.raises(type(error)) as caught:
         stage_and_fail(db_settings, error)
     assert caught.value is error
     ended = only_entry(db)
-    assert (ended["state"], ended["exit_code"], ended["error"]) == (state, code, told)
+    assert (ended["state"], ended["exit_code"], ended["error"]) == (state, code, message)
     assert ended["ended_at"] >= ended["started_at"]
     assert holder(db) is None
     assert set(db.list_collection_names()) == {"Recommendations", "TrainingRuns", "TrainingState"}
@@ -127,9 +124,7 @@ def stage_and_fail(settings: Settings, error: BaseException) -> None:
         raise error
 
 
-def test_the_lease_is_held_during_the_run_and_free_after_it(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_a_run_holds_the_lease_until_its_end(db: MongoDatabase, db_settings: Settings) -> None:
     with training_run(db_settings) as run:
         held = holder(db)
         assert held
@@ -138,9 +133,7 @@ def test_the_lease_is_held_during_the_run_and_free_after_it(
     assert holder(db) is None
 
 
-def test_a_run_during_another_is_refused_and_not_in_the_ledger(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_a_run_during_another_is_refused(db: MongoDatabase, db_settings: Settings) -> None:
     with training_run(db_settings) as run:
         with (
             pytest.raises(LeaseHeldError, match=run.run_id) as caught,
@@ -152,7 +145,7 @@ def test_a_run_during_another_is_refused_and_not_in_the_ledger(
         run.lease.renew()
 
 
-def test_phases_are_written_down_with_their_start_and_length(
+def test_phases_are_recorded_with_start_and_seconds(
     db: MongoDatabase, db_settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="recommender.runs.run")
@@ -170,24 +163,22 @@ def test_phases_are_written_down_with_their_start_and_length(
     assert "phase read" in caplog.messages
 
 
-def test_a_phase_that_fails_stays_the_phase_that_the_run_ended_in(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_a_phase_that_fails_is_the_last(db: MongoDatabase, db_settings: Settings) -> None:
     with pytest.raises(DataError), training_run(db_settings) as run, run.phase("read"):
         raise DataError("nothing")
     assert (only_entry(db)["phase"], only_entry(db)["phases"]) == ("read", [])
 
 
-def test_what_is_recorded_stands_in_the_runs_document(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_record_writes_fields(db: MongoDatabase, db_settings: Settings) -> None:
     with training_run(db_settings) as run:
         run.record(users=3, **{"metrics.als": {"rmse": 1.0}})
     assert run.document
     assert (run.document["users"], run.document["metrics"]) == (3, {"als": {"rmse": 1.0}})
 
 
-def test_a_run_that_was_replaced_may_not_publish(db: MongoDatabase, db_settings: Settings) -> None:
+def test_a_run_that_lost_its_lease_does_not_publish(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
     with pytest.raises(LeaseLostError, match="the lease is with another") as caught:
         run_until_publishing(db, db_settings)
     assert caught.value.exit_code == 75
@@ -208,7 +199,7 @@ def run_until_publishing(db: MongoDatabase, settings: Settings) -> None:
         pytest.fail("it may not publish")
 
 
-def test_a_stage_that_another_run_has_dropped_is_a_lost_lease(
+def test_a_stage_dropped_by_another_run_is_a_lost_lease(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     def train() -> None:
@@ -226,43 +217,52 @@ def test_a_stage_that_another_run_has_dropped_is_a_lost_lease(
     assert only_entry(db)["exit_code"] == 75
 
 
-def test_the_heartbeat_notices_that_the_run_was_replaced(
+@pytest.mark.usefixtures("quick_heartbeat")
+def test_a_run_that_lost_its_lease_begins_no_phase(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
-    with pytest.raises(LeaseLostError, match="the lease is with another"):
-        begin_a_phase_when_replaced(db, quick(db_settings))
+    def train() -> None:
+        with training_run(db_settings) as run:
+            take_over(db)
+            until(lambda: not beating())
+            with run.phase("train"):
+                pytest.fail("it may not go on")
+
+    with pytest.raises(LeaseLostError):
+        train()
 
 
-def begin_a_phase_when_replaced(db: MongoDatabase, settings: Settings) -> None:
-    with training_run(settings) as run:
-        take_over(db)
-        until(lambda: not beating())
-        with run.phase("train"):
-            pytest.fail("it may not go on")
-
-
-def test_the_heartbeat_keeps_the_lease_for_as_long_as_the_run_takes(
+@pytest.mark.usefixtures("quick_heartbeat")
+def test_the_heartbeat_extends_the_lease_during_the_run(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
-    with training_run(quick(db_settings)) as run:
-        first = db[STATE].find_one({"_id": LEASE_ID})
-        assert first
-        lapses = first["expires_at"] + datetime.timedelta(seconds=2 * QUICK_LEASE_SECONDS)
-        until(lambda: db[STATE].find_one({"_id": LEASE_ID, "expires_at": {"$gt": lapses}}))
-        with pytest.raises(LeaseHeldError):
-            Lease(db, 60).acquire("another")
-        with run.phase("goes on"):
-            pass
+    with training_run(db_settings):
+        before = holder(db)
+        assert before
+        later = before["expires_at"] + datetime.timedelta(milliseconds=20)
+        until(lambda: (holder(db) or before)["expires_at"] > later)
     assert not beating()
+
+
+@pytest.mark.usefixtures("quick_heartbeat")
+def test_the_heartbeat_extends_the_lease_while_dead_runs_are_swept(
+    db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sweep(db: MongoDatabase) -> None:
+        before = holder(db)
+        assert before
+        until(lambda: (holder(db) or before)["expires_at"] > before["expires_at"])
+
+    monkeypatch.setattr(run_module, "sweep", sweep)
+    with training_run(db_settings):
+        pass
 
 
 def beating() -> bool:
     return any(thread.name == "heartbeat" for thread in threading.enumerate())
 
 
-def test_a_child_resumes_the_run_that_its_parent_opened(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_a_child_resumes_its_parents_run(db: MongoDatabase, db_settings: Settings) -> None:
     lease = Lease(db, 60)
     lease.acquire("run-1")
     Ledger(db).open("run-1", "api", db_settings, Path("run-1.log"))
@@ -273,7 +273,7 @@ def test_a_child_resumes_the_run_that_its_parent_opened(
     assert (ended["state"], ended["trigger"], ended["log"]) == ("succeeded", "api", "run-1.log")
 
 
-def test_a_child_whose_run_has_lost_the_lease_does_not_begin(
+def test_a_child_whose_run_lost_the_lease_does_not_begin(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     Lease(db, 60).acquire("run-1")
@@ -284,9 +284,7 @@ def test_a_child_whose_run_has_lost_the_lease_does_not_begin(
     assert (only_entry(db)["state"], only_entry(db)["exit_code"]) == ("failed", 75)
 
 
-def test_a_run_begins_by_sweeping_what_dead_ones_left(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_a_run_sweeps_the_stages_of_dead_runs(db: MongoDatabase, db_settings: Settings) -> None:
     for target in ("Recommendations", "Clusters", "Metadata"):
         db[f"{target}.staged.dead"].insert_one({"a": 1})
     Ledger(db).open("dead", "schedule", db_settings, None)
@@ -303,26 +301,26 @@ def test_a_run_that_is_refused_sweeps_nothing(db: MongoDatabase, db_settings: Se
     assert db["Clusters.staged.at work"].count_documents({}) == 1
 
 
-def test_a_run_beside_the_trainings_is_written_down_once_it_has_ended(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_a_side_run_is_recorded_at_its_end(db: MongoDatabase, db_settings: Settings) -> None:
     with side_run(db_settings, "tune") as beside:
         with beside.phase("search"):
             pass
         beside.record(metrics={"tuning": 1})
         with training_run(db_settings) as run:
             assert [e["_id"] for e in Ledger(db).recent(9)] == [run.run_id]
-    found = entry(db, beside.run_id)
-    assert (found["state"], found["trigger"], found["exit_code"]) == ("succeeded", "tune", 0)
-    assert [phase["name"] for phase in found["phases"]] == ["search"]
-    assert found["metrics"] == {"tuning": 1}
-    assert found["started_at"] <= found["ended_at"]
+    recorded = entry(db, beside.run_id)
+    assert (recorded["state"], recorded["trigger"], recorded["exit_code"]) == (
+        "succeeded",
+        "tune",
+        0,
+    )
+    assert [phase["name"] for phase in recorded["phases"]] == ["search"]
+    assert recorded["metrics"] == {"tuning": 1}
+    assert recorded["started_at"] <= recorded["ended_at"]
     assert entry(db, run.run_id)["state"] == "succeeded"
 
 
-def test_a_run_beside_the_trainings_that_fails_is_written_down_with_why(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_a_side_run_that_fails_is_recorded(db: MongoDatabase, db_settings: Settings) -> None:
     def fail() -> None:
         with side_run(db_settings, "tune") as run:
             run.record(ratings=3)
@@ -330,12 +328,16 @@ def test_a_run_beside_the_trainings_that_fails_is_written_down_with_why(
 
     with pytest.raises(DataError):
         fail()
-    found = only_entry(db)
-    assert (found["state"], found["exit_code"], found["error"]) == ("failed", 65, "too few")
-    assert found["ratings"] == 3
+    recorded = only_entry(db)
+    assert (recorded["state"], recorded["exit_code"], recorded["error"]) == (
+        "failed",
+        65,
+        "too few",
+    )
+    assert recorded["ratings"] == 3
 
 
-def test_old_runs_and_their_logs_are_deleted_but_the_published_ones(
+def test_old_runs_and_their_logs_are_pruned_except_the_published_ones(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     ids = [f"19990101T00000000{number}Z-00000000" for number in range(5)]
@@ -356,7 +358,7 @@ def test_old_runs_and_their_logs_are_deleted_but_the_published_ones(
     assert foreign.exists()
 
 
-def test_old_runs_are_forgotten_where_all_fail(db: MongoDatabase, db_settings: Settings) -> None:
+def test_old_runs_are_pruned_if_all_fail(db: MongoDatabase, db_settings: Settings) -> None:
     few = db_settings.with_values({"runs_kept": 2})
     for _ in range(4):
         with pytest.raises(DataError), training_run(few):
@@ -364,9 +366,7 @@ def test_old_runs_are_forgotten_where_all_fail(db: MongoDatabase, db_settings: S
     assert len(Ledger(db).recent(9)) == 2
 
 
-def test_a_training_that_lost_its_lease_at_the_end_has_not_succeeded(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_a_lease_lost_at_the_end_fails_the_run(db: MongoDatabase, db_settings: Settings) -> None:
     def train() -> None:
         with training_run(db_settings):
             db["TrainingState"].update_one({"_id": "lease"}, {"$set": {"run_id": None}})
@@ -404,7 +404,7 @@ def test_the_password_does_not_reach_the_ledger(db: MongoDatabase, db_settings: 
     assert "cr@t" not in str(only_entry(db))
 
 
-def test_no_mongodb_at_the_start_is_told_as_such(db_settings: Settings) -> None:
+def test_no_mongodb_at_the_start(db_settings: Settings) -> None:
     nowhere = {"mongo_uri": SecretStr("mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=200")}
     with (
         pytest.raises(DatabaseUnavailableError, match="while taking the lease") as caught,
@@ -414,7 +414,7 @@ def test_no_mongodb_at_the_start_is_told_as_such(db_settings: Settings) -> None:
     assert caught.value.exit_code == 69
 
 
-def test_a_mongodb_that_goes_away_does_not_hide_why_the_run_ended(
+def test_an_outage_of_mongodb_does_not_hide_the_error(
     db_settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     with EmbeddedMongo() as mongo:
@@ -433,7 +433,7 @@ def lose_mongodb_and_fail(settings: Settings, mongo: EmbeddedMongo) -> None:
         raise DataError("the real reason")
 
 
-def test_a_run_ends_well_when_only_its_last_lines_cannot_be_written(
+def test_an_outage_of_mongodb_at_the_end_is_no_failure(
     db_settings: Settings,
 ) -> None:
     with EmbeddedMongo() as mongo:
@@ -445,13 +445,25 @@ def test_a_run_ends_well_when_only_its_last_lines_cannot_be_written(
     assert run.document is None
 
 
-def test_what_could_not_be_cleaned_up_keeps_its_lease(
+def test_a_stop_while_old_runs_are_pruned_leaves_the_lease_free(
+    db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise Cancelled(signal.SIGTERM)
+
+    monkeypatch.setattr(Ledger, "prune", stop)
+    with pytest.raises(Cancelled), training_run(db_settings):
+        pass
+    assert holder(db) is None
+
+
+def test_a_stage_that_could_not_be_dropped_keeps_the_lease(
     db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hang(db: MongoDatabase, stage: str) -> bool:
         raise AutoReconnect("timed out")
 
-    monkeypatch.setattr(store, "is_switching", hang)
+    monkeypatch.setattr(staging, "is_switching", hang)
     with pytest.raises(Cancelled):
         stage_and_fail(db_settings, Cancelled(signal.SIGTERM))
     assert only_entry(db)["state"] == "cancelled"
@@ -476,7 +488,7 @@ raise SystemExit(run_script(main))
 """
 
 
-def test_a_training_that_hangs_in_its_clean_up_too_says_so_and_frees_the_lease(
+def test_a_training_that_hangs_in_its_clean_up_is_recorded_and_frees_the_lease(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     limits = {"TRAIN_TIMEOUT_MINUTES": "0.02", "STOP_GRACE_SECONDS": "0.3"}
@@ -533,7 +545,7 @@ def test_a_stop_while_mongodb_hangs_ends_after_the_grace(db_settings: Settings, 
             training.stdout.close()
 
 
-def test_a_password_that_is_cut_by_the_lines_limit_does_not_reach_the_ledger(
+def test_a_truncated_password_does_not_reach_the_ledger(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     password = "Sup3rS3cretPassword"
