@@ -1,12 +1,12 @@
 """Clusters the users and publishes each cluster's restaurants and the model that finds it.
 
-Read, build the matrix, cluster, score, evaluate, publish. ``als_training.py`` runs the same on the
-ratings that it has read.
+``als_training.py`` calls `train` on the ratings that it has read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from recommender.clustering.evaluate import evaluate_clusters, silhouette_of
 from recommender.clustering.fit import cluster
 from recommender.clustering.published_model import previous_labels
 from recommender.clustering.scoring import score
-from recommender.clustering.stable_ids import with_previous_ids
+from recommender.clustering.stable_ids import matched_ids, users_moved
 from recommender.clustering.user_matrix import user_matrix
 from recommender.core.logs import configure_logging
 from recommender.core.mongo import Document
@@ -27,33 +27,31 @@ from recommender.core.script import TRAINING_CODES, run_script, script_parser
 from recommender.data.ratings import Ratings, counts_of, rating_shift
 from recommender.data.restaurants import shown_restaurants
 from recommender.data.reviews import read_ratings
-from recommender.publishing.gate import (
-    add_force_option,
-    check_clusters,
-    check_finite,
-    settings_with_force,
-)
+from recommender.publishing import gate
 from recommender.publishing.publish import publish_clusters
 from recommender.runs.run import TrainingRun, training_run
 from recommender.runs.summary import summary_of
+
+_REMEDY = "check the ratings and the CLUSTERS_* settings"
 
 
 def train(run: TrainingRun, ratings: Ratings, preferences: PreferenceModel | None = None) -> None:
     """Cluster the users of the ratings and publish ``Clusters`` and ``Metadata``.
 
-    Parameters
-    ----------
-    preferences
-        Item factors of the same ratings, to publish as well; None keeps the published ones.
+    The item factors of ``preferences`` are published as well; None keeps the published ones.
     """
     settings = run.settings
     with run.phase("cluster"):
         matrix = user_matrix(ratings, settings)
-        previous = previous_labels(run.db, ratings)
-        clustering, moved = with_previous_ids(cluster(matrix, settings), previous)
+        previous, moved = previous_labels(run.db, ratings), None
+        clustering = cluster(matrix, settings)
+        if previous is not None:
+            k = len(clustering.centroids)
+            clustering = clustering.renumbered(matched_ids(clustering.labels, previous, k))
+            moved = users_moved(clustering.labels, previous)
         shown = shown_restaurants(run.db, ratings.restaurants, settings)
         scored = score(matrix.ratings, clustering.centroids, matrix.columns, matrix.lowest)
-        scored = scored.of(shown)
+        scored = replace(scored, scores=scored.scores * shown, fallback=scored.fallback * shown)
     with run.phase("evaluate clusters"):
         figures = figures_of(clustering, matrix)
         measured = {
@@ -64,18 +62,13 @@ def train(run: TrainingRun, ratings: Ratings, preferences: PreferenceModel | Non
         }
         run.record(**{"metrics.clusters": {**figures, **measured}})
         arrays = (clustering.centroids, scored.scores, scored.fallback)
-        check_finite(
-            "the clusters", *arrays, remedy="check the ratings and the CLUSTERS_* settings"
-        )
-        check_clusters(run, int(clustering.sizes.sum()))
+        gate.check_finite("the clusters", *arrays, remedy=_REMEDY)
+        gate.check_clusters(run, int(clustering.sizes.sum()))
     with run.phase("publish clusters"):
-        model = (clustering, scored, matrix, ratings.restaurants)
-        n, bounds = (
-            settings.clusters.top_n,
-            (settings.reviews.rating_min, settings.reviews.rating_max),
-        )
-        clusters = cluster_documents(*model, n, run.run_id)
-        metadata = metadata_documents(*model, figures, bounds, n, run.run_id)
+        model = (clustering, scored, matrix)
+        bounds = settings.reviews.rating_min, settings.reviews.rating_max
+        clusters = cluster_documents(*model, settings.clusters.top_n, run.run_id)
+        metadata = metadata_documents(*model, figures, bounds, settings.clusters.top_n, run.run_id)
         factors = _factors_documents(run, ratings, preferences, shown)
         publish_clusters(run.db, run.run_id, clusters, [*metadata, *factors], lease=run.lease)
 
@@ -103,9 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FIRST:LAST:STEP",
         help="compare these numbers of clusters; publish nothing",
     )
-    add_force_option(parser)
+    gate.add_force_option(parser)
     arguments = parser.parse_args(argv)
-    settings = settings_with_force(arguments)
+    settings = gate.settings_with_force(arguments)
     configure_logging(settings)
     if arguments.elbow:
         print(run_elbow(arguments.elbow, settings))

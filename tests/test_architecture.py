@@ -43,6 +43,7 @@ NUMERIC = {
     *("recommender.als.popularity", "recommender.evaluation.metrics"),
     *("recommender.clustering.empty_clusters", "recommender.clustering.scoring"),
     *("recommender.clustering.spectral", "recommender.clustering.spherical_kmeans"),
+    "recommender.clustering.stable_ids",
 }
 
 

@@ -69,7 +69,7 @@ def exhaustive_centroid(members: Floats) -> Floats:
 
 
 def mean_update(rows: Floats, labels: NDArray[Any], centroids: Floats) -> Floats:
-    """What plain K-Means does."""
+    """Return the mean of each cluster's members, as plain K-Means does."""
     return np.array(
         [
             rows[labels == j].mean(axis=0) if (labels == j).any() else centroid
@@ -98,8 +98,8 @@ def matrices(least_rows: int = 1, zero_rows: bool = False) -> st.SearchStrategy[
     shapes = st.tuples(st.integers(least_rows, 12), st.integers(1, 6))
     ratings = st.sampled_from([0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
     magnitudes = st.one_of(st.just(0.0), st.floats(0.01, 100))
-    found = arrays(float, shapes, elements=ratings) | arrays(float, shapes, elements=magnitudes)
-    return found if zero_rows else found.map(without_zero_rows)
+    rows = arrays(float, shapes, elements=ratings) | arrays(float, shapes, elements=magnitudes)
+    return rows if zero_rows else rows.map(without_zero_rows)
 
 
 def without_zero_rows(rows: Floats) -> Floats:
@@ -164,11 +164,10 @@ def test_distance_of_known_vectors() -> None:
 @given(matrices(least_rows=2, zero_rows=True))
 def test_distance_is_the_contracts(rows: Floats) -> None:
     x, c = rows[:2]
-    found = dists.distance(x, c)
-    assert found == pytest.approx(pair_distance(x, c), abs=1e-12)
-    assert found == dists.distance(c, x)
-    assert 0 <= found <= 1
-    assert dists.distance(x * 1024, c * 1024) == found
+    distance = dists.distance(x, c)
+    assert distance == pytest.approx(pair_distance(x, c), abs=1e-12)
+    assert distance == dists.distance(c, x) == dists.distance(x * 1024, c * 1024)
+    assert 0 <= distance <= 1
 
 
 @reproducible
@@ -183,11 +182,11 @@ def test_distance_to_itself_is_exactly_zero_unless_zero(rows: Floats) -> None:
 def test_block_distances_are_those_of_the_pairs(rows: Floats, seed: int) -> None:
     rng = np.random.default_rng(seed)
     centroids = np.vstack([rows[::2], np.zeros((1, rows.shape[1])), rng.random((2, rows.shape[1]))])
-    found = dists.distances(rows, centroids)
-    assert found.dtype == np.float64
-    assert ((found >= 0) & (found <= 1)).all()
-    assert_allclose(found, pair_distances(rows, centroids), atol=1e-12)
-    assert_allclose(np.diag(found[::2]), np.where(rows[::2].any(axis=1), 0, 1), atol=1e-15)
+    distances = dists.distances(rows, centroids)
+    assert distances.dtype == np.float64
+    assert ((distances >= 0) & (distances <= 1)).all()
+    assert_allclose(distances, pair_distances(rows, centroids), atol=1e-12)
+    assert_allclose(np.diag(distances[::2]), np.where(rows[::2].any(axis=1), 0, 1), atol=1e-15)
 
 
 def test_any_real_matrix_gives_the_same_distances() -> None:
@@ -328,9 +327,9 @@ def test_plain_means_rise_where_the_update_descends(seed: int) -> None:
 def test_distinct_rows_are_those_of_numpy(rows: Floats, seed: int) -> None:
     rows = np.vstack([rows, rows[::2], rows[:1]])
     distinct = dists.distinct_rows(rows)
-    found, counts = np.unique(rows, axis=0, return_counts=True)
+    unique, counts = np.unique(rows, axis=0, return_counts=True)
     order = np.lexsort(distinct.rows.toarray().T[::-1])
-    assert_array_equal(distinct.rows.toarray()[order], found)
+    assert_array_equal(distinct.rows.toarray()[order], unique)
     assert_array_equal(distinct.counts[order], counts)
     assert_array_equal(distinct.rows.toarray()[distinct.inverse], rows)
     shuffled = dists.distinct_rows(np.random.default_rng(seed).permutation(rows))
@@ -371,10 +370,10 @@ def test_seeding_takes_a_row_of_every_far_group(seed: int) -> None:
 def test_seeding_keeps_the_best_of_its_trials() -> None:
     rows, rng = planted(0)[0], np.random.default_rng(0)
     seeded = [dists.kmeans_plusplus(rows, 6, rng=rng) for _ in range(20)]
-    anyone = [rows[rng.choice(len(rows), 6, replace=False)] for _ in range(20)]
+    uniform = [rows[rng.choice(len(rows), 6, replace=False)] for _ in range(20)]
     cost, chance = (
         np.mean([dists.assign(rows, centroids)[1].mean() for centroids in chosen])
-        for chosen in (seeded, anyone)
+        for chosen in (seeded, uniform)
     )
     assert cost < 0.87 * chance
 
@@ -510,12 +509,16 @@ def test_tolerance_and_cap_end_the_iterations() -> None:
     assert loose.iterations < exact.iterations
 
 
+def rating_space(rows: sparse.csr_array) -> dists.Space:
+    weights = np.ones(rows.shape[0])
+    return dists.Space(rows, weights, dists.distances, dists.assign, dists.update)
+
+
 def test_empty_clusters_move_to_rows_that_cost_most() -> None:
     rows = sparse.csr_array(sparse_ratings(0))
     centroids = np.repeat(rows[:1].toarray(), 5, axis=0)
     before = dists.assign(rows, centroids)[1].sum()
-    space = dists._RatingSpace(rows, np.ones(rows.shape[0]), 100)
-    state = dists._settled(space, centroids)
+    state = dists._settled(rating_space(rows), centroids)
     assert len(set(state.labels)) == 5
     assert state.inertia < before - 4
     assert_array_equal(centroids[1:], centroids[:-1])
@@ -523,8 +526,7 @@ def test_empty_clusters_move_to_rows_that_cost_most() -> None:
 
 def test_rows_within_rounding_of_a_centroid_start_no_cluster() -> None:
     rows = sparse.csr_array(np.array([[1.0, 0], [1, 1e-7]]))
-    space = dists._RatingSpace(rows, np.ones(2), 100)
-    state = dists._settled(space, np.array([[1.0, 0], [1, 0]]))
+    state = dists._settled(rating_space(rows), np.array([[1.0, 0], [1, 0]]))
     assert_array_equal(state.centroids, [[1, 0]])
     assert_array_equal(state.labels, [0, 0])
 
@@ -586,7 +588,7 @@ def test_invalid_rows_and_k_are_rejected() -> None:
 
 
 def test_options_out_of_range_are_rejected() -> None:
-    options: list[dict[str, Any]] = [{"max_iter": 0}, {"block_rows": 0}, {"tolerance": math.nan}]
+    options: list[dict[str, Any]] = [{"max_iter": 0}, {"tolerance": math.nan}]
     for option in options:
         with pytest.raises(ValueError, match="expected at least"):
             dists.kmeans(np.eye(3), 2, **option)
@@ -601,12 +603,12 @@ def test_silhouette_is_that_of_the_pairs(rows: Floats, seed: int) -> None:
     labels = np.random.default_rng(seed).integers(0, 3, len(rows))
     between = np.maximum(pair_distances(rows, rows), 0)
     np.fill_diagonal(between, 0)
-    found = dists.silhouette(sparse.csr_array(rows), labels)
+    width = dists.silhouette(sparse.csr_array(rows), labels)
     if 2 <= len(set(labels)) < len(rows):
         expected = silhouette_score(between, labels, metric="precomputed")
-        assert found == pytest.approx(expected, abs=1e-6)
+        assert width == pytest.approx(expected, abs=1e-6)
     else:
-        assert found is None
+        assert width is None
 
 
 def test_silhouette_of_a_sample_is_seeded_and_near() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
@@ -14,61 +13,36 @@ from recommender.clustering.fit import Clustering
 from recommender.clustering.reader_checks import distance_checks, user_checks
 from recommender.clustering.scoring import ClusterScores, best_items, standing_out
 from recommender.clustering.user_matrix import UserMatrix
+from recommender.core import mongo_collections as names
 from recommender.core.mongo import Document
-from recommender.core.mongo_collections import (
-    CENTROIDS_ID,
-    CHECKS_ID,
-    CLUSTERS_ID,
-    COLUMNS_ID,
-    FALLBACK_ID,
-)
 from recommender.data.ids import decode_ids
 
 _STANDING_OUT = 5
 
 
 def cluster_documents(
-    clustering: Clustering,
-    scored: ClusterScores,
-    matrix: UserMatrix,
-    restaurants: pa.StringArray,
-    top_n: int,
-    run_id: str,
+    clustering: Clustering, scored: ClusterScores, matrix: UserMatrix, top_n: int, run_id: str
 ) -> list[Document]:
-    """Return the documents of ``Clusters``, one per cluster.
-
-    Parameters
-    ----------
-    restaurants
-        Keys of the restaurants' ids.
-    top_n
-        Most recommendations per cluster.
-    """
+    """Return the documents of ``Clusters``, each with the ``top_n`` best restaurants."""
     city_shares = _raters(matrix.ratings) / matrix.ratings.shape[0]
     documents = []
     for cluster_id, scores in enumerate(scored.scores):
         members = np.flatnonzero(clustering.labels == cluster_id)
         rated = csr_array(matrix.ratings[members])
         distinctive = standing_out(_raters(rated), len(members), city_shares, _STANDING_OUT)
-        stands_out = zip(
-            decode_ids(restaurants.take(distinctive)),
-            (_raters(rated) / len(members))[distinctive].tolist(),
-            city_shares[distinctive].tolist(),
-            strict=True,
-        )
+        shares = (_raters(rated) / len(members))[distinctive]
         documents.append(
             {
                 "cluster_id": cluster_id,
-                "recommendations": _top(scores, restaurants, top_n),
+                "recommendations": _top(scores, matrix, top_n),
                 "size": len(members),
                 "ratings": rated.nnz,
                 "mean_rating": float(rated.data.mean()) - matrix.shift,
                 "mean_distance": float(clustering.distances[members].mean()),
                 "tightness": float(np.nanmean(clustering.closeness[members])),
-                "stands_out": [
-                    {"gmap_id": gmap_id, "share": share, "city_share": city_share}
-                    for gmap_id, share, city_share in stands_out
-                ],
+                "stands_out": _entries(
+                    matrix, distinctive, share=shares, city_share=city_shares[distinctive]
+                ),
                 "run_id": run_id,
             }
         )
@@ -80,22 +54,25 @@ def _raters(ratings: csr_array) -> NDArray[np.int64]:
     return np.bincount(ratings.indices, minlength=ratings.shape[1])
 
 
-def _top(scores: NDArray[np.float64], restaurants: pa.StringArray, n: int) -> list[Document]:
+def _top(scores: NDArray[np.float64], matrix: UserMatrix, n: int) -> list[Document]:
     """Return the restaurants of the ``n`` highest scores above 0, best first."""
     best = best_items(scores, n)
-    return [
-        {"gmap_id": gmap_id, "score": score}
-        for gmap_id, score in zip(
-            decode_ids(restaurants.take(best)), scores[best].tolist(), strict=True
-        )
-    ]
+    return _entries(matrix, best, score=scores[best])
+
+
+def _entries(
+    matrix: UserMatrix, chosen: NDArray[np.int64], **figures: NDArray[np.float64]
+) -> list[Document]:
+    """Return an entry per chosen restaurant, with its figures."""
+    columns = {"gmap_id": decode_ids(matrix.restaurants.take(chosen))}
+    columns |= {name: values.tolist() for name, values in figures.items()}
+    return [dict(zip(columns, entry, strict=True)) for entry in zip(*columns.values(), strict=True)]
 
 
 def metadata_documents(
     clustering: Clustering,
     scored: ClusterScores,
     matrix: UserMatrix,
-    restaurants: pa.StringArray,
     figures: Mapping[str, Any],
     rating_bounds: tuple[float, float],
     top_n: int,
@@ -103,30 +80,21 @@ def metadata_documents(
 ) -> list[Document]:
     """Return the documents of ``Metadata`` by which a reader finds a user's cluster.
 
-    Parameters
-    ----------
-    restaurants
-        Keys of the restaurants' ids.
-    figures
-        Those of :func:`figures_of`.
-    rating_bounds
-        Lowest and highest valid rating.
-    top_n
-        Most restaurants of the fallback list.
+    ``figures`` are those of `figures_of`, and ``rating_bounds`` the lowest and the highest valid
+    rating; the fallback list holds the ``top_n`` best restaurants.
     """
-    columns = decode_ids(restaurants.take(matrix.columns))
-    low, high = rating_bounds
+    columns = decode_ids(matrix.restaurants.take(matrix.columns))
     documents: list[Document] = [
-        {"_id": COLUMNS_ID, "columns": columns},
-        {"_id": CENTROIDS_ID, "centroids": clustering.centroids.tolist()},
-        {"_id": FALLBACK_ID, "recommendations": _top(scored.fallback, restaurants, top_n)},
+        {"_id": names.COLUMNS_ID, "columns": columns},
+        {"_id": names.CENTROIDS_ID, "centroids": clustering.centroids.tolist()},
+        {"_id": names.FALLBACK_ID, "recommendations": _top(scored.fallback, matrix, top_n)},
         {
-            "_id": CHECKS_ID,
+            "_id": names.CHECKS_ID,
             "distances": distance_checks(),
-            "users": user_checks(clustering.centroids, columns, (high, low), matrix.shift),
+            "users": user_checks(clustering.centroids, columns, rating_bounds[::-1], matrix.shift),
         },
         {
-            "_id": CLUSTERS_ID,
+            "_id": names.CLUSTERS_ID,
             "distance": "cosine similarity with magnitude",
             "rating_shift": matrix.shift,
             "sizes": clustering.sizes.tolist(),
@@ -139,14 +107,13 @@ def metadata_documents(
 def figures_of(clustering: Clustering, matrix: UserMatrix) -> dict[str, Any]:
     """Return the figures of the clusters for the ledger and ``kmeans_clusters``."""
     clustered = clustering.labels >= 0
-    return {
+    figures = {
         "k": len(clustering.centroids),
         "space": clustering.space,
         "users": len(clustered),
         "users_left_out": 0,  # all users take part; the field stays for existing readers
         "users_without_overlap": int((~clustered).sum()),
         "landed": clustering.reader_agreement,
-        **({"landed_unshifted": _agreement_unshifted(clustering, matrix)} if matrix.shift else {}),
         "columns": len(matrix.columns),
         "restaurants_left_out": matrix.restaurants_left_out,
         "inertia": clustering.inertia,
@@ -157,10 +124,9 @@ def figures_of(clustering: Clustering, matrix: UserMatrix) -> dict[str, Any]:
         "smallest": int(clustering.sizes.min()),
         "largest": int(clustering.sizes.max()),
     }
-
-
-def _agreement_unshifted(clustering: Clustering, matrix: UserMatrix) -> float:
-    """Return the share of the clustered users whose cluster a reader finds without the shift."""
-    parts = (matrix.rows.data - matrix.shift, matrix.rows.indices, matrix.rows.indptr)
-    labels = clustering.assign(csr_array(parts, shape=matrix.rows.shape))
-    return float((labels == clustering.labels)[clustering.labels >= 0].mean())
+    if matrix.shift:
+        # The share of the clustered users whose cluster a reader finds without the shift.
+        parts = (matrix.rows.data - matrix.shift, matrix.rows.indices, matrix.rows.indptr)
+        labels = clustering.assign(csr_array(parts, shape=matrix.rows.shape))
+        figures["landed_unshifted"] = float((labels == clustering.labels)[clustered].mean())
+    return figures

@@ -1,8 +1,7 @@
 """Empty-cluster repair: large clusters are split until each centroid is some user's nearest.
 
 Centroids of ``recommender.clustering.spectral`` can be fewer than requested, if few users differ.
-And one can be nearest to no user, because its negative values are not published. Both happen with
-few users or many clusters.
+And one can be nearest to no user, because its negative values are not published.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dists import assign, distinct_rows
-from recommender.clustering.spectral import EmbeddingClusters
+from dists import KMeansResult, assign, distinct_rows
 
 _TRIES = 32
 _CLEAR = 1e-6
@@ -22,9 +20,7 @@ _CLEAR = 1e-6
 Floats = NDArray[np.float64]
 
 
-def repair_empty_clusters(
-    rows: csr_array, clusters: EmbeddingClusters, k: int
-) -> EmbeddingClusters:
+def repair_empty_clusters(rows: csr_array, clusters: KMeansResult, k: int) -> KMeansResult:
     """Replace empty centroids, and add centroids up to ``k``, by splitting large clusters.
 
     While no centroid is longer than any user, a user's nearest centroid is that of largest x.p. A
@@ -37,42 +33,29 @@ def repair_empty_clusters(
     the longest centroid. If there is none, the next farthest members are tried. Fewer than ``k``
     clusters result where the users are too few or too similar.
 
-    Parameters
-    ----------
-    rows
-        (n, m), the ratings of the clustered users; no row is empty.
-    clusters
-        Their clusters.
-    k
-        Number of clusters to reach.
-
-    Returns
-    -------
-    EmbeddingClusters
-        With new ``labels`` and ``closeness`` (cosine over the items) for users taken by a split.
+    The ratings, (n, m), have no empty row. Users taken by a split get new labels, and as distance
+    1 - cosine over the items.
     """
     distinct = distinct_rows(rows)
     state = _Assignment(csr_array(distinct.rows), distinct.counts, clusters.centroids)
-    while state.filled() < k and state.split():
+    while np.count_nonzero(state.sizes()) < k and state.split():
         pass
     moved = state.moved[distinct.inverse]
+    labels = np.where(moved, state.nearest[distinct.inverse], clusters.labels)
     return replace(
         clusters,
         centroids=state.centroids,
-        labels=np.where(moved, state.nearest[distinct.inverse], clusters.labels),
-        closeness=np.where(moved, state.closeness()[distinct.inverse], clusters.closeness),
+        labels=labels,
+        distances=np.where(moved, 1 - state.cosines()[distinct.inverse], clusters.distances),
+        sizes=np.bincount(labels[labels >= 0], minlength=len(state.centroids)),
     )
 
 
 class _Assignment:
     """Distinct users, their nearest centroids, and the splits made so far.
 
-    Attributes
-    ----------
-    best, nearest
-        (n,) each, the largest x.p of each user and its centroid; -1 where it is 0.
-    moved
-        bool (n,), users taken by a split.
+    ``best`` and ``nearest``, (n,) each, are the largest x.p of each user and its centroid, -1 where
+    it is 0. ``moved``, (n,), is true for users taken by a split.
     """
 
     def __init__(self, rows: csr_array, weights: Floats, centroids: Floats) -> None:
@@ -89,11 +72,7 @@ class _Assignment:
         """Return the distinct users of each centroid."""
         return np.bincount(self.nearest[self.nearest >= 0], minlength=len(self.centroids))
 
-    def filled(self) -> int:
-        """Return the number of centroids with users."""
-        return int(np.count_nonzero(self.sizes()))
-
-    def closeness(self) -> Floats:
+    def cosines(self) -> Floats:
         """Return the cosine of each user and the nearest centroid."""
         norms = np.linalg.norm(self.centroids, axis=1)[self.nearest]
         cosines = np.zeros_like(norms)
@@ -101,13 +80,13 @@ class _Assignment:
 
     def split(self) -> bool:
         """Split one cluster, preferably the largest; return false if none can be split."""
-        filled = self.filled()
+        filled = np.count_nonzero(self.sizes())
         for user in self._candidates():
             scale, taken = self._taken(user)
             # The new cluster must hold its user, and no other cluster may become empty.
             nearest = np.where(taken, -2, self.nearest)
             if taken[user] and len(np.unique(nearest[nearest != -1])) == filled + 1:
-                self._take(user, scale, taken)
+                self._add(scale * self.rows[[user]].toarray(), taken)
                 return True
         return False
 
@@ -116,11 +95,13 @@ class _Assignment:
 
         Users without a cluster come last, because few others share an item with them.
         """
-        weights = np.bincount(self.nearest + 1, weights=self.weights)[self.nearest + 1]
-        weights[self.nearest < 0] = 0
-        single = np.bincount(self.nearest + 1)[self.nearest + 1] == 1
-        order = np.lexsort((self.best / self.lengths, self.nearest, -weights))
-        return np.asarray(order[~(single & (self.nearest >= 0))[order]][:_TRIES])
+        cluster = self.nearest + 1
+        sizes = np.bincount(cluster, weights=self.weights)
+        sizes[0] = 0
+        splittable = np.bincount(cluster) > 1
+        splittable[0] = True
+        order = np.lexsort((self.best / self.lengths, cluster, -sizes[cluster]))
+        return np.asarray(order[splittable[cluster][order]][:_TRIES])
 
     def _taken(self, user: int) -> tuple[float, NDArray[np.bool_]]:
         """Return the scale a for this user and the users that it takes; none if there is no a."""
@@ -142,13 +123,12 @@ class _Assignment:
         cut = cuts[np.abs(own[cuts] - own[-1] / 2).argmin()]
         return float((steps[cut] + min(after[cut], limit)) / 2), ratio <= steps[cut]
 
-    def _take(self, user: int, scale: float, taken: NDArray[np.bool_]) -> None:
-        """Put the new centroid in the place of an empty one, or add it."""
-        centroid = scale * self.rows[[user]].toarray()
+    def _add(self, centroid: Floats, taken: NDArray[np.bool_]) -> None:
+        """Put a centroid, (1, m), in the place of an empty one, or at the end."""
         empty = np.flatnonzero(self.sizes() == 0)
         position = empty[0] if len(empty) else len(self.centroids)
-        kept = np.delete(self.centroids, empty[:1], axis=0)
-        self.centroids = np.insert(kept, position, centroid, axis=0)
+        before, after = self.centroids[:position], self.centroids[position + 1 :]
+        self.centroids = np.vstack([before, centroid, after])
         self.best = np.maximum(self.best, np.asarray(self.rows @ centroid[0]))
         self.nearest = np.where(taken, np.int32(position), self.nearest)
         self.moved |= taken

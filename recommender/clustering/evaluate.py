@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_array
 
 from dists import silhouette
 from recommender.clustering.fit import Clustering, cluster
-from recommender.clustering.scoring import lists_of, score
+from recommender.clustering.scoring import least_cost, lists_of, score
 from recommender.clustering.user_matrix import UserMatrix
 from recommender.core.settings import Settings
 from recommender.evaluation.metrics import no_quality, ranking_quality, rating_error
@@ -39,35 +37,23 @@ def evaluate_clusters(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
     A tenth of the users are test users, and a fifth of their relevant items are test items; their
     other ratings find the cluster. ``ratings`` evaluates predicted ratings on the same users, on a
     fifth of all their ratings, because an error on relevant items only would reward high guesses.
-
-    Returns
-    -------
-    dict
-        The ledger's ``metrics.clusters.held_out``.
+    The result is the ledger's ``metrics.clusters.held_out``.
     """
     test = split_users(matrix.ratings, relevant_from(matrix, settings), seed=settings.seed)
     rating_test = split_users(matrix.ratings, -np.inf, seed=settings.seed)
     train = matrix.subset(test.train_users)
     clustering = cluster(train, settings) if rating_test.relevant.nnz and train.rows.nnz else None
     return {
-        **evaluate_lists(test, train, clustering, settings),
+        **_evaluate_lists(test, train, clustering, settings),
         "ratings": _evaluate_ratings(rating_test, train, clustering),
     }
 
 
-def evaluate_lists(
+def _evaluate_lists(
     test: UserSplit, train: UserMatrix, clustering: Clustering | None, settings: Settings
 ) -> dict[str, Any]:
-    """Evaluate the lists of the clusters, and the fallback list, on test users.
-
-    Parameters
-    ----------
-    test
-        The ratings that find the cluster of each test user, and the test items.
-    train, clustering
-        The training users and their clusters; None if there are none.
-    """
-    users = test.seen.shape[0]
+    """Evaluate the lists of the clusters, and the fallback list, on test users."""
+    users, shown = test.seen.shape[0], settings.als.top_n
     if not users:
         return {"users": 0, **no_quality("no test user has two ratings with a relevant one")}
     if not clustering:
@@ -75,10 +61,11 @@ def evaluate_lists(
     scored = score(train.ratings, clustering.centroids, train.columns, train.lowest)
     lists = lists_of(scored.scores, scored.fallback, settings.clusters.top_n)
     labels = clustering.assign(test.seen[:, train.columns])
-    shown = settings.als.top_n
-    quality = ranking_quality(lists[labels], test.seen, test.relevant, shown)
-    popular = ranking_quality(lists[np.full(users, -1)], test.seen, test.relevant, shown)
-    return {"users": users, "shown": shown, **asdict(quality), "popular": asdict(popular)}
+    quality, popular = (
+        asdict(ranking_quality(lists[of_users], test.seen, test.relevant, shown))
+        for of_users in (labels, np.full(users, -1))
+    )
+    return {"users": users, "shown": shown, **quality, "popular": popular}
 
 
 def _evaluate_ratings(
@@ -109,12 +96,8 @@ def rating_means(ratings: csr_array, labels: NDArray[np.int32], k: int) -> NDArr
 
     Parameters
     ----------
-    ratings
-        (users, items), at least one.
-    labels
-        (users,), each user's cluster, 0 to k - 1; -1 for none.
-    k
-        Number of clusters.
+    ratings, labels
+        (users, items), and (users,), each user's cluster, 0 to k - 1; -1 for none.
 
     Returns
     -------
@@ -142,17 +125,9 @@ def _damped_means(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Average ratings by cell, damped towards a prior.
 
-    Parameters
-    ----------
-    cell, rating, prior
-        (n,) each: each rating's cell, and its prediction without that cell.
-    cell_prior
-        (cells,), the prediction of a further rating in each cell.
-
-    Returns
-    -------
-    means, without
-        (cells,), and (n,): the mean of each rating's cell without that rating.
+    Each rating has a cell and a prior, its prediction without that cell, (n,) each. ``cell_prior``
+    predicts a further rating in each cell, (cells,). Returns the means, (cells,), and the mean of
+    each rating's cell without that rating, (n,).
     """
     sums = np.bincount(cell, weights=rating, minlength=len(cell_prior))
     counts = np.bincount(cell, minlength=len(cell_prior))
@@ -161,12 +136,8 @@ def _damped_means(
     def without(damping: float) -> NDArray[np.float64]:
         return np.asarray((other_sums + damping * prior) / (other_counts + damping))
 
-    damping = _least(lambda value: float(((rating - without(value)) ** 2).sum()))
+    def cost(damping: float) -> float:
+        return float(((rating - without(damping)) ** 2).sum())
+
+    damping = least_cost(cost, 1 / _LARGEST_DAMPING, _LARGEST_DAMPING)
     return (sums + damping * cell_prior) / (counts + damping), without(damping)
-
-
-def _least(cost: Callable[[float], float]) -> float:
-    """Return the damping of least cost, searched by its logarithm."""
-    bounds = -np.log(_LARGEST_DAMPING), np.log(_LARGEST_DAMPING)
-    least = minimize_scalar(lambda x: cost(np.exp(x)), bounds=bounds, method="bounded")
-    return float(np.exp(least.x))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dists import distance, distances
 
+# Equal, disjoint, of other length, and zero.
 _PAIRS: list[tuple[list[float], list[float]]] = [
     ([5, 3, 0, 0], [5, 3, 0, 0]),
     ([5, 3, 0, 0], [0, 0, 2, 4]),
@@ -26,49 +27,35 @@ _CLEAR = 1e-6
 
 
 def distance_checks() -> list[dict[str, Any]]:
-    """Return pairs of vectors with their distance: equal, disjoint, of other length, and zero."""
+    """Return pairs of vectors with their distance."""
     return [{"x": x, "c": c, "distance": distance(x, c)} for x, c in _PAIRS]
 
 
 def user_checks(
-    centroids: NDArray[np.float64],
-    column_ids: Sequence[Any],
-    ratings: Sequence[float],
-    shift: float,
+    centroids: NDArray[np.float64], columns: Sequence[Any], ratings: Sequence[float], shift: float
 ) -> list[dict[str, Any]]:
     """Return synthetic users with the cluster in which a reader must find them.
 
-    Each has rated the items of largest weight in one centroid. One has rated nothing and is in no
-    cluster; neither is one whose only rating is 0, on scales from 0. Users whose two nearest
-    clusters differ by rounding only are left out.
-
-    Parameters
-    ----------
-    centroids
-        (k, columns).
-    column_ids
-        The ids of the columns.
-    ratings
-        The ratings of each user, repeated in turn.
-    shift
-        Added to each rating in a user's vector.
+    Each has rated the items of largest weight in one centroid with ``ratings``, to which a reader
+    adds the shift. One has rated nothing and is in no cluster; neither is one whose only rating is
+    0, on scales from 0. Users whose two nearest clusters differ by rounding only are left out.
     """
     checks: list[dict[str, Any]] = [{"ratings": [], "cluster_id": None, "distance": 1.0}]
     if not shift and 0 in ratings:
-        rated_0 = [{"gmap_id": column_ids[0], "rating": 0.0}]
+        rated_0 = [{"gmap_id": columns[0], "rating": 0.0}]
         checks.append({"ratings": rated_0, "cluster_id": None, "distance": 1.0})
     for centroid in centroids[:_CLUSTERS]:
         items = np.argsort(-centroid, kind="stable")[:_ITEMS]
         values = np.resize(np.asarray(ratings, dtype=np.float64), len(items))
-        user = np.zeros((1, len(column_ids)))
+        user = np.zeros((1, len(columns)))
         user[0, items] = values + shift
         to_centroids = distances(user, centroids)[0]
-        nearest, *next_ones = np.sort(to_centroids)[:2]
-        if nearest < 1 - _CLEAR and (not next_ones or next_ones[0] - nearest > _CLEAR):
+        nearest, second = np.sort(np.append(to_centroids, np.inf))[:2].tolist()
+        if nearest < 1 - _CLEAR and second - nearest > _CLEAR:
             rated = [
-                {"gmap_id": column_ids[item], "rating": rating}
-                for item, rating in zip(items.tolist(), values.tolist(), strict=True)
+                {"gmap_id": columns[item], "rating": float(rating)}
+                for item, rating in zip(items, values, strict=True)
             ]
             cluster_id = int(to_centroids.argmin())
-            checks.append({"ratings": rated, "cluster_id": cluster_id, "distance": float(nearest)})
+            checks.append({"ratings": rated, "cluster_id": cluster_id, "distance": nearest})
     return checks

@@ -9,17 +9,17 @@ items, to compare raw ratings with by the distance of ``dists``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 
-from dists import distinct_rows
+from dists import KMeansResult, distinct_rows
 from recommender.clustering.spherical_kmeans import spherical_kmeans
 
-_Operator: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+Floats: TypeAlias = NDArray[np.float64]
 
 DIMENSIONS = 48
 _USER_POWER = 0.5
@@ -30,34 +30,54 @@ _NOISE = 1e-9
 _ROUNDING = 1e-9
 
 
-@dataclass(frozen=True, eq=False)
-class EmbeddingClusters:
-    """Clusters of users in the embedding.
+def embedding_clusters(
+    rows: csr_array, k: int, *, shortest: float, seed: int, dimensions: int = DIMENSIONS
+) -> KMeansResult | None:
+    """Cluster users in the spectral embedding of their ratings, into at most k clusters.
 
-    Attributes
+    Parameters
     ----------
-    centroids
-        float64 (k, m), non-negative, over the items; k can be lower than requested.
-    labels
-        int32 (n,), each user's cluster in the embedding; -1 for a user without embedded items.
-    closeness
-        float64 (n,), cosine of user and centroid in the embedding; NaN for label -1.
-    inertia, history, iterations, converged
-        As in ``dists.KMeansResult``, in the embedding.
+    rows
+        (n, m), ratings, positive, 0 where unrated; no row is empty.
+    shortest, dimensions
+        As in `published_centroids` and `spectral_embedding`.
+
+    Returns
+    -------
+    KMeansResult or None
+        The centroids are over the items; all else is of the embedding, with distance 1 - cosine: a
+        user without embedded items has label -1 and distance NaN. None if no user has rated two
+        items.
     """
+    # Users are compared by direction: normalise their rows, then collapse equal ones.
+    lengths = np.sqrt(np.asarray(rows.power(2).sum(axis=1)).ravel())
+    distinct = distinct_rows(csr_array(diags_array(1 / lengths) @ rows))
+    items = spectral_embedding(
+        csr_array(distinct.rows), weights=distinct.counts, dimensions=dimensions, seed=seed
+    )
+    if not items.any():
+        return None
+    # Embed the users, and cluster those who have an embedded item.
+    users = np.asarray(distinct.rows @ items)
+    lengths = np.linalg.norm(users, axis=1)
+    embedded = np.flatnonzero(lengths > _NOISE * lengths.max())
+    clusters = spherical_kmeans(
+        users[embedded] / lengths[embedded, None], k, distinct.counts[embedded], seed=seed
+    )
+    # Give each original row the label of its distinct row.
+    labels, distances = np.full(len(users), -1, dtype=np.int32), np.full(len(users), np.nan)
+    labels[embedded], distances[embedded] = clusters.labels, clusters.distances
+    labels = labels[distinct.inverse]
+    return replace(
+        clusters,
+        centroids=published_centroids(clusters.centroids, items, shortest),
+        labels=labels,
+        distances=distances[distinct.inverse],
+        sizes=np.bincount(labels[labels >= 0]),
+    )
 
-    centroids: NDArray[np.float64]
-    labels: NDArray[np.int32]
-    closeness: NDArray[np.float64]
-    inertia: float
-    history: tuple[float, ...]
-    iterations: int
-    converged: bool
 
-
-def spectral_embedding(
-    rows: csr_array, *, weights: NDArray[np.float64], dimensions: int, seed: int
-) -> NDArray[np.float64] | None:
+def spectral_embedding(rows: csr_array, *, weights: Floats, dimensions: int, seed: int) -> Floats:
     """Embed the items by their co-ratings.
 
     With n_u the number of items that user u has rated, the graph is A_ij = sum over the users of
@@ -70,35 +90,29 @@ def spectral_embedding(
 
     Parameters
     ----------
-    rows
-        (n, m), non-zero where rated; the values are not used.
-    weights
-        (n,), how many users each row stands for.
+    rows, weights
+        (n, m), non-zero where rated, and (n,), how many users each row stands for.
     dimensions
         Most eigenvectors; at most m are computed.
-    seed
-        Of the start of the iteration.
 
     Returns
     -------
-    float64 (m, dimensions) or None
-        0 for an item without co-ratings. None if no user has rated two items.
+    float64 (m, dimensions)
+        0 for an item without co-ratings.
     """
-    if (np.diff(rows.indptr) < 2).all():
-        return None
     scale, scaled_graph = _graph(rows, weights)
     values, vectors = _leading(scaled_graph, len(scale), dimensions, seed)
     if not values.max() > 0:
-        return None
+        return np.zeros(vectors.shape)
     relative = np.maximum(values, 0) / values.max()
-    items: NDArray[np.float64] = scale[:, None] * vectors * relative**_EIGENVALUE_POWER
+    items: Floats = scale[:, None] * vectors * relative**_EIGENVALUE_POWER
     # An item outside the computed dimensions has rounding errors only.
     lengths = np.linalg.norm(items, axis=1)
     items[lengths <= _NOISE * lengths.max()] = 0
     return items
 
 
-def _graph(rows: csr_array, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], _Operator]:
+def _graph(rows: csr_array, weights: Floats) -> tuple[Floats, Callable[[Floats], Floats]]:
     """Return D^-1/4 of `spectral_embedding` and the product with D^-1/4 A D^-1/4."""
     # Users of one item add nothing to A.
     lengths = np.diff(rows.indptr)
@@ -113,7 +127,7 @@ def _graph(rows: csr_array, weights: NDArray[np.float64]) -> tuple[NDArray[np.fl
     scale = np.zeros(len(degree))
     scale[degree > 0] = degree[degree > 0] ** -_ITEM_POWER
 
-    def times(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    def times(vectors: Floats) -> Floats:
         scaled = scale[:, None] * vectors
         product = transposed @ (weighted @ scaled) - diagonal[:, None] * scaled
         return np.asarray(scale[:, None] * product)
@@ -122,8 +136,8 @@ def _graph(rows: csr_array, weights: NDArray[np.float64]) -> tuple[NDArray[np.fl
 
 
 def _leading(
-    times: _Operator, size: int, dimensions: int, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    times: Callable[[Floats], Floats], size: int, dimensions: int, seed: int
+) -> tuple[Floats, Floats]:
     """Return the largest eigenvalues of a symmetric operator and their vectors."""
     # Oversample: iterate on a wider subspace than requested.
     dimensions = min(dimensions, size)
@@ -139,82 +153,17 @@ def _leading(
     return values[largest], basis @ vectors[:, largest]
 
 
-def published_centroids(
-    centroids: NDArray[np.float64], items: NDArray[np.float64], shortest: float
-) -> NDArray[np.float64]:
-    """Turn centroids of the embedding into centroids over the items.
+def published_centroids(centroids: Floats, items: Floats, shortest: float) -> Floats:
+    """Turn unit centroids (k, d) of the embedding ``items``, (m, d), into centroids (k, m).
 
     A user x lies at x W, nearest to the centroid c of largest (x W).c = x.(W c): a reader needs
     p = W c. Negative values are set to 0, as the distance requires. All p are scaled by one factor
-    that makes none longer than the shortest user: then max(|x|^2, |p|^2) = |x|^2, the distance is
-    1 - x.p / |x|^2, and the nearest centroid is that of largest x.p.
-
-    Parameters
-    ----------
-    centroids
-        (k, d), unit centroids in the embedding.
-    items
-        (m, d), the embedding W.
-    shortest
-        Length of the shortest possible user vector, above 0.
-
-    Returns
-    -------
-    float64 (k, m)
+    that makes none longer than ``shortest``, the length of the shortest possible user: then
+    max(|x|^2, |p|^2) = |x|^2, the distance is 1 - x.p / |x|^2, and the nearest centroid is that of
+    largest x.p.
     """
     over_items = np.maximum(centroids @ items.T, 0)
     longest = np.linalg.norm(over_items, axis=1).max()
     if not longest > 0:
         return over_items
     return np.asarray(over_items * ((1 - _ROUNDING) * shortest / longest))
-
-
-def embedding_clusters(
-    rows: csr_array, k: int, *, shortest: float, seed: int, dimensions: int = DIMENSIONS
-) -> EmbeddingClusters | None:
-    """Cluster users in the spectral embedding of their ratings.
-
-    Parameters
-    ----------
-    rows
-        (n, m), ratings, positive, 0 where unrated; no row is empty.
-    k
-        Most clusters.
-    shortest, dimensions
-        As in `published_centroids` and `spectral_embedding`.
-    seed
-        Of the embedding and of the K-Means.
-
-    Returns
-    -------
-    EmbeddingClusters or None
-        None where there is no embedding, because no user has rated two items.
-    """
-    # Users are compared by direction: normalise their rows, then collapse equal ones.
-    lengths = np.sqrt(np.asarray(rows.power(2).sum(axis=1)).ravel())
-    distinct = distinct_rows(csr_array(diags_array(1 / lengths) @ rows))
-    items = spectral_embedding(
-        csr_array(distinct.rows), weights=distinct.counts, dimensions=dimensions, seed=seed
-    )
-    if items is None or not items.any():
-        return None
-    # Embed the users, and cluster those who have an embedded item.
-    users = np.asarray(distinct.rows @ items)
-    lengths = np.linalg.norm(users, axis=1)
-    embedded = np.flatnonzero(lengths > _NOISE * lengths.max())
-    clusters = spherical_kmeans(
-        users[embedded] / lengths[embedded, None], k, weights=distinct.counts[embedded], seed=seed
-    )
-    # Give each original row the label of its distinct row.
-    labels = np.full(len(users), -1, dtype=np.int32)
-    closeness = np.full(len(users), np.nan)
-    labels[embedded], closeness[embedded] = clusters.labels, 1 - clusters.distances
-    return EmbeddingClusters(
-        centroids=published_centroids(clusters.centroids, items, shortest),
-        labels=labels[distinct.inverse],
-        closeness=closeness[distinct.inverse],
-        inertia=clusters.inertia,
-        history=clusters.history,
-        iterations=clusters.iterations,
-        converged=clusters.converged,
-    )

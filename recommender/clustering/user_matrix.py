@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
@@ -24,20 +25,20 @@ class UserMatrix:
 
     Attributes
     ----------
-    ratings
-        (users, restaurants), each rating plus ``shift``. A rating of 0 is stored.
-    rows
-        (users, columns), the same over the columns. A rating of 0 is not stored, because a reader
-        cannot distinguish it from unrated; rows can be empty.
-    columns
-        int64 (columns,), the restaurants of the columns, the most rated first.
-    shift
-        Added to each rating by the training and by every reader; above 0 on scales below 0.
-    lowest
-        The lowest valid rating plus ``shift``.
+    ratings, restaurants
+        (users, restaurants), each rating plus ``shift``; and the keys of the restaurants' ids. A
+        rating of 0 is stored.
+    rows, columns
+        (users, columns), the same over the columns; and (columns,), the restaurants of these, the
+        most rated first. A rating of 0 is not stored, because a reader cannot distinguish it from
+        unrated; rows can be empty.
+    shift, lowest
+        Added to each rating by the training and by every reader, above 0 on scales below 0; and the
+        lowest valid rating with it.
     """
 
     ratings: csr_array
+    restaurants: pa.StringArray
     rows: csr_array
     columns: NDArray[np.int64]
     shift: float
@@ -50,8 +51,7 @@ class UserMatrix:
 
     def subset(self, users: NDArray[np.int64]) -> UserMatrix:
         """Return the matrix of some of the users."""
-        ratings, rows = csr_array(self.ratings[users]), csr_array(self.rows[users])
-        return replace(self, ratings=ratings, rows=rows)
+        return replace(self, ratings=self.ratings[users], rows=self.rows[users])
 
 
 def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
@@ -62,7 +62,11 @@ def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
     DataError
         If no rating above 0 is left.
     """
-    columns = _columns(ratings, settings.clusters.k)
+    # Order the restaurants by ratings, and take those that fit.
+    counts = np.bincount(ratings.restaurant, minlength=len(ratings.restaurants))
+    order = np.argsort(-counts, kind="stable")
+    ids = decode_ids(ratings.restaurants.take(order))
+    columns = order[: columns_that_fit(min(settings.clusters.k, len(ratings.users)), ids)]
     shift = reader_shift(settings.reviews.rating_min)
     all_ratings = ratings.matrix(shift)
     rows = csr_array(all_ratings[:, columns])
@@ -74,7 +78,8 @@ def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
             f"{len(ratings.restaurants):,} restaurants fit the published documents, and all their "
             "ratings are 0, like unrated ones; check RATING_MIN, RATING_MAX and CLUSTERS_K"
         )
-    matrix = UserMatrix(all_ratings, rows, columns, shift, settings.reviews.rating_min + shift)
+    lowest = settings.reviews.rating_min + shift
+    matrix = UserMatrix(all_ratings, ratings.restaurants, rows, columns, shift, lowest)
     if matrix.restaurants_left_out:
         log.warning(
             "%d restaurants, the least rated, are left out of the centroids: they would exceed "
@@ -84,10 +89,3 @@ def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
     if empty := int((np.diff(rows.indptr) == 0).sum()):
         log.info("%d users have no rating above 0 in the columns and are in no cluster", empty)
     return matrix
-
-
-def _columns(ratings: Ratings, k: int) -> NDArray[np.int64]:
-    counts = np.bincount(ratings.restaurant, minlength=len(ratings.restaurants))
-    order = np.argsort(-counts, kind="stable")
-    ids = decode_ids(ratings.restaurants.take(order))
-    return order[: columns_that_fit(min(k, len(ratings.users)), ids)]

@@ -19,7 +19,7 @@ from recommender.runs.run import TrainingRun
 
 # Runs are compared only if they agree on these settings; their RMSE only on the objective, too.
 _SAME = ("rating_min", "rating_max", "reviews_rating_field")
-_WRITTEN_BY_A_RUN: Document = {"run_id": {"$type": "string"}}
+WRITTEN_BY_A_RUN: Document = {"run_id": {"$type": "string"}}
 _WITH_A_LIST: Document = {"recommendations.0": {"$exists": True}}
 # Two RMSEs of the same model differ by more than this in one of twenty cases.
 _STANDARD_ERRORS = 2
@@ -59,12 +59,12 @@ def check_recommendations(run: TrainingRun, stage: str) -> None:
     Raise ModelRejectedError if the users are too few or the RMSE is too high, and the gate is on.
     """
     with mongo_errors("comparing with the recommendations that are live"):
-        live = run.db[RECOMMENDATIONS].find_one(_WRITTEN_BY_A_RUN, {"run_id": 1})
+        live = run.db[RECOMMENDATIONS].find_one(WRITTEN_BY_A_RUN, {"run_id": 1})
         if live is None:
             log.info("no training has published Recommendations yet: the gate compares nothing")
             return
         users = run.db[stage].count_documents(_WITH_A_LIST)
-        live_users = run.db[RECOMMENDATIONS].count_documents({**_WRITTEN_BY_A_RUN, **_WITH_A_LIST})
+        live_users = run.db[RECOMMENDATIONS].count_documents({**WRITTEN_BY_A_RUN, **_WITH_A_LIST})
         ours, theirs = (Ledger(run.db).get(each) or {} for each in (run.run_id, live["run_id"]))
     reasons = [
         *_too_few("recommendations", users, live_users, run.settings),

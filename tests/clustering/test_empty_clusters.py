@@ -7,9 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dists import assign, distinct_rows
+from dists import KMeansResult, assign, distinct_rows
 from recommender.clustering.empty_clusters import repair_empty_clusters
-from recommender.clustering.spectral import EmbeddingClusters
 
 
 def users(seed: int, n: int = 200, items: int = 25) -> csr_array:
@@ -23,20 +22,20 @@ def labels_of(rows: csr_array, centroids: NDArray[np.float64]) -> NDArray[np.int
     return np.where(distances < 1, labels, np.int32(-1))
 
 
-def short_centroids(seed: int, k: int, items: int = 25) -> EmbeddingClusters:
+def clusters_of(
+    centroids: NDArray[np.float64], labels: NDArray[np.int32], distance: float
+) -> KMeansResult:
+    sizes = np.bincount(labels[labels >= 0], minlength=len(centroids))
+    return KMeansResult(centroids, labels, np.full(len(labels), distance), sizes, 1.0)
+
+
+def trained(seed: int, rows: csr_array, k: int) -> KMeansResult:
     """Clusters whose centroids are no longer than a user, the last of which is empty."""
-    rng = np.random.default_rng(seed)
-    centroids = rng.random((k, items)) * (rng.random((k, items)) < 0.6)
+    rng, shape = np.random.default_rng(seed), (k, rows.shape[1])
+    centroids = rng.random(shape) * (rng.random(shape) < 0.6)
     centroids /= np.linalg.norm(centroids, axis=1).max() * (1 + 1e-9)
     centroids[-1] = 0
-    none = np.empty(0)
-    return EmbeddingClusters(centroids, none.astype(np.int32), none, 1.0, (), 0, True)
-
-
-def trained(seed: int, rows: csr_array, k: int) -> EmbeddingClusters:
-    centroids = short_centroids(seed, k).centroids
-    labels = labels_of(rows, centroids)
-    return EmbeddingClusters(centroids, labels, np.full(len(labels), np.nan), 1.0, (), 0, True)
+    return clusters_of(centroids, labels_of(rows, centroids), np.nan)
 
 
 @pytest.mark.parametrize("k", [3, 12, 60])
@@ -50,13 +49,14 @@ def test_a_reader_finds_users_in_every_cluster(seed: int, k: int) -> None:
     assert (np.bincount(labels[labels >= 0], minlength=k) > 0).all()
     assert (after.labels == labels).all()
     assert np.linalg.norm(after.centroids, axis=1).max() <= 1
-    moved = ~np.isnan(after.closeness)
+    assert after.sizes.tolist() == np.bincount(labels[labels >= 0]).tolist()
+    moved = ~np.isnan(after.distances)
     assert (after.centroids[:2] == before.centroids[:2]).all()
     assert (before.labels == after.labels)[~moved].all()
     dense, units = rows.toarray(), after.centroids[labels]
     cosines = (dense * units).sum(axis=1) / np.linalg.norm(dense, axis=1)
     cosines /= np.linalg.norm(units, axis=1)
-    assert after.closeness[moved] == pytest.approx(cosines[moved])
+    assert 1 - after.distances[moved] == pytest.approx(cosines[moved])
 
 
 def test_the_largest_cluster_is_halved() -> None:
@@ -89,9 +89,7 @@ def test_the_order_of_users_is_immaterial() -> None:
 
 def test_users_of_one_direction_stay_together() -> None:
     rows = csr_array(np.outer(np.arange(1, 9), [3.0, 4, 0]))
-    before = EmbeddingClusters(
-        np.array([[0.1, 0.1, 0]]), np.zeros(8, np.int32), np.ones(8), 1, (), 0, True
-    )
+    before = clusters_of(np.array([[0.1, 0.1, 0]]), np.zeros(8, np.int32), 0)
     assert len(distinct_rows(rows).counts) == 8
     assert repair_empty_clusters(rows, before, 3).centroids.tolist() == before.centroids.tolist()
 
@@ -103,7 +101,7 @@ def test_users_without_a_cluster_get_the_last_ones() -> None:
     centroids = np.full((1, 13), 0.1)
     centroids[:, 4:] = 0
     labels = np.repeat(np.array([-1, 0], np.int32), [9, 3])
-    before = EmbeddingClusters(centroids, labels, np.ones(12), 1, (), 0, True)
+    before = clusters_of(centroids, labels, 0)
     for k in (3, 5, 12):
         after = repair_empty_clusters(rows, before, k)
         assert (after.labels[:9] >= 0).sum() == k - 3

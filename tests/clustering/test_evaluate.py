@@ -32,6 +32,8 @@ def test_test_users_are_served_better_than_by_one_list_for_all() -> None:
     quality = evaluate_clusters(user_matrix(ratings, settings), settings)
     assert quality["users"] > 20
     assert quality["shown"] == 13
+    assert 0 < quality["ndcg_error"] < 0.1
+    assert quality["popular"]["ndcg_error"] > 0
     assert quality["ndcg"] > quality["popular"]["ndcg"] > 0
     assert quality["coverage"] > quality["popular"]["coverage"]
     assert quality == evaluate_clusters(user_matrix(ratings, settings), settings)
@@ -45,16 +47,16 @@ def test_predicted_ratings_are_evaluated_on_ratings_of_any_value() -> None:
     train = matrix.subset(test.train_users)
     clustering = cluster(train, settings)
     means = rating_means(train.ratings, clustering.labels, 4)
-    errors, guesses = [], []
-    for seen, hidden in zip(test.seen.toarray(), test.relevant.toarray(), strict=True):
-        far = [distance(seen[matrix.columns], centroid) for centroid in clustering.centroids]
-        label = int(np.argmin(far)) if min(far) < 1 else -1
-        errors += [hidden[i] - means[label, i] for i in np.flatnonzero(hidden)]
-        guesses += [hidden[i] - train.ratings.data.mean() for i in np.flatnonzero(hidden)]
+    errors, errors_of_mean = [], []
+    for seen, unseen in zip(test.seen.toarray(), test.relevant.toarray(), strict=True):
+        distances = [distance(seen[matrix.columns], centroid) for centroid in clustering.centroids]
+        label = int(np.argmin(distances)) if min(distances) < 1 else -1
+        errors += [unseen[i] - means[label, i] for i in np.flatnonzero(unseen)]
+        errors_of_mean += [unseen[i] - train.ratings.data.mean() for i in np.flatnonzero(unseen)]
     assert test.relevant.data.min() < 4
     assert (quality["rows"], quality["cold"]) == (len(errors), 0)
     assert quality["rmse"] == pytest.approx(np.sqrt(np.mean(np.square(errors))))
-    assert quality["mean_rmse"] == pytest.approx(np.sqrt(np.mean(np.square(guesses))))
+    assert quality["mean_rmse"] == pytest.approx(np.sqrt(np.mean(np.square(errors_of_mean))))
     assert max(quality["rmse"], quality["city_rmse"]) < quality["mean_rmse"]
     assert quality["rmse"] != quality["city_rmse"]
 
@@ -63,7 +65,7 @@ def test_without_a_second_rating_there_is_a_reason_instead_of_figures() -> None:
     settings = load_settings()
     matrix = user_matrix(ratings_of(DEGENERATE["one rating each"]), settings)
     quality = evaluate_clusters(matrix, settings)
-    assert [quality[field.name] for field in fields(RankingQuality)] == [None] * 6
+    assert [quality[field.name] for field in fields(RankingQuality)] == [None] * 7
     assert quality["reason"]
     assert quality["ratings"]["rmse"] is quality["ratings"]["city_rmse"] is None
     assert quality["ratings"]["reason"]
@@ -90,9 +92,9 @@ def test_test_users_do_not_take_part_in_the_training(monkeypatch: pytest.MonkeyP
     evaluate_clusters(matrix, settings)
     (train,) = trained_on
     users = matrix.rows.shape[0]
-    kept = split_users(matrix.ratings, 0, seed=settings.seed).train_users
-    assert train.rows.shape[0] == train.ratings.shape[0] == len(kept) == users - users // 10
-    assert (train.rows.toarray() == matrix.rows[kept].toarray()).all()
+    expected = split_users(matrix.ratings, 0, seed=settings.seed).train_users
+    assert train.rows.shape[0] == train.ratings.shape[0] == len(expected) == users - users // 10
+    assert (train.rows.toarray() == matrix.rows[expected].toarray()).all()
 
 
 def test_on_a_scale_from_zero_test_users_are_assigned_by_raw_ratings(
@@ -162,11 +164,11 @@ def slow_means(rows: csr_array, labels: list[int], k: int) -> NDArray[np.float64
 
 
 def opinionated(seed: int) -> tuple[csr_array, NDArray[np.int32]]:
-    """Two clusters that like different items, and some users without one."""
+    """Two clusters that rate different items highly, and some users without one."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(-1, 2, 60).astype(np.int32)
-    liked = np.where(labels[:, None] == np.arange(10) % 2, 4.5, 1.5)
-    ratings = np.clip(np.round(liked + 0.7 * rng.normal(size=(60, 10))), 1, 5)
+    means = np.where(labels[:, None] == np.arange(10) % 2, 4.5, 1.5)
+    ratings = np.clip(np.round(means + 0.7 * rng.normal(size=(60, 10))), 1, 5)
     return csr_array(ratings * (rng.random((60, 10)) < 0.3)), labels
 
 

@@ -9,11 +9,10 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from dists import distance, distances
+from dists import KMeansResult, distance, distances
 from recommender.clustering.evaluate import evaluate_clusters
 from recommender.clustering.fit import Clustering, as_read, cluster
 from recommender.clustering.scoring import score
-from recommender.clustering.spectral import EmbeddingClusters
 from recommender.clustering.user_matrix import UserMatrix, user_matrix
 from recommender.core.settings import Settings, load_settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
@@ -197,11 +196,10 @@ def test_clusters_that_no_reader_finds_are_dropped() -> None:
         ratings_of([("u", "a", 2), ("v", "b", 2), ("w", "c", 2)]), load_settings()
     ).rows
     centroids = np.array([[1.0, 0, 0], [0, 0, 0], [0, 1, 0]])
-    closeness = np.array([1, 1, np.nan])
-    trained = EmbeddingClusters(
-        centroids, np.array([0, 2, 1], np.int32), closeness, 0.5, (), 0, True
-    )
-    clustering = as_read(rows, trained, closeness, "tastes")
+    labels, gaps = np.array([0, 2, 1], np.int32), np.array([0, 0.5, np.nan])
+    trained = KMeansResult(centroids, labels, gaps, np.ones(3, np.intp), 0.5)
+    clustering = as_read(rows, trained, "tastes")
+    assert clustering.closeness == pytest.approx([1, 0.5, np.nan], nan_ok=True)
     assert clustering.labels.tolist() == [0, 1, -1]
     assert clustering.sizes.tolist() == [1, 1]
     assert clustering.centroids.tolist() == [[1, 0, 0], [0, 1, 0]]

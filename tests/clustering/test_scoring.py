@@ -15,7 +15,7 @@ from recommender.clustering import scoring
 from recommender.clustering.scoring import (
     best_items,
     clusters_without,
-    leave_one_out_scores,
+    lists_of,
     prior_weight,
     score,
     standing_out,
@@ -40,31 +40,33 @@ def slowly_without(rows: csr_array, centres: NDArray[np.float64]) -> list[int]:
         for item in rows.indices[start:stop]:
             rest = row.copy()
             rest[item] = 0
-            far = [distance(rest[COLUMNS], centroid) for centroid in centres]
-            labels.append(int(np.argmin(far)) if min(far) < 1 else -1)
+            distances = [distance(rest[COLUMNS], centroid) for centroid in centres]
+            labels.append(int(np.argmin(distances)) if min(distances) < 1 else -1)
     return labels
 
 
-@pytest.mark.parametrize("scale", [0.1, 8.0])
-def test_a_rating_counts_where_the_other_ratings_are(
-    scale: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rating_counts_where_the_other_ratings_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "_BLOCK_RATINGS", 7)
-    for seed in range(2):
+    for seed, scale in ((0, 0.1), (1, 0.1), (0, 8.0), (1, 8.0)):
         rows, centres = ratings(seed), centroids(seed, scale)
         labels = clusters_without(rows, centres, COLUMNS)
         assert labels.tolist() == slowly_without(rows, centres)
         assert -1 in labels
 
 
-def test_scores_are_damped_means_of_the_ratings_that_count() -> None:
-    rows, centres = ratings(5), centroids(5, 0.1)
-    scored = score(rows, centres, COLUMNS, lowest=1)
+@pytest.mark.parametrize("lowest", [1, 0])
+def test_scores_are_damped_means_of_the_ratings_that_count(lowest: int) -> None:
+    values, centres = ratings(5), centroids(5, 0.1)
+    # On a scale from 0, a rating of 0 counts as 1.
+    parts = (values.data - (lowest == 0), values.indices, values.indptr)
+    rows = csr_array(parts, shape=values.shape)
+    scored = score(rows, centres, COLUMNS, lowest)
     labels, sums, sizes = slowly_without(rows, centres), np.zeros((4, 11)), np.zeros(4)
+    assert clusters_without(rows, centres, COLUMNS).tolist() == labels
     prior, following, city = np.zeros(11), 0, np.zeros(11)
     counts = np.zeros((4, 11), dtype=np.int64)
     at = 0
-    for row in rows.toarray():
+    for row in values.toarray():
         for item in np.flatnonzero(row):
             city[item] += row[item]
             if (row > 0).sum() >= 2:
@@ -78,21 +80,9 @@ def test_scores_are_damped_means_of_the_ratings_that_count() -> None:
     weight = prior_weight(counts)
     expected = (sums + weight * prior / following) / (sizes + weight)[:, None]
     assert scored.scores == pytest.approx(expected, rel=1e-6, abs=1e-8)
-    raters, mean = np.count_nonzero(rows.toarray(), axis=0), city.sum() / at
+    raters, mean = np.count_nonzero(values.toarray(), axis=0), city.sum() / at
     assert scored.fallback == pytest.approx(raters / at * (city + 10 * mean) / (raters + 10))
     assert scored.shrinkage == weight
-
-
-def test_where_the_scale_starts_at_zero_a_rating_of_zero_counts() -> None:
-    values = ratings(2)
-    from_zero = csr_array((values.data - 1, values.indices, values.indptr), shape=values.shape)
-    centres = centroids(2, 0.1)
-    labels = clusters_without(from_zero, centres, COLUMNS)
-    assert labels.tolist() == slowly_without(from_zero, centres)
-    scored = score(from_zero, centres, COLUMNS, lowest=0)
-    expected = leave_one_out_scores(values, labels, len(centres))
-    assert (scored.scores == expected.scores).all()
-    assert (scored.fallback == expected.fallback).all()
 
 
 def test_without_a_second_rating_every_cluster_has_the_fallback_list() -> None:
@@ -123,8 +113,10 @@ def test_without_counts_the_weight_is_one() -> None:
 
 
 def test_the_best_items_are_positive_and_ties_go_by_position() -> None:
-    assert best_items(np.array([0.0, 2, 3, 2, -1]), 4).tolist() == [2, 1, 3]
-    assert best_items(np.array([0.0, 2, 3, 2, -1]), 1).tolist() == [2]
+    one, other = np.array([0.0, 2, 3, 2, -1]), np.arange(5.0)
+    assert best_items(one, 4).tolist() == [2, 1, 3]
+    assert best_items(one, 1).tolist() == [2]
+    assert lists_of(one[None], other, 4).tolist() == [[2, 1, 3, -1], [4, 3, 2, 1]]
 
 
 def test_distinctive_items_have_twice_the_share_of_all_users() -> None:

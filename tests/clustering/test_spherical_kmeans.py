@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 import dists
-from recommender.clustering.spherical_kmeans import _UnitVectors, spherical_kmeans
+from recommender.clustering import spherical_kmeans as module
+from recommender.clustering.spherical_kmeans import spherical_kmeans
 
 
 def unit_vectors(n: int, d: int, seed: int) -> NDArray[np.float64]:
@@ -19,7 +20,7 @@ def unit_vectors(n: int, d: int, seed: int) -> NDArray[np.float64]:
 def test_spherical_inertia_never_rises_and_the_labels_are_of_the_centroids(seed: int) -> None:
     rows = unit_vectors(400, 6, seed)
     weights = np.random.default_rng(seed).integers(1, 9, 400).astype(float)
-    clusters = spherical_kmeans(rows, 12, weights=weights, seed=seed, tolerance=0)
+    clusters = spherical_kmeans(rows, 12, weights, seed=seed, tolerance=0)
     assert np.diff(clusters.history).max() <= 1e-9
     assert clusters.converged
     gaps = 1 - rows @ clusters.centroids.T
@@ -33,7 +34,7 @@ def test_spherical_inertia_never_rises_and_the_labels_are_of_the_centroids(seed:
 
 def test_spherical_centroids_are_the_best_of_their_members() -> None:
     rows, rng = unit_vectors(50, 4, 0), np.random.default_rng(1)
-    clusters = spherical_kmeans(rows, 3, tolerance=0)
+    clusters = spherical_kmeans(rows, 3, np.ones(50), tolerance=0)
     for cluster, centroid in enumerate(clusters.centroids):
         members = rows[clusters.labels == cluster]
         best = (1 - members @ centroid).sum()
@@ -44,8 +45,9 @@ def test_spherical_centroids_are_the_best_of_their_members() -> None:
 def test_spherical_weights_are_repetitions() -> None:
     rows = unit_vectors(30, 3, 2)
     counts = np.arange(1, 31)
-    one = spherical_kmeans(rows, 1, weights=counts.astype(float), tolerance=0)
-    repeated = spherical_kmeans(np.repeat(rows, counts, axis=0), 1, tolerance=0)
+    one = spherical_kmeans(rows, 1, counts.astype(float), tolerance=0)
+    rows = np.repeat(rows, counts, axis=0)
+    repeated = spherical_kmeans(rows, 1, np.ones(len(rows)), tolerance=0)
     assert one.inertia == pytest.approx(repeated.inertia)
     assert one.centroids == pytest.approx(repeated.centroids)
 
@@ -53,26 +55,28 @@ def test_spherical_weights_are_repetitions() -> None:
 def test_spherical_clusters_are_no_more_than_distinct_rows() -> None:
     rows = np.repeat(np.eye(3), 4, axis=0)
     for k in (3, 4, 9):
-        clusters = spherical_kmeans(rows, k)
+        clusters = spherical_kmeans(rows, k, np.ones(len(rows)))
         assert clusters.sizes.tolist() == [4, 4, 4]
         assert clusters.inertia == 0
 
 
 def test_empty_spherical_clusters_are_filled_or_dropped() -> None:
     rows = np.eye(3)[[0, 0, 1, 2]]
-    state = dists._settled(_UnitVectors(rows, np.ones(4)), np.eye(3)[[0, 0, 0]])
+    functions = module._distances, module._nearest, module._update
+    state = dists._settled(dists.Space(rows, np.ones(4), *functions), np.eye(3)[[0, 0, 0]])
     assert sorted(state.labels.tolist()) == [0, 0, 1, 2]
-    state = dists._settled(_UnitVectors(rows[:2], np.ones(2)), np.eye(3)[[1, 0]])
+    state = dists._settled(dists.Space(rows[:2], np.ones(2), *functions), np.eye(3)[[1, 0]])
     assert state.centroids.tolist() == [[1, 0, 0]]
     assert state.labels.tolist() == [0, 0]
 
 
+def test_the_distance_of_opposite_vectors_is_two_and_a_zero_sum_moves_no_centroid() -> None:
+    clusters = spherical_kmeans(np.array([[1.0, 0], [-1, 0]]), 1, np.ones(2))
+    assert sorted(clusters.distances) == [0, 2]
+    assert np.abs(clusters.centroids).tolist() == [[1, 0]]
+
+
 def test_spherical_kmeans_rejects_invalid_arguments() -> None:
-    for rows, k in (
-        (np.eye(2), 0),
-        (np.ones((2, 2)), 1),
-        (np.zeros((1, 2)), 1),
-        (np.eye(2)[:0], 1),
-    ):
+    for rows, k in ((np.eye(2), 0), (np.ones((2, 2)), 1), (np.eye(2)[:0], 1)):
         with pytest.raises(ValueError, match="expected at least"):
-            spherical_kmeans(rows, k)
+            spherical_kmeans(rows, k, np.ones(len(rows)))

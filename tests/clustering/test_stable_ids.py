@@ -5,26 +5,21 @@ from __future__ import annotations
 from itertools import permutations
 
 import numpy as np
-import pytest
 
 from recommender.clustering.stable_ids import matched_ids, users_moved
 
 
-@pytest.mark.parametrize("k_before", [2, 4, 6])
-def test_no_permutation_keeps_more_users_in_their_cluster(k_before: int) -> None:
-    rng = np.random.default_rng(k_before)
-    labels = rng.integers(-1, 4, 60).astype(np.int32)
-    previous = rng.integers(-1, k_before, 60).astype(np.int32)
-    ids = matched_ids(labels, previous, 4)
-    assert sorted(ids) == [0, 1, 2, 3]
-
-    def staying(numbering: tuple[int, ...]) -> int:
-        return sum(
-            p >= 0 and label >= 0 and numbering[label] == p
-            for label, p in zip(labels, previous, strict=True)
-        )
-
-    assert staying(tuple(ids)) == max(staying(order) for order in permutations(range(4)))
+def test_no_permutation_keeps_more_users_in_their_cluster() -> None:
+    for k_before in (2, 4, 6):
+        rng = np.random.default_rng(k_before)
+        labels = rng.integers(-1, 4, 60).astype(np.int32)
+        previous = rng.integers(-1, k_before, 60).astype(np.int32)
+        both = (labels >= 0) & (previous >= 0)
+        staying = {
+            order: np.count_nonzero(np.take(order, labels[both]) == previous[both])
+            for order in permutations(range(4))
+        }
+        assert staying[tuple(matched_ids(labels, previous, 4))] == max(staying.values())
 
 
 def test_a_permuted_clustering_gets_its_ids_back() -> None:
