@@ -9,7 +9,7 @@ the last row, this service, on the same split; and the median seconds of a fit.
 Each split is that of a training (`recommender.evaluation.splitting.split`): a fifth of each user's
 ratings, at least one of two, is the test part, the same for all methods. Ratings: the test ratings
 of restaurants in the training part. Lists: at most 20,000 users with a relevant test item, as in
-`recommender.als.evaluate`, for whom all restaurants without a training rating are ranked.
+`recommender.als.evaluate`; all restaurants that a user has no training rating of are ranked.
 
 The peers are in `requirements.txt` beside this file; a peer that is not installed is left out.
 """

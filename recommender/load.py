@@ -76,7 +76,7 @@ def load(
     Raises
     ------
     DataError
-        If the file cannot be read, lacks a column or has no valid review; nothing is inserted.
+        If the file is unreadable, lacks a column or has no valid review; nothing is inserted.
     DatabaseUnavailableError
         If MongoDB does not answer; some of the reviews may have been added.
     """
@@ -99,7 +99,7 @@ def read_file(name: str, settings: Settings, columns: Mapping[str, str] | None =
     Raises
     ------
     DataError
-        If the file cannot be read, lacks a column or has no valid review.
+        If the file is unreadable, lacks a column or has no valid review.
     """
     with _documents(name, settings, FileOptions(columns)) as (_, batches):
         documents = [document for batch in batches for document in batch]

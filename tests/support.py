@@ -127,7 +127,7 @@ def real_rows(text: str) -> csr_array:
 
 
 def some_factors(run_id: str) -> Document:
-    """Return ``item_factors`` of three restaurants; whoever likes ``a`` is sent to ``c``."""
+    """Return ``item_factors`` of three restaurants: a user who likes ``a`` gets ``c``."""
     factors = np.array([[1.0, 0], [0, 1], [0.5, 0.1]], dtype=np.float32)
     preferences = preference_model(factors, np.array([3, 2, 1]), alpha=4.0, reg_param=0.1)
     keys = pa.array([str(encode_id(i)) for i in ("a", 5, "c")])

@@ -24,7 +24,7 @@ def until(condition: Callable[[], T], seconds: float = DEADLINE_SECONDS) -> T:
 
 
 def at_once(count: int, action: Callable[[int], T]) -> list[T]:
-    """Call the action in so many threads, all let go at the same moment; return what they gave."""
+    """Call the action in ``count`` threads at the same moment; return the results."""
     gate = threading.Barrier(count)
 
     def run(number: int) -> T:

@@ -125,8 +125,8 @@ def fit_preferences(
     """Fit which restaurants a user goes to; a rating sets the confidence.
 
     MLlib fits the item factors to the training users, and sweeps extend them to all users of two
-    ratings or more. Single ratings are left out: they relate no two restaurants, and they
-    are so many that they outweigh the others.
+    ratings or more. Single ratings are left out: they relate no two restaurants, and there
+    are more of them than of all others.
     """
     confidence = confidence_matrix(ratings, settings)
     users = training_users(ratings, settings.als.preference_users, settings.seed)

@@ -95,6 +95,7 @@ def metadata_documents(
         },
         {
             "_id": names.CLUSTERS_ID,
+            "contract": 1,  # raised when a reader has to change
             "distance": "cosine similarity with magnitude",
             "rating_shift": matrix.shift,
             "sizes": clustering.sizes.tolist(),

@@ -36,7 +36,7 @@ class Clustering(KMeansResult):
     space
         What was clustered: ``tastes`` (the spectral embedding) or ``ratings``.
     reader_agreement
-        Share of the clustered users whom a reader finds in the cluster of the training.
+        Share of the clustered users that a reader assigns to the training's cluster.
     """
 
     closeness: NDArray[np.float64]
@@ -113,7 +113,7 @@ def _by_ratings(rows: csr_array, k: int, seed: int) -> Clustering:
     try:
         trained = kmeans(rows, min(k, len(distinct_rows(rows).counts)), seed=seed)
     except ValueError as error:
-        raise DataError(f"the ratings cannot be clustered: {error}") from None
+        raise DataError(f"the ratings have no clusters: {error}") from None
     return as_read(rows, trained, "ratings")
 
 

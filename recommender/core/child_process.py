@@ -97,7 +97,7 @@ def _guard(grace_seconds: float, remove: str, command: Sequence[str]) -> int:
             command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=die_with_the_guard
         )
     except OSError as error:
-        sys.stderr.write(f"{command[0]} cannot be started: {error}\n")
+        sys.stderr.write(f"{command[0]} does not start: {error}\n")
         return _NOT_FOUND
     threading.Thread(target=stop_when_stdin_ends, daemon=True).start()
     code = child.wait()

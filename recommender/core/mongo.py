@@ -48,7 +48,7 @@ def connect(settings: Settings) -> Client:
                 f"the host of MONGO_URI was not found by DNS: {one_line(error.__cause__)}"
             ) from None
         raise ConfigurationError(
-            "MONGO_URI cannot be read as mongodb://[user:password@]host[:port]/[?options]; "
+            "MONGO_URI is not of the form mongodb://[user:password@]host[:port]/[?options]; "
             "in a user name or password, '@', ':', '/' and '%' must be percent-encoded"
         ) from None
     except OSError as error:

@@ -316,7 +316,7 @@ def _file_values() -> dict[str, Any]:
     try:
         return _upper_names(dotenv_values(ENV_FILE) if Path(ENV_FILE).is_file() else {})
     except (UnicodeDecodeError, OSError) as error:
-        raise ConfigurationError(f"{ENV_FILE} cannot be read as UTF-8 text: {error}") from None
+        raise ConfigurationError(f"{ENV_FILE} is not readable as UTF-8 text: {error}") from None
 
 
 def _check_names(from_file: Mapping[str, object], environment: Mapping[str, object]) -> None:

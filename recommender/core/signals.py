@@ -94,8 +94,8 @@ def time_limit(
 
     If the clean-up after that, or after a signal, takes longer than the grace, the process exits at
     once, with the same code. Before it does for the time limit, ``before_exit`` is called with the
-    reason, in another thread and for at most five seconds. Only the main thread has limits, as
-    others cannot be interrupted.
+    reason, in another thread and for at most five seconds. Only the main thread has limits:
+    others are not interruptible.
     """
     main_thread = threading.main_thread()
     if threading.current_thread() is not main_thread:

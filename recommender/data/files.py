@@ -160,7 +160,7 @@ def open_reviews(
             ) from None
         except (OSError, *_DAMAGE) as error:
             if why := getattr(error, "strerror", None):
-                raise DataError(f"{title} cannot be read: {why}") from None
+                raise DataError(f"{title} is not readable: {why}") from None
             why = one_line(str(error).replace(f"{temporary}/content", title), limit=200)
             raise DataError(f"{title} is damaged or cut short: {why}") from None
         reviews = "SELECT * EXCLUDE (row, reason, notation) FROM reviews WHERE reason IS NULL"

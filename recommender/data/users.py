@@ -36,8 +36,8 @@ class UsersRead:
     Attributes
     ----------
     newcomers
-        Keys of the users who have no valid rating in Reviews, without those for whom the backend
-        has written recommendations of its own.
+        Keys of the users without a valid rating in Reviews and without recommendations that the
+        backend has written.
     newcomer_ratings
         (newcomers, restaurants), their shifted ratings; a row can be empty.
     also_rated

@@ -101,7 +101,7 @@ def _too_few(name: str, users: int, live_users: int, settings: Settings) -> list
 
 
 def _too_far_off(ours: Document, theirs: Document, settings: Settings) -> list[str]:
-    """Return the reasons against the RMSE; log why if it cannot be compared."""
+    """Return the reasons against the RMSE; log why if it is not compared."""
     error, live_error = (each.get("metrics", {}).get("als") or {} for each in (ours, theirs))
     rmse, live_rmse = error.get("rmse"), live_error.get("rmse")
     if not _same(settings, theirs, "als_objective", *_SAME):

@@ -75,7 +75,7 @@ def _is_ready(db: MongoDatabase, stage: Stage) -> bool:
     try:
         copy_indexes(db[stage.name], db[stage.target])
     except OperationFailure as error:
-        log.warning("%s cannot be replaced in a transaction: %s", stage.target, error.details)
+        log.warning("no transaction can replace %s: %s", stage.target, error.details)
         return False
     indexes = db[stage.target].index_information().values()
     uniques = [index["key"] for index in indexes if index.get("unique")]

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 def run_log(settings: Settings, run_id: str) -> Iterator[Path | None]:
     """Copy the block's log lines, and how it ended, to a file in the log folder.
 
-    If the folder cannot be written to or the disk is full, the training goes on with a warning.
+    If the folder is not writable or the disk is full, the training goes on with a warning.
     """
     handler = _opened(settings, run_id)
     if handler is None:
@@ -59,7 +59,7 @@ class _RunLog(logging.FileHandler):
         self.handle(logging.LogRecord(__name__, logging.ERROR, "", 0, text, None, about))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Stop writing the file if it cannot be written, such as on a full disk."""
+        """Stop writing the file after a failure, such as a full disk."""
         error = sys.exception()
         if not isinstance(error, OSError):
             super().handleError(record)

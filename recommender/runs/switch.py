@@ -152,7 +152,7 @@ def _undo(db: MongoDatabase, switch: Document) -> None:
             try:
                 db[previous].rename(pair["target"], dropTarget=True)
             except OperationFailure as error:  # the next training publishes both
-                log.error("%s cannot be put back: %s", pair["target"], error.details)
+                log.error("MongoDB refuses to put %s back: %s", pair["target"], error.details)
     _change(db, switch, {"$unset": {SWITCH: ""}})
 
 

@@ -476,7 +476,7 @@ def test_unreadable_file(db_settings: Settings, tmp_path: Path, kind: str) -> No
     path = tmp_path / kind
     if kind == "folder":
         path.mkdir()
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="not readable"):
         main([str(path)])
 
 

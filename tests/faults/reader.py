@@ -75,7 +75,7 @@ class Reader:
 
     @contextmanager
     def more_users(self, count: int) -> Iterator[None]:
-        """Do not read during the block, and expect so many more users from then on."""
+        """Do not read during the block, and expect ``count`` more users after it."""
         with self.paused():
             yield
             self._users += count

@@ -12,7 +12,7 @@ from tests.faults.catalogue import Fault
 from tests.faults.world import Outcome, World
 
 COPIES = 1_000_000
-# So many of each kind that every block that is read holds some.
+# Enough of each kind for some in every block that is read.
 BAD_ONES = 200
 _BLOCK = 100_000
 

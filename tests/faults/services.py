@@ -103,7 +103,7 @@ def of_run(run: Document) -> Outcome:
 
 
 def many(world: World, count: int) -> Outcome:
-    """Ask a service for so many trainings at once."""
+    """Ask a service for ``count`` trainings at once."""
     with world.service() as (_, url):
         one_of(at_once(count, lambda _: post(url)))
         return of_run(world.ended())

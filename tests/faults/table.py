@@ -17,19 +17,17 @@ from tests.faults.catalogue import Fault
 INTRODUCTION = """\
 # Faults, and what happened to each
 
-Written by `make faults`: do not edit. Each fault happens to real processes, the product's as people
-start them and a MongoDB of the suite's own, in a database with a published model of an earlier run.
-All the while a reader polls `Recommendations`, `Clusters` and `Metadata`. An empty, partial or
-duplicated state, or one of mixed runs, fails the suite; so does any error but a lost connection
-while MongoDB is away. Where `Clusters` and `Metadata` differ, the reader reads both once more, as
-the README tells it to. In the rows that say *mixed* the fault lies between the two renames and
-lasts longer than that: the `run_id` of the documents tells.
+Written by `make faults`: do not edit. Each fault hits real processes and a real MongoDB, in a
+database with a published model of an earlier run. A reader polls `Recommendations`, `Clusters` and
+`Metadata` all the time. An empty, partial or duplicated state, or one of mixed runs, fails the
+suite; so does any error but a lost connection while MongoDB is away. If `Clusters` and `Metadata`
+differ, the reader reads both once more, as `docs/reading-the-collections.md` says. In the rows that
+say *mixed* the fault lies between the two renames and lasts longer: readers see it by the `run_id`.
 
-After each fault the clustering is run by hand: it must publish as if nothing had been, and find or
-leave nothing half-done. *exit* is that of the attacked process, or of the run where several
-processes take part, 128 + n where signal n ended it; *run* is its state in the ledger. Then follows
-whose documents are published before the clustering: all *old*, all *new*, or those named, of the
-attacked run (*new*) or of one that took over (*another's*).
+After each fault the clustering is run by hand: it must publish, and neither find nor leave a stage.
+*exit* is the exit code of the attacked process, 128 + n if signal n ended it; *run* is its state in
+the ledger. Then follow the documents published before the clustering: all *old*, all *new*, or
+those named, of the attacked run (*new*) or of one that took over (*another's*).
 
 """
 HEADER = ("fault", "expected", "what happened", "the reader", "seconds", "on")

@@ -70,7 +70,7 @@ def kill_jvm(_world: World, training: Running) -> None:
 
 
 def exhaust_the_heap(world: World) -> Outcome:
-    """Train with so many factors that one task's normal equations are larger than the heap."""
+    """Train with a rank at which one task's normal equations exceed the heap."""
     training = world.start("als_training.py", ALS_RANK="14000", SPARK_DRIVER_MEMORY="512m")
     outcome = world.outcome(training)
     assert "OutOfMemoryError" in training.log(), training.log()

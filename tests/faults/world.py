@@ -195,7 +195,7 @@ class World:
         running.family()  # while it is whole
 
     def runs(self, phase: str) -> None:
-        """Wait until the latest run, whoever started it, is in a phase."""
+        """Wait until the latest run is in a phase."""
         until(lambda: (self.latest() or {}).get("phase") == phase, LONG_SECONDS)
 
     def ended(self, run_id: str | None = None) -> Document:
@@ -267,12 +267,12 @@ class World:
         return str(latest["run_id"])
 
     def expire_lease(self, seconds: float = 0.001) -> None:
-        """Let the lease have expired so many seconds ago."""
+        """Move the lease's expiry into the past."""
         expired = {"$subtract": ["$$NOW", round(seconds * 1000)]}
         self.db["TrainingState"].update_one({"_id": LEASE_ID}, [{"$set": {"expires_at": expired}}])
 
     def left_behind(self) -> list[psutil.Process]:
-        """Return what runs in this world's folder, whoever its parent is by now."""
+        """Return the processes that run in this world's folder."""
         folder = str(self.settings.work_dir)
         return [one for one in psutil.process_iter() if _work_dir_of(one).startswith(folder)]
 

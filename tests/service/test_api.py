@@ -210,7 +210,7 @@ def test_health_answers_head_as_it_answers_get(
 
 BAD_SETTINGS = [
     ("PORT", "x", "error: PORT='x': "),
-    ("MONGO_URI", "mongodb://u:s3cr/et@h/", "error: MONGO_URI cannot be read as "),
+    ("MONGO_URI", "mongodb://u:s3cr/et@h/", "error: MONGO_URI is not of the form "),
 ]
 
 
