@@ -7,7 +7,6 @@ import json
 import lzma
 import math
 import os
-import signal
 import subprocess
 import sys
 import zipfile
@@ -25,8 +24,6 @@ from recommender.core.errors import DatabaseUnavailableError, DataError, Recomme
 from recommender.core.mongo import MongoDatabase
 from recommender.core.mongo_collections import insert_batches
 from recommender.core.settings import Settings
-from recommender.core.signals import Cancelled
-from recommender.data.files import DEFAULT_OPTIONS, open_reviews
 from recommender.data.reviews import read_ratings
 from recommender.demo.commands import PROJECT
 from recommender.load import load, main, read_file
@@ -568,22 +565,6 @@ def test_as_a_command_from_stdin(db: MongoDatabase, db_settings: Settings, tmp_p
     assert failed.returncode == 65
     assert failed.stderr.strip() == b"error: stdin is empty"
     assert failed.stdout == b""
-
-
-def test_a_signal_stops_a_query(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(signum: int, _frame: object) -> None:
-        raise Cancelled(signum)
-
-    endless = "SELECT count(*) FROM range(1000000000000000) WHERE random() > 2"
-    monkeypatch.setattr("recommender.data.files._MACROS", endless)
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
-    try:
-        with pytest.raises(Cancelled), open_reviews("f.csv", tmp_path, DEFAULT_OPTIONS):
-            pass
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 def test_a_file_is_read_as_a_training_finds_it(
