@@ -41,7 +41,7 @@ from recommender.spark.session import spark_session
 def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
     """Train, and publish ``Recommendations``; return the ratings and the model that ranks them."""
     settings, db = run.settings, run.db
-    old = others_before(db, RECOMMENDATIONS)
+    old = others_before(db, RECOMMENDATIONS)  # what the backend wrote by itself
     with spark_session(settings, f"als_training {run.run_id}") as spark:
         with run.phase("read"):
             ratings = read_ratings(spark, settings)
@@ -74,8 +74,8 @@ def recommend(
 ) -> int:
     """Stage the best unrated restaurants of each user of Reviews or ``Users``; return their number.
 
-    Where ratings alone rank, users without a review get the most popular restaurants. A score that
-    is not finite raises ModelRejectedError.
+    With ``ALS_OBJECTIVE=rating``, users without a review get the most popular restaurants. A score
+    that is not finite raises ModelRejectedError.
     """
     in_users = read_users(run.db, ratings, run.settings)
     newcomers = in_users.newcomers
@@ -89,6 +89,7 @@ def recommend(
         settings=run.settings,
         run_id=run.run_id,
         stage=stage,
+        # The blocks carry their users' factors: none are broadcast.
         model=model.with_users(model.rating.bias.users[:0], model.rating.user_factors[:0]),
         shown=shown_restaurants(run.db, ratings.restaurants, run.settings),
         restaurants=ratings.restaurants,
@@ -97,10 +98,10 @@ def recommend(
     shared = spark.sparkContext.broadcast(task)
     tasks = spark.sparkContext.parallelize(blocks, len(blocks))
     counts = tasks.map(lambda block: shared.value.run(block)).collect()
-    staged_users, broken = (sum(column) for column in zip(*counts, strict=True))
-    if broken:
+    staged_users, not_finite = (sum(column) for column in zip(*counts, strict=True))
+    if not_finite:
         raise ModelRejectedError(
-            f"{broken:,} users have scores that are not finite; nothing was published; {REMEDY}"
+            f"{not_finite:,} users have scores that are not finite; nothing was published; {REMEDY}"
         )
     return int(staged_users)
 

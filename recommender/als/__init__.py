@@ -1,5 +1,5 @@
 """ALS: from ratings to a model, and from the model to every user's recommendations.
 
-In come ratings; out go the documents of ``Recommendations`` and the published item factors. Open
+Input: ratings. Output: the documents of ``Recommendations`` and the published item factors. Open
 ``fit.py`` first for how a model is made, ``recommend.py`` for what is made of it.
 """

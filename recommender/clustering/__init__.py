@@ -1,5 +1,5 @@
-"""Clusters of users: found on an embedding or on ratings, scored, and published for any reader.
+"""Clusters of users: found on an embedding or on ratings, scored, and published for any backend.
 
-In come ratings; out go the documents of ``Clusters`` and ``Metadata``. Open ``fit.py`` first, then
+Input: ratings. Output: the documents of ``Clusters`` and ``Metadata``. Open ``fit.py`` first, then
 ``scoring.py``.
 """

@@ -23,8 +23,9 @@ from recommender.core.mongo_collections import (
     FALLBACK_ID,
     METADATA,
 )
-from recommender.data.ids import CODEC, Rejection, encode_id, keys_of, positions_in
+from recommender.data.ids import CODEC, encode_id, keys_of, positions_in
 from recommender.data.ratings import Ratings
+from recommender.data.rejection import Rejection
 
 _READS = 3
 _REQUIRED = (COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID)

@@ -1,5 +1,5 @@
-"""How collections are published: staged, checked, compared by the gate, swapped in at once.
+"""How collections are published: staged, checked, compared by the gate, swapped in whole.
 
-In come documents; out go ``Recommendations``, ``Clusters`` and ``Metadata``, each of one run. Open
+Input: documents. Output: ``Recommendations``, ``Clusters`` and ``Metadata``, each of one run. Open
 ``publish.py`` first, then ``staging.py`` and ``gate.py``.
 """

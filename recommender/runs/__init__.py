@@ -1,5 +1,5 @@
 """The life of a training: lease, ledger, heartbeat, log, and the noted switch.
 
-In comes the database; out goes one document a run in ``TrainingRuns``, and the right to publish.
+Input: the database. Output: one document a run in ``TrainingRuns``, and the right to publish.
 Open ``run.py`` first, then ``lease.py``.
 """

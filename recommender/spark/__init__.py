@@ -1,5 +1,5 @@
 """Spark: the Java it runs on, its one session, and ``Reviews`` as a data source.
 
-In come settings; out go a session that leaves nothing behind, and ratings read by executors. Open
-``session.py`` first.
+Input: settings. Output: a session that removes its files and its JVM, and ratings read by
+executors. Open ``session.py`` first.
 """
