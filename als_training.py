@@ -48,7 +48,9 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
             run.record(**counts_of(ratings))
         with run.phase("choose"):
             train, test = split(ratings, settings)
-            chosen = reused_parameters(run, len(ratings)) or choose_parameters(train, settings)
+            chosen = reused_parameters(run, len(ratings)) or choose_parameters(
+                train, settings, len(ratings)
+            )
             run.record(chosen=chosen.document() if chosen else None)
         with run.phase("train"):
             model = fit(spark, train, settings, chosen)

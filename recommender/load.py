@@ -67,7 +67,7 @@ def load(
     Parameters
     ----------
     settings
-        Its ``review_fields`` name the fields of ``Reviews``.
+        ``settings.reviews`` names the fields of ``Reviews``.
     replace
         Replace the content of ``Reviews`` once all was inserted, rather than add to it.
     batch

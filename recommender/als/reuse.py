@@ -33,25 +33,33 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ChosenParameters:
-    """The parameters of both fits, chosen ``at`` a time in UTC, by this or by an earlier run."""
+    """The parameters of both fits, chosen ``at`` a time in UTC, by this or by an earlier run.
+
+    ``ratings`` is the number of ratings that the choosing run had, its test ratings included.
+    """
 
     damping: BiasDamping
     preference: PreferenceParameters
     at: datetime.datetime | None = None
     from_run: str | None = None
+    ratings: int | None = None
 
     def document(self) -> Document:
         """Return the ledger's ``chosen``."""
         parts = {"weights": asdict(self.damping), "confidence": asdict(self.preference)}
-        return {**parts, "at": self.at, "from_run": self.from_run}
+        return {**parts, "at": self.at, "from_run": self.from_run, "ratings": self.ratings}
 
 
-def choose_parameters(ratings: Ratings, settings: Settings) -> ChosenParameters | None:
-    """Choose the parameters of both fits; None if ``ALS_OBJECTIVE=rating``, which needs none."""
+def choose_parameters(train: Ratings, settings: Settings, ratings: int) -> ChosenParameters | None:
+    """Choose the parameters of both fits; None if ``ALS_OBJECTIVE=rating``, which needs none.
+
+    ``ratings`` is the number of all ratings, for the ledger.
+    """
     if settings.als.objective == "rating":
         return None
-    damping = choose_damping(ratings, settings)
-    return ChosenParameters(damping, choose_preference_parameters(ratings, settings), at=now())
+    damping = choose_damping(train, settings)
+    preference = choose_preference_parameters(train, settings)
+    return ChosenParameters(damping, preference, at=now(), ratings=ratings)
 
 
 def reused_parameters(run: TrainingRun, ratings: int) -> ChosenParameters | None:
@@ -80,10 +88,11 @@ def parameters_of(
             PreferenceParameters(**_positive(document["confidence"], "alpha", "reg_param", "rank")),
             at=document["at"],
             from_run=document["from_run"] or entry["run_id"],
+            ratings=document["ratings"],
         )
         valid = isinstance(chosen.preference.rank, int)
         same = all(theirs[name] == ours[name] for name in _DECIDED_BY)
-        alike = abs(ratings - entry["ratings"]) < _MOST_CHANGE * entry["ratings"]
+        alike = abs(ratings - document["ratings"]) < _MOST_CHANGE * document["ratings"]
         recent = abs(at - document["at"]) < _MOST_AGE
     except (AttributeError, KeyError, TypeError, ValueError):
         return None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from recommender.clustering.evaluate import silhouette_of
 from recommender.clustering.fit import cluster
 from recommender.clustering.user_matrix import UserMatrix, user_matrix
-from recommender.core.plots import save_elbow
+from recommender.core.plots import keep_cache_in, save_elbow
 from recommender.core.settings import Settings
 from recommender.data.reviews import read_ratings
 
@@ -29,6 +29,7 @@ def run_elbow(ks: range, settings: Settings) -> str:
     It publishes nothing and takes no lease, so it can run during a training.
     """
     settings.make_folder(settings.work_dir)
+    keep_cache_in(settings.work_dir)  # kneed imports matplotlib, too
     matrix = user_matrix(read_ratings(settings), settings.with_values({"clusters_k": ks[-1]}))
     points = elbow_curve(matrix, ks, settings)
     knee = find_knee(points)

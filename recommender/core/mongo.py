@@ -79,6 +79,11 @@ def source_database(client: Client, settings: Settings) -> MongoDatabase:
     return client[settings.mongo.db]
 
 
+def source_of(db: MongoDatabase) -> MongoDatabase:
+    """Return the same database as :func:`source_database` does, to read the backend's side."""
+    return db.client[db.name]
+
+
 @contextmanager
 def mongo_errors(doing: str) -> Iterator[None]:
     """Raise :class:`DatabaseUnavailableError` for pymongo's errors in the block, in one line.

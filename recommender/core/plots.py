@@ -34,6 +34,11 @@ class LineChart(NamedTuple):
     lines: Sequence[tuple[str, Sequence[Point]]]
 
 
+def keep_cache_in(folder: Path) -> None:
+    """Let matplotlib, once imported, write its font cache to the folder."""
+    os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
+
+
 def save_elbow(path: Path, ks: Sequence[int], inertias: Sequence[float], knee: int | None) -> None:
     """Plot inertia over the number of clusters as SVG, with a line at the knee."""
     with _saved_figure(path, 4.5) as figure:
@@ -77,7 +82,7 @@ def _draw_lines(axes: Axes, chart: LineChart) -> None:
 @contextmanager
 def _saved_figure(path: Path, height: float) -> Iterator[Figure]:
     """Yield a figure and save it: the same bytes for the same plot, without date or random ids."""
-    os.environ.setdefault("MPLCONFIGDIR", str(path.parent / "matplotlib"))  # its font cache
+    keep_cache_in(path.parent)
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

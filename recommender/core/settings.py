@@ -245,8 +245,14 @@ class Settings(_Group):
         return cls.model_validate({**values, **dict.fromkeys(_GROUPS, values)})
 
     def with_values(self, changes: Mapping[str, object]) -> Settings:
-        """Return a copy with some values changed, by environment name in either case."""
-        return Settings.of(self._flat(exclude_unset=True) | _upper_names(changes))
+        """Return a copy with some values changed, by environment name in either case.
+
+        An unknown name raises ValueError.
+        """
+        changed = _upper_names(changes)
+        if unknown := changed.keys() - setting_fields().keys():
+            raise ValueError(f"{', '.join(sorted(unknown))}: not a setting")
+        return Settings.of(self._flat(exclude_unset=True) | changed)
 
     @property
     def log_dir(self) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from recommender.core.mongo import MongoDatabase, mongo_errors
+from recommender.core.mongo import MongoDatabase, mongo_errors, source_of
 from recommender.core.settings import Settings
 from recommender.data.ids import CODEC, keys_of, positions_in
 
@@ -25,7 +25,7 @@ def shown_restaurants(
     if settings.reviews.restaurants_exclude is None:
         return shown
     with mongo_errors("finding the restaurants that RESTAURANTS_EXCLUDE excludes"):
-        documents = db["Restaurants"].with_options(codec_options=CODEC)
+        documents = source_of(db)["Restaurants"].with_options(codec_options=CODEC)
         matching = documents.find(settings.reviews.restaurants_exclude, {"_id": 0, "gmap_id": 1})
         excluded = keys_of(document.get("gmap_id") for document in matching)
     positions = positions_in(restaurants, excluded)
@@ -38,5 +38,5 @@ def restaurant_names(db: MongoDatabase, ids: Iterable[Any]) -> dict[Any, str]:
     """Return the names of restaurants by id, of those that ``Restaurants`` names."""
     matching = {"name": {"$type": "string"}, "gmap_id": {"$in": list(ids)}}
     with mongo_errors("reading Restaurants"):
-        documents = db["Restaurants"].find(matching, {"_id": 0, "gmap_id": 1, "name": 1})
+        documents = source_of(db)["Restaurants"].find(matching, {"_id": 0, "gmap_id": 1, "name": 1})
         return {d["gmap_id"]: d["name"] for d in documents if isinstance(d["gmap_id"], Hashable)}

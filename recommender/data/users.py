@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pymongo.collection import Collection
 from scipy.sparse import csr_array, vstack
 
-from recommender.core.mongo import Document, MongoDatabase, mongo_errors
+from recommender.core.mongo import Document, MongoDatabase, mongo_errors, source_of
 from recommender.core.mongo_collections import RECOMMENDATIONS, WRITTEN_BY_OTHERS
 from recommender.core.settings import Settings
 from recommender.data.cleaning import parse_ratings
@@ -111,7 +111,7 @@ def _clean(
 
 def users_collection(db: MongoDatabase) -> Collection[Document]:
     """Return ``Users``, decoded so that no value of a document stops the reading."""
-    return db["Users"].with_options(codec_options=CODEC)
+    return source_of(db)["Users"].with_options(codec_options=CODEC)
 
 
 def ratings_in(document: Document) -> list[Document]:

@@ -51,7 +51,7 @@ def stage_lists(spark: SparkSession, city: Ratings, db: MongoDatabase) -> StageL
 
 
 def fitted(spark: SparkSession, city: Ratings, settings: Settings) -> Model:
-    return fitting.fit(spark, city, settings, choose_parameters(city, settings))
+    return fitting.fit(spark, city, settings, choose_parameters(city, settings, len(city)))
 
 
 def test_the_blocks_together_are_all_users(city: Ratings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,13 +17,13 @@ HOUR = datetime.timedelta(hours=1)
 def entry_of(settings: Settings, **chosen: Any) -> dict[str, Any]:
     return {
         "run_id": "r1",
-        "ratings": 1_000,
         "settings": settings.public(),
         "chosen": {
             "weights": {"user": 3.0, "restaurant": 20.0},
             "confidence": {"alpha": 5.0, "reg_param": 1.0, "rank": 32},
             "at": AT - 23 * HOUR,
             "from_run": None,
+            "ratings": 1_000,
             **chosen,
         },
     }
@@ -32,7 +32,7 @@ def entry_of(settings: Settings, **chosen: Any) -> dict[str, Any]:
 def test_the_parameters_of_the_live_run_are_reused(db_settings: Settings) -> None:
     entry = entry_of(db_settings)
     chosen = ChosenParameters(
-        BiasDamping(3, 20), PreferenceParameters(5, 1, 32), at=AT - 23 * HOUR, from_run="r1"
+        BiasDamping(3, 20), PreferenceParameters(5, 1, 32), AT - 23 * HOUR, "r1", 1_000
     )
     for ratings in (901, 1_000, 1_099):
         assert parameters_of(entry, db_settings, ratings, AT) == chosen
@@ -56,8 +56,8 @@ def test_old_parameters_or_those_of_other_settings_or_sizes_are_not_reused(
 
 def test_a_pruned_or_malformed_entry_has_no_parameters(db_settings: Settings) -> None:
     assert parameters_of({}, db_settings, 1_000, AT) is None
-    inside = ("at", "confidence", "confidence.alpha", "confidence.rank", "weights.user")
-    for path in ("chosen", "settings", "ratings", *(f"chosen.{name}" for name in inside)):
+    inside = ("at", "ratings", "confidence", "confidence.alpha", "confidence.rank", "weights.user")
+    for path in ("chosen", "settings", *(f"chosen.{name}" for name in inside)):
         *parents, last = path.split(".")
         for broken in (None, "x", -1.5, float("nan"), [1]):
             entry = entry_of(db_settings)

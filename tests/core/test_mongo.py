@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from urllib.parse import quote_plus
 
 import pytest
+from pymongo import ReadPreference
 from pymongo.errors import AutoReconnect, BulkWriteError, OperationFailure
 
 from recommender.core.errors import ConfigurationError, DatabaseUnavailableError
@@ -19,8 +20,10 @@ from recommender.core.mongo import (
     connect,
     database,
     mongo_errors,
+    source_of,
 )
 from recommender.core.settings import Settings, load_settings
+from recommender.data.users import users_collection
 
 PASSWORDS = ["plain", "p@ss/w%rd:?#", "with space+plus", "%41", "ünï—"]
 UNREADABLE_URIS = [
@@ -205,3 +208,13 @@ def test_a_short_password_or_none_is_no_secret() -> None:
         assert secrets_of(load_settings(mongo_uri=uri)) == []
     uri = "mongodb://user:a@host/"
     assert secrets_of(load_settings(mongo_uri=uri, api_key="ab")) == [uri]
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_only_the_backends_collections_follow_the_options_of_the_uri() -> None:
+    settings = load_settings(mongo_uri="mongodb://h/?readPreference=secondary")
+    with connect(settings) as client:
+        db = database(client, settings)
+        assert db["Clusters"].read_preference == ReadPreference.PRIMARY
+        for collection in (source_of(db)["Restaurants"], users_collection(db)):
+            assert collection.read_preference.name == "Secondary"

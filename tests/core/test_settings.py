@@ -249,6 +249,8 @@ def test_settings_are_frozen_pickle_and_change_by_copy() -> None:
     assert (changed.gate.enabled, changed.seed, changed.als.rank) == (False, 1, 3)
     assert (settings.gate.enabled, settings.seed) == (True, 42)
     assert changed.spark.model_fields_set == set()  # a default stays one
+    with pytest.raises(ValueError, match="ALS_RANKS"):
+        settings.with_values({"als_ranks": 3})
 
 
 def test_a_relevant_rating_is_three_quarters_up_the_scale() -> None:
