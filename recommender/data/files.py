@@ -240,15 +240,17 @@ class _File:
         if not first:
             raise DataError(f"{self.title} is empty")
         delimiter = self._read_header(first)
-        places = {what: self._header.index(name) for what, name in self._columns.items()}
+        positions = {what: self._header.index(name) for what, name in self._columns.items()}
         if self.options.header:
             lines = chain([(number, first)], lines)
-        whole = _whole_review(delimiter, len(self._header), places[RATING])
+        whole = _whole_review(delimiter, len(self._header), positions[RATING])
         stray: list[int] = []
         with self.content.open("w", encoding="utf-8") as text:
             text.writelines(_numbered(lines, delimiter, whole, stray))
-        values = ", ".join(f"trim(c{place}) AS {_RAW[what]}" for what, place in places.items())
-        columns = ["line", *(f"c{place}" for place in range(len(self._header)))]
+        values = ", ".join(
+            f"trim(c{position}) AS {_RAW[what]}" for what, position in positions.items()
+        )
+        columns = ["line", *(f"c{position}" for position in range(len(self._header)))]
         self.connection.execute(f"""
             INSERT INTO raw BY NAME SELECT line::BIGINT AS row, {values}
             FROM read_csv('{self._quoted}', delim='{delimiter}', quote='"', escape='"',

@@ -372,7 +372,7 @@ def test_batches_join_up(run: Run, db: MongoDatabase) -> None:
     assert [r["user_id"] for r in loaded(db)] == [f"u{i}" for i in range(25)]
 
 
-def test_adds_unless_told_to_replace(run: Run, db: MongoDatabase) -> None:
+def test_reviews_are_added_unless_replaced(run: Run, db: MongoDatabase) -> None:
     run(with_rating("1", "2"))
     run(with_rating("3"))
     assert [r["rating"] for r in loaded(db)] == [1, 2, 3]

@@ -230,7 +230,7 @@ class TestGuarded:
         assert Guarded(["sh", "-c", "kill -9 $$"], grace_seconds=1).wait() == 128 + 9
         assert Guarded(["/no/such/program"], grace_seconds=1).wait() == 127
 
-    def test_what_it_prints_goes_where_it_is_told(self, tmp_path: Path) -> None:
+    def test_output_goes_to_the_given_file(self, tmp_path: Path) -> None:
         with (tmp_path / "out").open("wb") as output:
             child = Guarded(["sh", "-c", "echo a; echo b >&2"], grace_seconds=1, output=output)
         assert child.wait() == 0

@@ -33,7 +33,7 @@ class Fault:
     finished
         Whether the next training finishes the switch of Recommendations that this one began.
     mixed
-        Whether Clusters and Metadata may be of two runs, told by ``run_id``, until then.
+        Whether Clusters and Metadata may differ in ``run_id`` until then.
     slow
         Whether it is left to ``make faults``.
     server

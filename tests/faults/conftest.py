@@ -40,11 +40,11 @@ class TableWriter:
         self._rows: dict[str, Row] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        told = dict(report.user_properties)
-        fault = EXPECTED.get(str(told.get("fault")))
+        properties = dict(report.user_properties)
+        fault = EXPECTED.get(str(properties.get("fault")))
         if report.when != "call" or fault is None:
             return
-        happened, reader = str(told.get("happened", "")), str(told.get("reader", ""))
+        happened, reader = str(properties.get("happened", "")), str(properties.get("reader", ""))
         if report.skipped and isinstance(report.longrepr, tuple):
             happened = report.longrepr[2]
         elif report.failed:

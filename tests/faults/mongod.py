@@ -47,7 +47,7 @@ class Trap:
         How long it is held; then it is done, unless the catcher releases it or ``reply`` fails it.
     reply
         How it is failed after that, as fail points have it: ``closeConnection``, ``errorCode``; a
-        ``writeConcernError`` is told after it was done.
+        ``writeConcernError`` is reported after it was done.
     always
         Whether all that follow are caught as well.
     """

@@ -23,7 +23,7 @@ def post(url: str) -> int:
 
 
 def one_of(codes: list[int]) -> None:
-    """Check that one of those who asked got a training, and the others were told of it."""
+    """Check that one request started a training and that the others got its run id."""
     assert sorted(codes) == [202] + [409] * (len(codes) - 1), codes
 
 
@@ -131,7 +131,7 @@ def replicas(world: World) -> Outcome:
 
 
 def script_beside(world: World) -> Outcome:
-    """Run both scripts by hand while a service trains: they are told, and it goes on."""
+    """Run both scripts by hand while a service trains: they are refused, and it goes on."""
     reading = Trap("find", "Reviews", seconds=30)
     with world.service() as (_, url), world.mongo.trap(reading, world.db.name) as caught:
         assert post(url) == 202

@@ -280,14 +280,14 @@ class World:
         """Give what was started its time to end; end the rest by force, and tell of it."""
         with suppress(AssertionError):
             until(lambda: not self.left_behind(), ENDED_SECONDS)
-        told = []
+        lines = []
         while left := self.left_behind():
             for one in left:
                 with suppress(psutil.NoSuchProcess):
-                    told.append(f"{one.name()} {one.pid}, {one.status()}, child of {one.ppid()}")
+                    lines.append(f"{one.name()} {one.pid}, {one.status()}, child of {one.ppid()}")
                     one.kill()
             psutil.wait_procs(left, ENDED_SECONDS)
-        return told
+        return lines
 
     def clean_up(self) -> None:
         """End what still runs, and bring the server back."""

@@ -178,7 +178,7 @@ def test_a_late_release_does_not_free_the_lease_of_the_next(db: MongoDatabase) -
         Lease(db, MINUTE).acquire("run-3")
 
 
-def test_a_released_or_new_lease_cannot_be_renewed(db: MongoDatabase) -> None:
+def test_renewing_a_released_or_new_lease_fails(db: MongoDatabase) -> None:
     lease = taken(db, "run-1")
     lease.release()
     for nobodys in (lease, Lease(db, MINUTE)):

@@ -377,9 +377,7 @@ def test_a_lease_lost_at_the_end_fails_the_run(db: MongoDatabase, db_settings: S
     assert Ledger(db).recent(1)[0]["state"] == "failed"
 
 
-def test_a_log_that_cannot_be_removed_does_not_fail_the_run(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
+def test_a_log_that_stays_does_not_fail_the_run(db: MongoDatabase, db_settings: Settings) -> None:
     run_id = "19990101T000000000Z-00000000"
     log = db_settings.log_dir / f"{run_id}.log"  # a folder
     log.mkdir(parents=True)
