@@ -27,7 +27,7 @@ def top_n(
     user_factors, item_factors
         (users, rank) and (items, rank); item factors in Fortran order are not copied.
     rated
-        (users, items); the items stored in a user's row are left out, whatever their value.
+        (users, items); the items stored in a user's row are left out, zeros included.
     shown
         (items,), the items to recommend; by default all.
 

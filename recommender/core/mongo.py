@@ -64,7 +64,7 @@ def connect(settings: Settings) -> Client:
 def database(client: Client, settings: Settings) -> MongoDatabase:
     """Return the settings' database, read at the primary and written to the majority.
 
-    So the service reads its own writes, whatever options ``MONGO_URI`` has.
+    So the service reads its own writes; the options of ``MONGO_URI`` do not apply.
     """
     return client.get_database(
         settings.mongo.db,
@@ -74,13 +74,8 @@ def database(client: Client, settings: Settings) -> MongoDatabase:
     )
 
 
-def source_database(client: Client, settings: Settings) -> MongoDatabase:
-    """Return the settings' database with ``MONGO_URI``'s options, to read the reviews' side."""
-    return client[settings.mongo.db]
-
-
 def source_of(db: MongoDatabase) -> MongoDatabase:
-    """Return the same database as :func:`source_database` does, to read the backend's side."""
+    """Return the database with ``MONGO_URI``'s options, to read the backend's collections."""
     return db.client[db.name]
 
 

@@ -11,7 +11,7 @@ from bson import Int64, ObjectId
 from bson.errors import InvalidId
 
 from recommender.core.errors import DataError
-from recommender.core.mongo import Document, connect, mongo_errors, source_database
+from recommender.core.mongo import Document, connect, database, mongo_errors
 from recommender.core.settings import Settings
 from recommender.data.cleaning import clean_rows
 from recommender.data.ids import encode_id
@@ -40,7 +40,7 @@ def ratings_of_user(settings: Settings, user: str) -> Ratings:
 def _ratings_in_users(settings: Settings, same: Document) -> pa.RecordBatch:
     """Return the cleaned ratings in Users of the user whose id matches, if any."""
     with connect(settings) as client, mongo_errors("reading Users"):
-        users = users_collection(source_database(client, settings))
+        users = users_collection(database(client, settings))
         document = users.find_one({"user_id": same}) or {}
     rows = [entry | {"user_id": document.get("user_id")} for entry in ratings_in(document)]
     return clean_rows(rows, ("user_id", "gmap_id", "rating", "timestamp"), settings)

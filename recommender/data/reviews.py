@@ -18,7 +18,7 @@ import pyarrow as pa
 from bson import MaxKey, MinKey
 from pymongo.collection import Collection as MongoCollection
 
-from recommender.core.mongo import Document, connect, mongo_errors, source_database
+from recommender.core.mongo import Document, connect, database, mongo_errors, source_of
 from recommender.core.settings import Settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_rows
 from recommender.data.ids import CODEC
@@ -47,7 +47,7 @@ def plan(settings: Settings, ranges: int, batch_rows: int = BATCH_ROWS) -> list[
     index on ``_id``, such as a view, is one range.
     """
     with connect(settings) as client, mongo_errors("dividing Reviews"):
-        reviews = source_database(client, settings)[COLLECTION]
+        reviews = source_of(database(client, settings))[COLLECTION]
         ranges = min(ranges, reviews.estimated_document_count() // batch_rows)
         if ranges < 2 or not _has_id_index(reviews):
             return [IdRange()]
@@ -82,7 +82,9 @@ def read(
     """Yield the cleaned rows of a range that match a filter in blocks of ``BLOCK_SCHEMA``."""
     projection = {"_id": 0} | dict.fromkeys(settings.reviews.fields, 1)
     with gc_paused(), connect(settings) as client, mongo_errors("reading Reviews"):
-        reviews = source_database(client, settings)[COLLECTION].with_options(codec_options=CODEC)
+        reviews = source_of(database(client, settings))[COLLECTION].with_options(
+            codec_options=CODEC
+        )
         matching = matching or {}
         cursor = reviews.find(matching, projection, batch_size=batch_rows)
         # Unlike $gte and $lt, index bounds compare ids of all BSON types.
