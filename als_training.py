@@ -27,7 +27,8 @@ from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.script import TRAINING_CODES, run_script, script_parser
 from recommender.data.ratings import Ratings, counts_of
 from recommender.data.restaurants import shown_restaurants
-from recommender.data.users import read_users, stacked, structure
+from recommender.data.sparse import stack_rows, stored_entries
+from recommender.data.users import read_users
 from recommender.evaluation.splitting import split
 from recommender.publishing.gate import add_force_option, check_recommendations, settings_with_force
 from recommender.publishing.publish import publish
@@ -83,10 +84,10 @@ def recommend(
     newcomers = in_users.newcomers
     run.record(newcomers=len(newcomers))
     users = pa.concat_arrays([ratings.users, newcomers])
-    confidence = stacked(confidence_matrix(ratings, run.settings), in_users.newcomer_ratings)
-    also_rated = stacked(in_users.also_rated, structure(in_users.newcomer_ratings))
+    confidence = stack_rows(confidence_matrix(ratings, run.settings), in_users.newcomer_ratings)
+    also_rated = stack_rows(in_users.also_rated, stored_entries(in_users.newcomer_ratings))
     model = model.with_newcomers(len(newcomers), popularity_of(ratings, run.settings))
-    blocks = list(user_blocks(model, users, confidence, structure(confidence) + also_rated))
+    blocks = list(user_blocks(model, users, confidence, stored_entries(confidence) + also_rated))
     task = RecommendTask(
         settings=run.settings,
         run_id=run.run_id,
@@ -117,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The service has acquired the lease and opened the ledger for this run.
     parser.add_argument("--run-id", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    if arguments.tune and arguments.run_id:
+        parser.error("--tune takes no --run-id, which is for the service's trainings")
     settings = settings_with_force(arguments)
     axes = tuning_axes(parser, arguments, settings)
     configure_logging(settings)

@@ -82,7 +82,8 @@ def _factors_documents(
     """Return the item factors of this training, or the published ones under this run's id."""
     if preferences is None:
         live = read_factors_document(run.db)
-        return [with_shown(live, ratings.restaurants, shown, run.run_id)] if live else []
+        factors = live and with_shown(live, ratings.restaurants, shown, run.run_id)
+        return [factors] if factors else []
     shift = rating_shift(run.settings.reviews.rating_min)
     return [factors_document(preferences, ratings.restaurants, shown, run.run_id, shift)]
 

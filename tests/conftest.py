@@ -148,8 +148,13 @@ def train_here(
 
 
 @pytest.fixture
-def city(db: MongoDatabase, db_settings: Settings) -> Ratings:
+def tiny_city(db: MongoDatabase, db_settings: Settings) -> None:
+    """A city that trains in seconds, in the database of ``db_settings``."""
     write_tiny_city(db, db_settings)
+
+
+@pytest.fixture
+def city(tiny_city: None, db_settings: Settings) -> Ratings:
     return read_ratings(db_settings)
 
 

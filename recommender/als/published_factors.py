@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -26,6 +27,8 @@ from recommender.publishing.bson_size import bytes_of_ids, entries_that_fit
 _FLOAT32 = np.dtype("<f4")
 _REASONS = 2
 _NO_KEYS = pa.array([], pa.string())
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,31 +137,39 @@ def read_factors_document(db: MongoDatabase) -> Document | None:
 
 def with_shown(
     live: Document, restaurants: pa.StringArray, shown: NDArray[np.bool_], run_id: str
-) -> Document:
+) -> Document | None:
     """Return the published document of another training with the restaurants to show now.
 
     ``restaurants`` are keys of ids; ``shown``, bool (restaurants,), marks those to recommend. Other
-    restaurants stay as they are.
+    restaurants stay as they are. None, with a warning, if the document is invalid.
     """
-    position = positions_in(restaurants, keys_of(live["gmap_ids"]))
-    before = np.frombuffer(live["shown"], np.bool_)
-    now = np.where(position >= 0, shown[position], before)
+    try:
+        published = _decoded(live)
+    except DataError as error:
+        log.warning("%s; until then there are none", error)
+        return None
+    position = positions_in(restaurants, published.restaurants)
+    now = np.where(position >= 0, shown[position], published.shown)
     return {**live, "run_id": run_id, "shown": now.tobytes()}
 
 
 def load_factors(db: MongoDatabase) -> PublishedFactors | None:
     """Read the published factors, None before any; DataError if the document is invalid."""
     document = read_factors_document(db)
+    return _decoded(document) if document else None
+
+
+def _decoded(document: Document) -> PublishedFactors:
     try:
-        return _decoded(document) if document else None
-    except (KeyError, TypeError, ValueError) as error:
+        return _parsed(document)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"Metadata's {FACTORS_ID} has an unexpected shape ({one_line(repr(error))}); "
             "run als_training.py"
         ) from None
 
 
-def _decoded(document: Document) -> PublishedFactors:
+def _parsed(document: Document) -> PublishedFactors:
     restaurants = keys_of(document["gmap_ids"])
     count, rank = len(restaurants), int(document["rank"])
     return PublishedFactors(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -76,8 +78,9 @@ def format_table(points: Sequence[CurvePoint], knee: int | None) -> str:
 
 
 def parse_range(text: str) -> range:
-    """Parse ``first:last:step``, last included; ValueError for another form or an empty range."""
-    first, last, step = map(int, text.split(":"))
+    """Parse the option ``FIRST:LAST:STEP``, last included."""
+    numbers = re.fullmatch(r"(\d+):(\d+):(\d+)", text)
+    first, last, step = map(int, numbers.groups()) if numbers else (0, 0, 0)
     if not (1 <= first <= last and step >= 1):
-        raise ValueError(f"{text!r}: expected 1 <= first <= last and a step of at least 1")
+        raise ArgumentTypeError(f"{text!r}: expected 1 <= FIRST <= LAST and a STEP of at least 1")
     return range(first, last + 1, step)

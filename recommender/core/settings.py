@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from bson import json_util
+from bson.errors import BSONError
 from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
@@ -45,8 +46,11 @@ def _plain_field_name(name: str) -> str:
     return name
 
 
-def _parsed_filter(text: str) -> dict[str, Any]:
-    parsed = json_util.loads(text)
+def _parsed_filter(value: object) -> dict[str, Any]:
+    try:
+        parsed = json_util.loads(value) if isinstance(value, str) else value
+    except (TypeError, BSONError) as error:
+        raise ValueError(f"invalid MongoDB extended JSON: {error}") from None
     if not isinstance(parsed, dict):
         raise ValueError('expected a MongoDB filter as a JSON object, such as {"closed": true}')
     return parsed

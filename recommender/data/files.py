@@ -71,7 +71,7 @@ CREATE MACRO as_text(v) AS CASE WHEN v LIKE '{{%' THEN coalesce(v->>'$."$numberI
     v->>'$."$date"."$numberLong"', v->>'$."$date"', v::VARCHAR) ELSE v->>'$' END;
 CREATE MACRO text_id(v) AS CASE WHEN json_type(v) = 'VARCHAR' THEN v->>'$' END;
 CREATE MACRO json_id(v) AS CASE WHEN json_type(v) NOT IN ('VARCHAR', 'NULL') THEN v::VARCHAR END;
-CREATE MACRO id_problem(t, j, what) AS CASE
+CREATE MACRO id_rejection(t, j, what) AS CASE
     WHEN coalesce(t, j, '') = '' THEN what || ' missing'
     WHEN NOT regexp_full_match(j, '-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{{1,2}})?'
         '|\{{"\$oid":"[0-9a-fA-F]{{24}}"\}}|\{{"\$number(Int|Long)":"-?[0-9]{{1,18}}"\}}'
@@ -89,8 +89,8 @@ CREATE MACRO iso_ms(t) AS CASE WHEN regexp_matches(t, '^\s*[0-9]{{4}}-')
     THEN (epoch(TRY_CAST(t AS TIMESTAMPTZ)) * 1000)::BIGINT END;
 CREATE MACRO date_of(t, formats) AS CASE WHEN year(try_strptime(t, formats)) >= 1000
     THEN (epoch(try_strptime(t, formats)) * 1000)::BIGINT END;
-CREATE TABLE raw (row BIGINT, problem VARCHAR, user VARCHAR, user_json VARCHAR, restaurant VARCHAR,
-    restaurant_json VARCHAR, rating_text VARCHAR, time_text VARCHAR);
+CREATE TABLE raw (row BIGINT, rejection VARCHAR, user VARCHAR, user_json VARCHAR,
+    restaurant VARCHAR, restaurant_json VARCHAR, rating_text VARCHAR, time_text VARCHAR);
 """
 
 
@@ -163,7 +163,7 @@ def open_reviews(
                 raise DataError(f"{title} is not readable: {why}") from None
             why = one_line(str(error).replace(f"{temporary}/content", title), limit=200)
             raise DataError(f"{title} is damaged or cut short: {why}") from None
-        reviews = "SELECT * EXCLUDE (row, reason, notation) FROM reviews WHERE reason IS NULL"
+        reviews = "SELECT * EXCLUDE (row, rejection, notation) FROM reviews WHERE rejection IS NULL"
         yield report, iter(connection.sql(reviews).to_arrow_reader(block))
 
 
@@ -225,14 +225,14 @@ class _File:
         paths = [[name] for name in names] + [name.split(".") for name in names]
         values = ", ".join(map(_json_path, paths))
         self.connection.execute(f"""
-            INSERT INTO raw BY NAME SELECT row, problem, text_id(v[1]) AS user, json_id(v[1]) AS
+            INSERT INTO raw BY NAME SELECT row, rejection, text_id(v[1]) AS user, json_id(v[1]) AS
                 user_json, text_id(v[2]) AS restaurant, json_id(v[2]) AS restaurant_json,
                 as_text(v[3]) AS rating_text, as_text(v[4]) AS time_text
-            FROM (SELECT row, problem, [coalesce(a[i], a[i + {len(names)}]) FOR i IN
+            FROM (SELECT row, rejection, [coalesce(a[i], a[i + {len(names)}]) FOR i IN
                 range(1, {len(names) + 1})] AS v
             FROM (SELECT row_number() OVER () AS row, json_extract(json, [{values}]) AS a,
                 CASE WHEN coalesce(json_type(json), '') <> 'OBJECT' THEN 'not a JSON object' END
-                AS problem FROM records))""")
+                AS rejection FROM records))""")
 
     def _read_table(self, lines: Iterator[tuple[int, str]]) -> None:
         """Read delimited text, as numbered lines, into the table ``raw``."""
@@ -261,10 +261,10 @@ class _File:
             INSERT INTO raw BY NAME SELECT split_part(csv_line, '{delimiter}', 1)::BIGINT AS row,
                 CASE max(error_type::VARCHAR) WHEN 'UNQUOTED VALUE' THEN '{_STRAY_QUOTE}'
                 WHEN 'LINE SIZE OVER MAXIMUM' THEN 'a line of more than 2,000,000 bytes'
-                ELSE 'not as many fields as the header' END AS problem
+                ELSE 'not as many fields as the header' END AS rejection
             FROM reject_errors GROUP BY row""")
         self.connection.execute(
-            "INSERT INTO raw BY NAME SELECT unnest($1::BIGINT[]) AS row, $2 AS problem",
+            "INSERT INTO raw BY NAME SELECT unnest($1::BIGINT[]) AS row, $2 AS rejection",
             [stray, _STRAY_QUOTE],
         )
 
@@ -310,11 +310,11 @@ class _File:
                 rating_of(rating_text) AS rating, CASE WHEN n IS NULL THEN date
                     WHEN notation = 'dates as numbers' THEN epoch_ms(day_of(n)::TIMESTAMP)
                     ELSE TRY_CAST(n * CASE notation {factors} ELSE 1 END AS BIGINT) END AS time,
-                notation, coalesce(problem, id_problem(user, user_json, '{USER}'),
-                    id_problem(restaurant, restaurant_json, '{RESTAURANT}'),
+                notation, coalesce(rejection, id_rejection(user, user_json, '{USER}'),
+                    id_rejection(restaurant, restaurant_json, '{RESTAURANT}'),
                     CASE WHEN coalesce(rating_text, '') = '' THEN 'rating missing'
                     WHEN NOT coalesce(isfinite(rating_of(rating_text)), false)
-                    THEN 'rating is no finite number' END) AS reason
+                    THEN 'rating is no finite number' END) AS rejection
             FROM (SELECT *, CASE WHEN n IS NOT NULL THEN {unit}
                 WHEN date IS NOT NULL THEN 'dates' END AS notation
             FROM (SELECT *, CASE WHEN n IS NULL THEN
@@ -324,14 +324,14 @@ class _File:
     def _report(self) -> Report:
         report = Report(columns=self._header)
         for reason, count, rows in self.connection.execute(
-            "SELECT reason, count(*), list(row ORDER BY row)[:3] FROM reviews "
-            "WHERE reason IS NOT NULL GROUP BY reason ORDER BY reason"
+            "SELECT rejection, count(*), list(row ORDER BY row)[:3] FROM reviews "
+            "WHERE rejection IS NOT NULL GROUP BY rejection ORDER BY rejection"
         ).fetchall():
             report.rejected[reason], report.examples[reason] = count, rows
         for notation, count, unknown, implausible in self.connection.execute(
             "SELECT notation, count(*), count(*) FILTER (time IS NULL), count(*) FILTER "
             f"(time NOT BETWEEN {EARLIEST_MS} AND {latest_ms():.0f}) FROM reviews "
-            "WHERE reason IS NULL GROUP BY notation ORDER BY notation"
+            "WHERE rejection IS NULL GROUP BY notation ORDER BY notation"
         ).fetchall():
             report.loaded += count
             report.times["unknown"] += unknown

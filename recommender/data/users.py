@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pymongo.collection import Collection
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors, source_of
 from recommender.core.mongo_collections import RECOMMENDATIONS, WRITTEN_BY_OTHERS
@@ -131,14 +131,3 @@ def rated_in_users(db: MongoDatabase, user: pa.StringArray) -> pa.StringArray:
             if same.find(document.get("user_id")) >= 0
             for entry in ratings_in(document)
         )
-
-
-def stacked(above: csr_array, below: csr_array) -> csr_array:
-    """Return the rows of ``above``, then those of ``below``."""
-    return csr_array(vstack([above, below], format="csr"))
-
-
-def structure(matrix: csr_array) -> csr_array:
-    """Return a bool matrix, true at each stored entry, of 0 or not."""
-    stored = np.ones(matrix.nnz, dtype=np.bool_)
-    return csr_array((stored, matrix.indices, matrix.indptr), shape=matrix.shape)

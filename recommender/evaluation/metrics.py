@@ -51,11 +51,11 @@ def rating_error(
     known = ~np.isnan(predicted)
     rows, cold, reason = int(known.sum()), int((~known).sum()), None
     if not rows and not cold:
-        reason = "no rating was held out"
+        reason = "the test part holds no rating"
     elif not rows:
-        reason = f"all {cold} held-out ratings are of users or restaurants not in the training part"
+        reason = f"all {cold} test ratings are of users or restaurants not in the training part"
     elif cold and not drop_cold:
-        reason = f"{cold} held-out ratings are of unseen users or restaurants, and none is dropped"
+        reason = f"{cold} test ratings are of unseen users or restaurants, and none is dropped"
     if reason:
         return RatingError(None, None, None, None, None, None, rows, cold, reason)
     truth = actual[known]

@@ -79,8 +79,9 @@ class Lease:
         if not mine or not self._state.update_one(mine, change, session=session).matched_count:
             holder = self._state.find_one({"_id": LEASE_ID}, session=session) or {}
             raise LeaseLostError(
-                "this training no longer holds the lease, as it did not renew it in time; the "
-                f"lease is with {holder.get('run_id') or 'no run'}; nothing more is published"
+                "this training does not hold the lease: it did not renew it in time, or --run-id, "
+                "which is for the service, was given by hand; the lease is with "
+                f"{holder.get('run_id') or 'no run'}; nothing more is published"
             )
 
     def release(self) -> None:

@@ -116,12 +116,13 @@ def test_an_invalid_document_is_a_data_error(db: MongoDatabase) -> None:
         db["Metadata"].replace_one({"_id": "item_factors"}, document_of() | change, upsert=True)
         with pytest.raises(DataError):
             load_factors(db)
+        assert with_shown(document_of() | change, ids_of(1), np.ones(1, bool), "r2") is None
 
 
 def test_restaurants_closed_since_the_fit_are_not_shown() -> None:
     live = some_factors("r1")
     keys = pa.array([str(encode_id(i)) for i in ("c", "new", 5)])
-    document = with_shown(live, keys, np.array([False, False, True]), "r2")
+    document = with_shown(live, keys, np.array([False, False, True]), "r2") or {}
     assert np.frombuffer(document["shown"], np.bool_).tolist() == [True, True, False]
     assert document == {**live, "run_id": "r2", "shown": document["shown"]}
 

@@ -37,9 +37,11 @@ def test_a_filter_that_mongodb_refuses_is_an_error(
 
 
 def test_a_text_that_is_not_a_filter_is_an_invalid_setting() -> None:
-    for text in ("closed", "[1]", '{"a":'):
+    for text in ("closed", "[1]", '{"a":', '{"a": {"$oid": "z"}}', 5):
         with pytest.raises(ConfigurationError, match="RESTAURANTS_EXCLUDE"):
             load_settings(restaurants_exclude=text)
+    settings = load_settings(restaurants_exclude={"closed": True})
+    assert settings.reviews.restaurants_exclude == {"closed": True}
 
 
 def test_names_are_those_of_the_ids(db: MongoDatabase) -> None:

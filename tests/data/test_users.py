@@ -11,7 +11,8 @@ from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
 from recommender.data.ratings import Ratings
-from recommender.data.users import rated_in_users, read_users, stacked, structure
+from recommender.data.sparse import stack_rows, stored_entries
+from recommender.data.users import rated_in_users, read_users
 from tests.support import ratings_of
 
 
@@ -65,10 +66,10 @@ def test_many_newcomers_are_read_in_one_pass(db: MongoDatabase, db_settings: Set
     assert db["system.profile"].count_documents(queries) == 1
 
 
-def test_stacked_appends_rows() -> None:
+def test_rows_are_stacked() -> None:
     above, below = csr_array(np.array([[1.0, 0, 2], [0, 0, 0]])), csr_array(np.array([[0.0, 3, 0]]))
-    assert stacked(above, below).toarray().tolist() == [[1, 0, 2], [0, 0, 0], [0, 3, 0]]
-    assert stacked(above, csr_array((0, 3))).toarray().tolist() == [[1, 0, 2], [0, 0, 0]]
+    assert stack_rows(above, below).toarray().tolist() == [[1, 0, 2], [0, 0, 0], [0, 3, 0]]
+    assert stack_rows(above, csr_array((0, 3))).toarray().tolist() == [[1, 0, 2], [0, 0, 0]]
 
 
 def test_ratings_of_known_users_are_read(db: MongoDatabase, db_settings: Settings) -> None:
@@ -111,7 +112,7 @@ def test_several_blocks_of_known_users_are_read(db: MongoDatabase, db_settings: 
 def test_structure_is_true_at_each_stored_entry() -> None:
     stored = csr_array((np.array([2.5, 0.0]), np.array([1, 0]), np.array([0, 1, 2])), shape=(2, 2))
     other = csr_array(np.array([[0, 3.0], [0, 0]]))
-    both = structure(stored) + structure(other)
+    both = stored_entries(stored) + stored_entries(other)
     assert both.dtype == np.bool_
     assert both.toarray().tolist() == [[False, True], [True, False]]
 

@@ -89,21 +89,21 @@ def everything(db: MongoDatabase) -> dict[str, list[Document]]:
 
 
 @contextlib.contextmanager
-def watched(db: MongoDatabase, name: str) -> Iterator[list[tuple[int, set[str]]]]:
-    """Read a collection all the time, as the backend does: how many there are, and of which run."""
+def watched(read: Callable[[], list[Document]]) -> Iterator[list[tuple[int, set[str]]]]:
+    """Read documents all the time, as the backend does: how many there are, and of which runs."""
     seen: list[tuple[int, set[str]]] = []
     stop, started = threading.Event(), threading.Event()
 
-    def read() -> None:
+    def watch() -> None:
         while not stop.is_set():
             # MongoDB ends a reading that the switch overtakes between two batches with an error.
             with contextlib.suppress(OperationFailure):
-                documents = list(db[name].find({}, {"run_id": 1}))
+                documents = read()
                 seen.append((len(documents), {document["run_id"] for document in documents}))
                 started.set()
 
     with ThreadPoolExecutor(1) as pool:
-        reader = pool.submit(read)
+        reader = pool.submit(watch)
         assert started.wait(30)
         try:
             yield seen

@@ -84,7 +84,10 @@ def test_both_are_published(either: MongoDatabase) -> None:
 
 def test_readers_of_each_collection_see_one_whole_run(either: MongoDatabase) -> None:
     publish_pair(either, "r0")
-    with watched(either, CLUSTERS) as seen_clusters, watched(either, METADATA) as seen_metadata:
+    with (
+        watched(lambda: list(either[CLUSTERS].find())) as seen_clusters,
+        watched(lambda: list(either[METADATA].find())) as seen_metadata,
+    ):
         for number in range(1, 8):
             publish_pair(either, f"r{number}")
     for seen in (seen_clusters, seen_metadata):

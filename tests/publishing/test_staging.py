@@ -45,7 +45,7 @@ def test_the_published_documents_are_live_and_the_stage_is_gone(db: MongoDatabas
 
 def test_a_reader_sees_one_whole_run(either: MongoDatabase) -> None:
     train(either, "r0")
-    with watched(either, RECOMMENDATIONS) as seen:
+    with watched(lambda: list(either[RECOMMENDATIONS].find())) as seen:
         for number in range(1, 8):
             train(either, f"r{number}")
     assert {(count, len(runs)) for count, runs in seen} == {(TRAINED_USERS, 1)}

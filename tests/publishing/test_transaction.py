@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 
 from recommender.core.errors import DatabaseUnavailableError
-from recommender.core.mongo import MongoDatabase
+from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import (
     CENTROIDS_ID,
     CLUSTERS,
@@ -18,33 +13,7 @@ from recommender.core.mongo_collections import (
     COLUMNS_ID,
     METADATA,
 )
-from tests.publishing.publications import everything, publish_pair
-
-
-@contextlib.contextmanager
-def watched_together(db: MongoDatabase) -> Iterator[list[set[str]]]:
-    """Read both of a pair in one snapshot all the time; give the runs that each reading saw."""
-    seen: list[set[str]] = []
-    stop, started = threading.Event(), threading.Event()
-
-    def read() -> None:
-        while not stop.is_set():
-            with db.client.start_session(snapshot=True) as session:
-                documents = [
-                    *db[METADATA].find({}, {"run_id": 1}, session=session),
-                    *db[CLUSTERS].find({}, {"run_id": 1}, session=session),
-                ]
-            seen.append({document["run_id"] for document in documents})
-            started.set()
-
-    with ThreadPoolExecutor(1) as pool:
-        reader = pool.submit(read)
-        assert started.wait(30)
-        try:
-            yield seen
-        finally:
-            stop.set()
-            reader.result()
+from tests.publishing.publications import everything, publish_pair, watched
 
 
 def test_a_refused_transaction_changes_nothing(replica_set: MongoDatabase) -> None:
@@ -62,11 +31,17 @@ def test_a_refused_transaction_changes_nothing(replica_set: MongoDatabase) -> No
 
 def test_both_collections_change_at_one_moment(replica_set: MongoDatabase) -> None:
     publish_pair(replica_set, "r0")
-    with watched_together(replica_set) as seen:
+
+    def both() -> list[Document]:
+        with replica_set.client.start_session(snapshot=True) as session:
+            pair = [replica_set[name].find({}, session=session) for name in (METADATA, CLUSTERS)]
+            return [document for cursor in pair for document in cursor]
+
+    with watched(both) as seen:
         for number in range(1, 8):
             publish_pair(replica_set, f"r{number}")
-    assert {len(runs) for runs in seen} == {1}
-    assert len({run for runs in seen for run in runs}) > 1
+    assert {len(runs) for _, runs in seen} == {1}
+    assert len({run for _, runs in seen for run in runs}) > 1
 
 
 def test_documents_are_replaced_in_place(replica_set: MongoDatabase) -> None:

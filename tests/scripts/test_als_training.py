@@ -27,7 +27,6 @@ from tests.support import (
     jvms,
     rated_by_user,
     run_script,
-    write_tiny_city,
 )
 from tests.waiting import TRAINING_SECONDS, until
 
@@ -36,10 +35,10 @@ def files_in(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()]
 
 
+@pytest.mark.usefixtures("tiny_city")
 def test_the_script_trains_publishes_and_chains_into_the_clustering(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
-    write_tiny_city(db, db_settings)
     db["Reviews"].insert_many([{"user_id": "x", "gmap_id": "y", "rating": "bad"}, {"rating": 3}])
     done = run_script("als_training.py", settings=db_settings, ALS_RANK="8")
     assert done.returncode == 0, done.stderr
@@ -82,13 +81,12 @@ def check_clusters(db: MongoDatabase, run: Document) -> None:
     assert all(reader.recommend(user) for user in rated.values())
 
 
+@pytest.mark.usefixtures("tiny_city")
 def test_newcomers_and_factors_are_published_and_closed_restaurants_are_not(
     train_here: Callable[..., int],
     db: MongoDatabase,
-    db_settings: Settings,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write_tiny_city(db, db_settings)
     restaurants = db["Restaurants"].distinct("gmap_id")
     closed, rating = restaurants[:20], {"gmap_id": restaurants[30], "rating": 5}
     db["Restaurants"].update_many({"gmap_id": {"$in": closed}}, {"$set": {"closed": True}})
@@ -182,14 +180,21 @@ def test_each_failure_has_its_code_and_one_line(
         assert "s3cret" not in out + err
 
 
+def test_a_run_id_goes_with_a_lease_and_not_with_tuning(run_here: Callable[..., int]) -> None:
+    assert run_here(als_training.main, "--run-id", "by-hand") == 75
+    with pytest.raises(SystemExit) as caught:
+        run_here(als_training.main, "--tune", "--run-id", "by-hand")
+    assert caught.value.code == 2
+
+
 @pytest.mark.parametrize(
     ("moment", "signum", "code"),
     [("Spark starts", signal.SIGTERM, 143), ("read", signal.SIGINT, 130)],
 )
+@pytest.mark.usefixtures("tiny_city")
 def test_a_signal_cancels_the_training_and_cleans_up(
     db: MongoDatabase, db_settings: Settings, moment: str, signum: signal.Signals, code: int
 ) -> None:
-    write_tiny_city(db, db_settings)
     folder = db_settings.work_dir / "a folder with spaces"
     process = subprocess.Popen(
         [sys.executable, str(PROJECT / "als_training.py")],
@@ -249,13 +254,12 @@ def test_a_failure_inside_spark_has_its_code_one_line_and_a_ledger_entry(
     assert db["Recommendations"].count_documents({}) == 0
 
 
+@pytest.mark.usefixtures("tiny_city")
 def test_a_model_worse_than_the_live_one_is_rejected_unless_forced(
     train_here: Callable[..., int],
     db: MongoDatabase,
-    db_settings: Settings,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write_tiny_city(db, db_settings)
     live = [{"user_id": f"u{i}", "run_id": "r0", "recommendations": [{}]} for i in range(700)]
     db["Recommendations"].insert_many(live)
     assert train_here(als_training.main) == 76

@@ -16,7 +16,6 @@ from tests.support import (
     ContractReader,
     rated_by_user,
     run_script,
-    write_tiny_city,
 )
 
 
@@ -25,10 +24,10 @@ def _clean(clean_environment: object) -> None:
     """Ignore the settings of the developer."""
 
 
+@pytest.mark.usefixtures("tiny_city")
 def test_the_script_publishes_a_model_that_a_contract_reader_can_use(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
-    write_tiny_city(db, db_settings)
     foreign = {"_id": "of the backend", "value": 1}
     db["Metadata"].insert_one(foreign)
     done = run_script("clustering_training.py", settings=db_settings, CLUSTERS_K="7")
@@ -65,13 +64,12 @@ def test_the_script_publishes_a_model_that_a_contract_reader_can_use(
     assert db["Metadata"].find_one({"_id": "of the backend"}) == foreign
 
 
+@pytest.mark.usefixtures("tiny_city")
 def test_on_a_scale_from_zero_a_reader_of_raw_ratings_finds_the_clusters(
     run_here: Callable[..., int],
     db: MongoDatabase,
-    db_settings: Settings,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write_tiny_city(db, db_settings)
     lowered = {"$max": [0, {"$subtract": ["$rating", 3]}]}
     db["Reviews"].update_many({}, [{"$set": {"rating": lowered}}])
     scale = {"RATING_MIN": "0", "RATING_MAX": "2", "CLUSTERS_K": "7"}
@@ -94,10 +92,10 @@ def test_on_a_scale_from_zero_a_reader_of_raw_ratings_finds_the_clusters(
     assert capsys.readouterr().out.splitlines()[-1].endswith(": 0")
 
 
+@pytest.mark.usefixtures("tiny_city")
 def test_on_a_scale_below_zero_a_reader_adds_the_shift(
-    run_here: Callable[..., int], db: MongoDatabase, db_settings: Settings
+    run_here: Callable[..., int], db: MongoDatabase
 ) -> None:
-    write_tiny_city(db, db_settings)
     db["Reviews"].update_many({}, [{"$set": {"rating": {"$subtract": ["$rating", 3]}}}])
     scale = {"RATING_MIN": "-2", "RATING_MAX": "2", "CLUSTERS_K": "7"}
     assert run_here(clustering_training.main, **scale) == 0
@@ -114,10 +112,10 @@ def test_on_a_scale_below_zero_a_reader_adds_the_shift(
     assert share < 1
 
 
+@pytest.mark.usefixtures("tiny_city")
 def test_most_users_keep_their_cluster_id_in_the_next_training(
-    run_here: Callable[..., int], db: MongoDatabase, db_settings: Settings
+    run_here: Callable[..., int], db: MongoDatabase
 ) -> None:
-    write_tiny_city(db, db_settings)
     readers, moved = [], []
     for seed in ("1", "1", "2"):
         assert run_here(clustering_training.main, SEED=seed, CLUSTERS_K="7") == 0

@@ -20,7 +20,6 @@ from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import Ledger
-from tests.support import write_tiny_city
 
 
 @pytest.mark.usefixtures("clean_environment")
@@ -64,13 +63,13 @@ def test_folds_have_different_test_parts_or_are_refused(
         searching.split_folds(one_rating_each, db_settings, 2)
 
 
+@pytest.mark.usefixtures("tiny_city")
 def test_tuning_runs_beside_a_training_publishes_nothing_and_continues(
     train_here: Callable[..., int],
     db: MongoDatabase,
     db_settings: Settings,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write_tiny_city(db, db_settings)
     Lease(db, 60).acquire("1999-training")
     Ledger(db).open("1999-training", "api", db_settings, None)
     grid = ("--tune", "--grid", "ALS_ALPHA=20,40", "--grid", "ALS_USER_WEIGHT=3", "--folds", "2")

@@ -1,0 +1,17 @@
+"""Operations on sparse matrices that scipy lacks."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_array, vstack
+
+
+def stack_rows(above: csr_array, below: csr_array) -> csr_array:
+    """Return the rows of ``above``, then those of ``below``."""
+    return csr_array(vstack([above, below], format="csr"))
+
+
+def stored_entries(matrix: csr_array) -> csr_array:
+    """Return a bool matrix, true at each stored entry, of 0 or not."""
+    stored = np.ones(matrix.nnz, dtype=np.bool_)
+    return csr_array((stored, matrix.indices, matrix.indptr), shape=matrix.shape)
