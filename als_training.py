@@ -23,7 +23,7 @@ from recommender.als.reuse import choose_parameters, reused_parameters
 from recommender.als.tuning.cli import add_tuning_options, run_tuning, tuning_axes
 from recommender.core.errors import ModelRejectedError
 from recommender.core.logs import configure_logging
-from recommender.core.mongo_collections import RECOMMENDATIONS
+from recommender.core.mongo_collections import PUBLISHED, RECOMMENDATIONS
 from recommender.core.script import TRAINING_CODES, run_script, script_parser
 from recommender.data.ratings import Ratings, counts_of
 from recommender.data.restaurants import shown_restaurants
@@ -33,6 +33,7 @@ from recommender.evaluation.splitting import split
 from recommender.publishing.gate import add_force_option, check_recommendations, settings_with_force
 from recommender.publishing.publish import publish
 from recommender.publishing.staging import others_before, staged
+from recommender.publishing.targets import check_targets
 from recommender.runs.run import TrainingRun, training_run
 from recommender.runs.summary import summary_of
 from recommender.spark.reviews_source import read_ratings
@@ -128,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(line)
         return 0
     with training_run(settings, run_id=arguments.run_id) as run:
+        check_targets(run, [RECOMMENDATIONS] if arguments.no_clustering else PUBLISHED)
         ratings, preferences = train(run)
         if not arguments.no_clustering:
             clustering_training.train(run, ratings, preferences)

@@ -23,12 +23,14 @@ from recommender.clustering.stable_ids import matched_ids, users_moved
 from recommender.clustering.user_matrix import user_matrix
 from recommender.core.logs import configure_logging
 from recommender.core.mongo import Document
+from recommender.core.mongo_collections import CLUSTERS, METADATA
 from recommender.core.script import TRAINING_CODES, run_script, script_parser
 from recommender.data.ratings import Ratings, counts_of, rating_shift
 from recommender.data.restaurants import shown_restaurants
 from recommender.data.reviews import read_ratings
 from recommender.publishing import gate
 from recommender.publishing.publish import publish_clusters
+from recommender.publishing.targets import check_targets
 from recommender.runs.run import TrainingRun, training_run
 from recommender.runs.summary import summary_of
 
@@ -105,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(run_elbow(arguments.elbow, settings))
         return 0
     with training_run(settings) as run:
+        check_targets(run, (CLUSTERS, METADATA))
         with run.phase("read"):
             ratings = read_ratings(settings)
             run.record(**counts_of(ratings))

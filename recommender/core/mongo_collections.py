@@ -125,12 +125,14 @@ def copy_validator(source: Collection[Document], target: Collection[Document]) -
         target.database.command({"collMod": target.name, **options})
 
 
-def count_misfits(source: Collection[Document], staged: Collection[Document]) -> int:
-    """Return the number of staged documents that the validator of ``source`` would refuse."""
+def count_misfits(
+    source: Collection[Document], staged: Collection[Document], matching: Document | None = None
+) -> int:
+    """Return how many staged documents, of those that match, ``source``'s validator refuses."""
     options = source.options()
     if not options.get("validator") or options.get("validationAction") == "warn":
         return 0
-    return staged.count_documents({"$nor": [options["validator"]]})
+    return staged.count_documents({"$and": [matching or {}, {"$nor": [options["validator"]]}]})
 
 
 def _identity(index: Mapping[str, Any]) -> tuple[Any, Any]:

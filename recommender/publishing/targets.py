@@ -1,0 +1,102 @@
+"""The check, before a training, that its documents can replace the published collections."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pymongo.errors import DuplicateKeyError
+
+from recommender.core.errors import PublishError
+from recommender.core.mongo import Document, mongo_errors, source_of
+from recommender.core.mongo_collections import (
+    CENTROIDS_ID,
+    CLUSTERS,
+    COLUMNS_ID,
+    METADATA,
+    PUBLISHED,
+    RECOMMENDATIONS,
+    copy_indexes,
+    count_misfits,
+)
+from recommender.data.ids import CODEC, encode_id
+from recommender.data.reviews import COLLECTION as REVIEWS
+from recommender.publishing.gate import WRITTEN_BY_A_RUN
+from recommender.publishing.staging import staged
+from recommender.runs.run import Run
+
+# The unique field of each target, and two values of it that are not equal to a reader.
+_UNIQUE: dict[str, tuple[str, Sequence[Any]]] = {
+    RECOMMENDATIONS: ("user_id", ("a", "A")),
+    CLUSTERS: ("cluster_id", (0, 1)),
+    METADATA: ("_id", (COLUMNS_ID, CENTROIDS_ID)),
+}
+
+
+def check_targets(run: Run, targets: Sequence[str] = PUBLISHED) -> None:
+    """Raise PublishError if a training's documents could not replace a collection.
+
+    That is so if the collection is a view or a time series, or if its validator or a unique index
+    refuses sample documents, which are staged for it and dropped.
+    """
+    for target in targets:
+        with mongo_errors(f"checking {target}"):
+            problem = _problem(run, target)
+        if problem:
+            raise PublishError(
+                f"{target} {problem}; nothing was trained or published; change or drop it, or set "
+                "another MONGO_DB"
+            )
+
+
+def _problem(run: Run, target: str) -> str | None:
+    """Return why documents of a training cannot replace a collection, or None."""
+    live = run.db[target]
+    kinds = run.db.list_collections(filter={"name": target})
+    kind = next(iter(kinds), {}).get("type", "collection")
+    if kind != "collection":
+        return f"is a {kind}, and only a plain collection can be replaced"
+    unique, values = _UNIQUE[target]
+    sample = _sample(run, target)
+    with staged(run.db, target, run.run_id, unique) as stage:
+        rehearsed = run.db[stage.name]
+        rehearsed.insert_one(dict(sample))
+        # The documents of the last training are better samples.
+        published = live.find_one(WRITTEN_BY_A_RUN, {"_id": 1})
+        if count_misfits(live, live if published else rehearsed, WRITTEN_BY_A_RUN):
+            return "has a validator that refuses a training's documents (collMod changes it)"
+        rehearsed.delete_many({})
+        rehearsed.insert_many([{**sample, unique: value} for value in values])
+        try:
+            copy_indexes(live, rehearsed)
+        except DuplicateKeyError as error:
+            name = re.search(r"index: (\S+)", str(error))
+            return f"has the unique index {name and name[1]}, which takes different ids for equal"
+    return None
+
+
+def _sample(run: Run, target: str) -> Document:
+    """Return a document of the form that a training publishes, with ids of a review."""
+    fields = run.settings.reviews.fields[:2]
+    reviews = source_of(run.db)[REVIEWS].with_options(codec_options=CODEC)
+    review = reviews.find_one({field: {"$ne": None} for field in fields}, fields) or {}
+    ids = (review.get(field) for field in fields)
+    user, restaurant = (value if isinstance(encode_id(value), str) else "a" for value in ids)
+    entry = {"gmap_id": restaurant, "score": 1.0}
+    if target == METADATA:
+        return {"_id": COLUMNS_ID, "columns": [restaurant], "run_id": run.run_id}
+    if target == RECOMMENDATIONS:
+        entries = [{**entry, "rating": 4.0}] * run.settings.als.top_n
+        return {"user_id": user, "run_id": run.run_id, "recommendations": entries}
+    return {
+        "cluster_id": 0,
+        "recommendations": [entry] * run.settings.clusters.top_n,
+        "size": 1,
+        "ratings": 1,
+        "mean_rating": 4.0,
+        "mean_distance": 0.5,
+        "tightness": 0.5,
+        "stands_out": [{"gmap_id": restaurant, "share": 0.5, "city_share": 0.1}],
+        "run_id": run.run_id,
+    }
