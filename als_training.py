@@ -25,6 +25,7 @@ from recommender.core.errors import ModelRejectedError
 from recommender.core.logs import configure_logging
 from recommender.core.mongo_collections import PUBLISHED, RECOMMENDATIONS
 from recommender.core.script import TRAINING_CODES, run_script, script_parser
+from recommender.core.terminal import add_json_option
 from recommender.data.ratings import Ratings, counts_of
 from recommender.data.restaurants import shown_restaurants
 from recommender.data.sparse import stack_rows, stored_entries
@@ -35,7 +36,7 @@ from recommender.publishing.publish import publish
 from recommender.publishing.staging import others_before, staged
 from recommender.publishing.targets import check_targets
 from recommender.runs.run import TrainingRun, training_run
-from recommender.runs.summary import summary_of
+from recommender.runs.summary import print_summary
 from recommender.spark.reviews_source import read_ratings
 from recommender.spark.session import spark_session
 
@@ -115,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = script_parser("Train ALS, publish Recommendations, cluster users.", *TRAINING_CODES)
     parser.add_argument("--no-clustering", action="store_true", help="end after Recommendations")
     add_force_option(parser)
+    add_json_option(parser)
     add_tuning_options(parser)
     # The service has acquired the lease and opened the ledger for this run.
     parser.add_argument("--run-id", help=argparse.SUPPRESS)
@@ -133,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ratings, preferences = train(run)
         if not arguments.no_clustering:
             clustering_training.train(run, ratings, preferences)
-    print(summary_of(run.document))
+    print_summary(run, as_json=arguments.json)
     return 0
 
 

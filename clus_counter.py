@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from recommender.clustering.published_model import PublishedModel, load_model
 from recommender.core.errors import DataError
 from recommender.core.logs import configure_logging
-from recommender.core.mongo import connect, database
+from recommender.core.mongo import Document, connect, database
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import load_settings
+from recommender.core.terminal import add_json_option, print_json, print_table
 from recommender.data.ratings import Ratings
 from recommender.data.reviews import read_ratings
 
@@ -48,36 +49,46 @@ def check_belongs(counts: NDArray[np.int64], unclustered: int, model: PublishedM
     )
 
 
-def report(counts: NDArray[np.int64], unclustered: int, model: PublishedModel) -> str:
-    """Return one line per cluster, with its count, share and bar, and the totals."""
-    total, widest = int(counts.sum()), max(int(counts.max()), 1)
-    giant = _GIANT if len(counts) > 1 else 1.0
-    lines = [f"{'cluster':>7} {'users':>10} {'share':>7} {'trained':>10}"]
+def describe(counts: NDArray[np.int64], unclustered: int, model: PublishedModel) -> Document:
+    """Return the counts as a document, with each cluster's share and its size at the training."""
+    total, giant = int(counts.sum()), _GIANT if len(counts) > 1 else 1.0
+    clusters = []
     for cluster_id, (count, trained) in enumerate(zip(counts.tolist(), model.sizes, strict=True)):
         share = count / max(total, 1)
-        bar = "#" * round(_BAR_WIDTH * count / widest)
-        flag = " empty" if not count else " giant" if share > giant else ""
-        lines.append(f"{cluster_id:>7} {count:>10,} {share:>7.1%} {trained:>10,} {bar}{flag}")
+        flag = "empty" if not count else "giant" if share > giant else ""
+        figures = {"users": count, "share": share, "trained": trained, "flag": flag}
+        clusters.append({"cluster_id": cluster_id, **figures})
     changed = int(np.abs(counts - np.array(model.sizes)).sum())
-    lines += [
-        f"{total:,} users in {len(counts)} clusters of training {model.run_id}",
-        f"{unclustered:,} users are in no cluster and get the fallback list",
-        f"counts changed since the training: {changed:,}",
-    ]
-    return "\n".join(lines)
+    totals = {"users": total, "unclustered": unclustered, "changed": changed}
+    return {"run_id": model.run_id, **totals, "clusters": clusters}
+
+
+def print_counts(counted: Document) -> None:
+    """Print the document of :func:`describe`: a line per cluster with a bar, and the totals."""
+    clusters = counted["clusters"]
+    widest = max(1, *(cluster["users"] for cluster in clusters))
+    form = "{cluster_id} {users:,} {share:.1%} {trained:,} {flag}"
+    bars = ("#" * round(_BAR_WIDTH * cluster["users"] / widest) for cluster in clusters)
+    rows = [(*form.format_map(c).split(" "), bar) for c, bar in zip(clusters, bars, strict=True)]
+    title = f"{counted['users']:,} users in {len(rows)} clusters of training {counted['run_id']}"
+    print_table(title, rows, ("id", "users", "share", "trained", "", ""), range(4))
+    print(f"{counted['unclustered']:,} users are in no cluster and get the fallback list")
+    print(f"counts changed since the training: {counted['changed']:,}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print how many users each cluster has."""
     parser = script_parser("Count the users of each cluster of the published model.", *READER_CODES)
-    parser.parse_args(argv)
+    add_json_option(parser)
+    arguments = parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)
     with connect(settings) as client:
         model = load_model(database(client, settings))
     counts, unclustered = count_users(model, read_ratings(settings))
     check_belongs(counts, unclustered, model)
-    print(report(counts, unclustered, model))
+    described = describe(counts, unclustered, model)
+    (print_json if arguments.json else print_counts)(described)
     return 0
 
 

@@ -1,9 +1,10 @@
-"""Shows a user's cluster and recommendations from the published model."""
+"""Shows what a user has rated, what the backend serves, and what the published model recommends."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +14,12 @@ from recommender.als.published_factors import load_factors
 from recommender.clustering.published_model import PublishedModel, load_model
 from recommender.core.errors import DataError
 from recommender.core.logs import configure_logging, one_line
-from recommender.core.mongo import Document, MongoDatabase, connect, database
+from recommender.core.mongo import Document, MongoDatabase, connect, database, mongo_errors
+from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import load_settings
-from recommender.data.ids import KeyIndex, positions_in
+from recommender.core.terminal import add_json_option, print_json, print_table
+from recommender.data.ids import CODEC, KeyIndex, decode_ids, encode_id, positions_in
 from recommender.data.one_user import parse_rating, ratings_from_request, ratings_of_user
 from recommender.data.ratings import Ratings
 from recommender.data.restaurants import restaurant_names
@@ -24,59 +27,94 @@ from recommender.data.users import rated_in_users
 
 _NEAREST = 3
 _FOLDED_IN = 13
+_RATED_SHOWN = 20
+# The lists of a user's document, with their titles.
+_LISTS = {
+    "rated": "Rated, best first",
+    "served": "Served, from the user's document in Recommendations",
+    "recommendations": "Recommended by {source}, without rated restaurants",
+    "folded_in": "Folded in, recommended by the item factors of training {fitted_by}",
+}
 
 
-def nearest_clusters(model: PublishedModel, ratings: Ratings) -> list[tuple[int, float]]:
-    """Return the user's nearest clusters with their distances; none without common restaurants."""
-    to_centroids = distances(model.vectors(ratings), model.centroids)[0]
-    order = np.argsort(to_centroids, kind="stable")[:_NEAREST]
-    return [(int(i), float(to_centroids[i])) for i in order if to_centroids[i] < 1]
-
-
-def report(
+def describe(
     db: MongoDatabase, model: PublishedModel, ratings: Ratings, also_rated: pa.StringArray
-) -> Iterator[str]:
-    """Yield the lines on the user of ``ratings``; ``also_rated`` are keys of more restaurants."""
-    k, users, columns = len(model.centroids), sum(model.sizes), len(model.columns)
-    common = model.vectors(ratings).nnz
-    yield f"Model         {model.run_id}: {k} clusters of {users:,} users"
-    yield f"Rated         {len(ratings)} restaurants, {common} of them of the model's {columns:,}"
-    if more := int((positions_in(ratings.restaurants, also_rated) < 0).sum()):
-        yield f"Excluded      {more} more, rated according to Users"
-    nearest = nearest_clusters(model, ratings)
-    if nearest:
-        (cluster_id, distance), *others = nearest
-        after = ", ".join(f"{other} at {d:.5f}" for other, d in others) or "none"
-        size = model.sizes[cluster_id]
-        yield f"Cluster       {cluster_id} of {size:,} users, distance {distance:.5f}, next {after}"
-        source = f"cluster {cluster_id}"
-        recommendations = model.clusters[cluster_id]["recommendations"]
-    else:
-        yield "Cluster       none: the user has no restaurant in common with any cluster"
-        source, recommendations = "the fallback list", model.fallback
-    rated = KeyIndex(pa.concat_arrays([ratings.restaurants, also_rated]))
-    unrated = [entry for entry in recommendations if rated.find(entry["gmap_id"]) < 0]
-    yield f"Recommended   by {source}, without rated restaurants:"
-    yield from entry_lines(db, unrated)
-    if factors := load_factors(db):
-        yield f"Folded in     recommended by the item factors of training {factors.fitted_by}:"
-        yield from entry_lines(db, factors.recommend(ratings, _FOLDED_IN, also_rated))
+) -> Document:
+    """Return the user of ``ratings`` as a document; ``also_rated`` are keys of more restaurants."""
+    to_centroids = distances(model.vectors(ratings), model.centroids)[0]
+    order = np.argsort(to_centroids, kind="stable")[:_NEAREST].tolist()
+    nearest = [i for i in order if to_centroids[i] < 1]  # 1: no restaurant in common
+    cluster = model.clusters[nearest[0]] if nearest else {"recommendations": model.fallback}
+    already = KeyIndex(pa.concat_arrays([ratings.restaurants, also_rated]))
+    with mongo_errors("reading Recommendations"):
+        published = db.get_collection(RECOMMENDATIONS, CODEC)
+        served = published.find_one({"user_id": decode_ids(ratings.users)[0]}) or {}
+    factors = load_factors(db)
+    best_first = np.argsort(-ratings.rating, kind="stable")
+    ids = decode_ids(ratings.restaurants.take(pa.array(ratings.restaurant[best_first])))
+    rated = zip(ids, ratings.rating[best_first].tolist(), strict=True)
+    lists = {
+        "rated": [{"gmap_id": gmap_id, "rating": rating} for gmap_id, rating in rated],
+        "served": _entries(served),
+        "recommendations": [e for e in _entries(cluster) if already.find(e["gmap_id"]) < 0],
+        "folded_in": factors.recommend(ratings, _FOLDED_IN, also_rated) if factors else [],
+    }
+    names = restaurant_names(db, [entry["gmap_id"] for part in lists.values() for entry in part])
+    return {
+        "run_id": model.run_id,
+        "clusters": len(model.centroids),
+        "users": sum(model.sizes),
+        "columns": len(model.columns),
+        "common": int(model.vectors(ratings).nnz),
+        "also_rated": int((positions_in(ratings.restaurants, also_rated) < 0).sum()),
+        "nearest": [
+            {"cluster_id": i, "distance": float(to_centroids[i]), "size": model.sizes[i]}
+            for i in nearest
+        ],
+        "source": f"cluster {nearest[0]}" if nearest else "the fallback list",
+        "served_by": served.get("run_id"),
+        "fitted_by": factors.fitted_by if factors else None,
+    } | {
+        name: [{**entry, "name": names.get(entry["gmap_id"])} for entry in part]
+        for name, part in lists.items()
+    }
 
 
-def entry_lines(db: MongoDatabase, entries: Sequence[Document]) -> Iterator[str]:
-    """Yield a line per recommendation: rank, score, id, known name, and reasons if any."""
-    if not entries:
-        yield "  none: the user has rated the whole list"
-    ids = {i for entry in entries for i in (entry["gmap_id"], *entry.get("because", []))}
-    names = restaurant_names(db, ids)
-    for rank, entry in enumerate(entries, start=1):
-        gmap_id, reasons = entry["gmap_id"], entry.get("because")
-        line = f"  {rank:>3}. {entry['score']:8.4f}  {one_line(str(gmap_id))}"
-        if gmap_id in names:
-            line += f"  {one_line(names[gmap_id])}"
-        if reasons:
-            line += f"  because of {', '.join(one_line(str(names.get(i, i))) for i in reasons)}"
-        yield line
+def _entries(document: Document) -> list[Document]:
+    """Return the entries of ``recommendations``, less what a backend may have written wrongly."""
+    entries = document.get("recommendations")
+    dicts = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+    valid = [entry for entry in dicts if isinstance(encode_id(entry.get("gmap_id")), str)]
+    return [{key: e[key] for key in ("gmap_id", "score", "rating") if key in e} for e in valid]
+
+
+def print_user(user: Document) -> None:
+    """Print the document of :func:`describe`."""
+    rated = f"{len(user['rated'])} restaurants, {user['common']} of the model's {user['columns']:,}"
+    if user["also_rated"]:
+        rated += f"; {user['also_rated']} more according to Users"
+    form = "{cluster_id} of {size:,} users at distance {distance:.5f}"
+    clusters = "; next ".join(map(form.format_map, user["nearest"]))
+    facts = [
+        ("rated", rated),
+        ("cluster", clusters or "none: no restaurant in common with any cluster"),
+        ("served", f"{len(user['served'])} restaurants by training {user['served_by'] or 'none'}"),
+    ]
+    print_table("Model {run_id}: {clusters} clusters of {users:,} users".format_map(user), facts)
+    names = {entry["gmap_id"]: entry["name"] for entry in user["rated"]}
+    for name, title in _LISTS.items():
+        entries = user[name][:_RATED_SHOWN] if name == "rated" else user[name]
+        if entries:
+            rows = (_row(rank, entry, names) for rank, entry in enumerate(entries, start=1))
+            header = ("", "restaurant", "rating", "score", "because")
+            print_table(f"\n{title.format_map(user)}", rows, header, (0, 2, 3))
+
+
+def _row(rank: int, entry: Document, names: Mapping[Any, str | None]) -> Sequence[str]:
+    numbers = (entry.get("rating"), entry.get("score"))
+    shown = [f"{n:.4g}" if isinstance(n, int | float) else "" for n in numbers]
+    because = ", ".join(str(names.get(i) or i) for i in entry.get("because", []))
+    return [str(rank), one_line(entry["name"] or entry["gmap_id"]), *shown, one_line(because)]
 
 
 def parse_ratings(text: str) -> dict[str, str]:
@@ -88,7 +126,7 @@ def parse_ratings(text: str) -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the cluster and the recommendations of one user."""
+    """Print the ratings, the cluster and the recommendations of one user."""
     parser = script_parser(__doc__ or "", *READER_CODES)
     user = parser.add_mutually_exclusive_group(required=True)
     user.add_argument("user_id", nargs="?", help="a user with ratings in Reviews or Users")
@@ -98,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="GMAP_ID=RATING,...",
         help="the ratings of a user who is not in the database",
     )
+    add_json_option(parser)
     arguments = parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)
@@ -116,7 +155,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     "give one user's ratings by --ratings"
                 )
             also_rated = rated_in_users(db, ratings.users)
-        print("\n".join(report(db, model, ratings, also_rated)))
+        described = describe(db, model, ratings, also_rated)
+    (print_json if arguments.json else print_user)(described)
     return 0
 
 

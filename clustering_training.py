@@ -25,6 +25,7 @@ from recommender.core.logs import configure_logging
 from recommender.core.mongo import Document
 from recommender.core.mongo_collections import CLUSTERS, METADATA
 from recommender.core.script import TRAINING_CODES, run_script, script_parser
+from recommender.core.terminal import add_json_option
 from recommender.data.ratings import Ratings, counts_of, rating_shift
 from recommender.data.restaurants import shown_restaurants
 from recommender.data.reviews import read_ratings
@@ -32,7 +33,7 @@ from recommender.publishing import gate
 from recommender.publishing.publish import publish_clusters
 from recommender.publishing.targets import check_targets
 from recommender.runs.run import TrainingRun, training_run
-from recommender.runs.summary import summary_of
+from recommender.runs.summary import print_summary
 
 _REMEDY = "check the ratings and the CLUSTERS_* settings"
 
@@ -100,11 +101,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="compare these numbers of clusters; publish nothing",
     )
     gate.add_force_option(parser)
+    add_json_option(parser)
     arguments = parser.parse_args(argv)
     settings = gate.settings_with_force(arguments)
     configure_logging(settings)
     if arguments.elbow:
-        print(run_elbow(arguments.elbow, settings))
+        run_elbow(arguments.elbow, settings, as_json=arguments.json)
         return 0
     with training_run(settings) as run:
         check_targets(run, (CLUSTERS, METADATA))
@@ -112,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             ratings = read_ratings(settings)
             run.record(**counts_of(ratings))
         train(run, ratings)
-    print(summary_of(run.document))
+    print_summary(run, as_json=arguments.json)
     return 0
 
 

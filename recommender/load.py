@@ -17,6 +17,7 @@ import argparse
 import codecs
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from recommender.core.mongo import Document, MongoDatabase, connect, database, m
 from recommender.core.mongo_collections import insert_batches, replacing
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import Settings, load_settings
+from recommender.core.terminal import add_json_option, print_json, print_table, progress
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
 from recommender.data.files import (
     DEFAULT_OPTIONS,
@@ -82,14 +84,19 @@ def load(
     """
     reviews = db["Reviews"]
     target = replacing(db, reviews.name) if replace else nullcontext(reviews)
-    with _documents(name, settings, options, batch) as (report, batches):
-        try:
-            with mongo_errors("loading reviews"), target as collection:
-                insert_batches(collection, batches)
-        except BaseException:
-            if not replace:
-                log.warning("up to %d reviews were added before the failure", report.loaded)
-            raise
+    with progress() as display:
+        reading = display.add_task("reading the file", total=None)
+        with _documents(name, settings, options, batch) as (report, batches):
+            display.remove_task(reading)
+            count = math.ceil(report.loaded / batch)
+            batches = iter(display.track(batches, count, description="inserting reviews"))
+            try:
+                with mongo_errors("loading reviews"), target as collection:
+                    insert_batches(collection, batches)
+            except BaseException:
+                if not replace:
+                    log.warning("up to %d reviews were added before the failure", report.loaded)
+                raise
     return report
 
 
@@ -164,12 +171,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = load_settings()
     configure_logging(settings)
     started = time.monotonic()
-    verb = "Would load" if arguments.dry_run else "Loaded"
+    verb, first = "Would load" if arguments.dry_run else "Loaded", list[Document]()
     with gc_paused():
         if arguments.dry_run:
             with _documents(arguments.file, settings, options, _PREVIEW) as (report, batches):
-                for document in islice(next(batches), _PREVIEW):
-                    sys.stdout.write(f"{json.dumps(document, default=json_util.default)}\n")
+                first = list(islice(next(batches), _PREVIEW))
         else:
             with connect(settings) as client:
                 db = database(client, settings)
@@ -177,15 +183,21 @@ def main(argv: Sequence[str] | None = None) -> int:
                 report = load(arguments.file, db, settings, options, **how)
     for reason, lines in report.examples.items():
         log.warning("rejected: %s, such as line %s", reason, ", ".join(map(str, lines)))
+    if arguments.json:
+        figures = {**vars(report), "read": report.read, "seconds": time.monotonic() - started}
+        print_json({**figures, "dry_run": arguments.dry_run, "first": first})
+        return 0
+    for document in first:
+        sys.stdout.write(f"{json.dumps(document, default=json_util.default)}\n")
     times = ", ".join(f"{count:,} {notation}" for notation, count in report.times.items() if count)
     summary = [
         f"Read {report.read:,} rows in {time.monotonic() - started:.1f} s.",
         f"{verb} {report.loaded:,} reviews into {settings.mongo.db}.Reviews.",
         f"Times: {times}.",
         f"Rejected {report.rejected.total():,} rows{':' if report.rejected else '.'}",
-        *(f"  {count:,}  {reason}" for reason, count in report.rejected.most_common()),
     ]
-    sys.stdout.write("\n".join(summary) + "\n")
+    reasons = [(f"{count:,}", reason) for reason, count in report.rejected.most_common()]
+    print_table("\n".join(summary), reasons, numbers=[0])
     return 0
 
 
@@ -211,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--replace", action="store_true", help="replace the content of Reviews, not add to it")
     dry_run = "print the first reviews as they would be stored, and the counts; no database is used"
     add("--dry-run", action="store_true", help=dry_run)
+    add_json_option(parser)
     add("--batch", type=_positive, default=_BATCH, metavar="N", help="reviews inserted at a time")
     return parser
 

@@ -13,6 +13,7 @@ from recommender.clustering.fit import cluster
 from recommender.clustering.user_matrix import UserMatrix, user_matrix
 from recommender.core.plots import keep_cache_in, save_elbow
 from recommender.core.settings import Settings
+from recommender.core.terminal import print_json, print_table
 from recommender.data.reviews import read_ratings
 
 
@@ -25,8 +26,8 @@ class CurvePoint(NamedTuple):
     seconds: float
 
 
-def run_elbow(ks: range, settings: Settings) -> str:
-    """Cluster the reviews for each k, plot ``elbow.svg`` in ``WORK_DIR``, and return the table.
+def run_elbow(ks: range, settings: Settings, *, as_json: bool) -> None:
+    """Cluster the reviews for each k, plot ``elbow.svg`` in ``WORK_DIR``, and print the curve.
 
     It publishes nothing and takes no lease, so it can run during a training.
     """
@@ -37,8 +38,13 @@ def run_elbow(ks: range, settings: Settings) -> str:
     knee = find_knee(points)
     path = settings.work_dir / "elbow.svg"
     save_elbow(path, [point.k for point in points], [point.inertia for point in points], knee)
+    if as_json:
+        curve = [point._asdict() for point in points]
+        print_json({"points": curve, "knee": knee, "plot": str(path)})
+        return
     advice = "no knee" if knee is None else f"the knee is at CLUSTERS_K={knee}"
-    return f"{format_table(points, knee)}\nplot: {path}; {advice}"
+    header = ("k", "inertia", "silhouette", "seconds", "")
+    print_table(f"{advice}; plot: {path}", table_rows(points, knee), header, range(4))
 
 
 def elbow_curve(matrix: UserMatrix, ks: Iterable[int], settings: Settings) -> list[CurvePoint]:
@@ -67,14 +73,14 @@ def find_knee(points: Sequence[CurvePoint]) -> int | None:
     return None if knee is None else int(knee)
 
 
-def format_table(points: Sequence[CurvePoint], knee: int | None) -> str:
-    """Return a line per point, the knee marked."""
-    lines = [f"{'k':>6} {'inertia':>14} {'silhouette':>11} {'seconds':>8}"]
+def table_rows(points: Sequence[CurvePoint], knee: int | None) -> Sequence[tuple[str, ...]]:
+    """Return a row per point, the knee marked."""
+    rows = []
     for k, inertia, silhouette, seconds in points:
         shown = "none" if silhouette is None else f"{silhouette:.4f}"
-        mark = "  <- knee" if k == knee else ""
-        lines.append(f"{k:>6} {inertia:>14,.2f} {shown:>11} {seconds:>8.1f}{mark}")
-    return "\n".join(lines)
+        mark = "<- knee" if k == knee else ""
+        rows.append((str(k), f"{inertia:,.2f}", shown, f"{seconds:.1f}", mark))
+    return rows
 
 
 def parse_range(text: str) -> range:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -56,6 +57,8 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
     """Run ``main`` on the command line's arguments; return its exit code, or its failure's."""
     raise_on_signals()
     log_to_stderr("INFO", secrets_of_environment())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of names in a narrow encoding
     try:
         code = main(None)
         sys.stdout.flush()

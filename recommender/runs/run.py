@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from pymongo.errors import PyMongoError
+from rich.progress import Progress
 
 from recommender.core.errors import LeaseLostError, ModelRejectedError, RecommenderError
 from recommender.core.logs import one_line, redact, secrets_of
@@ -26,12 +27,14 @@ from recommender.core.mongo import (
 )
 from recommender.core.settings import Settings
 from recommender.core.signals import Cancelled, TimedOut, time_limit
+from recommender.core.terminal import progress
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import OPEN_STATES, RUN_ID, Ledger, State, Trigger, new_run_id, now
 from recommender.runs.log_file import run_log
 from recommender.runs.switch import published_runs, stages_of, sweep
 
 _BEATS_PER_LEASE = 4
+_EARLIER_RUNS = 50
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,8 @@ class Run(ABC):
         self.db = db
         self.settings = settings
         self._phases: list[Document] = []
+        self.earlier: list[Document] = []  # runs of the ledger before this one, the latest first
+        self.display = Progress(disable=True)
 
     @abstractmethod
     def record(self, **fields: Any) -> None:
@@ -55,7 +60,11 @@ class Run(ABC):
         self.record(phase=name)
         log.info("phase %s", name)
         started_at, started = now(), time.monotonic()
+        before = (run.get("phases", []) for run in self.earlier if run["state"] == "succeeded")
+        last = next((p["seconds"] for ps in before for p in ps if p["name"] == name), None)
+        task = self.display.add_task(f"phase {name}", total=last, in_seconds=True)
         yield
+        self.display.remove_task(task)
         seconds = round(time.monotonic() - started, 3)
         log.info("phase %s took %.1f s", name, seconds)
         self._phases.append({"name": name, "started_at": started_at, "seconds": seconds})
@@ -170,8 +179,13 @@ def training_run(settings: Settings, run_id: str | None = None) -> Iterator[Trai
                         _heartbeat(lease, schedule.lease_seconds) as lost,
                         _opened(db, run_id, settings, resumed=resumed),
                         _lost_lease_first(lease),
+                        progress() as display,
                     ):
                         run = TrainingRun(run_id, db, settings, lease, lost)
+                        run.display = display
+                        with mongo_errors("reading the ledger"):
+                            recent = Ledger(db).recent(_EARLIER_RUNS)
+                        run.earlier = [other for other in recent if other["_id"] < run_id]
                         yield run
                 with _logged("the ledger could not be read"):
                     document = Ledger(db).get(run_id) or {}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from recommender.core.terminal import print_json, print_table
+from recommender.runs.run import TrainingRun
 
 # Pieces of a line by the figure without which they are left out.
 _Pieces = dict[str, str]
@@ -55,14 +58,56 @@ _LINES: tuple[tuple[str, str, _Pieces], ...] = (
     ("their lists", "metrics.clusters.held_out", _LISTS),
 )
 
+# Name of the line, path of the figure whose change it shows, format.
+_CHANGES = (
+    ("ratings", "users", "{:+,} users"),
+    ("RMSE", "metrics.als.rmse", "{:+.4f}"),
+    ("lists", "metrics.lists.ndcg", "{:+.4f}"),
+    ("their lists", "metrics.clusters.held_out.ndcg", "{:+.4f}"),
+    ("seconds", "seconds", "{:+.1f}"),
+)
 
-def summary_of(run: Mapping[str, Any] | None) -> str:
-    """Return the summary of a succeeded run's document; None if the ledger did not answer."""
-    if run is None:
-        return "Training succeeded; the ledger did not answer for its figures"
-    seconds = (run["ended_at"] - run["started_at"]).total_seconds()
-    lines = [f"  {name:<12} {text}" for name, text in _lines(run)]
-    return "\n".join([f"Training {run['run_id']} {run['state']} in {seconds:.1f} s", *lines])
+
+def print_summary(run: TrainingRun, *, as_json: bool) -> None:
+    """Print the figures of a run that has succeeded, or its document of the ledger as JSON."""
+    if as_json:
+        print_json(run.document or {"run_id": run.run_id, "state": "succeeded"})
+    elif run.document is None:
+        print_table("Training succeeded; the ledger did not answer for its figures", [])
+    else:
+        print_table(*summary_of(run.document, run.earlier))
+
+
+def summary_of(
+    run: Mapping[str, Any], earlier: Iterable[Mapping[str, Any]] = ()
+) -> tuple[str, Sequence[tuple[str, ...]], tuple[str, ...]]:
+    """Return the title, the rows and the header of a run's summary.
+
+    A column shows the changes since the first success with the same steps among ``earlier``.
+    """
+    title = f"Training {run['run_id']} {run['state']} in {_figure(run, 'seconds'):.1f} s"
+    successes = (other for other in earlier if other["state"] == "succeeded")
+    last = next((other for other in successes if _steps(other) == _steps(run)), None)
+    if last is None:
+        return title, list(_lines(run)), ()
+    changes = {}
+    for name, path, form in _CHANGES:
+        new, old = _figure(run, path), _figure(last, path)
+        changes[name] = "" if new is None or old is None else form.format(new - old)
+    rows = [(name, changes.get(name, ""), text) for name, text in _lines(run)]
+    return title, rows, ("", "change", f"since {last['run_id']}")
+
+
+def _steps(run: Mapping[str, Any]) -> set[str]:
+    return {"als", "clusters"} & set(run["metrics"])
+
+
+def _figure(run: Mapping[str, Any], path: str) -> Any:
+    """Return the figure at a dotted path of a run's document, or None."""
+    figure: Any = {**run, "seconds": (run["ended_at"] - run["started_at"]).total_seconds()}
+    for key in path.split("."):
+        figure = (figure or {}).get(key)
+    return figure
 
 
 def _lines(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

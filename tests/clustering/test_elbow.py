@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 
@@ -13,8 +14,8 @@ from recommender.clustering.elbow import (
     CurvePoint,
     elbow_curve,
     find_knee,
-    format_table,
     parse_range,
+    table_rows,
 )
 from recommender.clustering.fit import cluster
 from recommender.clustering.user_matrix import user_matrix
@@ -41,11 +42,11 @@ def test_the_knee_is_where_the_curve_bends() -> None:
 
 
 def test_the_table_marks_the_knee_alone() -> None:
-    lines = format_table([*BENT, CurvePoint(40, 50, None, 2)], 10).splitlines()
-    assert len(lines) == len(BENT) + 2
-    assert [line.split()[0] for line in lines if "knee" in line] == ["10"]
-    assert lines[1].split() == ["2", "820.00", "0.1000", "0.5"]
-    assert lines[-1].split() == ["40", "50.00", "none", "2.0"]
+    rows = table_rows([*BENT, CurvePoint(40, 50, None, 2)], 10)
+    assert len(rows) == len(BENT) + 1
+    assert [row[0] for row in rows if row[-1]] == ["10"]
+    assert rows[0] == ("2", "820.00", "0.1000", "0.5", "")
+    assert rows[-1] == ("40", "50.00", "none", "2.0", "")
 
 
 @pytest.mark.usefixtures("clean_environment")
@@ -71,7 +72,10 @@ def test_the_elbow_runs_beside_a_training_and_publishes_nothing(
     Lease(db, 60).acquire("another training")
     assert run_here(clustering_training.main, "--elbow", "2:8:2") == 0
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed[1:5]] == ["2", "4", "6", "8"]
+    assert [line.split()[0] for line in printed[2:]] == ["2", "4", "6", "8"]
+    assert run_here(clustering_training.main, "--elbow", "2:8:2", "--json") == 0
+    points = json.loads(capsys.readouterr().out)["points"]
+    assert [f"{point['inertia']:,.2f}" for point in points] == [x.split()[1] for x in printed[2:]]
     assert (db_settings.work_dir / "elbow.svg").stat().st_size > 5_000
     assert not {"Clusters", "Metadata", "TrainingRuns"} & set(db.list_collection_names())
     with pytest.raises(SystemExit) as caught:

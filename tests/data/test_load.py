@@ -274,6 +274,11 @@ def test_a_dry_run_shows_what_would_be_stored_and_needs_no_database(
     assert sum(line.startswith("{") for line in shown) == 5
     assert any(line.startswith("Would load 8 reviews") for line in shown)
     assert "  1  rating is no finite number" in shown
+    assert main(["f.csv", "--dry-run", "--json"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["first"] == [json.loads(line) for line in shown[:5]]
+    assert (outcome["read"], outcome["loaded"], outcome["dry_run"]) == (9, 8, True)
+    assert outcome["rejected"] == {"rating is no finite number": 1}
 
 
 def test_map_wins_over_preset(run: Run, db: MongoDatabase) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+import pytest
+
+from recommender.core.terminal import print_table
 from recommender.runs.summary import summary_of
 
 START = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -59,6 +62,13 @@ def run(**changes: Any) -> dict[str, Any]:
     }
 
 
+def lines_of(document: dict[str, Any]) -> list[str]:
+    """Return the lines of a summary, each with its name and text a space apart."""
+    title, rows, header = summary_of(document)
+    assert header == ()
+    return [title, *map(" ".join, rows)]
+
+
 def test_all_lines() -> None:
     chosen = {
         "weights": {"user": 6.0, "restaurant": 2.5},
@@ -67,21 +77,19 @@ def test_all_lines() -> None:
     passed = {"compared_with": "r0", "passed": True, "reasons": []}
     forced = {**passed, "reasons": ["RMSE 2 where the live run r0 has 1"]}
     gate = {"recommendations": forced, "clusters": passed}
-    assert summary_of(run(chosen=chosen, gate=gate)).splitlines() == [
+    assert lines_of(run(chosen=chosen, gate=gate)) == [
         "Training r1 succeeded in 83.2 s",
-        "  reviews      1,234,567 read; rejected: 1,000 user_missing, 2 rating_not_finite; "
+        "reviews 1,234,567 read; rejected: 1,000 user_missing, 2 rating_not_finite; "
         "repeated and merged: 4,321",
-        "  ratings      1,229,244 of 4,567 restaurants by 98,765 users",
-        "  chosen       alpha 20, regularisation 4, rank 64; bias damping: user 6, restaurant 2.5",
-        "  RMSE         0.988 on 200,000 test ratings; their mean 1.234, bias alone 1.057; "
-        "cold: 1,111",
-        "  lists        NDCG@13 0.123 ± 0.004 of 20,000 test users; popular list 0.032, "
-        "random 0.006",
-        "  clusters     50 of tastes, each of 12 to 9,876 users; mean closeness 0.654 after 17 "
+        "ratings 1,229,244 of 4,567 restaurants by 98,765 users",
+        "chosen alpha 20, regularisation 4, rank 64; bias damping: user 6, restaurant 2.5",
+        "RMSE 0.988 on 200,000 test ratings; their mean 1.234, bias alone 1.057; cold: 1,111",
+        "lists NDCG@13 0.123 ± 0.004 of 20,000 test users; popular list 0.032, random 0.006",
+        "clusters 50 of tastes, each of 12 to 9,876 users; mean closeness 0.654 after 17 "
         "iterations",
-        "  their lists  NDCG@13 0.104 of 1,234 test users; popular list 0.035",
-        "  gate         off, so this was published: RMSE 2 where the live run r0 has 1",
-        "  seconds      read 1.0, train 70.1",
+        "their lists NDCG@13 0.104 of 1,234 test users; popular list 0.035",
+        "gate off, so this was published: RMSE 2 where the live run r0 has 1",
+        "seconds read 1.0, train 70.1",
     ]
 
 
@@ -94,23 +102,44 @@ def test_missing_figures_have_their_reason() -> None:
             "held_out": {"ndcg": None, "reason": "no test user"},
         },
     }
-    lines = summary_of(run(metrics=metrics)).splitlines()
-    assert "  RMSE         none: all test ratings are cold" in lines
-    assert "  lists        none: no relevant item" in lines
-    assert "  their lists  none: no test user" in lines
+    lines = lines_of(run(metrics=metrics))
+    assert "RMSE none: all test ratings are cold" in lines
+    assert "lists none: no relevant item" in lines
+    assert "their lists none: no test user" in lines
 
 
 def test_steps_that_were_not_done_have_no_line() -> None:
-    lines = summary_of(run(metrics={}, rows_rejected={}, chosen=None)).splitlines()
+    lines = lines_of(run(metrics={}, rows_rejected={}, chosen=None))
     assert [line.split()[0] for line in lines[1:]] == ["reviews", "ratings", "seconds"]
     assert "rejected: none;" in lines[1]
 
 
 def test_an_rmse_of_zero_without_a_bias() -> None:
     error = {"rmse": 0.0, "mean_rmse": 0.0, "baseline_rmse": None, "rows": 1, "cold": 0}
-    lines = summary_of(run(metrics={"als": error})).splitlines()
-    assert "  RMSE         0.000 on 1 test ratings; their mean 0.000; cold: 0" in lines
+    lines = lines_of(run(metrics={"als": error}))
+    assert "RMSE 0.000 on 1 test ratings; their mean 0.000; cold: 0" in lines
 
 
-def test_a_ledger_that_does_not_answer() -> None:
-    assert summary_of(None)
+def test_the_change_is_that_since_the_latest_success_of_the_same_steps(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    metrics = run()["metrics"]
+    before = {
+        "als": {**metrics["als"], "rmse": 1.0},
+        "lists": {**metrics["lists"], "ndcg": None},
+        "clusters": metrics["clusters"],
+    }
+    earlier = [
+        {**run(), "run_id": "failed", "state": "failed"},
+        {**run(), "run_id": "clusters", "metrics": {"clusters": {}}},
+        {**run(), "run_id": "r0", "ended_at": START, "users": 98_000, "metrics": before},
+        {**run(), "run_id": "older"},
+    ]
+    print_table(*summary_of(run(), earlier))
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert printed[1] == ["change", "since", "r0"]
+    changes = {words[0]: words[1:3] for words in printed[2:]}
+    assert changes["ratings"] == ["+765", "users"]
+    assert changes["RMSE"] == ["-0.0123", "0.988"]
+    assert changes["lists"][0] == "NDCG@13"
+    assert changes["seconds"] == ["+83.2", "read"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -115,11 +116,11 @@ def test_newcomers_and_factors_are_published_and_closed_restaurants_are_not(
     kept = {**metadata["item_factors"], "run_id": alone}
     assert db["Metadata"].find_one({"_id": "item_factors"}) == kept
     capsys.readouterr()
-    assert train_here(clus_test.main, "rated") == 0
-    lines = capsys.readouterr().out.splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith("Folded in"))
-    folded_in = [line.split()[2] for line in lines[first + 1 :]]
-    assert folded_in == [entry["gmap_id"] for entry in lists["rated"]]
+    assert train_here(clus_test.main, "rated", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    ids = [entry["gmap_id"] for entry in lists["rated"]]
+    for name in ("folded_in", "served"):
+        assert [entry["gmap_id"] for entry in shown[name]] == ids
 
 
 def test_without_the_clustering_only_recommendations_are_published(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,7 +18,7 @@ from recommender.core.settings import Settings
 from recommender.publishing import bson_size
 from tests.support import ContractReader, set_environment, some_factors, write_tiny_city
 
-Show = Callable[..., dict[str, list[str]]]
+Show = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
@@ -33,21 +34,14 @@ def model(
 
 @pytest.fixture
 def show(model: ContractReader, capsys: pytest.CaptureFixture[str]) -> Show:
-    """Run clus_test.py; return its words by the first word of a line, and the ids of its lists."""
+    """Run clus_test.py; return its JSON, with the ids alone of each list."""
 
-    def run(*arguments: str) -> dict[str, list[str]]:
+    def run(*arguments: str) -> dict[str, Any]:
         capsys.readouterr()
-        assert clus_test.main(arguments) == 0
-        shown: dict[str, list[str]] = {}
-        for line in capsys.readouterr().out.splitlines():
-            words = line.split()
-            if line[:1] != " ":
-                assert words[0] not in shown
-                title = shown[words[0]] = words[1:]
-                shown[f"{words[0]} ids"] = ids = []
-            elif words[0].strip(".").isdigit():
-                ids.append(words[2])
-                title += words[3:]
+        assert clus_test.main([*arguments, "--json"]) == 0
+        shown: dict[str, Any] = json.loads(capsys.readouterr().out)
+        for name in ("served", "recommendations", "folded_in"):
+            shown[f"{name} ids"] = [entry["gmap_id"] for entry in shown[name]]
         return shown
 
     return run
@@ -63,11 +57,31 @@ def test_a_user_gets_the_cluster_and_the_list_of_the_contract(
     user = db["Reviews"].distinct("user_id")[5]
     rated = rated_by(db, user)
     shown = show(user)
-    assert shown["Rated"][0] == shown["Rated"][2] == str(len(rated))
-    assert shown["Cluster"][0] == str(model.cluster_of(rated))
-    assert shown["Recommended ids"] == model.recommend(rated)
-    first = db["Restaurants"].find_one({"gmap_id": shown["Recommended ids"][0]}) or {}
-    assert first["name"] in " ".join(shown["Recommended"])
+    assert {entry["gmap_id"]: entry["rating"] for entry in shown["rated"]} == rated
+    assert shown["common"] == len(rated)
+    assert shown["nearest"][0]["cluster_id"] == model.cluster_of(rated)
+    assert shown["recommendations ids"] == model.recommend(rated)
+    names = {d["gmap_id"]: d["name"] for d in db["Restaurants"].find()}
+    for entry in (*shown["rated"], *shown["recommendations"]):
+        assert entry["name"] == names[entry["gmap_id"]]
+
+
+def test_what_the_backend_serves_is_shown(
+    model: ContractReader, db: MongoDatabase, show: Show, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user, other = db["Reviews"].distinct("user_id")[5:7]
+    entries = [{"gmap_id": model.columns[0], "score": 0.5, "rating": 4.2}, {"gmap_id": "x"}]
+    invalid = [5, {"score": 1}, {"gmap_id": ["no id"]}]
+    db["Recommendations"].insert_one(
+        {"user_id": user, "run_id": "r7", "recommendations": [*entries, *invalid]}
+    )
+    shown = show(user)
+    assert (shown["served_by"], shown["served ids"]) == ("r7", [model.columns[0], "x"])
+    assert show(other)["served"] == []
+    assert clus_test.main([user]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if " 4.2 " in line)
+    name = (db["Restaurants"].find_one({"gmap_id": model.columns[0]}) or {})["name"]
+    assert line.split() == ["1", *name.split(), "4.2", "0.5"]
 
 
 def test_a_user_has_the_ratings_of_the_command_line_or_of_users(
@@ -75,21 +89,21 @@ def test_a_user_has_the_ratings_of_the_command_line_or_of_users(
 ) -> None:
     rated = {model.columns[0]: 5.0, model.columns[7]: 2.0}
     text = ",".join(f"{gmap_id}={rating}" for gmap_id, rating in rated.items())
-    assert show("--ratings", text)["Cluster"][0] == str(model.cluster_of(rated))
+    assert show("--ratings", text)["nearest"][0]["cluster_id"] == model.cluster_of(rated)
     rating = {"gmap_id": model.columns[3], "rating": 5}
     db["Users"].insert_one({"user_id": "new", "ratings": [rating]})
-    assert show("new")["Cluster"][0] == str(model.cluster_of({model.columns[3]: 5}))
+    assert show("new")["nearest"][0]["cluster_id"] == model.cluster_of({model.columns[3]: 5})
     user = ObjectId("0123456789ab0123456789ab")
     db["Reviews"].insert_one({"user_id": user, "gmap_id": model.columns[0], "rating": 4})
-    assert show(str(user))["Rated"][0] == "1"
+    assert len(show(str(user))["rated"]) == 1
 
 
 def test_without_overlap_the_fallback_list_is_recommended(db: MongoDatabase, show: Show) -> None:
     shown = show("--ratings", "unknown=5")
     fallback = db["Metadata"].find_one({"_id": "fallback"}) or {}
-    assert shown["Cluster"][0] == "none:"
+    assert shown["nearest"] == []
     ids = [entry["gmap_id"] for entry in fallback["recommendations"]]
-    assert shown["Recommended ids"] == ids
+    assert shown["recommendations ids"] == ids
 
 
 def test_restaurants_rated_according_to_users_only_are_not_recommended(
@@ -114,18 +128,23 @@ def test_restaurants_rated_according_to_users_only_are_not_recommended(
         ]
     )
     shown = show(user)
-    assert shown["Excluded"][0] == "2"
-    assert shown["Recommended ids"] == others
-    assert shown["Folded ids"] == ["a", "5"]
+    assert shown["also_rated"] == 2
+    assert shown["recommendations ids"] == others
+    assert shown["folded_in ids"] == ["a", 5]
 
 
-def test_a_name_cannot_forge_a_line(model: ContractReader, db: MongoDatabase, show: Show) -> None:
-    forged = {"$set": {"name": "Bar\nCluster       7 of 9 users"}}
+def test_a_name_cannot_forge_a_line(
+    model: ContractReader, db: MongoDatabase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forged = {"$set": {"name": "[red]Bar\n  cluster  7 of 9 users"}}
     db["Restaurants"].update_many({"gmap_id": {"$in": model.columns}}, forged)
     user = db["Reviews"].distinct("user_id")[5]
-    shown = show(user)
-    assert shown["Cluster"][0] == str(model.cluster_of(rated_by(db, user)))
-    assert shown["Recommended"][-6:] == ["Bar", "Cluster", "7", "of", "9", "users"]
+    capsys.readouterr()
+    assert clus_test.main([user]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (cluster,) = (line for line in lines if line.startswith("  cluster"))
+    assert cluster.split()[1] == str(model.cluster_of(rated_by(db, user)))
+    assert any("[red]Bar cluster 7 of 9 users" in line for line in lines)
 
 
 def test_invalid_users_are_errors(model: ContractReader, db: MongoDatabase) -> None:
@@ -144,9 +163,14 @@ def counted(capsys: pytest.CaptureFixture[str]) -> tuple[list[int], int, int]:
     """Run clus_counter.py; return the counts of users by cluster and in none, and the changes."""
     capsys.readouterr()
     assert clus_counter.main([]) == 0
-    *lines, _, unclustered, changed = capsys.readouterr().out.splitlines()
-    counts = [int(line.split()[1].replace(",", "")) for line in lines[1:]]
-    return counts, int(unclustered.split()[0]), int(changed.split()[-1])
+    _, _, *lines, unclustered, changed = capsys.readouterr().out.splitlines()
+    counts = [int(line.split()[1].replace(",", "")) for line in lines]
+    assert clus_counter.main(["--json"]) == 0
+    counted = json.loads(capsys.readouterr().out)
+    assert [cluster["users"] for cluster in counted["clusters"]] == counts
+    figures = int(unclustered.split()[0]), int(changed.split()[-1])
+    assert figures == (counted["unclustered"], counted["changed"])
+    return counts, *figures
 
 
 def test_the_counter_agrees_with_the_training_until_reviews_change(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -30,9 +31,11 @@ def test_the_script_publishes_a_model_that_a_contract_reader_can_use(
 ) -> None:
     foreign = {"_id": "of the backend", "value": 1}
     db["Metadata"].insert_one(foreign)
-    done = run_script("clustering_training.py", settings=db_settings, CLUSTERS_K="7")
+    done = run_script("clustering_training.py", "--json", settings=db_settings, CLUSTERS_K="7")
     assert done.returncode == 0, done.stderr
     run = db["TrainingRuns"].find_one() or {}
+    printed = json.loads(done.stdout)
+    assert (printed["run_id"], printed["metrics"]) == (run["run_id"], run["metrics"])
     assert run["state"] == "succeeded"
     figures = run["metrics"]["clusters"]
     assert -1 <= figures["silhouette"] <= 1

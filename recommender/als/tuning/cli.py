@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import math
 import time
@@ -71,10 +72,15 @@ def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) ->
         entries = tune(run, axes, arguments.folds, lambda: time.monotonic() >= deadline)
         path = settings.work_dir / "tuning.svg"
         save_line_charts(path, [line_chart(n, e) for n, e in entries.items() if e["table"]])
-        yield from (format_table(name, entry) + "\n" for name, entry in entries.items())
-        yield f"search {run.run_id}; plot: {path}"
         lines = env_lines(entries.values(), axes)
         failed = [failure for entry in entries.values() for failure in entry["failed"]]
+        if arguments.json and (lines or not failed):
+            best = dict(line.split("=", 1) for line in lines)
+            outcome = {"run_id": run.run_id, "plot": str(path), "searches": entries, "best": best}
+            yield json.dumps(outcome)
+            return
+        yield from (format_table(name, entry) + "\n" for name, entry in entries.items())
+        yield f"search {run.run_id}; plot: {path}"
         if lines:
             yield "\n".join(["best values, as lines for .env:", *lines])
         elif failed:

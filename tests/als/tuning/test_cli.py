@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -95,4 +96,8 @@ def test_tuning_runs_beside_a_training_publishes_nothing_and_continues(
 
     assert train_here(als_training.main, *grid, "--budget=0", **small) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == lines
+    assert train_here(als_training.main, *grid, "--budget=0", "--json", **small) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert [f"{name}={value}" for name, value in outcome["best"].items()] == lines
+    assert outcome["searches"] == tuning["searches"]
     assert Ledger(db).recent(1)[0]["metrics"]["tuning"] == tuning
