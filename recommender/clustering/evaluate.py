@@ -14,7 +14,7 @@ from recommender.clustering.fit import Clustering, cluster
 from recommender.clustering.scoring import least_cost, lists_of, score
 from recommender.clustering.user_matrix import UserMatrix
 from recommender.core.settings import Settings
-from recommender.evaluation.metrics import no_quality, ranking_quality, rating_error
+from recommender.evaluation.metrics import lift, no_quality, ranking_quality, rating_error
 from recommender.evaluation.splitting import UserSplit, split_users
 
 _LARGEST_DAMPING = 1e6
@@ -60,12 +60,16 @@ def _evaluate_lists(
         return {"users": 0, **no_quality("the training users have no rating above 0")}
     scored = score(train.ratings, clustering.centroids, train.columns, train.lowest)
     lists = lists_of(scored.scores, scored.fallback, settings.clusters.top_n)
-    labels = clustering.assign(test.seen[:, train.columns])
-    quality, popular = (
-        asdict(ranking_quality(lists[of_users], test.seen, test.relevant, shown))
-        for of_users in (labels, np.full(users, -1))
-    )
-    return {"users": users, "shown": shown, **quality, "popular": popular}
+    own = lists[clustering.assign(test.seen[:, train.columns])]
+    popular = lists[np.full(users, -1)]
+    truth = (test.seen, test.relevant, shown)
+    return {
+        "users": users,
+        "shown": shown,
+        **asdict(ranking_quality(own, *truth)),
+        **lift(own, popular, *truth),
+        "popular": asdict(ranking_quality(popular, *truth)),
+    }
 
 
 def _evaluate_ratings(

@@ -106,6 +106,26 @@ def ndcg_of_each(lists: Lists, seen: csr_array, relevant: csr_array, n: int) -> 
     return np.asarray(gain / np.cumsum(discounts)[most_hits - 1])
 
 
+def lift(
+    lists: Lists, popular: Lists, seen: csr_array, relevant: csr_array, n: int
+) -> dict[str, float | None]:
+    """Return the ``lift`` of lists over the popular list, and its standard error ``lift_error``.
+
+    The lift is the mean over users of their NDCG less the popular list's for the same user; pairing
+    them cancels what makes a user easy for both. The error is None for one user. Arguments are as
+    in `ranking_quality`.
+    """
+    own, baseline = (ndcg_of_each(each, seen, relevant, n) for each in (lists, popular))
+    mean, error = _mean_and_error(own - baseline)
+    return {"lift": mean, "lift_error": error}
+
+
+def _mean_and_error(values: Floats) -> tuple[float, float | None]:
+    """Return the mean of values, (n,), and its standard error, None for one value."""
+    n = len(values)
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else None
+
+
 def ranking_quality(lists: Lists, seen: csr_array, relevant: csr_array, n: int) -> RankingQuality:
     """Evaluate the first ``n`` unseen items of each user's list.
 
@@ -117,11 +137,11 @@ def ranking_quality(lists: Lists, seen: csr_array, relevant: csr_array, n: int) 
     most_hits = np.minimum(np.diff(relevant.indptr), n)
     # Precision at each hit: the number of hits down to it, divided by its rank.
     precision = np.where(hits, np.cumsum(hits, axis=1) / np.maximum(rank + 1, 1), 0).sum(axis=1)
-    ndcg = ndcg_of_each(lists, seen, relevant, n)
+    ndcg, ndcg_error = _mean_and_error(ndcg_of_each(lists, seen, relevant, n))
     seen_by = np.bincount(seen.indices, minlength=seen.shape[1]) / seen.shape[0]
     return RankingQuality(
-        ndcg=float(ndcg.mean()),
-        ndcg_error=float(ndcg.std(ddof=1) / np.sqrt(len(ndcg))) if len(ndcg) > 1 else None,
+        ndcg=ndcg,
+        ndcg_error=ndcg_error,
         recall=float((hits.sum(axis=1) / most_hits).mean()),
         hit_rate=float(hits.any(axis=1).mean()),
         map=float((precision / most_hits).mean()),

@@ -14,11 +14,17 @@ from recommender.core.mongo import Document, mongo_errors
 from recommender.core.mongo_collections import CLUSTERS_ID, METADATA, RECOMMENDATIONS
 from recommender.core.settings import Settings, load_settings
 from recommender.data.ratings import reader_shift
+from recommender.publishing.lift import compare_lifts, lift_of
 from recommender.runs.ledger import Ledger
 from recommender.runs.run import TrainingRun
 
-# Runs are compared only if they agree on these settings; their RMSE only on the objective, too.
+# RMSEs, and the clusters' users, are compared only if the runs agree on these settings.
 _SAME = ("rating_min", "rating_max", "reviews_rating_field")
+# Lifts compare across objectives and scales, but not if the runs tested their lists differently.
+_SAME_TEST = {
+    "lists": ("als_top_n", "als_test_split", "als_test_fraction"),
+    "clusters": ("als_top_n",),
+}
 WRITTEN_BY_A_RUN: Document = {"run_id": {"$type": "string"}}
 _WITH_A_LIST: Document = {"recommendations.0": {"$exists": True}}
 # Two RMSEs of the same model differ by more than this in one of twenty cases.
@@ -54,40 +60,56 @@ def check_finite(name: str, *arrays: Any, remedy: str) -> None:
 
 
 def check_recommendations(run: TrainingRun, stage: str) -> None:
-    """Compare a collection of staged recommendations and their RMSE with the live ones.
+    """Compare staged recommendations, and the run's figures of them, with the live ones.
 
-    Raise ModelRejectedError if the users are too few or the RMSE is too high, and the gate is on.
+    Raise ModelRejectedError, with the gate on, if the users are too few, the RMSE is too high or
+    the lift over the popular list too low.
     """
     with mongo_errors("comparing with the recommendations that are live"):
-        live = run.db[RECOMMENDATIONS].find_one(WRITTEN_BY_A_RUN, {"run_id": 1})
-        if live is None:
-            log.info("no training has published Recommendations yet: the gate compares nothing")
-            return
+        live = run.db[RECOMMENDATIONS].find_one(WRITTEN_BY_A_RUN, {"run_id": 1}) or {}
         users = run.db[stage].count_documents(_WITH_A_LIST)
         live_users = run.db[RECOMMENDATIONS].count_documents({**WRITTEN_BY_A_RUN, **_WITH_A_LIST})
-        ours, theirs = (Ledger(run.db).get(each) or {} for each in (run.run_id, live["run_id"]))
-    reasons = [
-        *_too_few("recommendations", users, live_users, run.settings),
-        *_too_far_off(ours, theirs, run.settings),
-    ]
-    _decide(run, "recommendations", live["run_id"], reasons)
+        ours, theirs = _entries(run, live)
+    reasons = _too_few("recommendations", users, live_users, run.settings)
+    if theirs:
+        reasons += _too_far_off(ours, theirs, run.settings)
+    _decide(run, "recommendations", reasons, ours, theirs, "lists")
 
 
 def check_clusters(run: TrainingRun, users: int) -> None:
-    """Compare the count of clustered users with that of the live clusters.
+    """Compare the clusters' users, and the run's figures of their lists, with the live ones.
 
-    Raise ModelRejectedError if they are too few, and the gate is on. They are not compared if the
-    settings that select these users, or the shift of ratings, have changed since.
+    Raise ModelRejectedError, with the gate on, if the users are too few or the lift over the
+    popular list is too low. The users are not compared if the settings that select them, or the
+    shift of ratings, have changed since.
     """
     with mongo_errors("comparing with the clusters that are live"):
         live = run.db[METADATA].find_one({"_id": CLUSTERS_ID}) or {}
-        theirs = Ledger(run.db).get(str(live.get("run_id"))) or {}
+        ours, theirs = _entries(run, live)
+    reasons = []
     same_shift = live.get("rating_shift", 0) == reader_shift(run.settings.reviews.rating_min)
-    if not (same_shift and _same(run.settings, theirs, *_SAME)):
+    if same_shift and _same(run.settings, theirs, *_SAME):
+        reasons = _too_few("clusters", users, sum(live.get("sizes", [])), run.settings)
+    else:
         log.info("the gate does not compare the clusters' users: no live run of the same limits")
-        return
-    reasons = _too_few("clusters", users, sum(live.get("sizes", [])), run.settings)
-    _decide(run, "clusters", str(live["run_id"]), reasons)
+    _decide(run, "clusters", reasons, ours, theirs, "clusters", "held_out")
+
+
+def _entries(run: TrainingRun, live: Document) -> tuple[Document, Document]:
+    """Return the ledger's documents of this run and of the run that wrote a live document.
+
+    Of a pruned run, only the ``run_id`` is returned, and nothing if nothing is live.
+    """
+    ours, theirs = (Ledger(run.db).get(str(each)) for each in (run.run_id, live.get("run_id")))
+    return ours or {}, theirs or ({"run_id": live.get("run_id")} if live else {})
+
+
+def _metrics(entry: Document, *path: str) -> Document:
+    """Return a part of a run's metrics, {} if it was not measured."""
+    part: Document = entry.get("metrics", {})
+    for name in path:
+        part = part.get(name) or {}
+    return part
 
 
 def _too_few(name: str, users: int, live_users: int, settings: Settings) -> list[str]:
@@ -102,7 +124,7 @@ def _too_few(name: str, users: int, live_users: int, settings: Settings) -> list
 
 def _too_far_off(ours: Document, theirs: Document, settings: Settings) -> list[str]:
     """Return the reasons against the RMSE; log why if it is not compared."""
-    error, live_error = (each.get("metrics", {}).get("als") or {} for each in (ours, theirs))
+    error, live_error = _metrics(ours, "als"), _metrics(theirs, "als")
     rmse, live_rmse = error.get("rmse"), live_error.get("rmse")
     if not _same(settings, theirs, "als_objective", *_SAME):
         log.warning("the gate does not compare the RMSE: no live run of the same objective, scale")
@@ -128,15 +150,27 @@ def _same(settings: Settings, live_run: Document, *names: str) -> bool:
     return all(name in theirs and theirs[name] == ours[name] for name in names)
 
 
-def _decide(run: TrainingRun, name: str, live_run: str, reasons: list[str]) -> None:
-    """Record the verdict; raise an error if it is against the model and the gate is on."""
+def _decide(
+    run: TrainingRun, name: str, reasons: list[str], ours: Document, theirs: Document, *lists: str
+) -> None:
+    """Compare the lifts of the lists, whose figures are at the path ``lists`` of the metrics.
+
+    Record the verdict; raise an error if it is against the model, the gate is on, and the run is
+    to publish.
+    """
+    lifts = lift_of(_metrics(ours, *lists)), lift_of(_metrics(theirs, *lists))
+    same_test = _same(run.settings, theirs, *_SAME_TEST[lists[0]])
+    lift = compare_lifts(*lifts, is_live=bool(theirs), same_test=same_test)
+    reasons = [*reasons, *(f"{name}: {reason}" for reason in lift.reasons)]
     passed = not reasons or not run.settings.gate.enabled
-    verdict = {"compared_with": live_run, "passed": passed, "reasons": reasons}
-    run.record(**{f"gate.{name}": verdict})
-    if not passed:
+    verdict = {"compared_with": theirs.get("run_id"), "passed": passed, "reasons": reasons}
+    run.record(**{f"gate.{name}": {**verdict, "lift": lift.figures}})
+    for warning in lift.warnings:
+        run.warn(f"{name}: {warning}")
+    if reasons and (passed or run.kind == "dry_run"):
+        run.warn(f"a training with the gate on would be rejected: {'; '.join(reasons)}")
+    elif reasons:
         raise ModelRejectedError(
             f"the model is not published: {'; '.join(reasons)}; to publish it all the same, train "
             "with --force, by POST /train?force=true, or change the setting"
         )
-    if reasons:
-        log.warning("the gate is off, so this is published: %s", "; ".join(reasons))

@@ -21,6 +21,7 @@ COLLECTION = "TrainingRuns"
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "crashed", "rejected"]
 Trigger = Literal["api", "schedule", "script", "tune"]
+Kind = Literal["training", "dry_run", "rollback", "tuning"]
 
 STATES: tuple[State, ...] = get_args(State)
 OPEN_STATES: tuple[State, ...] = ("queued", "running")
@@ -49,11 +50,16 @@ class Ledger:
         self._runs = db[COLLECTION]
 
     def open(
-        self, run_id: str, trigger: Trigger, settings: Settings, log_file: Path | None
+        self,
+        run_id: str,
+        trigger: Trigger,
+        settings: Settings,
+        log_file: Path | None,
+        kind: Kind = "training",
     ) -> None:
         """Record a run that is about to start, and mark open ones as crashed, under the lease."""
         self.mark_crashed()
-        self._runs.insert_one(_begun(run_id, trigger, settings, log_file))
+        self._runs.insert_one(_begun(run_id, trigger, settings, log_file, kind))
 
     def mark_crashed(self) -> None:
         """Mark open runs as crashed: only one run at a time has the lease, and thus a process."""
@@ -68,7 +74,7 @@ class Ledger:
 
         For runs without the lease: while open, they would be taken for dead trainings.
         """
-        self._runs.insert_one({**_begun(run_id, trigger, settings, None), **fields})
+        self._runs.insert_one({**_begun(run_id, trigger, settings, None, "tuning"), **fields})
 
     def update(self, run_id: str, fields: Document) -> None:
         """Set fields of a run; dotted names reach into its parts."""
@@ -110,12 +116,15 @@ class Ledger:
         return str(next(latest.limit(1), {"_id": ""})["_id"])
 
 
-def _begun(run_id: str, trigger: Trigger, settings: Settings, log_file: Path | None) -> Document:
+def _begun(
+    run_id: str, trigger: Trigger, settings: Settings, log_file: Path | None, kind: Kind
+) -> Document:
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     return {
         "_id": run_id,
         "run_id": run_id,
         "state": "queued",
+        "kind": kind,
         "trigger": trigger,
         "host": socket.gethostname(),
         "queued_at": now(),

@@ -29,7 +29,16 @@ from recommender.core.settings import Settings
 from recommender.core.signals import Cancelled, TimedOut, time_limit
 from recommender.core.terminal import progress
 from recommender.runs.lease import Lease
-from recommender.runs.ledger import OPEN_STATES, RUN_ID, Ledger, State, Trigger, new_run_id, now
+from recommender.runs.ledger import (
+    OPEN_STATES,
+    RUN_ID,
+    Kind,
+    Ledger,
+    State,
+    Trigger,
+    new_run_id,
+    now,
+)
 from recommender.runs.log_file import run_log
 from recommender.runs.switch import published_runs, stages_of, sweep
 
@@ -49,10 +58,17 @@ class Run(ABC):
         self._phases: list[Document] = []
         self.earlier: list[Document] = []  # runs of the ledger before this one, the latest first
         self.display = Progress(disable=True)
+        self._warnings: list[str] = []
 
     @abstractmethod
     def record(self, **fields: Any) -> None:
         """Record fields of the run, such as its counts or its metrics."""
+
+    def warn(self, message: str) -> None:
+        """Log a warning, and record it for the run's summary."""
+        log.warning("%s", message)
+        self._warnings.append(message)
+        self.record(warnings=self._warnings)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -72,7 +88,7 @@ class Run(ABC):
 
 
 class TrainingRun(Run):
-    """A training, which holds the lease and is in the ledger from its start."""
+    """A training or a rollback, which holds the lease and is in the ledger from its start."""
 
     document: Document | None = None  # that of the ledger, after the run has succeeded
 
@@ -83,9 +99,11 @@ class TrainingRun(Run):
         settings: Settings,
         lease: Lease,
         lost: list[LeaseLostError],
+        kind: Kind,
     ) -> None:
         super().__init__(run_id, db, settings)
         self.lease = lease
+        self.kind = kind
         self._lost = lost
 
     def record(self, **fields: Any) -> None:
@@ -140,11 +158,13 @@ def _heartbeat(lease: Lease, seconds: float) -> Iterator[list[LeaseLostError]]:
 
 
 @contextmanager
-def training_run(settings: Settings, run_id: str | None = None) -> Iterator[TrainingRun]:
+def training_run(
+    settings: Settings, run_id: str | None = None, kind: Kind = "training"
+) -> Iterator[TrainingRun]:
     """Hold the lease for the block, and record how it ended.
 
     The parent process has acquired the lease and opened the ledger for ``run_id``; None starts a
-    new run.
+    new run. A ``dry_run`` is to publish nothing.
 
     Raises
     ------
@@ -177,11 +197,11 @@ def training_run(settings: Settings, run_id: str | None = None) -> Iterator[Trai
                         (lease.resume if resumed else lease.acquire)(run_id)
                     with (
                         _heartbeat(lease, schedule.lease_seconds) as lost,
-                        _opened(db, run_id, settings, resumed=resumed),
+                        _opened(db, run_id, settings, kind, resumed=resumed),
                         _lost_lease_first(lease),
                         progress() as display,
                     ):
-                        run = TrainingRun(run_id, db, settings, lease, lost)
+                        run = TrainingRun(run_id, db, settings, lease, lost, kind)
                         run.display = display
                         with mongo_errors("reading the ledger"):
                             recent = Ledger(db).recent(_EARLIER_RUNS)
@@ -221,11 +241,13 @@ def _lost_lease_first(lease: Lease) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(db: MongoDatabase, run_id: str, settings: Settings, *, resumed: bool) -> Iterator[None]:
+def _opened(
+    db: MongoDatabase, run_id: str, settings: Settings, kind: Kind, *, resumed: bool
+) -> Iterator[None]:
     """Record the run as running, and write its log unless the parent process does."""
     ledger = Ledger(db)
     # The service's settings may differ: this process has read .env again.
-    used = {"settings": settings.public(), "forced": not settings.gate.enabled}
+    used = {"settings": settings.public(), "forced": not settings.gate.enabled, "kind": kind}
     with ExitStack() as stack:
         with mongo_errors("beginning the run"):
             if not resumed:

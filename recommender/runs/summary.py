@@ -16,6 +16,7 @@ _LISTS: _Pieces = {
     "users": " of {users:,} test users",
     "popular": "; popular list {popular[ndcg]:.3f}",
     "random": ", random {random[ndcg]:.3f}",
+    "lift_error": "; lift {lift:.3f} ± {lift_error:.3f}",
 }
 # Name of the line, path of its figures in the document, pieces.
 _LINES: tuple[tuple[str, str, _Pieces], ...] = (
@@ -121,7 +122,6 @@ def _lines(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         elif figures:
             present = (text for key, text in pieces.items() if figures.get(key) is not None)
             yield name, "".join(present).format_map(figures)
-    for verdict in run.get("gate", {}).values():
-        for reason in verdict["reasons"]:
-            yield "gate", f"off, so this was published: {reason}"
+    for warning in run.get("warnings", ()):
+        yield "warning", warning
     yield "seconds", ", ".join(f"{p['name']} {p['seconds']:.1f}" for p in run["phases"])

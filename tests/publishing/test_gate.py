@@ -12,40 +12,51 @@ from recommender.core.errors import ModelRejectedError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
 from recommender.publishing.gate import check_clusters, check_finite, check_recommendations
-from recommender.runs.ledger import Ledger
+from recommender.runs.ledger import Kind, Ledger
 from recommender.runs.run import TrainingRun, training_run
 
 LIVE_RUN = "1999-live"
 STAGE = "Recommendations.staged.x"
 MANY_ROWS = 10**9  # chance explains no difference
 BASE: Document = {"rmse": 1.0, "rows": MANY_ROWS}
+GOOD: Document = {"users": 500, "lift": 0.16, "lift_error": 0.004}
+AT_CHANCE: Document = {"users": 500, "lift": -0.037, "lift_error": 0.002}
 
 
-def lists(run_id: str | None, users: int, *, length: int = 1) -> list[Document]:
+def documents(run_id: str | None, users: int, *, length: int = 1) -> list[Document]:
     entries = [{"gmap_id": "g", "score": 1.0}] * length
     written = {} if run_id is None else {"run_id": run_id}
     return [{"user_id": f"u{i}", "recommendations": entries, **written} for i in range(users)]
 
 
 def publish_live(
-    db: MongoDatabase, settings: Settings, users: int = 100, als: Document | None = BASE
+    db: MongoDatabase,
+    settings: Settings,
+    users: int = 100,
+    als: Document | None = BASE,
+    **metrics: Any,
 ) -> None:
-    """Publish as a training does, with ``als`` as its RMSE in the ledger."""
-    db["Recommendations"].insert_many(lists(LIVE_RUN, users))
+    """Publish as a training does, with ``als`` and more as its metrics in the ledger."""
+    db["Recommendations"].insert_many(documents(LIVE_RUN, users))
     db["Metadata"].insert_one({"_id": "kmeans_clusters", "run_id": LIVE_RUN, "sizes": [users]})
     Ledger(db).open(LIVE_RUN, "api", settings, None)
-    Ledger(db).update(LIVE_RUN, {"metrics": {"als": als}})
+    Ledger(db).update(LIVE_RUN, {"metrics": {"als": als, **metrics}})
     Ledger(db).close(LIVE_RUN, "succeeded", 0, None)
 
 
 def gate(
-    settings: Settings, users: int = 100, als: Document | None = BASE, **more: Any
+    settings: Settings,
+    users: int = 100,
+    als: Document | None = BASE,
+    lists: Document | None = None,
+    kind: Kind = "training",
+    **more: Any,
 ) -> Document | None:
-    """Run the gate on staged users and an RMSE; return the run's document."""
-    with training_run(settings.with_values(more)) as run:
+    """Run the gate on staged users and figures; return the run's document."""
+    with training_run(settings.with_values(more), kind=kind) as run:
         if users:
-            run.db[STAGE].insert_many(lists(run.run_id, users))
-        run.record(**{"metrics.als": als})
+            run.db[STAGE].insert_many(documents(run.run_id, users))
+        run.record(**{"metrics.als": als, "metrics.lists": lists})
         check_recommendations(run, STAGE)
     return run.document
 
@@ -61,18 +72,57 @@ def rejection(db: MongoDatabase, settings: Settings, **changes: Any) -> str:
 
 
 def test_the_first_training_passes(db: MongoDatabase, db_settings: Settings) -> None:
-    db["Recommendations"].insert_many(lists(None, 50))  # the backend's own
+    db["Recommendations"].insert_many(documents(None, 50))  # the backend's own
     recorded = gate(db_settings, users=1, als={"rmse": 99.0, "rows": MANY_ROWS})
     assert recorded
     assert (recorded["state"], recorded["forced"]) == ("succeeded", False)
+    assert recorded["gate"]["recommendations"]["compared_with"] is None
 
 
 def test_a_passing_verdict_is_recorded(db: MongoDatabase, db_settings: Settings) -> None:
-    publish_live(db, db_settings)
-    recorded = gate(db_settings)
+    publish_live(db, db_settings, lists=GOOD)
+    recorded = gate(db_settings, lists=GOOD)
     assert recorded
-    expected = {"compared_with": LIVE_RUN, "passed": True, "reasons": []}
-    assert recorded["gate"] == {"recommendations": expected}
+    verdict = recorded["gate"]["recommendations"]
+    lift = verdict.pop("lift")
+    assert verdict == {"compared_with": LIVE_RUN, "passed": True, "reasons": []}
+    assert lift.pop("limit") == pytest.approx(0.16 - 0.2 * 0.16 - 2 * 0.004 * 2**0.5)
+    assert lift == {"value": 0.16, "error": 0.004, "live": 0.16, "live_error": 0.004}
+    assert "warnings" not in recorded
+
+
+@pytest.mark.parametrize(
+    "change", [{"als_objective": "rating"}, {"rating_min": 0.0, "rating_max": 10.0}]
+)
+def test_lists_at_chance_do_not_replace_good_ones_of_another_objective_or_scale(
+    db: MongoDatabase, db_settings: Settings, change: Document
+) -> None:
+    publish_live(db, db_settings, lists=GOOD)
+    error = rejection(db, db_settings, lists=AT_CHANCE, **change)
+    assert "a lift over the popular list of -0.037 where the live lists have 0.160" in error
+    forced = gate(db_settings, lists=AT_CHANCE, gate=False, **change)
+    assert forced
+    assert "would be rejected" in forced["warnings"][-1]
+
+
+def test_lists_of_another_test_are_compared_with_the_popular_list_only(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    publish_live(db, db_settings, lists=GOOD)
+    low = GOOD | {"lift": 0.01}
+    recorded = gate(db_settings, lists=low, als_test_split="time")
+    assert recorded
+    assert "the live run tested its lists differently" in recorded["warnings"][0]
+    rejection(db, db_settings, lists=AT_CHANCE, als_test_split="time")
+
+
+def test_a_dry_run_is_not_rejected(db: MongoDatabase, db_settings: Settings) -> None:
+    publish_live(db, db_settings, lists=GOOD)
+    recorded = gate(db_settings, lists=AT_CHANCE, kind="dry_run")
+    assert recorded
+    assert (recorded["state"], recorded["kind"]) == ("succeeded", "dry_run")
+    assert recorded["gate"]["recommendations"]["passed"] is False
+    assert "would be rejected" in recorded["warnings"][0]
 
 
 @pytest.mark.parametrize(("users", "passes"), [(50, True), (49, False), (0, False)])
@@ -91,13 +141,15 @@ def test_too_few_users_are_rejected(
 
 def test_users_with_an_empty_list_do_not_count(db: MongoDatabase, db_settings: Settings) -> None:
     publish_live(db, db_settings)
-    db[STAGE].insert_many([d | {"user_id": f"{n}"} for n, d in enumerate(lists("x", 90, length=0))])
+    db[STAGE].insert_many(
+        [d | {"user_id": f"{n}"} for n, d in enumerate(documents("x", 90, length=0))]
+    )
     assert "for 10 users" in rejection(db, db_settings, users=10)
 
 
 def test_live_documents_of_others_do_not_count(db: MongoDatabase, db_settings: Settings) -> None:
     publish_live(db, db_settings, users=10)
-    db["Recommendations"].insert_many(lists(None, 500))
+    db["Recommendations"].insert_many(documents(None, 500))
     assert gate(db_settings, users=10)
 
 
@@ -183,11 +235,12 @@ def test_a_gate_that_is_off_passes_and_warns(
     assert recorded["forced"] is True
     assert recorded["gate"]["recommendations"]["passed"] is True
     assert len(recorded["gate"]["recommendations"]["reasons"]) == 2
-    assert "the gate is off, so this is published" in caplog.text
+    assert "would be rejected" in caplog.text
 
 
-def cluster_run(settings: Settings, users: int) -> TrainingRun:
+def cluster_run(settings: Settings, users: int, lists: Document | None = None) -> TrainingRun:
     with training_run(settings) as run:
+        run.record(**{"metrics.clusters": {"held_out": lists}})
         check_clusters(run, users)
     return run
 
@@ -198,6 +251,13 @@ def test_clusters_for_too_few_users_are_rejected(db: MongoDatabase, db_settings:
         cluster_run(db_settings, 49)
     assert cluster_run(db_settings, 50).document
     assert cluster_run(db_settings.with_values({"gate": False}), 1).document
+
+
+def test_clusters_of_a_lower_lift_are_rejected(db: MongoDatabase, db_settings: Settings) -> None:
+    publish_live(db, db_settings, clusters={"held_out": GOOD})
+    with pytest.raises(ModelRejectedError, match="clusters: a lift"):
+        cluster_run(db_settings, 100, AT_CHANCE)
+    assert cluster_run(db_settings, 100, GOOD).document
 
 
 def test_clusters_under_other_limits_are_not_compared(

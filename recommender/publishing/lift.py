@@ -1,0 +1,107 @@
+"""The lift of lists over the popular list, and its comparison with that of the live lists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# Of fewer test users, a standard error means little.
+_FEWEST_USERS = 30
+# Two lifts of equal lists differ by more than this in one of twenty cases.
+_STANDARD_ERRORS = 2
+_TOLERANCE = 0.2
+
+
+@dataclass(frozen=True)
+class Lift:
+    """Mean difference of the NDCG of lists and of the popular list, and its standard error."""
+
+    value: float
+    error: float
+
+    @property
+    def beats_popular(self) -> bool:
+        """Whether the lists beat the popular list beyond chance."""
+        return self.value > _STANDARD_ERRORS * self.error
+
+
+def lift_of(figures: Mapping[str, Any]) -> Lift | None:
+    """Return the lift in a run's figures of its lists; None with too few test users.
+
+    Earlier versions recorded no lift: it is the difference of both NDCGs, and the error of an
+    unpaired difference bounds that of a paired one.
+    """
+    if (figures.get("users") or 0) < _FEWEST_USERS:
+        return None
+    if figures.get("lift_error") is not None:
+        return Lift(figures["lift"], figures["lift_error"])
+    try:
+        popular = figures["popular"]
+        error = math.hypot(figures["ndcg_error"], popular["ndcg_error"])
+        return Lift(figures["ndcg"] - popular["ndcg"], error)
+    except (KeyError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class LiftVerdict:
+    """The figures of a comparison for the ledger, a reason to reject the lists, and warnings."""
+
+    figures: dict[str, float | None]
+    reasons: list[str]
+    warnings: list[str]
+
+
+def compare_lifts(
+    ours: Lift | None, live: Lift | None, *, is_live: bool, same_test: bool
+) -> LiftVerdict:
+    """Compare the lift of new lists with that of the live ones.
+
+    It may fall by a fifth and two standard errors of the difference. Lists that do not beat the
+    popular list are rejected where the live ones beat it beyond chance, else there is a warning.
+
+    Parameters
+    ----------
+    is_live
+        Whether a training has published such lists.
+    same_test
+        Whether both were tested alike, so that the size of the lifts compares.
+    """
+    limit = _limit(ours, live) if same_test else None
+    figures = {
+        "value": ours.value if ours else None,
+        "error": ours.error if ours else None,
+        "live": live.value if live else None,
+        "live_error": live.error if live else None,
+        "limit": limit,
+    }
+    reasons, warnings = [], []
+    if ours and limit is not None and live and ours.value < limit:
+        reasons.append(
+            f"a lift over the popular list of {ours.value:.3f} where the live lists have "
+            f"{live.value:.3f}, below the limit of {limit:.3f} ({_TOLERANCE:.0%} less and chance)"
+        )
+    if ours and ours.value <= 0:
+        text = f"lists that do not beat the popular list: their lift is {ours.value:.3f}"
+        if live and live.beats_popular:
+            reasons.append(f"{text} where the live lists have {live.value:.3f}")
+        else:
+            warnings.append(text)
+    if is_live and not (ours and live):
+        which = "live" if ours else "new"
+        warnings.append(
+            f"a lift that is not compared: the ledger has none of the {which} lists on "
+            f"{_FEWEST_USERS} test users or more"
+        )
+    elif ours and live and not same_test:
+        warnings.append("a lift that is not compared: the live run tested its lists differently")
+    return LiftVerdict(figures, reasons, warnings)
+
+
+def _limit(ours: Lift | None, live: Lift | None) -> float | None:
+    if not (ours and live):
+        return None
+    chance = _STANDARD_ERRORS * math.hypot(ours.error, live.error)
+    return live.value - _TOLERANCE * abs(live.value) - chance
