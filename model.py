@@ -23,8 +23,9 @@ from recommender.core.signals import Cancelled
 from recommender.service import routes_health, routes_recommendations, routes_runs, routes_training
 from recommender.service.dependencies import Service
 from recommender.service.launcher import Trainer
-from recommender.service.limits import LimitedProtocol
+from recommender.service.limits import LimitedBody, LimitedProtocol
 from recommender.service.problems import handle_errors
+from recommender.service.progress import Progress
 from recommender.service.schedule import Schedule
 from recommender.service.scheduler import TrainingClock
 
@@ -43,10 +44,12 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         db = database(client, settings)
         trainer = Trainer(settings, db)
         schedule = Schedule(db, settings.schedule.interval_hours * 3600)
-        clock = TrainingClock(schedule, lambda: trainer.start("schedule"), trainer.tidy_up)
-        app.state.service = Service(settings, db, trainer, schedule, LiveFactors(db))
+        clock = TrainingClock(schedule, trainer.start, trainer.tidy_up)
+        progress = Progress(db)
+        app.state.service = Service(settings, db, trainer, schedule, progress, LiveFactors(db))
         await run_in_threadpool(clock.start)
-        yield
+        with progress:
+            yield
         await run_in_threadpool(clock.stop)
         await run_in_threadpool(trainer.stop)
 
@@ -61,6 +64,7 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
     )
     handle_errors(app)
+    app.add_middleware(LimitedBody)
     for routes in (routes_training, routes_health, routes_recommendations, routes_runs):
         app.include_router(routes.router)
     return app

@@ -28,7 +28,7 @@ EXIT_CODES = {
     78: "configuration: an invalid setting, or Java is missing",
     124: "the training took longer than TRAIN_TIMEOUT_MINUTES",
     130: "stopped by Ctrl-C",
-    143: "stopped by SIGTERM",
+    143: "stopped by SIGTERM, or cancelled on request",
     141: "the reader of the output is gone, as after `| head`",
 }
 TRAINING_CODES = (65, 69, 70, 75, 76, 124)

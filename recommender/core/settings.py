@@ -46,6 +46,12 @@ def _plain_field_name(name: str) -> str:
     return name
 
 
+def _no_tiny_interval(hours: float) -> float:
+    if 0 < hours < 1 / 3600:
+        raise ValueError("expected 0, for no schedule, or at least a second (1/3600)")
+    return hours
+
+
 def _parsed_filter(value: object) -> dict[str, Any]:
     try:
         parsed = json_util.loads(value) if isinstance(value, str) else value
@@ -65,6 +71,7 @@ Memory = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[1-9][0-9]*[
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(lambda level: str(level).upper())
 ]
+Interval = Annotated[float, AfterValidator(_no_tiny_interval)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -140,8 +147,8 @@ class ApiSettings(_Group):
 class ScheduleSettings(_Group):
     """The schedule of trainings and the limits of a single one."""
 
-    interval_hours: float = Field(3.0, alias="TRAIN_INTERVAL_HOURS", ge=1 / 3600, le=8760)
-    """Hours from one scheduled training to the next."""
+    interval_hours: Interval = Field(3.0, alias="TRAIN_INTERVAL_HOURS", ge=0, le=8760)
+    """Hours from one scheduled training to the next; 0: no schedule."""
     timeout_minutes: float = Field(170.0, alias="TRAIN_TIMEOUT_MINUTES", gt=0, le=525600)
     """Minutes after which a training is ended."""
     stop_grace_seconds: float = Field(7.0, alias="STOP_GRACE_SECONDS", ge=0, le=600)

@@ -21,6 +21,8 @@ _stop_callbacks: list[Callable[[], object]] = []
 # Seconds that a stop by a signal may take, and the timers that end the process then.
 _graces: list[float] = []
 _timers: list[threading.Timer] = []
+# Why this process sends a stop signal to itself.
+_reasons: list[str] = []
 
 
 class Stopped(BaseException):
@@ -34,7 +36,7 @@ class Cancelled(Stopped):
 
     def __init__(self, signum: int) -> None:
         self.exit_code = 128 + signum
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        super().__init__(*_reasons[-1:] or [f"stopped by {signal.Signals(signum).name}"])
 
 
 class TimedOut(Stopped):
@@ -58,6 +60,12 @@ def raise_on_signals() -> None:
 
     for signum in _STOP_SIGNALS:
         signal.signal(signum, stop)
+
+
+def stop_main_thread(reason: str) -> None:
+    """Stop the script from another thread, as SIGTERM does; ``reason`` is then its error."""
+    _reasons.append(reason)
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 def ignore_signals() -> None:

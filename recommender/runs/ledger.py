@@ -20,7 +20,7 @@ from recommender.core.settings import Settings
 COLLECTION = "TrainingRuns"
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "crashed", "rejected"]
-Trigger = Literal["api", "schedule", "script", "tune"]
+Trigger = Literal["api", "schedule", "retry", "script", "tune"]
 Kind = Literal["training", "dry_run", "rollback", "tuning"]
 
 STATES: tuple[State, ...] = get_args(State)
@@ -85,6 +85,16 @@ class Ledger:
         fields = {"state": state, "exit_code": exit_code, "error": error, "ended_at": now()}
         result = self._runs.update_one({"_id": run_id, **_OPEN}, {"$set": fields})
         return bool(result.matched_count)
+
+    def request_cancel(self, run_id: str) -> bool:
+        """Ask a run to stop; return False if it has ended or is unknown."""
+        change = {"$set": {"cancel_requested_at": now()}}
+        return bool(self._runs.update_one({"_id": run_id, **_OPEN}, change).matched_count)
+
+    def is_cancel_requested(self, run_id: str) -> bool:
+        """Return true if a run was asked to stop."""
+        asked = {"_id": run_id, "cancel_requested_at": {"$exists": True}}
+        return self._runs.find_one(asked, {"_id": 1}) is not None
 
     def open_run(self) -> str | None:
         """Return the id of a run that has not ended, as far as the ledger knows."""

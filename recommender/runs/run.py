@@ -26,7 +26,7 @@ from recommender.core.mongo import (
     reason_of,
 )
 from recommender.core.settings import Settings
-from recommender.core.signals import Cancelled, TimedOut, time_limit
+from recommender.core.signals import Cancelled, TimedOut, stop_main_thread, time_limit
 from recommender.core.terminal import progress
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import (
@@ -44,6 +44,7 @@ from recommender.runs.switch import published_runs, stages_of, sweep
 
 _BEATS_PER_LEASE = 4
 _EARLIER_RUNS = 50
+_BEAT_SECONDS = 3.0  # at most between two beats, so that a cancelled run stops soon
 
 log = logging.getLogger(__name__)
 
@@ -134,15 +135,22 @@ class SideRun(Run):
 
 
 @contextmanager
-def _heartbeat(lease: Lease, seconds: float) -> Iterator[list[LeaseLostError]]:
-    """Renew the lease from a thread; yield a list that holds the error once the lease is lost."""
+def _heartbeat(
+    lease: Lease, seconds: float, is_cancelled: Callable[[], bool]
+) -> Iterator[list[LeaseLostError]]:
+    """Renew the lease from a thread; yield a list that holds the error once the lease is lost.
+
+    The thread stops the run once it is cancelled.
+    """
     stopped = threading.Event()
     lost: list[LeaseLostError] = []
 
     def beat() -> None:
-        while not stopped.wait(seconds / _BEATS_PER_LEASE) and not lost:
+        while not stopped.wait(min(seconds / _BEATS_PER_LEASE, _BEAT_SECONDS)) and not lost:
             try:
                 lease.renew()
+                if is_cancelled():
+                    stop_main_thread("cancelled on request")
             except LeaseLostError as error:
                 lost.append(error)
             except PyMongoError as error:
@@ -182,6 +190,7 @@ def training_run(
         resumed = run_id is not None
         run_id = run_id or new_run_id()
         close = partial(Ledger(db).close, run_id)
+        is_cancelled = partial(Ledger(db).is_cancel_requested, run_id)
         release = partial(_release, lease, db, run_id)
 
         def give_up(reason: TimedOut) -> None:
@@ -196,7 +205,7 @@ def training_run(
                     with mongo_errors("taking the lease"):
                         (lease.resume if resumed else lease.acquire)(run_id)
                     with (
-                        _heartbeat(lease, schedule.lease_seconds) as lost,
+                        _heartbeat(lease, schedule.lease_seconds, is_cancelled) as lost,
                         _opened(db, run_id, settings, kind, resumed=resumed),
                         _lost_lease_first(lease),
                         progress() as display,

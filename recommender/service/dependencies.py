@@ -14,6 +14,7 @@ from recommender.als.published_factors import LiveFactors
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.service.launcher import Trainer
+from recommender.service.progress import Progress
 from recommender.service.schedule import Schedule
 
 
@@ -25,6 +26,7 @@ class Service:
     db: MongoDatabase
     trainer: Trainer
     schedule: Schedule
+    progress: Progress
     factors: LiveFactors
 
 

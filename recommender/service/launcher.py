@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import subprocess
 import sys
 import threading
@@ -13,7 +14,13 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from recommender.core.child_process import Guarded
-from recommender.core.errors import LeaseLostError, ModelRejectedError, RecommenderError
+from recommender.core.errors import (
+    DatabaseUnavailableError,
+    LeaseLostError,
+    ModelRejectedError,
+    RecommenderError,
+    SparkError,
+)
 from recommender.core.logs import one_line
 from recommender.core.mongo import MongoDatabase, mongo_errors, reason_of
 from recommender.core.settings import Settings
@@ -22,6 +29,7 @@ from recommender.runs.lease import Lease
 from recommender.runs.ledger import Ledger, State, Trigger, new_run_id
 from recommender.runs.switch import sweep
 from recommender.service.recovery import Recovery
+from recommender.service.schedule import steady_seconds
 
 SCRIPT = Path(__file__).parents[2] / "als_training.py"
 
@@ -29,6 +37,9 @@ SCRIPT = Path(__file__).parents[2] / "als_training.py"
 _LAST_RESORT_SECONDS = 30.0
 _RECORD_SECONDS = 10.0  # to record a child's end; after that, recovery does it
 _SIGTERM_CODE, _SIGKILL_CODE = 143, 137
+# A scheduled training that fails with a code that may pass by itself is retried once.
+_RETRIED_CODES = (DatabaseUnavailableError.exit_code, SparkError.exit_code)
+_RETRY_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +55,7 @@ class Trainer:
         self._lock = threading.Lock()
         self._stopping = False
         self._unreleased: Lease | None = None
+        self._retry_at = math.inf
         self._watched: dict[threading.Thread, tuple[str, Guarded]] = {}
 
     def start(self, trigger: Trigger, *, force: bool = False) -> str:
@@ -78,8 +90,9 @@ class Trainer:
                 lease.release()
                 raise
             self._unreleased = None
+            self._retry_at = math.inf
             watcher = threading.Thread(
-                target=self._watch, args=(run_id, child, lease), name=f"watch {run_id}"
+                target=self._watch, args=(run_id, trigger, child, lease), name=f"watch {run_id}"
             )
             self._watched[watcher] = run_id, child
             watcher.start()
@@ -97,12 +110,18 @@ class Trainer:
         for watcher in running:
             watcher.join()
 
-    def tidy_up(self) -> None:
-        """Clean up after a training that died, unless one of this process is running."""
+    def tidy_up(self) -> bool:
+        """Clean up after a training that died, unless one of this process is running.
+
+        Return true, once, if a training of this process is due to be retried.
+        """
         with self._lock:
             running = bool(self._running())
         if not running:
             self._recovery.look()
+        if due := steady_seconds() >= self._retry_at:
+            self._retry_at = math.inf
+        return due
 
     def _running(self) -> dict[threading.Thread, tuple[str, Guarded]]:
         """Return the running trainings, and forget those that have ended."""
@@ -122,7 +141,7 @@ class Trainer:
         with log_file.open("wb") as output:
             return Guarded(command, grace_seconds=grace, output=output)
 
-    def _watch(self, run_id: str, child: Guarded, lease: Lease) -> None:
+    def _watch(self, run_id: str, trigger: Trigger, child: Guarded, lease: Lease) -> None:
         """Wait for the child's end; record it and clean up if the child could not."""
         schedule = self._settings.schedule
         limit = schedule.timeout_minutes * 60 + 2 * schedule.stop_grace_seconds
@@ -144,6 +163,9 @@ class Trainer:
         except PyMongoError as failure:
             # Its lease expires; recovery or the next training marks it as crashed.
             log.error("the end of %s could not be recorded: %s", run_id, reason_of(failure))
+        if trigger == "schedule" and code in _RETRIED_CODES:
+            log.info("the training is tried once more in about %g s", _RETRY_SECONDS)
+            self._retry_at = steady_seconds() + _RETRY_SECONDS
 
 
 def _outcome(code: int, *, overdue: bool, stopping: bool) -> tuple[State, str]:

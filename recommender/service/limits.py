@@ -1,4 +1,4 @@
-"""Limits on connections, so that half-sent requests cannot keep others out."""
+"""Limits on connections and bodies, so that no client can keep others out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import asyncio
 import resource
 from typing import Any
 
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _REQUEST_SECONDS = 10.0
+_BODY_BYTES = 10_000
 # Half of the file descriptors; the rest is for MongoDB, logs and trainings.
 _CONNECTIONS = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
@@ -33,3 +36,24 @@ class LimitedProtocol(H11Protocol):
         elif not self.transport.is_closing():
             loop = asyncio.get_running_loop()
             loop.call_later(_REQUEST_SECONDS, self._close_unless_used_since, self.cycle)
+
+
+class LimitedBody:
+    """ASGI middleware that answers 413 to a request whose body is too long for any call."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and count the bytes of its body as they are read."""
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > _BODY_BYTES:
+                raise HTTPException(413, f"a body has at most {_BODY_BYTES:,} bytes")
+            return message
+
+        await self._app(scope, limited, send)

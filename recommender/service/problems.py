@@ -50,7 +50,7 @@ def handle_errors(app: FastAPI) -> None:
 async def _answer(request: Request, error: Exception) -> JSONResponse:
     match error:
         case HTTPException():
-            return _problem(error.status_code, str(error.detail), error.headers)
+            return _problem(error.status_code, str(error.detail), error.headers or {})
         case RequestValidationError():
             reasons = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             return _problem(422, "; ".join(reasons))
@@ -71,5 +71,5 @@ def _problem(
         content.model_dump(mode="json"),
         status,
         media_type=MEDIA_TYPE,
-        headers=headers or _RETRY_AFTER.get(status),
+        headers=_RETRY_AFTER.get(status) if headers is None else headers,
     )

@@ -1,18 +1,21 @@
-"""``GET /runs`` and ``GET /runs/{run_id}``: the ledger of trainings."""
+"""``/runs``: the ledger of trainings; a run in progress can be cancelled."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Query
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from recommender.core.mongo import Document, mongo_errors
 from recommender.runs.ledger import STATES, Ledger
-from recommender.service.dependencies import CurrentService, require_key
+from recommender.service.dependencies import CurrentService, require_key, require_same_origin
 from recommender.service.problems import responses
 
 router = APIRouter(prefix="/runs", dependencies=[Depends(require_key)])
+
+
+RunId = Annotated[str, Path(pattern=r"^[0-9A-Za-z-]{1,64}$", description="a run's id")]
 
 
 class Run(BaseModel):
@@ -47,15 +50,29 @@ def runs(
 
 @router.get("/{run_id}", responses=responses(401, 404, 422, 503))
 @mongo_errors("reading the ledger")
-def run(
-    service: CurrentService,
-    run_id: Annotated[str, Path(pattern=r"^[0-9A-Za-z-]{1,64}$", description="a run's id")],
-) -> Run:
+def run(service: CurrentService, run_id: RunId) -> Run:
     """Show one run."""
     document = Ledger(service.db).get(run_id)
     if document is None:
         raise HTTPException(404, f"no run {run_id} is in the ledger; GET /runs lists the latest")
     return _run(document)
+
+
+@router.post(
+    "/{run_id}/cancel",
+    status_code=202,
+    responses=responses(401, 403, 404, 409, 422, 503),
+    dependencies=[Depends(require_same_origin)],
+)
+@mongo_errors("cancelling the run")
+def cancel(service: CurrentService, response: Response, run_id: RunId) -> Run:
+    """Ask a run in progress to stop, on any host; within seconds it ends as cancelled."""
+    requested = Ledger(service.db).request_cancel(run_id)
+    shown = run(service, run_id)
+    if not requested:
+        raise HTTPException(409, f"run {run_id} has ended: it is {shown.state}")
+    response.headers["Location"] = f"/runs/{run_id}"
+    return shown
 
 
 def _run(document: Document) -> Run:

@@ -1,14 +1,20 @@
-"""``POST /train`` and ``GET /next-training``: trainings on demand, and the schedule."""
+"""``POST /train``, ``GET /next-training`` and ``PUT /schedule``."""
 
 from __future__ import annotations
 
 import datetime
+import math
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
-from recommender.service.dependencies import CurrentService, require_key, require_same_origin
+from recommender.service.dependencies import (
+    CurrentService,
+    Service,
+    require_key,
+    require_same_origin,
+)
 from recommender.service.problems import responses
 
 router = APIRouter()
@@ -28,15 +34,33 @@ class SkippedSlot(BaseModel):
     run_id: str | None = Field(description="the training that was in progress")
 
 
+class Training(BaseModel):
+    """A training in progress."""
+
+    run_id: str
+    phase: str | None = Field(description="null until the first phase begins")
+    started_at: datetime.datetime
+
+
 class NextTraining(BaseModel):
-    """When the next scheduled training is due."""
+    """When the next scheduled training is due, and the training in progress."""
 
     time_left: str
-    seconds_left: float
-    next_training_at: datetime.datetime
-    interval_hours: float
+    seconds_left: float | None = Field(description="null without a schedule")
+    next_training_at: datetime.datetime | None = Field(description="null without a schedule")
+    interval_hours: float = Field(description="0: no schedule")
+    paused: bool = Field(description="whether scheduled times pass without a training")
+    training: Training | None = Field(description="as read some seconds ago")
     skipped: int = Field(description="scheduled trainings skipped so far")
     last_skipped: SkippedSlot | None = Field(description="the latest of them")
+
+
+class WantedSchedule(BaseModel):
+    """What the schedule should be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    paused: StrictBool
 
 
 @router.post(
@@ -59,13 +83,34 @@ def train(
 @router.get("/next-training")
 async def next_training(service: CurrentService) -> NextTraining:
     """Return the time left to the next scheduled training."""
-    schedule = service.schedule
-    left = schedule.seconds_left()
+    return _next_training(service)
+
+
+@router.put(
+    "/schedule",
+    responses=responses(401, 403, 422, 503),
+    dependencies=[Depends(require_same_origin), Depends(require_key)],
+)
+def put_schedule(service: CurrentService, wanted: WantedSchedule) -> NextTraining:
+    """Pause or resume the schedule; ``POST /train`` starts trainings all the same."""
+    service.schedule.pause(wanted.paused)
+    return _next_training(service)
+
+
+def _next_training(service: Service) -> NextTraining:
+    schedule, training = service.schedule, service.progress.training
+    left, at = schedule.seconds_left(), None
+    words = "No training is scheduled, as TRAIN_INTERVAL_HOURS is 0."
+    if left < math.inf:
+        words = f"Time left for next training: {in_words(left)}."
+        at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=left)
     return NextTraining(
-        time_left=f"Time left for next training: {in_words(left)}.",
-        seconds_left=round(left, 3),
-        next_training_at=datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=left),
+        time_left=words,
+        seconds_left=round(left, 3) if at else None,
+        next_training_at=at,
         interval_hours=service.settings.schedule.interval_hours,
+        paused=schedule.paused,
+        training=Training(**training) if training else None,
         skipped=schedule.skipped,
         last_skipped=SkippedSlot(**schedule.last_skipped) if schedule.last_skipped else None,
     )

@@ -8,6 +8,7 @@ it.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -32,16 +33,19 @@ def steady_seconds() -> float:
 
 
 class Schedule:
-    """The slots of the scheduled trainings, one every ``interval_seconds``.
+    """The slots of the scheduled trainings, one every ``interval_seconds``; none if that is 0.
 
     Attributes
     ----------
+    paused
+        Whether slots pass without a training, as last read.
     skipped
         Number of slots so far in which another training was in progress, as last read.
     last_skipped
         The latest of them: ``run_id`` and ``host`` of that training, and the time (``at``).
     """
 
+    paused: bool = False
     skipped: int = 0
     last_skipped: Document | None = None
 
@@ -56,19 +60,32 @@ class Schedule:
         self._steady = steady
         self._next_at = self._asked_at = datetime.now(UTC)
         self._asked_steady = steady()
-        self._due = self._asked_steady + interval_seconds  # until MongoDB has answered
+        self._due = self._asked_steady + (interval_seconds or math.inf)  # until MongoDB answers
 
     def seconds_left(self) -> float:
-        """Return the seconds to the next slot as last read, at least 0; MongoDB is not asked."""
+        """Return the seconds to the next slot as last read, at least 0; MongoDB is not asked.
+
+        They are infinite without a schedule.
+        """
         return max(self._due - self._steady(), 0.0)
+
+    @mongo_errors("pausing or resuming the schedule")
+    def pause(self, paused: bool) -> None:
+        """Let slots pass without a training from now on, or no longer, in all processes."""
+        change = {"$set": {"paused": paused}}
+        self._state.update_one({"_id": SCHEDULE_ID}, change, upsert=True)
+        self.paused = paused
 
     @mongo_errors("reading the schedule")
     def look(self) -> float:
         """Read the next slot, and return the seconds to it, negative if it has passed unclaimed.
 
         The very first call starts the schedule. If the interval was shortened, the next slot comes
-        forward to one interval from now.
+        forward to one interval from now. Without a schedule, the seconds are infinite.
         """
+        if not self._interval:
+            self.paused = bool((self._state.find_one({"_id": SCHEDULE_ID}) or {}).get("paused"))
+            return math.inf
         steady = self._steady()
         elapsed = round((steady - self._asked_steady) * 1000)
         jump = {"$subtract": [{"$subtract": [_NOW, self._asked_at]}, elapsed]}
@@ -88,6 +105,7 @@ class Schedule:
             log.warning("MongoDB's clock was set by %+.0f s; the schedule moves with it", jumped_by)
         self._next_at, self._asked_at = state["next_at"], state["asked_at"]
         self._asked_steady = steady
+        self.paused = state.get("paused", False)
         self.skipped, self.last_skipped = state.get("skipped", 0), state.get("last_skipped")
         left: float = (self._next_at - self._asked_at).total_seconds()
         self._due = steady + left
@@ -95,14 +113,15 @@ class Schedule:
 
     @mongo_errors("claiming the scheduled training")
     def claim(self) -> bool:
-        """Take the slot that is due and set the next; return False if none is due."""
+        """Take the slot that is due and set the next; return False if none is due, or if paused."""
         if self.look() > 0:  # also if the server's clock was set
             return False
         following = {"$add": ["$next_at", self._interval]}
         restart = {"$add": [_NOW, self._interval]}
         next_at = {"$cond": [{"$gt": [following, _NOW]}, following, restart]}
         due = {"_id": SCHEDULE_ID, "$expr": {"$lte": ["$next_at", _NOW]}}
-        return bool(self._state.update_one(due, [{"$set": {"next_at": next_at}}]).modified_count)
+        moved = self._state.find_one_and_update(due, [{"$set": {"next_at": next_at}}])
+        return moved is not None and not moved.get("paused")
 
     @mongo_errors("counting a skipped training")
     def count_skip(self, lease: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from recommender.core.errors import DatabaseUnavailableError, LeaseHeldError, RecommenderError
+from recommender.runs.ledger import Trigger
 from recommender.service.schedule import Schedule, steady_seconds
 
 _RETRY_SECONDS = 15.0
@@ -22,23 +23,24 @@ log = logging.getLogger(__name__)
 class TrainingClock:
     """Waits for each slot of the schedule, claims it, and starts a training.
 
+    A scheduled training that failed in passing is retried once, unless the schedule is paused.
     A claimed slot whose training cannot start because MongoDB is unavailable is kept and tried
     again every few seconds until the next slot is due; then it is counted as skipped.
-    ``start_training`` raises :class:`LeaseHeldError` if one is in progress, and ``tidy_up`` is
-    called before each reading of the schedule but the first.
+    ``start_training`` raises :class:`LeaseHeldError` if one is in progress. Before each reading of
+    the schedule but the first, ``tidy_up`` is called; it returns true, once, if a retry is due.
     """
 
     def __init__(
         self,
         schedule: Schedule,
-        start_training: Callable[[], object],
-        tidy_up: Callable[[], object] = lambda: None,
+        start_training: Callable[[Trigger], object],
+        tidy_up: Callable[[], bool | None] = lambda: False,
     ) -> None:
         self._schedule = schedule
         self._start_training = start_training
         self._tidy_up = tidy_up
         self._next_look = steady_seconds()
-        self._claimed = False
+        self._claimed: Trigger | None = None
         self._scheduler = BackgroundScheduler(timezone=datetime.UTC)
         self._stopped = threading.Event()
 
@@ -57,32 +59,37 @@ class TrainingClock:
     def _tick(self) -> None:
         """Start a training if a slot is due, and read the schedule anew."""
         try:
-            self._tidy_up()
+            retry = self._tidy_up()
             if self._schedule.claim():
                 if self._claimed:
                     self._schedule.count_skip({})
-                self._claimed = True
+                self._claimed = "schedule"
+            elif retry:
+                self._claimed = self._claimed or "retry"
+            if self._schedule.paused:
+                self._claimed = None
             if self._claimed:
-                self._train()
+                self._train(self._claimed)
         except Exception as error:  # the schedule goes on after any failure to start one training
             bug = not isinstance(error, RecommenderError)
             log.error("the scheduled training could not be started: %s", error, exc_info=bug)
         self._look()
 
-    def _train(self) -> None:
+    def _train(self, trigger: Trigger) -> None:
         """Start the training of the claimed slot, or count the slot as skipped.
 
         If MongoDB is unavailable for either, the slot stays claimed for the next try.
         """
         try:
-            self._start_training()
+            self._start_training(trigger)
         except DatabaseUnavailableError:
             raise
         except Exception as error:
             bug = not isinstance(error, RecommenderError)
             log.warning("scheduled training skipped: %s", error, exc_info=bug)
-            self._schedule.count_skip(error.holder if isinstance(error, LeaseHeldError) else {})
-        self._claimed = False
+            if trigger == "schedule":
+                self._schedule.count_skip(error.holder if isinstance(error, LeaseHeldError) else {})
+        self._claimed = None
 
     def _look(self) -> None:
         """Read the next slot and set the job that reads it again."""

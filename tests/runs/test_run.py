@@ -40,7 +40,7 @@ from recommender.runs.ledger import Ledger
 from recommender.runs.run import side_run, training_run
 from recommender.runs.switch import sweep
 from tests.support import PROJECT, environment
-from tests.waiting import until
+from tests.waiting import DEADLINE_SECONDS, until
 
 ENDS: list[tuple[BaseException, str, int, str]] = [
     (DataError("no\nreview"), "failed", 65, "no review"),
@@ -260,6 +260,34 @@ def test_the_heartbeat_extends_the_lease_while_dead_runs_are_swept(
 
 def beating() -> bool:
     return any(thread.name == "heartbeat" for thread in threading.enumerate())
+
+
+def test_a_cancelled_run_stops_wherever_it_is(db: MongoDatabase, db_settings: Settings) -> None:
+    program = (
+        "import threading; from recommender.core.script import run_script\n"
+        "from recommender.core.settings import load_settings\n"
+        "from recommender.runs import run; run._BEAT_SECONDS = 0.1\n"
+        "def main(_):\n"
+        "    with run.training_run(load_settings()) as training, training.phase('read'):\n"
+        "        threading.Event().wait()\n"
+        "raise SystemExit(run_script(main))\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], env=environment(db_settings), cwd=PROJECT
+    )
+    try:
+        until(lambda: db["TrainingRuns"].find_one({"phase": "read"}))
+        (run,) = Ledger(db).recent(1)
+        assert Ledger(db).request_cancel(run["run_id"])
+        assert child.wait(DEADLINE_SECONDS) == 143
+    finally:
+        child.kill()
+        child.wait()
+    run = Ledger(db).get(run["run_id"]) or {}
+    assert (run["state"], run["exit_code"]) == ("cancelled", 143)
+    assert "request" in run["error"]
+    assert holder(db) is None
+    assert not Ledger(db).request_cancel(run["run_id"])
 
 
 def test_a_child_resumes_its_parents_run(db: MongoDatabase, db_settings: Settings) -> None:

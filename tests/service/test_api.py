@@ -246,6 +246,63 @@ def test_a_training_in_progress_is_named(client: TestClient, db: MongoDatabase) 
     assert db["TrainingRuns"].count_documents({}) == 0
 
 
+def test_a_run_in_progress_can_be_cancelled(
+    client: TestClient, db: MongoDatabase, db_settings: Settings
+) -> None:
+    Ledger(db).open("a", "script", db_settings, None)
+    assert client.post("/runs/b/cancel").status_code == 404
+    evil = {"Origin": "http://evil.example"}
+    assert client.post("/runs/a/cancel", headers=evil).status_code == 403
+    assert not Ledger(db).is_cancel_requested("a")
+    answer = client.post("/runs/a/cancel")
+    assert (answer.status_code, answer.headers["location"]) == (202, "/runs/a")
+    assert Ledger(db).is_cancel_requested("a")
+    Ledger(db).close("a", "succeeded", 0, None)
+    answer = client.post("/runs/a/cancel")
+    assert (answer.status_code, "retry-after" in answer.headers) == (409, False)
+
+
+def test_the_schedule_can_be_paused_across_a_restart(
+    configure: Callable[..., None], db: MongoDatabase
+) -> None:
+    configure()
+    with TestClient(model.create_app()) as client:
+        assert client.get("/next-training").json()["paused"] is False
+        assert client.put("/schedule", json={"paused": True}).json()["paused"] is True
+        invalid: list[Any] = [{}, {"paused": "yes"}, {"paused": True, "other": 1}, [], None]
+        for wrong in invalid:
+            assert client.put("/schedule", json=wrong).status_code == 422
+        assert client.put("/schedule", content=bytes(20_000)).status_code == 413
+    with TestClient(model.create_app()) as client:
+        assert client.get("/next-training").json()["paused"] is True
+
+
+def test_without_a_schedule_no_training_is_due(
+    configure: Callable[..., None], db: MongoDatabase
+) -> None:
+    configure(TRAIN_INTERVAL_HOURS="0")
+    with TestClient(model.create_app()) as client:
+        body = client.get("/next-training").json()
+        assert (body["seconds_left"], body["next_training_at"]) == (None, None)
+        assert (body["interval_hours"], body["paused"]) == (0, False)
+        assert "TRAIN_INTERVAL_HOURS" in body["time_left"]
+        assert client.put("/schedule", json={"paused": True}).json()["paused"]
+
+
+def test_the_training_in_progress_is_shown_beside_the_schedule(
+    client: TestClient, db: MongoDatabase, db_settings: Settings
+) -> None:
+    assert client.get("/next-training").json()["training"] is None
+    lease = Lease(db, 60)
+    lease.acquire("by-hand")
+    Ledger(db).open("by-hand", "script", db_settings, None)
+    Ledger(db).update("by-hand", {"phase": "read"})
+    training = until(lambda: client.get("/next-training").json()["training"])
+    assert (training["run_id"], training["phase"]) == ("by-hand", "read")
+    lease.release()
+    until(lambda: client.get("/next-training").json()["training"] is None)
+
+
 def test_runs_are_listed_the_latest_first_and_shown_by_id(
     client: TestClient, db: MongoDatabase, db_settings: Settings
 ) -> None:

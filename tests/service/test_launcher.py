@@ -148,6 +148,23 @@ def test_a_child_that_is_killed_as_the_service_stops_is_cancelled(
     assert ended(db, run_id)["state"] == "cancelled"
 
 
+def test_a_scheduled_training_that_failed_in_passing_is_retried_once(
+    db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "_RETRY_SECONDS", 0.0)
+    for code, trigger, retried in (
+        (69, "schedule", True),
+        (70, "schedule", True),
+        (76, "schedule", False),
+        (69, "api", False),
+        (69, "retry", False),
+    ):
+        with trainer_of(db_settings, db, f"raise SystemExit({code})") as trainer:
+            ended(db, trainer.start(trigger))  # type: ignore[arg-type]
+            until(lambda: not trainer._running())
+            assert [trainer.tidy_up(), trainer.tidy_up()] == [retried, False]
+
+
 def recover(trainer: Trainer) -> None:
     """Let it look twice, as far apart as a lease lasts."""
     trainer.tidy_up()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import time
 
 import pytest
@@ -97,6 +98,14 @@ def test_one_slot_is_made_up_for_after_a_long_stop(db: MongoDatabase, hourly: Sc
     assert hourly.claim()
     assert not hourly.claim()
     assert HOUR - 60 < hourly.look() <= HOUR
+
+
+def test_without_a_schedule_no_slot_is_due(db: MongoDatabase, hourly: Schedule) -> None:
+    let_pass(db, 2)
+    none = Schedule(db, 0)
+    assert none.look() == none.seconds_left() == math.inf
+    assert not none.claim()
+    assert hourly.claim()  # a process that has one keeps it
 
 
 def test_skipped_slots_are_counted(db: MongoDatabase, hourly: Schedule) -> None:

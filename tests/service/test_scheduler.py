@@ -22,6 +22,7 @@ from recommender.core.mongo import Document, MongoDatabase, connect, database
 from recommender.core.settings import Settings, load_settings
 from recommender.demo.embedded_mongod import EmbeddedMongo
 from recommender.runs.lease import COLLECTION
+from recommender.runs.ledger import Trigger
 from recommender.service import scheduler
 from recommender.service.schedule import SCHEDULE_ID, Schedule
 from recommender.service.scheduler import TrainingClock
@@ -38,10 +39,12 @@ class Trainings:
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.count = 0
+        self.triggers: list[str] = []
         self.failure = failure
 
-    def start(self) -> str:
+    def start(self, trigger: str) -> str:
         self.count += 1
+        self.triggers.append(trigger)
         if self.failure:
             raise self.failure
         return "run-1"
@@ -50,7 +53,7 @@ class Trainings:
 @contextmanager
 def running(
     db: MongoDatabase,
-    start_training: Callable[[], object],
+    start_training: Callable[[Trigger], object],
     interval: float,
     kind: type[Schedule] = Schedule,
 ) -> Iterator[Schedule]:
@@ -83,7 +86,7 @@ def make_due(db: MongoDatabase) -> None:
 def test_the_first_training_is_one_interval_after_the_start(db: MongoDatabase) -> None:
     fired = threading.Event()
     started = time.monotonic()
-    with running(db, fired.set, OFTEN):
+    with running(db, lambda _: fired.set(), OFTEN):
         assert fired.wait(DEADLINE_SECONDS)
         assert time.monotonic() - started >= OFTEN
 
@@ -158,6 +161,33 @@ def test_a_slot_that_never_starts_is_counted(db: MongoDatabase) -> None:
         with running(db, trainings.start, OFTEN):
             until(lambda before=before: slot(db).get("skipped", 0) > before)  # type: ignore[misc]
         assert slot(db)["last_skipped"]["run_id"] is None
+
+
+def test_a_retry_that_is_due_is_started_once_and_is_no_slot(
+    db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "_MOST_SECONDS", 0.05)
+    for failure in (None, LeaseHeldError({"run_id": "run-7"})):
+        trainings, due = Trainings(failure), [True]
+        clock = TrainingClock(Schedule(db, HOUR), trainings.start, lambda: bool(due and due.pop()))  # noqa: B023
+        clock.start()
+        until(lambda: trainings.count)  # noqa: B023
+        clock.stop()
+        assert trainings.triggers == ["retry"]
+    assert "skipped" not in slot(db)
+
+
+def test_a_paused_schedule_lets_slots_pass_also_after_a_restart(db: MongoDatabase) -> None:
+    trainings = Trainings()
+    Schedule(db, OFTEN).pause(True)
+    with running(db, trainings.start, OFTEN) as schedule:
+        for _ in range(2):
+            due = slot(db).get("next_at")
+            until(lambda due=due: slot(db)["next_at"] != due)  # type: ignore[misc]
+        assert (trainings.count, schedule.paused) == (0, True)
+        schedule.pause(False)
+        until(lambda: trainings.count)
+    assert "skipped" not in slot(db)
 
 
 class WallClock(datetime.datetime):
@@ -261,7 +291,7 @@ from recommender.core.settings import load_settings
 settings = load_settings()
 db = database(connect(settings), settings)
 inside, go = threading.Event(), threading.Event()
-clock = TrainingClock(Schedule(db, 0.1), lambda: (inside.set(), go.wait(10)))
+clock = TrainingClock(Schedule(db, 0.1), lambda _: (inside.set(), go.wait(10)))
 clock.start()
 inside.wait(10)
 threading.Timer(0.3, go.set).start()
