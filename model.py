@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
+from fastapi_offline import FastAPIOffline
 
 from recommender.als.published_factors import LiveFactors
 from recommender.core.logs import configure_logging
@@ -56,17 +57,19 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def create_app() -> FastAPI:
     """Return the application; nothing is read, connected or started before its lifespan begins."""
-    app = FastAPI(
+    app = FastAPIOffline(
+        redoc_url=None,
         title="Restaurant Recommender Model Service",
         version="1.0.0",
         summary="Trains recommendations and user clusters from the restaurant reviews in MongoDB.",
         lifespan=lifespan,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     handle_errors(app)
     app.add_middleware(LimitedBody)
-    for routes in (routes_training, routes_health, routes_recommendations, routes_runs):
-        app.include_router(routes.router)
+    for routes in (routes_training, routes_runs, routes_recommendations, routes_health):
+        app.include_router(routes.router, tags=[routes.__name__.rpartition("_")[2]])
     return app
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
+import logging
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -12,10 +14,13 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 
 from recommender.als.published_factors import LiveFactors
 from recommender.core.mongo import MongoDatabase
+from recommender.core.ports import is_loopback
 from recommender.core.settings import Settings
 from recommender.service.launcher import Trainer
 from recommender.service.progress import Progress
 from recommender.service.schedule import Schedule
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,14 @@ CurrentService = Annotated[Service, Depends(_current)]
 
 
 async def require_key(
+    request: Request,
     service: CurrentService,
     header: Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error=False))],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
 ) -> None:
     """Answer 401 to a request without the API key, if one is set."""
     if service.settings.api.key is None:
+        _warn_if_exposed(*(request.scope.get("server") or ("localhost", None)))
         return
     expected = service.settings.api.key.get_secret_value().encode()
     key = header if header is not None else bearer.credentials if bearer else ""
@@ -53,6 +60,12 @@ async def require_key(
     if not hmac.compare_digest(key.encode("latin-1"), expected):
         detail = "send the API key as X-API-Key, or as Authorization: Bearer"
         raise HTTPException(401, detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+@functools.cache  # once for each address
+def _warn_if_exposed(host: str, port: int | None) -> None:
+    if port and not is_loopback(host):
+        log.warning("requests reach %s:%d and API_KEY is not set: set it", host, port)
 
 
 async def require_same_origin(request: Request) -> None:

@@ -3,22 +3,51 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from recommender.core.errors import LeaseHeldError, RecommenderError
+from recommender.core.errors import (
+    ConfigurationError,
+    DatabaseUnavailableError,
+    LeaseHeldError,
+    RecommenderError,
+)
 
 MEDIA_TYPE = "application/problem+json"
+# What an error is called for programs, by its status or, where that says more, by its class.
+_CODES: dict[int | type[Exception], str] = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    409: "conflict",
+    413: "body_too_long",
+    422: "invalid_request",
+    500: "unexpected",
+    503: "unavailable",
+    LeaseHeldError: "training_in_progress",
+    DatabaseUnavailableError: "mongodb_unavailable",
+    ConfigurationError: "configuration",
+}
+_SCHEMAS = "#/components/schemas/"
 _RETRY_AFTER = {409: {"Retry-After": "60"}, 503: {"Retry-After": "15"}}  # seconds
 
 log = logging.getLogger(__name__)
+
+
+class InvalidValue(BaseModel):
+    """An invalid value of a request."""
+
+    pointer: str = Field(description="JSON pointer to it", examples=["#/query/limit"])
+    detail: str
 
 
 class Problem(BaseModel):
@@ -29,12 +58,14 @@ class Problem(BaseModel):
     type: str = "about:blank"
     title: str
     status: int
+    code: str = Field(json_schema_extra={"enum": [*_CODES.values()]})
     detail: str
+    errors: list[InvalidValue] | None = Field(None, description="of invalid_request")
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI descriptions of these error statuses."""
-    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    content = {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}Problem"}}}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": content}
         for status in statuses
@@ -42,33 +73,52 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Answer every error of the application with a problem."""
+    """Answer every error of the application with a problem, and describe it in OpenAPI."""
     for kind in (HTTPException, RequestValidationError, RecommenderError, Exception):
         app.add_exception_handler(kind, _answer)
+    describe = app.openapi
+
+    def described() -> dict[str, Any]:
+        problem = Problem.model_json_schema(ref_template=_SCHEMAS + "{model}")
+        description = describe()
+        description["components"]["schemas"] |= problem.pop("$defs", {}) | {"Problem": problem}
+        return description
+
+    app.openapi = described  # type: ignore[method-assign]
 
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
     match error:
         case HTTPException():
-            return _problem(error.status_code, str(error.detail), error.headers or {})
+            return _problem(error.status_code, str(error.detail), headers=error.headers or {})
         case RequestValidationError():
-            reasons = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            return _problem(422, "; ".join(reasons))
+            invalid = [{"pointer": _pointer(e["loc"]), "detail": e["msg"]} for e in error.errors()]
+            detail = "; ".join(f"{each['pointer']}: {each['detail']}" for each in invalid)
+            return _problem(422, detail, errors=invalid)
         case LeaseHeldError():
-            holder = {key: error.holder.get(key) for key in ("run_id", "host", "started_at")}
-            return _problem(409, str(error), None, **holder)
+            holder: Any = {key: error.holder.get(key) for key in ("run_id", "host", "started_at")}
+            return _problem(409, str(error), _CODES[LeaseHeldError], **holder)
         case RecommenderError():
-            return _problem(503, str(error))
+            return _problem(503, str(error), _CODES.get(type(error)))
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return _problem(500, "an unexpected failure; the service's log has its traceback")
 
 
+def _pointer(path: Iterable[object]) -> str:
+    return "/".join(["#", *(str(key).replace("~", "~0").replace("/", "~1") for key in path)])
+
+
 def _problem(
-    status: int, detail: str, headers: Mapping[str, str] | None = None, **members: Any
+    status: int,
+    detail: str,
+    code: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    **members: Any,
 ) -> JSONResponse:
-    content = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, **members)
+    title, code = HTTPStatus(status).phrase, code or _CODES.get(status, "bad_request")
+    content = Problem(title=title, status=status, code=code, detail=detail, **members)
     return JSONResponse(
-        content.model_dump(mode="json"),
+        content.model_dump(mode="json", exclude_none=True),
         status,
         media_type=MEDIA_TYPE,
         headers=_RETRY_AFTER.get(status) if headers is None else headers,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from recommender.core.mongo import Document, mongo_errors
-from recommender.runs.ledger import STATES, Ledger
+from recommender.runs.ledger import STATES, Ledger, Trigger
 from recommender.service.dependencies import CurrentService, require_key, require_same_origin
 from recommender.service.problems import responses
 
@@ -24,8 +24,9 @@ class Run(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     run_id: str
-    state: str = Field(description=f"one of {', '.join(STATES)}")
-    trigger: str
+    # Not checked: another version's runs may have other values.
+    state: str = Field(json_schema_extra={"enum": [*STATES]})
+    trigger: str = Field(json_schema_extra={"enum": [*get_args(Trigger)]})
     forced: bool = Field(False, description="whether the gate was off: GATE, --force or ?force")
     phase: str | None = None
     exit_code: int | None = None

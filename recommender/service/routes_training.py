@@ -23,8 +23,8 @@ router = APIRouter()
 class TrainingStarted(BaseModel):
     """A training that was started."""
 
-    message: str
-    run_id: str
+    message: str = Field(examples=["Training started"])
+    run_id: str = Field(examples=["20261128T191502690Z-86f4abfa"])
 
 
 class SkippedSlot(BaseModel):
@@ -45,7 +45,9 @@ class Training(BaseModel):
 class NextTraining(BaseModel):
     """When the next scheduled training is due, and the training in progress."""
 
-    time_left: str
+    time_left: str = Field(
+        examples=["Time left for next training: 2 Hours, 59 Minutes, and 58 Seconds."]
+    )
     seconds_left: float | None = Field(description="null without a schedule")
     next_training_at: datetime.datetime | None = Field(description="null without a schedule")
     interval_hours: float = Field(description="0: no schedule")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -318,24 +319,67 @@ def test_runs_are_listed_the_latest_first_and_shown_by_id(
 
 
 ERRORS = {
-    "/runs/unknown": 404,
-    "/nowhere": 404,
-    "/train": 405,
-    "/runs?limit=0": 422,
-    "/runs?limit=many": 422,
-    "/runs/%24where": 422,
-    f"/runs/{'x' * 65}": 422,
+    "/runs/unknown": (404, "not_found", None),
+    "/nowhere": (404, "not_found", None),
+    "/train": (405, "method_not_allowed", None),
+    "/runs?limit=0": (422, "invalid_request", "#/query/limit"),
+    "/runs?limit=many": (422, "invalid_request", "#/query/limit"),
+    "/runs/%24where": (422, "invalid_request", "#/path/run_id"),
+    f"/runs/{'x' * 65}": (422, "invalid_request", "#/path/run_id"),
 }
 
 
 def test_every_error_is_a_problem(client: TestClient) -> None:
-    for path, status in ERRORS.items():
+    for path, (status, code, pointer) in ERRORS.items():
         answer = client.get(path)
         assert answer.status_code == status
         assert answer.headers["content-type"] == PROBLEM
         body = answer.json()
-        assert body["status"] == status
+        assert (body["status"], body["code"]) == (status, code)
+        assert [error["pointer"] for error in body.get("errors", [])] == [pointer] * bool(pointer)
         assert set(body) >= {"type", "title", "detail"}
+    odd = client.put("/schedule", json={"paused": True, "a/b~": 1}).json()
+    assert [error["pointer"] for error in odd["errors"]] == ["#/body/a~1b~0"]
+
+
+def test_the_description_names_calls_and_errors(client: TestClient) -> None:
+    description = client.get("/openapi.json").json()
+    calls = [call for calls in description["paths"].values() for call in calls.values()]
+    ids = [call["operationId"] for call in calls]
+    assert {"train", "next_training", "put_schedule", "runs", "run", "cancel"} <= set(ids)
+    assert len(set(ids)) == len(ids)
+    assert all(call["tags"] for call in calls)
+    assert {"Problem", "InvalidValue"} <= set(description["components"]["schemas"])
+    assert "HTTPValidationError" not in description["components"]["schemas"]
+    problems = [
+        answer["content"][PROBLEM]["schema"]
+        for call in calls
+        for status, answer in call["responses"].items()
+        if status >= "400"
+    ]
+    assert problems
+    assert all(schema == {"$ref": "#/components/schemas/Problem"} for schema in problems)
+
+
+def test_the_page_to_try_the_api_needs_no_other_host(client: TestClient) -> None:
+    page = client.get("/docs").text
+    loaded = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert loaded
+    for path in loaded:
+        assert client.get(path).status_code == 200
+    assert "://" not in "".join(loaded)
+
+
+def test_requests_beyond_loopback_without_a_key_are_warned_about_once(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.base_url = "http://127.0.0.1:1"
+    client.get("/runs")
+    assert "API_KEY" not in caplog.text
+    client.base_url = "http://192.0.2.1:8080"
+    for _ in range(2):
+        client.get("/runs")
+    assert caplog.text.count("192.0.2.1:8080 and API_KEY") == 1
 
 
 def test_an_unexpected_failure_is_a_problem_too(
