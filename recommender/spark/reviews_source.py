@@ -8,7 +8,6 @@ from functools import partial
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 
 from recommender.core.settings import Settings
 from recommender.data.cleaning import BLOCK_SCHEMA
@@ -36,6 +35,9 @@ def read_reviews(
     DatabaseUnavailableError
         If MongoDB does not answer; also raised in the executors, when the frame is used.
     """
+    # Imported here, as an older PySpark lacks it: the session names that problem.
+    from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
+
     # Pickled bytes for two reasons: options of a data source appear in Spark's plans and logs, and
     # MONGO_URI may hold a password; and the two processes in which Spark plans a read need not
     # import this package.

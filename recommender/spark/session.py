@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import locale
 import logging
 import os
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 from pickle import PicklingError
 from typing import IO, Any
 
+import pyspark
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
@@ -55,6 +57,13 @@ _JAVA_OPTIONS = {
     _STACK: r"-Xss|-XX:ThreadStackSize=",
     "-XX:+UseParallelGC": r"-XX:\+Use\w+GC\b",
 }
+# Variables of Spark's scripts, which another Spark on the machine may have left behind.
+_SPARKS_OWN_VARIABLES = (
+    "PYSPARK_SUBMIT_ARGS",
+    "SPARK_CONF_DIR",
+    "HADOOP_CONF_DIR",
+    "YARN_CONF_DIR",
+)
 _OPTION_VARIABLES = (*OPTION_VARIABLES, "SPARK_SUBMIT_OPTS")
 # PySpark raises PicklingError for any failure to write the data of executors.
 _SPARK_ERRORS = (PySparkException, Py4JError, OSError, PicklingError)
@@ -81,6 +90,7 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
             "this was started by spark-submit, but starts Spark itself; run it with python, and "
             "name a cluster by SPARK_MASTER"
         )
+    _check_version()
     find_java()
     advise_lapack()
     settings.make_folder(settings.work_dir)
@@ -89,6 +99,8 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
     lock = _lock(scratch)
     # Executors must start the Python that runs this, with its packages.
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    if locale.getencoding().lower() != "utf-8":  # else Java cannot open a folder with an accent
+        os.environ["LC_ALL"] = "C.UTF-8"
     try:
         spark = _start(settings, name, scratch)
         with call_on_stop(_jvm().terminate), spark_errors():
@@ -100,13 +112,29 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
         lock.close()
 
 
+def _check_version() -> None:
+    """Raise ConfigurationError if PYTHONPATH or SPARK_HOME leads to another version of Spark."""
+    if tuple(map(int, pyspark.__version__.split(".")[:2])) < (4, 1):
+        raise ConfigurationError(
+            f"PySpark {pyspark.__version__} of {Path(pyspark.__file__).parent} is too old, expected "
+            "4.1 or later; remove another Spark's folder from PYTHONPATH"
+        )
+    home = os.environ.get("SPARK_HOME")
+    if home and not [*Path(home).glob(f"jars/spark-core_*-{pyspark.__version__}.jar")]:
+        raise ConfigurationError(
+            f"SPARK_HOME={home} holds no Spark {pyspark.__version__}, as PySpark needs; unset it"
+        )
+
+
 def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
     """Start the JVM, and Spark in it; a signal waits until there is a JVM to end."""
 
     def not_started(text: str) -> ConfigurationError:
+        names = [name for name in _SPARKS_OWN_VARIABLES if name in os.environ]
+        advice = f"; it also reads {', '.join(names)}: unset what is left over" if names else ""
         return ConfigurationError(
             f"Spark does not start with SPARK_MASTER={settings.spark.master} and WORK_DIR="
-            f"{settings.work_dir}: {one_line(text)}"
+            f"{settings.work_dir}: {one_line(text)}{advice}"
         )
 
     with spark_errors(not_started):
@@ -123,7 +151,7 @@ def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
                     signal.signal(signal.SIGINT, before)
             spark = SparkSession.builder.config(conf=conf).getOrCreate()
             # Long lineages overflow the JVM's stack; ALS cuts them at checkpoints.
-            checkpoints = settings.spark.checkpoint_dir or str(scratch / "checkpoints")
+            checkpoints = settings.spark.checkpoint_dir or f"file://{scratch}/checkpoints"
             spark.sparkContext.setCheckpointDir(checkpoints)
             spark.sparkContext.addPyFile(str(_zip_package(scratch)))
             return spark
@@ -236,7 +264,7 @@ def _conf(spark: SparkSettings, name: str, scratch: Path) -> SparkConf:
         "spark.executor.cores": spark.executor_cores,
         "spark.sql.shuffle.partitions": spark.shuffle_partitions,
         "spark.local.dir": scratch,
-        "spark.sql.warehouse.dir": scratch / "warehouse",
+        "spark.sql.warehouse.dir": f"file://{scratch}/warehouse",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.driver.extraJavaOptions": " ".join(java),
         "spark.executor.defaultJavaOptions": _STACK,  # the extra ones, a cluster's own, win

@@ -12,16 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyspark
 import pytest
 from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
 from recommender.core.errors import ConfigurationError, SparkError
-from recommender.core.settings import load_settings
+from recommender.core.settings import Settings, load_settings
 from recommender.core.signals import Cancelled
 from recommender.spark import session as spark
 from recommender.spark.java import find_java
-from tests.support import PROJECT
+from tests.support import PROJECT, environment
 
 HOLDS_A_FOLDER = """
 import sys, threading
@@ -149,6 +150,58 @@ def test_a_start_by_spark_submit_is_refused(
     expected = pytest.raises(ConfigurationError, match="spark-submit")
     with expected, spark.spark_session(load_settings(), "x"):
         pass
+
+
+def test_another_spark_is_named(clean_environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("no")
+
+    def error() -> str:
+        with pytest.raises(ConfigurationError) as caught, spark.spark_session(load_settings(), "x"):
+            pass
+        return str(caught.value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pyspark, "__version__", "3.5.1")
+        assert "PYTHONPATH" in error()
+    (clean_environment / "jars").mkdir()
+    (clean_environment / "jars/spark-core_2.13-3.5.1.jar").touch()
+    with monkeypatch.context() as patch:
+        patch.setenv("SPARK_HOME", str(clean_environment))
+        assert error().startswith(f"SPARK_HOME={clean_environment} ")
+    monkeypatch.setattr(spark, "_conf", fails)
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--master yarn pyspark-shell")
+    assert "PYSPARK_SUBMIT_ARGS" in error()
+
+
+CHECKPOINTS = """
+from recommender.core.settings import load_settings
+from recommender.spark.session import spark_session
+with spark_session(load_settings(), "x") as spark:
+    numbers = spark.sparkContext.parallelize(range(4), 1)
+    numbers.checkpoint()
+    print(numbers.sum(), numbers.isCheckpointed())
+"""
+
+
+@pytest.mark.nightly
+def test_neither_hdfs_as_default_nor_the_locale_c_matters(db_settings: Settings) -> None:
+    folder = db_settings.work_dir / "caf\u00e9 100%20"
+    folder.mkdir()
+    (folder / "core-site.xml").write_text(
+        "<configuration><property><name>fs.defaultFS</name>"
+        "<value>hdfs://nowhere.invalid:8020</value></property></configuration>"
+    )
+    more = {"HADOOP_CONF_DIR": str(folder), "LC_ALL": "C", "WORK_DIR": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", CHECKPOINTS],
+        env=environment(db_settings, PYTHONPATH=str(PROJECT), **more),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.stdout == "6 True\n", done.stderr
 
 
 def test_a_jvm_that_ended_early_is_a_spark_error(
