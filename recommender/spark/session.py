@@ -116,8 +116,8 @@ def _check_version() -> None:
     """Raise ConfigurationError if PYTHONPATH or SPARK_HOME leads to another version of Spark."""
     if tuple(map(int, pyspark.__version__.split(".")[:2])) < (4, 1):
         raise ConfigurationError(
-            f"PySpark {pyspark.__version__} of {Path(pyspark.__file__).parent} is too old, expected "
-            "4.1 or later; remove another Spark's folder from PYTHONPATH"
+            f"PySpark {pyspark.__version__} of {Path(pyspark.__file__).parent} is too old, "
+            "expected 4.1 or later; remove another Spark's folder from PYTHONPATH"
         )
     home = os.environ.get("SPARK_HOME")
     if home and not [*Path(home).glob(f"jars/spark-core_*-{pyspark.__version__}.jar")]:
