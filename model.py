@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi_offline import FastAPIOffline
 
 from recommender.als.published_factors import LiveFactors
-from recommender.core.logs import configure_logging
+from recommender.core.logs import configure_service_logging, quieten_probes
 from recommender.core.mongo import connect, database
 from recommender.core.ports import check_port_is_free, is_loopback
 from recommender.core.script import exit_on_error, run_script, script_parser
@@ -40,7 +40,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings = load_settings()
         client = connect(settings)
     if not logging.root.handlers:
-        configure_logging(settings)
+        configure_service_logging(settings)
+    logging.getLogger("uvicorn.access").addFilter(quieten_probes)
     with client:
         db = database(client, settings)
         trainer = Trainer(settings, db)
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = script_parser("Serve the API and train every TRAIN_INTERVAL_HOURS.", 69)
     parser.parse_args(argv)
     settings = load_settings()
-    configure_logging(settings)
+    configure_service_logging(settings)
     connect(settings).close()  # refuse a bad MONGO_URI before the server starts
     if settings.api.key is None and not is_loopback(settings.api.host):
         log.warning("HOST=%s without API_KEY: any client can start trainings", settings.api.host)

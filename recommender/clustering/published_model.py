@@ -128,6 +128,8 @@ def _model(metadata: Mapping[str, Document], clusters: list[Document]) -> Publis
 
 def previous_labels(db: MongoDatabase, ratings: Ratings) -> NDArray[np.int32] | None:
     """Return each user's cluster in the published model, (users,); None without a usable model."""
+    if db[CLUSTERS].find_one({}, {"_id": 1}) is None:  # as in a first training
+        return None
     try:
         return load_model(db).labels(ratings)
     except (DataError, ValueError) as error:

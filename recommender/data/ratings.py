@@ -99,7 +99,10 @@ def gather(table: pa.Table) -> Ratings:
     merged = merge_pairs(user[valid], restaurant[valid], rating, time)
     rows_merged = len(time) - len(merged[0])
     report = CleaningReport(table.num_rows, rejected, rows_merged, times_unknown)
-    log.info("%s", report)
+    log.info(
+        "%d reviews read; rejected: %s; merged: %d; of unknown time: %d",
+        *(report.rows_read, report.rejected or "none", report.merged, report.times_unknown),
+    )
     return Ratings(users, restaurants, *merged, report)
 
 

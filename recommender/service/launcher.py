@@ -7,7 +7,9 @@ import math
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pymongo
@@ -28,6 +30,7 @@ from recommender.core.signals import TimedOut
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import Ledger, State, Trigger, new_run_id
 from recommender.runs.switch import sweep
+from recommender.service.child_log import ChildLog
 from recommender.service.recovery import Recovery
 from recommender.service.schedule import steady_seconds
 
@@ -35,6 +38,7 @@ SCRIPT = Path(__file__).parents[2] / "als_training.py"
 
 # Added to the time limit and two graces before a hanging child is killed: its start is slow.
 _LAST_RESORT_SECONDS = 30.0
+_PASS_ON_SECONDS = 0.5  # between two readings of a training's log
 _RECORD_SECONDS = 10.0  # to record a child's end; after that, recovery does it
 _SIGTERM_CODE, _SIGKILL_CODE = 143, 137
 # A scheduled training that fails with a code that may pass by itself is retried once.
@@ -84,7 +88,7 @@ class Trainer:
                 settings = self._settings.with_values({"gate": False} if force else {})
                 ledger.open(run_id, trigger, settings, log_file)
                 self._stop_crashed(ledger)
-                child = self._spawn(run_id, log_file, force)
+                child, lines = self._spawn(run_id, log_file, force)
             except BaseException as error:
                 ledger.close(run_id, "failed", 1, one_line(error))
                 lease.release()
@@ -92,11 +96,11 @@ class Trainer:
             self._unreleased = None
             self._retry_at = math.inf
             watcher = threading.Thread(
-                target=self._watch, args=(run_id, trigger, child, lease), name=f"watch {run_id}"
+                target=self._watch, args=(run_id, trigger, child, lines, lease)
             )
             self._watched[watcher] = run_id, child
             watcher.start()
-        log.info("training %s started by %s", run_id, trigger)
+        log.info("training started by %s", trigger, extra={"run_id": run_id})
         return run_id
 
     def stop(self) -> None:
@@ -135,26 +139,29 @@ class Trainer:
                 log.warning("training %s lost its lease and is still running: stopping it", run_id)
                 threading.Thread(target=child.stop, name=f"stop {run_id}").start()
 
-    def _spawn(self, run_id: str, log_file: Path, force: bool) -> Guarded:
+    def _spawn(self, run_id: str, log_file: Path, force: bool) -> tuple[Guarded, ChildLog]:
         command = [sys.executable, str(self._script), "--run-id", run_id, *["--force"] * force]
         grace = self._settings.schedule.stop_grace_seconds
         with log_file.open("wb") as output:
-            return Guarded(command, grace_seconds=grace, output=output)
+            lines = ChildLog(log_file, run_id)
+            return Guarded(command, grace_seconds=grace, output=output), lines
 
-    def _watch(self, run_id: str, trigger: Trigger, child: Guarded, lease: Lease) -> None:
+    def _watch(
+        self, run_id: str, trigger: Trigger, child: Guarded, lines: ChildLog, lease: Lease
+    ) -> None:
         """Wait for the child's end; record it and clean up if the child could not."""
-        schedule = self._settings.schedule
-        limit = schedule.timeout_minutes * 60 + 2 * schedule.stop_grace_seconds
-        try:
-            code, overdue = child.wait(limit + _LAST_RESORT_SECONDS), False
-        except subprocess.TimeoutExpired:  # the child's own time limit has failed
-            code, overdue = child.stop(), True
-        log.log(logging.ERROR if code else logging.INFO, "training %s ended: %d", run_id, code)
+        code, overdue = self._wait(child, lines)
         state, error = _outcome(code, overdue=overdue, stopping=self._stopping)
+        about = {"run_id": run_id}
+        if code:
+            level = logging.WARNING if state == "cancelled" else logging.ERROR
+            reason = lines.reason or error
+            log.log(level, "training %s with code %d: %s", state, code, reason, extra=about)
+        else:
+            log.info("training succeeded", extra=about)
         try:
             with pymongo.timeout(_RECORD_SECONDS):
-                if Ledger(self._db).close(run_id, state, code, error):
-                    log.error("training %s: %s", run_id, error)
+                Ledger(self._db).close(run_id, state, code, error)
                 lease.renew()
             sweep(self._db)
             lease.release()
@@ -166,6 +173,21 @@ class Trainer:
         if trigger == "schedule" and code in _RETRIED_CODES:
             log.info("the training is tried once more in about %g s", _RETRY_SECONDS)
             self._retry_at = steady_seconds() + _RETRY_SECONDS
+
+    def _wait(self, child: Guarded, lines: ChildLog) -> tuple[int, bool]:
+        """Pass the child's log on until it ends; return its code, and true if it was overdue."""
+        schedule = self._settings.schedule
+        limit = schedule.timeout_minutes * 60 + 2 * schedule.stop_grace_seconds
+        deadline = time.monotonic() + limit + _LAST_RESORT_SECONDS
+        code: int | None = None
+        while code is None and time.monotonic() < deadline:
+            with suppress(subprocess.TimeoutExpired):
+                code = child.wait(_PASS_ON_SECONDS)
+            lines.pass_on()
+        overdue = code is None  # the child's own time limit has failed
+        code = child.stop() if code is None else code
+        lines.pass_on(ended=True)
+        return code, overdue
 
 
 def _outcome(code: int, *, overdue: bool, stopping: bool) -> tuple[State, str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, get_args
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from recommender.core.logs import redact, secrets_of
 from recommender.core.mongo import Document, mongo_errors
 from recommender.runs.ledger import STATES, Ledger, Trigger
 from recommender.service.dependencies import CurrentService, require_key, require_same_origin
@@ -16,6 +19,8 @@ router = APIRouter(prefix="/runs", dependencies=[Depends(require_key)])
 
 
 RunId = Annotated[str, Path(pattern=r"^[0-9A-Za-z-]{1,64}$", description="a run's id")]
+
+_LOG_BYTES = 1_000_000  # read at most
 
 
 class Run(BaseModel):
@@ -74,6 +79,24 @@ def cancel(service: CurrentService, response: Response, run_id: RunId) -> Run:
         raise HTTPException(409, f"run {run_id} has ended: it is {shown.state}")
     response.headers["Location"] = f"/runs/{run_id}"
     return shown
+
+
+@router.get("/{run_id}/log", responses=responses(401, 404, 422), response_class=PlainTextResponse)
+def run_log(
+    service: CurrentService,
+    run_id: RunId,
+    tail: Annotated[int, Query(ge=1, le=10_000, description="how many lines at most")] = 200,
+) -> str:
+    """Show the last lines of a run's log; it is on the host of the run."""
+    path = service.settings.log_dir / f"{run_id}.log"
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
+            text = file.read(_LOG_BYTES).decode("utf-8", "replace")
+    except OSError:
+        raise HTTPException(404, f"the log of run {run_id} is not on this host") from None
+    lines = text.rstrip("\n").split("\n")[-tail:]
+    return redact("".join(f"{line}\n" for line in lines), secrets_of(service.settings))
 
 
 def _run(document: Document) -> Run:

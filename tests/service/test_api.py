@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
@@ -263,6 +264,37 @@ def test_a_run_in_progress_can_be_cancelled(
     assert (answer.status_code, "retry-after" in answer.headers) == (409, False)
 
 
+def test_the_log_of_a_run_is_shown_from_its_file(client: TestClient, db_settings: Settings) -> None:
+    db_settings.log_dir.mkdir()
+    end = "\n1\n2é\u2028\n\xff3\n"
+    (db_settings.log_dir / "a.log").write_text("x" * 3_000_000 + end)
+    db_settings.log_dir.parent.joinpath("secret.log").write_text("secret")
+    answer = client.get("/runs/a/log", params={"tail": 2})
+    assert answer.text == "2é\u2028\n\xff3\n"
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert len(client.get("/runs/a/log").text) <= 1_000_000
+    assert client.get("/runs/b/log").status_code == 404
+    assert client.get("/runs/..%2Fsecret/log").status_code in (404, 422)
+    assert client.get("/runs/a/log", params={"tail": 0}).status_code == 422
+
+
+def test_the_service_logs_json_with_the_lines_of_its_trainings_and_no_probe(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    log = db_settings.work_dir / "service.log"
+    with log.open("wb") as file, service(db_settings, file, JAVA_HOME="/nowhere") as (_, url):
+        run_id = httpx.post(f"{url}/train").json()["run_id"]
+        until(lambda: db["TrainingRuns"].find_one({"state": "failed"}), TRAINING_SECONDS)
+        until(lambda: '"error"' in log.read_text())
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    (error,) = (event for event in events if event["level"] == "error")
+    assert error["run_id"] == run_id
+    assert "/nowhere" in error["event"]
+    assert len([event for event in events if event.get("run_id") == run_id]) >= 2
+    assert any("POST /train" in event["event"] for event in events)
+    assert not any("/health/live" in event["event"] for event in events)
+
+
 def test_the_schedule_can_be_paused_across_a_restart(
     configure: Callable[..., None], db: MongoDatabase
 ) -> None:
@@ -431,7 +463,9 @@ def test_many_requests_at_once_start_one_training(client: TestClient, db: MongoD
 
 
 @contextmanager
-def service(settings: Settings, **more: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def service(
+    settings: Settings, log: IO[bytes] | int = subprocess.DEVNULL, **more: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Run ``python model.py`` until the block ends; give the process and its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -440,7 +474,7 @@ def service(settings: Settings, **more: str) -> Iterator[tuple[subprocess.Popen[
         [sys.executable, str(PROJECT / "model.py")],
         env=environment(settings, PORT=str(port), **more),
         cwd=settings.work_dir,
-        stderr=subprocess.DEVNULL,
+        stderr=log,
     )
     url = f"http://127.0.0.1:{port}"
     try:
@@ -508,7 +542,7 @@ def test_the_schedule_trains_to_the_end_and_publishes(
     write_tiny_city(db, db_settings)
     # Slots that fall due during the training are skipped and counted.
     every_two_seconds = {"TRAIN_INTERVAL_HOURS": str(2 / 3600), "ALS_OBJECTIVE": "rating"}
-    with service(db_settings, **every_two_seconds) as (_, url):
+    with service(db_settings, subprocess.DEVNULL, **every_two_seconds) as (_, url):
         until(lambda: db["TrainingRuns"].count_documents({"state": "succeeded"}), TRAINING_SECONDS)
         (run,) = [r for r in httpx.get(f"{url}/runs").json()["runs"] if r["state"] == "succeeded"]
         schedule = db["TrainingState"].find_one({"_id": "schedule"}) or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,19 @@ def test_an_end_that_the_child_did_not_record_is_recorded_by_its_code(
         with trainer_of(db_settings, db, f"raise SystemExit({code})") as trainer:
             run = ended(db, trainer.start("api"))
         assert (run["state"], run["exit_code"], bool(run["error"])) == (state, code, True)
+
+
+def test_the_end_of_a_failed_training_is_one_error_with_its_reason(
+    db: MongoDatabase, db_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = "import sys; print('x' * 2**20); sys.exit('error: the disk is full')"
+    with trainer_of(db_settings, db, program) as trainer:
+        run_id = trainer.start("api")
+        ended(db, run_id)
+    (error,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
+    assert error.getMessage().endswith("with code 1: the disk is full")
+    assert error.__dict__["run_id"] == run_id
+    assert (db_settings.log_dir / f"{run_id}.log").stat().st_size > 2**20
 
 
 LEAVES_A_STAGE = """
