@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from recommender.data.ratings import Ratings
 from recommender.demo.synthetic_city import populate, review_blocks
@@ -54,3 +55,26 @@ def tiny_ratings() -> Ratings:
             for u, i, r in zip(block.user, block.restaurant, block.rating, strict=True)
         ]
     )
+
+
+def tiny_matrix() -> csr_array:
+    """Return the ratings of a tiny city by user and item, without users of none."""
+    blocks = list(review_blocks(populate(TINY_CITY)))
+    user, item, rating = (
+        np.concatenate([getattr(block, name) for block in blocks])
+        for name in ("user", "restaurant", "rating")
+    )
+    shape = (TINY_CITY.users, TINY_CITY.restaurants)
+    rows = csr_array((rating.astype(np.float64), (user, item)), shape=shape)
+    rows.sum_duplicates()
+    return csr_array(rows[np.diff(rows.indptr) > 0])
+
+
+def planted_groups() -> csr_array:
+    """Three groups of forty items, of different popularity, and users who rate one group only."""
+    rng = np.random.default_rng(0)
+    rows = np.zeros((700, 120))
+    for user, row in enumerate(rows):
+        group = 0 if user < 400 else 1 if user < 600 else 2
+        row[40 * group + rng.choice(40, 5, replace=False)] = rng.integers(1, 6, 5)
+    return csr_array(rows)

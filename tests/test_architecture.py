@@ -40,7 +40,8 @@ IMPORT_PYSPARK = {
 # Arrays in, arrays out: no database, no settings, no Spark.
 NUMERIC = {
     *("dists", "recommender.als.fold_in", "recommender.als.sweeps", "recommender.als.top_n"),
-    *("recommender.als.popularity", "recommender.data.sparse", "recommender.evaluation.metrics"),
+    *("recommender.als.embedding", "recommender.als.popularity"),
+    *("recommender.data.sparse", "recommender.evaluation.metrics"),
     *("recommender.clustering.empty_clusters", "recommender.clustering.scoring"),
     *("recommender.clustering.spectral", "recommender.clustering.spherical_kmeans"),
     "recommender.clustering.stable_ids",

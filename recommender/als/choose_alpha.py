@@ -1,9 +1,10 @@
-"""Choice of the preference's alpha and rank, by the NDCG of test ratings.
+"""Choice of the preference's alpha, rank and embedding weight, by the NDCG of test ratings.
 
 Implicit-feedback ALS gives a rating 1 + alpha times the confidence of no rating, and regularises
 the factors. Quality has a ridge along which the two grow together, so the regularisation follows
 alpha, and alpha is searched. It is high where users have rated little of what they know, and low
-where a missing rating means something.
+where a missing rating means something. The weight of the spectral embedding is tried with each
+of them, on the same fit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.als.fold_in import preference_model
+from recommender.als.embedding import spectral_embedding
+from recommender.als.fold_in import preference_model, with_embedding
 from recommender.als.model import confidence_matrix, popularity_of, training_users
 from recommender.als.sweeps import implicit_step, random_factors, sweep
 from recommender.als.top_n import top_n
@@ -29,6 +31,8 @@ from recommender.evaluation.splitting import relevant_items, split, with_fold_se
 DEFAULT_ALPHA = 20.0
 _LOWEST, _LOW, _HIGH = 1.0, 5.0, 60.0
 _RANKS = (32, 64)
+_EMBEDDING_WEIGHTS = (0.0, 0.15, 0.5)
+_EMBEDDING_DIMENSIONS = 32
 _REG_PARAM_SHARE = 0.2
 _MOST_SWEEPS = 10
 # Test ratings are those of one group of users at a time, so that the fit stays about as dense.
@@ -44,42 +48,48 @@ log = logging.getLogger(__name__)
 class PreferenceParameters:
     """The parameters of the preference's fit; the mean rating has a confidence of 1 + alpha.
 
-    ALS defines its alpha for a rating of 1: this one by the mean of the confidence matrix.
+    ALS defines its alpha for a rating of 1: this one by the mean of the confidence matrix. The
+    ``embedding_weight`` is that of `with_embedding`.
     """
 
     alpha: float
     reg_param: float
     rank: int
+    embedding_weight: float = 0.0
 
 
 def choose_preference_parameters(ratings: Ratings, settings: Settings) -> PreferenceParameters:
     """Return the parameters of the settings and, where they set none, those of the best NDCG.
 
-    Test users are the same in all trials, so that means are compared in pairs. NDCG has one peak
-    over alpha: where the low alpha beats the default, the lowest is tried, else the high one.
-    Another alpha than the default, and the lower rank, are taken if they are better by more than a
-    standard error.
+    Test users are the same in all trials, so that means are compared in pairs, each with its best
+    embedding weight. NDCG has one peak over alpha: where the low alpha beats the default, the
+    lowest is tried, else the high one. Another alpha than the default, and the lower rank, are
+    taken if they are better by more than a standard error.
     """
     als = settings.als
     ranks = (als.preference_rank,) if als.preference_rank else _RANKS
     alpha, rank = als.alpha or DEFAULT_ALPHA, max(ranks)
 
-    def parameters(alpha: float, rank: int) -> PreferenceParameters:
+    def parameters(alpha: float, rank: int, weight: float = 0.0) -> PreferenceParameters:
         reg_param = als.preference_reg_param or alpha * _REG_PARAM_SHARE
-        return PreferenceParameters(alpha, reg_param, rank)
+        return PreferenceParameters(alpha, reg_param, rank, weight)
 
-    if als.alpha and als.preference_rank:
-        return parameters(alpha, rank)
     trials = list(_trials(ratings, settings))
     if not trials:
         log.info("no test rating to choose by: alpha is %g, the rank %d", alpha, rank)
         return parameters(alpha, rank)
 
+    weights: dict[tuple[float, int], float] = {}
+
     def ndcg(alpha: float, rank: int) -> NDArray[np.float64]:
         tried, n, seed = parameters(alpha, rank), als.top_n, settings.seed
-        each = np.concatenate([_ndcg(trial, tried, n, seed) for trial in trials])
-        log.info("alpha %g, rank %d: NDCG %.4f of %d users", alpha, rank, each.mean(), len(each))
-        return each
+        by_weight = np.hstack([_ndcg(trial, tried, n, seed) for trial in trials])
+        best = int(by_weight.mean(axis=1).argmax()) if by_weight.shape[1] >= _FEWEST_USERS else 0
+        weights[alpha, rank] = _EMBEDDING_WEIGHTS[best]
+        each, described = by_weight[best], (alpha, rank, _EMBEDDING_WEIGHTS[best])
+        figures = each.mean(), len(each)
+        log.info("alpha %g, rank %d, weight %g: NDCG %.4f of %d users", *described, *figures)
+        return np.asarray(each)
 
     by_alpha = {alpha: ndcg(alpha, rank)}
     if als.alpha is None:
@@ -91,7 +101,7 @@ def choose_preference_parameters(ratings: Ratings, settings: Settings) -> Prefer
         alpha = best
     if min(ranks) < rank and _beats(ndcg(alpha, min(ranks)), by_alpha[alpha]):
         rank = min(ranks)
-    return parameters(alpha, rank)
+    return parameters(alpha, rank, weights[alpha, rank])
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +109,12 @@ class Trial:
     """A split that parameters are tried on.
 
     ``confidence`` has the training users' rows of the confidence matrix, whose ``mean`` is over all
-    users; ``seen`` and ``relevant`` have the test users' rows and their relevant items.
+    users; ``embedding`` is that of these rows. ``seen`` and ``relevant`` have the test users' rows
+    and their relevant items.
     """
 
     confidence: csr_array
+    embedding: NDArray[np.float64]
     mean: float
     popularity: NDArray[np.float64]
     seen: csr_array
@@ -122,24 +134,35 @@ def _trials(ratings: Ratings, settings: Settings) -> Iterator[Trial]:
         if not len(test_users):
             continue
         confidence = confidence_matrix(train, settings)
-        fitted = training_users(train, settings.als.preference_users, settings.seed)
+        rows = confidence[training_users(train, settings.als.preference_users, settings.seed)]
         popularity, mean = popularity_of(train, settings), float(confidence.data.mean())
-        yield Trial(confidence[fitted], mean, popularity, confidence[test_users], relevant)
+        embedding = preference_embedding(rows, settings.seed)
+        yield Trial(rows, embedding, mean, popularity, confidence[test_users], relevant)
         tested += len(test_users)
         if tested >= _ENOUGH_USERS:
             return
 
 
 def _ndcg(trial: Trial, parameters: PreferenceParameters, n: int, seed: int) -> NDArray[np.float64]:
-    """Return the NDCG of each test user's list of ``n``."""
+    """Return the NDCG of each test user's list of ``n``: (embedding weights, test users)."""
     alpha, reg_param = parameters.alpha / trial.mean, parameters.reg_param
     step = partial(implicit_step, alpha=alpha, reg_param=reg_param)
     start = random_factors(len(trial.popularity), parameters.rank, seed)
     items = sweep(step, trial.confidence, start, _MOST_SWEEPS)
     model = preference_model(items, trial.popularity, alpha=alpha, reg_param=reg_param)
-    users = model.user_factors(trial.seen)
-    lists, _ = top_n(users, model.restaurant_factors, n, trial.seen)
-    return ndcg_of_each(lists, trial.seen, trial.relevant, n)
+    by_weight = []
+    for weight in _EMBEDDING_WEIGHTS:
+        wide = with_embedding(model, trial.embedding, weight)
+        users = wide.user_factors(trial.seen)
+        lists, _ = top_n(users, wide.restaurant_factors, n, trial.seen)
+        by_weight.append(ndcg_of_each(lists, trial.seen, trial.relevant, n))
+    return np.array(by_weight)
+
+
+def preference_embedding(rows: csr_array, seed: int) -> NDArray[np.float64]:
+    """Return the embedding that preferences are fitted with, from rows of the confidence matrix."""
+    weights = np.ones(rows.shape[0])
+    return spectral_embedding(rows, weights=weights, dimensions=_EMBEDDING_DIMENSIONS, seed=seed)
 
 
 def _beats(ndcg: NDArray[np.float64], other: NDArray[np.float64]) -> bool:

@@ -16,8 +16,8 @@ from pyspark.sql import DataFrame, SparkSession
 from scipy.sparse import csr_array
 
 from recommender.als.bias import Bias, BiasDamping, fit_bias
-from recommender.als.choose_alpha import PreferenceParameters
-from recommender.als.fold_in import PreferenceModel, preference_model
+from recommender.als.choose_alpha import PreferenceParameters, preference_embedding
+from recommender.als.fold_in import PreferenceModel, preference_model, with_embedding
 from recommender.als.model import (
     Model,
     RatingModel,
@@ -60,7 +60,7 @@ def refit(
     rating = _sweep_rating(bias_model, items, residuals, settings.als.reg_param, sweeps)
     if chosen is None or model.preferences is None:
         return Model(rating, preferences=None)
-    items = model.preferences.factors
+    items = model.preferences.factors[:, : chosen.preference.rank]  # those of ALS
     return Model(rating, _sweep_preferences(items, ratings, settings, chosen.preference))
 
 
@@ -149,7 +149,11 @@ def _sweep_preferences(
     with _singular_rejected():
         items = sweep(step, rows, items, _most_sweeps(rows.nnz))
     check_finite("ALS's factors", items, remedy=REMEDY)
-    return preference_model(items, popularity, alpha=alpha, reg_param=reg_param)
+    model = preference_model(items, popularity, alpha=alpha, reg_param=reg_param)
+    if not parameters.embedding_weight:
+        return model
+    embedding = preference_embedding(rows, settings.seed)
+    return with_embedding(model, embedding, parameters.embedding_weight)
 
 
 def _most_sweeps(ratings: int) -> int:

@@ -5,7 +5,7 @@ It serves users of the training and users who have rated since alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,11 @@ _TIE_BREAK = 1e-6
 class PreferenceModel:
     """Ranks restaurants for any user by the user's ratings; see :func:`preference_model`.
 
-    ``factors``, (restaurants, rank), are rotated so that their Gram matrix is diagonal, with
-    ``spectrum``, (rank,), on the diagonal; they are 0 for a restaurant without factors. The highest
-    ``popularity``, (restaurants,), is 1. ``alpha`` and ``reg_param`` are those of the fit.
+    ``factors``, (restaurants, rank), are those of the fit, rotated so that their Gram matrix is
+    diagonal, and the dimensions of an embedding. ``spectrum``, (rank,), regularises the users'
+    factors: the diagonal of the Gram matrix, and its mean for each dimension of the embedding.
+    Factors are 0 for a restaurant without any. The highest ``popularity``, (restaurants,), is 1.
+    ``alpha`` and ``reg_param`` are those of the fit.
     """
 
     factors: NDArray[np.float32]
@@ -88,3 +90,32 @@ def preference_model(
     rotated, spectrum, _ = diagonalise(np.nan_to_num(factors))
     scaled = (popularity / (popularity.max(initial=0) or 1)).astype(np.float32)
     return PreferenceModel(rotated, spectrum, scaled, alpha, reg_param)
+
+
+def with_embedding(
+    model: PreferenceModel, embedding: NDArray[np.float64], weight: float
+) -> PreferenceModel:
+    """Return the model that ranks by its factors v_i and by an embedding e_i of the items.
+
+    The factors become [v_i, c e_i], with c such that the mean squared length of the c e_i is
+    ``weight`` times that of the v_i. The Gram matrix of the wider factors is replaced: without the
+    products of v and e, the two do not compete to explain the same unrated items, and a constant
+    diagonal keeps the embedding's proportions. The model stays as it is if ``weight`` or all
+    v_i or e_i are 0.
+
+    Parameters
+    ----------
+    embedding
+        (restaurants, dimensions), 0 for a restaurant that is not embedded.
+    """
+    lengths, dimensions = float((embedding**2).sum()), embedding.shape[1]
+    squared = float(model.spectrum.sum())  # the trace of the Gram matrix of the v_i
+    if not weight * lengths * squared:
+        return model
+    scaled = (np.sqrt(weight * squared / lengths) * embedding).astype(np.float32)
+    precision = np.full(dimensions, model.spectrum.mean())
+    return replace(
+        model,
+        factors=np.hstack([model.factors, scaled]),
+        spectrum=np.concatenate([model.spectrum, precision]),
+    )

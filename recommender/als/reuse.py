@@ -85,12 +85,16 @@ def parameters_of(
         document, theirs, ours = entry["chosen"], entry["settings"], settings.public()
         chosen = ChosenParameters(
             BiasDamping(**_positive(document["weights"], "user", "restaurant")),
-            PreferenceParameters(**_positive(document["confidence"], "alpha", "reg_param", "rank")),
+            PreferenceParameters(
+                **_positive(document["confidence"], "alpha", "reg_param", "rank"),
+                embedding_weight=document["confidence"]["embedding_weight"],
+            ),
             at=document["at"],
             from_run=document["from_run"] or entry["run_id"],
             ratings=document["ratings"],
         )
         valid = isinstance(chosen.preference.rank, int)
+        valid &= 0 <= chosen.preference.embedding_weight < math.inf
         same = all(theirs[name] == ours[name] for name in _DECIDED_BY)
         alike = abs(ratings - document["ratings"]) < _MOST_CHANGE * document["ratings"]
         recent = abs(at - document["at"]) < _MOST_AGE

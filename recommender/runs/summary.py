@@ -34,7 +34,7 @@ _LINES: tuple[tuple[str, str, _Pieces], ...] = (
         "chosen",
         {
             "confidence": "alpha {confidence[alpha]:g}, regularisation {confidence[reg_param]:g}, "
-            "rank {confidence[rank]}; ",
+            "rank {confidence[rank]}, embedding weight {confidence[embedding_weight]:g}; ",
             "weights": "bias damping: user {weights[user]:g}, restaurant {weights[restaurant]:g}",
         },
     ),

@@ -37,7 +37,8 @@ def dense(seed: int) -> Ratings:
 
 def test_parameters_of_the_settings_are_kept(quick: Settings) -> None:
     by_hand = quick.with_values({"als_alpha": 5.0})
-    assert choose_preference_parameters(dense(1), by_hand) == PreferenceParameters(5, 1, 8)
+    chosen = choose_preference_parameters(dense(1), by_hand)
+    assert (chosen.alpha, chosen.reg_param, chosen.rank) == (5, 1, 8)
     reg_param = quick.with_values({"als_preference_reg_param": 0.3})
     first, again = (choose_preference_parameters(dense(1), reg_param) for _ in range(2))
     assert first.reg_param == 0.3
@@ -67,11 +68,20 @@ def test_the_best_mean_wins_and_the_lower_rank_if_clearly_better(
 ) -> None:
     def ndcg(trial: Any, tried: PreferenceParameters, n: int, seed: int) -> Any:
         noise = np.random.default_rng(tried.rank).normal(0, 0.05, 30)
-        return means[tried.alpha, tried.rank] + noise - noise.mean()
+        by_weight = means[tried.alpha, tried.rank] - np.array([0.1, 0, 0.2])
+        return by_weight[:, None] + noise - noise.mean()
 
     monkeypatch.setattr(choose_alpha, "_ndcg", ndcg)
     best = choose_preference_parameters(dense(1), db_settings)
-    assert (best.alpha, best.rank) == chosen
+    assert (best.alpha, best.rank, best.embedding_weight) == (*chosen, 0.15)
+
+
+def test_the_embedding_has_a_weight_where_co_ratings_are_all_there_is(quick: Settings) -> None:
+    """Two of fifteen restaurants of one of eight groups, by each of few users."""
+    rng = np.random.default_rng(0)
+    groups = (rng.choice(15, 3, replace=False) + 15 * (u % 8) for u in range(160))
+    rows = [(f"u{u}", f"r{item}", 5.0) for u, items in enumerate(groups) for item in items]
+    assert choose_preference_parameters(ratings_of(rows), quick).embedding_weight > 0
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from recommender.data.ratings import Ratings
 from recommender.evaluation.splitting import split
 from tests.support import ratings_of, scores_of
 
-PARAMETERS = PreferenceParameters(alpha=20.0, reg_param=4.0, rank=16)
+PARAMETERS = PreferenceParameters(alpha=20.0, reg_param=4.0, rank=16, embedding_weight=0.5)
 CHOSEN = ChosenParameters(BiasDamping(), PARAMETERS)
 
 
@@ -161,7 +161,9 @@ def test_a_refit_reaches_restaurants_and_users_of_test_ratings_only(
     assert np.isnan(model.rating.user_factors[3]).all()
     again = fitting.refit(model, city, quick_settings, CHOSEN)
     assert again.preferences
-    assert again.preferences.factors[7].any()
+    parts = np.split(again.preferences.factors, [PARAMETERS.rank], axis=1)
+    assert all(part[7].any() for part in parts)
+    assert again.preferences.rank == model.preferences.rank > PARAMETERS.rank
     assert np.isfinite(again.rating.restaurant_factors).all()
     assert np.isfinite(again.rating.user_factors).all()
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 from scipy.sparse import csr_array
 
-from recommender.als.fold_in import PreferenceModel, preference_model
+from recommender.als.fold_in import PreferenceModel, preference_model, with_embedding
 
 ALPHA, REG = 3.0, 0.7
 
@@ -43,6 +44,40 @@ def test_user_factors_solve_the_normal_equations() -> None:
         for row, own in zip(confidence.toarray(), scores, strict=True):
             user = np.linalg.solve(*normal_equations(factors, row)) if row.any() else np.zeros(6)
             assert own == pytest.approx(factors @ user, abs=2e-5)
+
+
+def test_an_embedding_adds_factors_that_are_regularised_apart() -> None:
+    """Compare scores and the largest part of each with the equations of the factors as given."""
+    for seed, weight in enumerate((0.1, 1.0, 4.0)):
+        v, confidence = a_fit(seed)
+        e = np.random.default_rng(seed).standard_normal((len(v), 3)) * 100
+        e[7] = 0
+        model = with_embedding(model_of(v, confidence), e, weight)
+        e *= np.sqrt(weight * (v**2).sum() / (e**2).sum())
+        both, gram = np.hstack([v, e]), v.T @ v
+        prior = block_diag(gram, np.trace(gram) / 6 * np.eye(3))
+        every = np.arange(len(v), dtype=np.int32)
+        scores = model.user_factors(confidence)[:, :-1] @ model.factors.T
+        for user, row in enumerate(confidence.toarray()):
+            rated = np.flatnonzero(row)
+            own = both[rated]
+            normal = prior + own.T @ (ALPHA * row[rated, None] * own)
+            normal += REG * len(rated) * np.eye(9)
+            parts = both @ np.linalg.solve(normal, own.T) * (1 + ALPHA * row[rated])
+            assert scores[user] == pytest.approx(parts.sum(axis=1), abs=2e-5)
+            if len(rated):
+                reasons = model.reasons(confidence[[user]], every, 1)[:, 0]
+                first = np.where(parts.max(axis=1) > 0, rated[parts.argmax(axis=1)], -1)
+                assert reasons.tolist() == first.tolist()
+
+
+def test_an_embedding_without_weight_or_spread_changes_nothing() -> None:
+    v, confidence = a_fit(0)
+    model, nothing = model_of(v, confidence), model_of(np.zeros_like(v), confidence)
+    e = np.ones((len(v), 3))
+    assert with_embedding(model, e, 0.0) is model
+    assert with_embedding(model, np.zeros_like(e), 0.5) is model
+    assert with_embedding(nothing, e, 0.5) is nothing
 
 
 def test_users_without_known_ratings_get_the_most_popular_first() -> None:

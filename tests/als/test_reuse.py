@@ -20,7 +20,7 @@ def entry_of(settings: Settings, **chosen: Any) -> dict[str, Any]:
         "settings": settings.public(),
         "chosen": {
             "weights": {"user": 3.0, "restaurant": 20.0},
-            "confidence": {"alpha": 5.0, "reg_param": 1.0, "rank": 32},
+            "confidence": {"alpha": 5.0, "reg_param": 1.0, "rank": 32, "embedding_weight": 0.0},
             "at": AT - 23 * HOUR,
             "from_run": None,
             "ratings": 1_000,
@@ -56,7 +56,10 @@ def test_old_parameters_or_those_of_other_settings_or_sizes_are_not_reused(
 
 def test_a_pruned_or_malformed_entry_has_no_parameters(db_settings: Settings) -> None:
     assert parameters_of({}, db_settings, 1_000, AT) is None
-    inside = ("at", "ratings", "confidence", "confidence.alpha", "confidence.rank", "weights.user")
+    inside = (
+        *("at", "ratings", "confidence", "weights.user"),
+        *("confidence.alpha", "confidence.rank", "confidence.embedding_weight"),
+    )
     for path in ("chosen", "settings", *(f"chosen.{name}" for name in inside)):
         *parents, last = path.split(".")
         for broken in (None, "x", -1.5, float("nan"), [1]):

@@ -1,32 +1,14 @@
-"""The spectral embedding and its clusters, against dense linear algebra."""
+"""Clusters in the spectral embedding, and their published centroids."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dists import KMeansResult, assign
-from recommender.clustering.spectral import (
-    embedding_clusters,
-    published_centroids,
-    spectral_embedding,
-)
-from recommender.demo.synthetic_city import populate, review_blocks
-from tests.support import TINY_CITY
-
-
-def city() -> csr_array:
-    blocks = list(review_blocks(populate(TINY_CITY)))
-    user, item, rating = (
-        np.concatenate([getattr(block, name) for block in blocks])
-        for name in ("user", "restaurant", "rating")
-    )
-    shape = (TINY_CITY.users, TINY_CITY.restaurants)
-    rows = csr_array((rating.astype(np.float64), (user, item)), shape=shape)
-    rows.sum_duplicates()
-    return csr_array(rows[np.diff(rows.indptr) > 0])
+from recommender.clustering.spectral import embedding_clusters, published_centroids
+from tests.small_cities import planted_groups, tiny_matrix
 
 
 def clustered(rows: csr_array, k: int = 5, *, dimensions: int = 12, seed: int = 0) -> KMeansResult:
@@ -35,59 +17,14 @@ def clustered(rows: csr_array, k: int = 5, *, dimensions: int = 12, seed: int = 
     return clusters
 
 
-def dense_embedding(rows: csr_array, dimensions: int) -> NDArray[np.float64]:
-    """The definition, with the graph built user by user."""
-    rated = rows.toarray() > 0
-    graph = np.zeros((rows.shape[1], rows.shape[1]))
-    for items in rated[rated.sum(axis=1) >= 2]:
-        graph += np.outer(items, items) / np.sqrt(items.sum() - 1)
-    np.fill_diagonal(graph, 0)
-    degree = graph.sum(axis=1)
-    scale = np.where(degree > 0, np.maximum(degree, 1e-300) ** -0.25, 0)
-    values, vectors = np.linalg.eigh(scale[:, None] * graph * scale)
-    values, vectors = values[::-1][:dimensions], vectors[:, ::-1][:, :dimensions]
-    shares = np.sqrt(np.maximum(values, 0) / values[0])
-    return np.asarray(scale[:, None] * vectors * shares)
-
-
-def planted() -> csr_array:
-    """Three groups of forty items, of different popularity, and users who rate one group only."""
-    rng = np.random.default_rng(0)
-    rows = np.zeros((700, 120))
-    for user, row in enumerate(rows):
-        group = 0 if user < 400 else 1 if user < 600 else 2
-        row[40 * group + rng.choice(40, 5, replace=False)] = rng.integers(1, 6, 5)
-    return csr_array(rows)
-
-
-def test_the_embedding_is_that_of_the_dense_graph() -> None:
-    for rows, dimensions in ((city(), 60), (planted(), 3), (planted(), 200)):
-        weights = np.ones(rows.shape[0])
-        embedding = spectral_embedding(rows, weights=weights, dimensions=dimensions, seed=0)
-        dense = dense_embedding(rows, dimensions)
-        near = dense @ dense.T
-        assert embedding @ embedding.T == pytest.approx(near, rel=0, abs=1e-4 * near.max())
-
-
 def test_planted_groups_are_separated_exactly() -> None:
-    clusters = clustered(planted(), 3, dimensions=3)
+    clusters = clustered(planted_groups(), 3, dimensions=3)
     groups = [set(part.tolist()) for part in np.split(clusters.labels, [400, 600])]
     assert sorted(groups, key=min) == [{0}, {1}, {2}]
 
 
-def test_a_weight_is_a_number_of_users_and_values_are_not_used() -> None:
-    rows = csr_array(np.array([[5.0, 4, 0, 0], [0, 1, 1, 0], [0, 0, 0, 3]]))
-    twice = csr_array(rows[[0, 0, 1, 2, 2]])
-    twice.data[:] = 1
-    one = spectral_embedding(rows, weights=np.array([2.0, 1, 2]), dimensions=3, seed=0)
-    other = spectral_embedding(twice, weights=np.ones(5), dimensions=3, seed=0)
-    assert one @ one.T == pytest.approx(other @ other.T)
-    assert not one[3].any()
-
-
-def test_without_a_user_of_two_items_there_is_no_embedding() -> None:
+def test_without_a_user_of_two_items_there_are_no_clusters() -> None:
     rows = csr_array(np.eye(3))
-    assert not spectral_embedding(rows, weights=np.ones(3), dimensions=2, seed=0).any()
     assert embedding_clusters(rows, 2, shortest=1, seed=0) is None
 
 
@@ -102,7 +39,7 @@ def test_no_published_centroid_is_negative_or_longer_than_the_shortest_user() ->
 
 
 def test_a_reader_of_raw_ratings_finds_the_cluster_of_the_embedding() -> None:
-    rows = city()
+    rows = tiny_matrix()
     for seed in range(2):
         clusters = clustered(rows, 8, seed=seed)
         labels, nearest = assign(rows, clusters.centroids)
@@ -112,7 +49,7 @@ def test_a_reader_of_raw_ratings_finds_the_cluster_of_the_embedding() -> None:
 
 
 def test_a_permutation_of_the_users_permutes_the_labels() -> None:
-    rows = city()
+    rows = tiny_matrix()
     order = np.random.default_rng(0).permutation(rows.shape[0])
     clusters, permuted = clustered(rows), clustered(csr_array(rows[order]))
     assert (permuted.labels == clusters.labels[order]).all()
@@ -122,7 +59,7 @@ def test_a_permutation_of_the_users_permutes_the_labels() -> None:
 
 
 def test_the_seed_decides() -> None:
-    rows = city()
+    rows = tiny_matrix()
     one, same, other = (clustered(rows, 9, seed=seed) for seed in (1, 1, 2))
     assert (one.centroids == same.centroids).all()
     assert one.labels.tolist() != other.labels.tolist()
@@ -150,5 +87,5 @@ def test_users_without_a_common_item_are_clustered_by_co_ratings() -> None:
 
 
 def test_scaling_the_ratings_changes_no_label() -> None:
-    rows = city()
+    rows = tiny_matrix()
     assert (clustered(rows).labels == clustered(rows * 1000.0).labels).all()
