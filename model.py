@@ -21,7 +21,14 @@ from recommender.core.ports import check_port_is_free, is_loopback
 from recommender.core.script import exit_on_error, run_script, script_parser
 from recommender.core.settings import load_settings
 from recommender.core.signals import Cancelled
-from recommender.service import routes_health, routes_recommendations, routes_runs, routes_training
+from recommender.service import (
+    routes_catalog,
+    routes_events,
+    routes_health,
+    routes_recommendations,
+    routes_runs,
+    routes_training,
+)
 from recommender.service.dependencies import Service
 from recommender.service.launcher import Trainer
 from recommender.service.limits import LimitedBody, LimitedProtocol
@@ -69,7 +76,14 @@ def create_app() -> FastAPI:
     )
     handle_errors(app)
     app.add_middleware(LimitedBody)
-    for routes in (routes_training, routes_runs, routes_recommendations, routes_health):
+    for routes in (
+        routes_training,
+        routes_runs,
+        routes_recommendations,
+        routes_catalog,
+        routes_events,
+        routes_health,
+    ):
         app.include_router(routes.router, tags=[routes.__name__.rpartition("_")[2]])
     return app
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from threading import Lock
 from typing import Any
 
 import bson
@@ -23,6 +23,7 @@ from recommender.core.mongo_collections import FACTORS_ID, METADATA
 from recommender.data.ids import CODEC, KeyIndex, decode_ids, keys_of, positions_in
 from recommender.data.ratings import Ratings
 from recommender.publishing.bson_size import bytes_of_ids, entries_that_fit
+from recommender.publishing.live import Live
 
 _FLOAT32 = np.dtype("<f4")
 _REASONS = 2
@@ -65,10 +66,8 @@ class PublishedFactors:
         ``gmap_id``, ``score``, and ``because``: at most two of the user's rated restaurants, those
         that add most to the score.
         """
-        rated = self._items(ratings.restaurants)[ratings.restaurant]
-        known = rated >= 0
-        confidence = self._row(rated[known], ratings.rating[known] + self.rating_shift)
-        excluded = np.concatenate([rated, self._items(also_rated)])
+        confidence = self._confidence(ratings)
+        excluded = np.concatenate([confidence.indices, self._items(also_rated)])
         excluded = excluded[excluded >= 0]
         user_factors = self.preferences.user_factors(confidence)
         left_out = self._row(excluded, np.ones(len(excluded)))
@@ -80,9 +79,61 @@ class PublishedFactors:
             for gmap_id, score, reasons in rows
         ]
 
+    def because(self, ratings: Ratings, gmap_ids: Sequence[Any]) -> list[list[Any]]:
+        """Return, for each recommended id, the reasons as :meth:`recommend` does."""
+        items = self._find(gmap_ids)
+        reasons = np.full((len(items), _REASONS), -1, dtype=np.int32)
+        known = items >= 0
+        reasons[known] = self.preferences.reasons(
+            self._confidence(ratings), items[known].astype(np.int32), _REASONS
+        )
+        return [self._ids(row) for row in reasons]
+
+    def covers(self, ratings: Ratings) -> bool:
+        """Return true if a user's ratings affect the ranking: one restaurant has factors."""
+        return bool(self.preferences.factors[self._confidence(ratings).indices].any())
+
+    def popular(self, n: int) -> list[Document]:
+        """Return at most ``n`` of the most popular restaurants: ``gmap_id``, ``score``."""
+        items = np.flatnonzero(self.shown)[:n].astype(np.int32)  # published in this order
+        scores = self.preferences.popularity[items].tolist()
+        rows = zip(self._ids(items), scores, strict=True)
+        return [{"gmap_id": gmap_id, "score": score} for gmap_id, score in rows]
+
+    def similar(self, gmap_id: Any, n: int) -> list[Document]:
+        """Return at most ``n`` restaurants rated by the same users: ``gmap_id``, ``score``.
+
+        The score is the cosine of the factors. A restaurant that is unknown or without factors has
+        none.
+        """
+        (item,) = self._find([gmap_id])
+        if item < 0 or not self._directions[item].any():
+            return []
+        cosines = self._directions @ self._directions[item]
+        cosines[[item, *np.flatnonzero(~self.shown)]] = -1.0
+        best = np.argsort(-cosines, kind="stable")[:n].astype(np.int32)
+        best = best[cosines[best] > 0]
+        rows = zip(self._ids(best), cosines[best].tolist(), strict=True)
+        return [{"gmap_id": gmap_id, "score": score} for gmap_id, score in rows]
+
+    @cached_property
+    def _directions(self) -> NDArray[np.float32]:
+        """The factors at length 1, or 0."""
+        norms = np.linalg.norm(self.preferences.factors, axis=1, keepdims=True)
+        return (self.preferences.factors / np.where(norms, norms, 1)).astype(np.float32)
+
+    def _confidence(self, ratings: Ratings) -> csr_array:
+        """Return one user's row of the confidence matrix."""
+        rated = self._items(ratings.restaurants)[ratings.restaurant]
+        known = rated >= 0
+        return self._row(rated[known], ratings.rating[known] + self.rating_shift)
+
     def _items(self, keys: pa.StringArray) -> NDArray[np.int64]:
         """Return the position of each key, -1 where it is unknown."""
-        return np.array([self._index.find(i) for i in decode_ids(keys)], dtype=np.int64)
+        return self._find(decode_ids(keys))
+
+    def _find(self, ids: Sequence[Any]) -> NDArray[np.int64]:
+        return np.array([self._index.find(i) for i in ids], dtype=np.int64)
 
     def _ids(self, items: NDArray[np.int32]) -> list[Any]:
         """Return the ids of the items, which -1 may follow."""
@@ -192,28 +243,8 @@ def _floats(data: bytes) -> NDArray[np.float32]:
     return np.frombuffer(data, _FLOAT32).astype(np.float32)
 
 
-class LiveFactors:
+class LiveFactors(Live[PublishedFactors]):
     """Caches the published factors until a training publishes new ones; for any thread."""
 
     def __init__(self, db: MongoDatabase) -> None:
-        self._db = db
-        self._loading = Lock()
-        self._loaded: PublishedFactors | None = None
-
-    def get(self) -> PublishedFactors | None:
-        """Return the published factors, as :func:`load_factors` does.
-
-        One thread loads new ones; the others go on with the old ones, or wait for the first ones.
-        """
-        with mongo_errors("reading the published factors"):
-            live = self._db[METADATA].find_one({"_id": FACTORS_ID}, {"run_id": 1}) or {}
-        loaded = self._loaded
-        is_live = loaded is not None and loaded.run_id == live.get("run_id")
-        if is_live or not self._loading.acquire(blocking=loaded is None):
-            return loaded
-        try:
-            if self._loaded is loaded:  # not loaded by another thread meanwhile
-                self._loaded = load_factors(self._db)
-            return self._loaded
-        finally:
-            self._loading.release()
+        super().__init__(db, FACTORS_ID, load_factors)

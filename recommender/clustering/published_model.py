@@ -26,6 +26,7 @@ from recommender.core.mongo_collections import (
 from recommender.data.ids import CODEC, encode_id, keys_of, positions_in
 from recommender.data.ratings import Ratings
 from recommender.data.rejection import Rejection
+from recommender.publishing.live import Live
 
 _READS = 3
 _REQUIRED = (COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID)
@@ -135,3 +136,10 @@ def previous_labels(db: MongoDatabase, ratings: Ratings) -> NDArray[np.int32] | 
     except (DataError, ValueError) as error:
         log.info("cluster ids start anew: %s", error)
         return None
+
+
+class LiveModel(Live[PublishedModel]):
+    """Caches the published model until a training publishes another; for any thread."""
+
+    def __init__(self, db: MongoDatabase) -> None:
+        super().__init__(db, CLUSTERS_ID, load_model)

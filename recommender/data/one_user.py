@@ -5,18 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from typing import Any
 
 import pyarrow as pa
 from bson import Int64, ObjectId
 from bson.errors import InvalidId
 
 from recommender.core.errors import DataError
-from recommender.core.mongo import Document, connect, database, mongo_errors
+from recommender.core.mongo import (
+    Document,
+    MongoDatabase,
+    connect,
+    database,
+    mongo_errors,
+    source_of,
+)
 from recommender.core.settings import Settings
 from recommender.data.cleaning import clean_rows
-from recommender.data.ids import encode_id
+from recommender.data.ids import CODEC, encode_id
 from recommender.data.ratings import Ratings, gather
-from recommender.data.reviews import IdRange, can_be_sent, read
+from recommender.data.reviews import BATCH_ROWS, COLLECTION, IdRange, can_be_sent, read
 from recommender.data.users import ratings_in, users_collection
 
 _WHOLE_NUMBER = re.compile("-?[0-9]{1,19}")
@@ -27,21 +35,38 @@ def ratings_of_user(settings: Settings, user: str) -> Ratings:
 
     ``user`` is the id as text; it also matches the whole number or the ObjectId that it spells.
     """
-    same: Document = {"$in": [user, *_other_types(user)]}
+    same: Document = {"$in": spelled_ids(user)}
     if not can_be_sent(same):
         raise DataError(f"user {user!r} is not valid UTF-8, which MongoDB requires; check the id")
     batches = list(read(settings, IdRange(), {settings.reviews.user_field: same}))
-    batches = batches or [_ratings_in_users(settings, same)]
+    if not batches:
+        with connect(settings) as client:
+            batches = [_in_users(database(client, settings), same, settings)]
     if not sum(batch.num_rows for batch in batches):
         raise DataError(f"user {user!r} has no rating in Reviews or Users; check the id")
     return gather(pa.Table.from_batches(batches))
 
 
-def _ratings_in_users(settings: Settings, same: Document) -> pa.RecordBatch:
+def rated_by(db: MongoDatabase, settings: Settings, same: Any, milliseconds: int) -> Ratings:
+    """Return the ratings of the user whose id matches ``same``, from Reviews, else from Users.
+
+    Without an index on the user, MongoDB stops after the time: DatabaseUnavailableError. Without a
+    rating: DataError. At most the first 10,000 are read.
+    """
+    fields = settings.reviews.fields
+    reviews = source_of(db)[COLLECTION].with_options(codec_options=CODEC)
+    with mongo_errors("reading a user's ratings (is Reviews indexed by user?)"):
+        cursor = reviews.find({fields[0]: same}, {"_id": 0} | dict.fromkeys(fields, 1))
+        rows = cursor.limit(BATCH_ROWS).max_time_ms(milliseconds).to_list()
+    block = clean_rows(rows, fields, settings)
+    ratings = gather(pa.Table.from_batches([block if rows else _in_users(db, same, settings)]))
+    return ratings.rows(ratings.user == 0)
+
+
+def _in_users(db: MongoDatabase, same: Any, settings: Settings) -> pa.RecordBatch:
     """Return the cleaned ratings in Users of the user whose id matches, if any."""
-    with connect(settings) as client, mongo_errors("reading Users"):
-        users = users_collection(database(client, settings))
-        document = users.find_one({"user_id": same}) or {}
+    with mongo_errors("reading Users"):
+        document = users_collection(db).find_one({"user_id": same}) or {}
     rows = [entry | {"user_id": document.get("user_id")} for entry in ratings_in(document)]
     return clean_rows(rows, ("user_id", "gmap_id", "rating", "timestamp"), settings)
 
@@ -64,15 +89,15 @@ def ratings_from_request(
     """
     rows = []
     for text, rating in rated.items():
-        same = (i for i in (text, *_other_types(text)) if encode_id(i) in known)
+        same = (i for i in spelled_ids(text) if encode_id(i) in known)
         rows.append({"user": "", "restaurant": next(same, text), "rating": rating})
     block = clean_rows(rows, ("user", "restaurant", "rating", "time"), settings)
     return gather(pa.Table.from_batches([block]))
 
 
-def _other_types(text: str) -> list[object]:
-    """Return the whole numbers and the ObjectId that a text spells."""
-    ids: list[object] = []
+def spelled_ids(text: str) -> list[object]:
+    """Return the ids that a text spells: itself, and whole numbers or an ObjectId."""
+    ids: list[object] = [text]
     if _WHOLE_NUMBER.fullmatch(text) and abs(int(text)) < 2**63:
         # Most drivers write 32 bits where these suffice; MongoDB compares both as equal.
         ids += [int(text), Int64(int(text))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from recommender.core.mongo import MongoDatabase, mongo_errors, source_of
 from recommender.core.settings import Settings
 from recommender.data.ids import CODEC, keys_of, positions_in
+
+# A name with broken UTF-8 is shown with replacement characters.
+_READABLE = CODEC.with_options(unicode_decode_error_handler="replace")
 
 log = logging.getLogger(__name__)
 
@@ -38,5 +41,26 @@ def restaurant_names(db: MongoDatabase, ids: Iterable[Any]) -> dict[Any, str]:
     """Return the names of restaurants by id, of those that ``Restaurants`` names."""
     matching = {"name": {"$type": "string"}, "gmap_id": {"$in": list(ids)}}
     with mongo_errors("reading Restaurants"):
-        documents = source_of(db)["Restaurants"].find(matching, {"_id": 0, "gmap_id": 1, "name": 1})
+        restaurants = source_of(db)["Restaurants"].with_options(codec_options=_READABLE)
+        documents = restaurants.find(matching, {"_id": 0, "gmap_id": 1, "name": 1})
         return {d["gmap_id"]: d["name"] for d in documents if isinstance(d["gmap_id"], Hashable)}
+
+
+class RestaurantNames:
+    """The names of restaurants in memory; ``ids`` in the order in which a search lists them."""
+
+    def __init__(self, ids: Sequence[Any], names: Mapping[Any, str]) -> None:
+        self._ids = ids
+        self._names = names
+        self._texts = [f"{self.of(i) or ''} {i}".casefold() for i in ids]
+
+    def of(self, gmap_id: Any) -> str | None:
+        """Return a restaurant's name, None if it is unknown."""
+        return self._names.get(gmap_id) if isinstance(gmap_id, Hashable) else None
+
+    def search(self, text: str, limit: int) -> list[Any]:
+        """Return ids whose name and id contain all words of a text, whole beginnings first."""
+        start, words = text.casefold(), text.casefold().split()
+        matches = [n for n, t in enumerate(self._texts) if all(word in t for word in words)]
+        matches.sort(key=lambda n: not self._texts[n].startswith(start))
+        return [self._ids[n] for n in matches[:limit]]

@@ -105,9 +105,18 @@ class Ledger:
         """Return a run's document, or None."""
         return self._runs.find_one({"_id": run_id})
 
-    def recent(self, limit: int) -> list[Document]:
-        """Return the latest runs, the latest first."""
-        return list(self._runs.find().sort("_id", DESCENDING).limit(limit))
+    def recent(
+        self, limit: int, before: str | None = None, *without: str, **matching: str | None
+    ) -> list[Document]:
+        """Return the latest runs before one, the latest first, ``without`` some fields.
+
+        ``matching`` holds values of fields, such as ``state``; None is any value.
+        """
+        wanted: Document = {key: value for key, value in matching.items() if value is not None}
+        if before is not None:
+            wanted["_id"] = {"$lt": before}
+        fields = dict.fromkeys(without, 0)
+        return list(self._runs.find(wanted, fields).sort("_id", DESCENDING).limit(limit))
 
     def prune(self, kept: int, published: Iterable[str]) -> None:
         """Delete all but the latest ``kept`` ended runs and the published ones."""

@@ -6,6 +6,7 @@ import functools
 import hmac
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -16,8 +17,10 @@ from recommender.als.published_factors import LiveFactors
 from recommender.core.mongo import MongoDatabase
 from recommender.core.ports import is_loopback
 from recommender.core.settings import Settings
+from recommender.service.catalog import Catalog
 from recommender.service.launcher import Trainer
 from recommender.service.progress import Progress
+from recommender.service.run_events import RunEvents
 from recommender.service.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,16 @@ class Service:
     schedule: Schedule
     progress: Progress
     factors: LiveFactors
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """What is recommended and shown, from what is published."""
+        return Catalog(self.db, self.settings, self.factors)
+
+    @cached_property
+    def events(self) -> RunEvents:
+        """The runs as they go on."""
+        return RunEvents(self.db)
 
 
 # A coroutine: FastAPI runs plain functions in its thread pool, where they wait for a free thread.

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recommender.core.logs import redact, secrets_of
 from recommender.core.mongo import Document, mongo_errors
-from recommender.runs.ledger import STATES, Ledger, Trigger
+from recommender.runs.ledger import STATES, Ledger, State, Trigger
 from recommender.service.dependencies import CurrentService, require_key, require_same_origin
 from recommender.service.problems import responses
 
@@ -49,9 +49,17 @@ class Runs(BaseModel):
 def runs(
     service: CurrentService,
     limit: Annotated[int, Query(ge=1, le=1000, description="how many at most")] = 20,
+    state: Annotated[State | None, Query(description="only runs in this state")] = None,
+    trigger: Annotated[Trigger | None, Query(description="only runs started so")] = None,
+    before: Annotated[
+        str | None, Query(pattern=r"^[0-9A-Za-z-]{1,64}$", description="only older runs")
+    ] = None,
+    summary: Annotated[bool, Query(description="without settings, versions and metrics")] = False,
 ) -> Runs:
     """List the latest runs, newest first."""
-    return Runs(runs=[_run(document) for document in Ledger(service.db).recent(limit)])
+    without = ("settings", "versions", "metrics", "chosen", "gate") if summary else ()
+    found = Ledger(service.db).recent(limit, before, *without, state=state, trigger=trigger)
+    return Runs(runs=[_run(document) for document in found])
 
 
 @router.get("/{run_id}", responses=responses(401, 404, 422, 503))

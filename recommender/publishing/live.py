@@ -1,0 +1,48 @@
+"""What a training has published, kept in memory until another one publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Generic, TypeVar
+
+from recommender.core.mongo import MongoDatabase, mongo_errors
+from recommender.core.mongo_collections import METADATA
+
+T = TypeVar("T")
+
+
+class Live(Generic[T]):
+    """Caches what ``load`` reads until a document of Metadata has another run id; for any thread.
+
+    ``load`` returns None, or raises, before anything is published.
+    """
+
+    def __init__(
+        self, db: MongoDatabase, document_id: str, load: Callable[[MongoDatabase], T | None]
+    ) -> None:
+        self._db = db
+        self._document_id = document_id
+        self._load = load
+        self._loading = Lock()
+        self._loaded: tuple[object, T | None] | None = None
+
+    def get(self) -> T | None:
+        """Return what is published.
+
+        One thread loads what is new; the others go on with the old, or wait for the first.
+        """
+        with mongo_errors("reading what is published"):
+            live = self._db[METADATA].find_one({"_id": self._document_id}, {"run_id": 1}) or {}
+        run_id, loaded = live.get("run_id"), self._loaded
+        if run_id is None:
+            return None
+        is_live = loaded is not None and loaded[0] == run_id
+        if is_live or not self._loading.acquire(blocking=loaded is None):
+            return loaded[1] if loaded else None
+        try:
+            if self._loaded is loaded:  # not loaded by another thread meanwhile
+                self._loaded = run_id, self._load(self._db)
+            return self._loaded[1] if self._loaded else None
+        finally:
+            self._loading.release()
