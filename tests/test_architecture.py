@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 PROJECT = Path(__file__).parent.parent
 
-# What each room of recommender/ may import from; recommender.load is a room of one file.
+# What each room of recommender/ may import from; load and doctor are rooms of one file.
 ROOMS = {
     "core": "",
     "data": "core",
@@ -26,6 +26,7 @@ ROOMS = {
     "service": "core data runs publishing",
     "demo": "core data",
     "load": "core data",
+    "doctor": "core runs spark",
 }
 # The service reads what the trainings publish, and asks whether there is a Java.
 READERS = {

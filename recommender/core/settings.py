@@ -284,6 +284,13 @@ class Settings(_Group):
         values = self._flat(mode="json")
         return {name.lower(): value for name, value in values.items() if name not in _SECRETS}
 
+    def sources(self) -> dict[str, str]:
+        """Return each setting's source by environment name: environment, .env or default."""
+        environment = {name for name, value in _upper_names(os.environ).items() if value}
+        names, given = setting_fields(), self._flat(exclude_unset=True)
+        in_file = {name: ".env" if name in given else "default" for name in names}
+        return in_file | dict.fromkeys(environment & names.keys(), "environment")
+
     def _flat(self, **options: Any) -> dict[str, Any]:
         """Return the values by environment name."""
         values = self.model_dump(by_alias=True, **options)

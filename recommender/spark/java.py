@@ -47,14 +47,15 @@ def find_java() -> Path:
     java = str(Path(home, "bin", "java")) if home else shutil.which("java")
     if not java or not Path(java).is_file():
         raise ConfigurationError(f"no Java found at {java or 'PATH'}. {_ADVICE}")
-    version = _major_version(java)
+    version = java_version(java)
     if version not in SUPPORTED:
         raise ConfigurationError(f"{java} is Java {version}. {_ADVICE}")
     return Path(java)
 
 
 @lru_cache
-def _major_version(java: str) -> int:
+def java_version(java: str) -> int:
+    """Return the major version of a ``java`` program; ConfigurationError if it does not start."""
     command = [java, "-XX:-UsePerfData", "-version"]  # writes nothing to /tmp
     try:
         done = subprocess.run(command, capture_output=True, check=False)

@@ -88,7 +88,7 @@ def test_a_java_without_a_version_or_that_does_not_start_is_refused(
 
 def test_options_that_stop_java_are_named_but_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in java.OPTION_VARIABLES:
-        java._major_version.cache_clear()
+        java.java_version.cache_clear()
         with monkeypatch.context() as patch:
             for other in java.OPTION_VARIABLES:
                 patch.delenv(other, raising=False)
