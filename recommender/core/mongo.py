@@ -88,10 +88,7 @@ def mongo_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except OperationFailure as error:
-        # The text of a bulk write's error holds whole documents.
-        details = (error.details or {}).get("writeErrors") or [error.details or {}]
-        reason = details[0].get("errmsg") or str(error)
-        raise DatabaseUnavailableError(f"MongoDB refused {doing}: {one_line(reason)}") from error
+        raise DatabaseUnavailableError(f"MongoDB refused {doing}: {reason_of(error)}") from error
     except PyMongoError as error:
         raise DatabaseUnavailableError(
             f"MongoDB did not answer while {doing}: {reason_of(error)}; does it run where "
@@ -100,5 +97,8 @@ def mongo_errors(doing: str) -> Iterator[None]:
 
 
 def reason_of(error: PyMongoError) -> str:
-    """Return the error on one line, without the driver's list of servers."""
-    return one_line(str(error).partition(", Timeout:")[0])
+    """Return the error on one line, without the driver's list of servers or what documents hold."""
+    details = (error.details or {}) if isinstance(error, OperationFailure) else {}
+    first = (details.get("writeErrors") or [details])[0]
+    text = first.get("errmsg") or str(error).partition(", Timeout:")[0]
+    return one_line(text.partition(" dup key:")[0])

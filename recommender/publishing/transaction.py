@@ -13,7 +13,7 @@ from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.mongo import Document, MongoDatabase, reason_of
 from recommender.core.mongo_collections import copy_indexes
 from recommender.publishing.staging import Stage
 
@@ -60,7 +60,7 @@ def replace_in_transaction(
     except OperationFailure as error:
         if error.code not in _NO_TRANSACTIONS:
             raise
-        log.warning("this MongoDB has no transactions: %s", error.details)
+        log.warning("this MongoDB has no transactions: %s", reason_of(error))
         return False
     log.info("published %s in one transaction", " and ".join(stage.target for stage in stages))
     return True
@@ -75,7 +75,7 @@ def _is_ready(db: MongoDatabase, stage: Stage) -> bool:
     try:
         copy_indexes(db[stage.name], db[stage.target])
     except OperationFailure as error:
-        log.warning("no transaction can replace %s: %s", stage.target, error.details)
+        log.warning("no transaction can replace %s: %s", stage.target, reason_of(error))
         return False
     indexes = db[stage.target].index_information().values()
     uniques = [index["key"] for index in indexes if index.get("unique")]

@@ -25,7 +25,7 @@ from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.mongo import Document, MongoDatabase, reason_of
 from recommender.core.mongo_collections import WRITTEN_BY_OTHERS
 
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
@@ -57,7 +57,7 @@ def stream_position(db: MongoDatabase) -> Document | None:
             return dict(stream.resume_token or {}) or None
     except OperationFailure as error:
         if error.code != _NO_CHANGE_STREAMS:
-            log.warning("no change stream, so a write in the switch may be lost: %s", error.details)
+            log.warning("no change stream; writes in the switch may be lost: %s", reason_of(error))
         return None
 
 

@@ -130,7 +130,7 @@ def _keep_previous(db: MongoDatabase, switch: Document) -> None:
         try:
             _rename(db, pair["stage"] + PREVIOUS, pair["target"] + PREVIOUS)
         except OperationFailure as error:  # the new generation is live all the same
-            log.error("no previous %s is kept: %s", pair["target"], error.details)
+            log.error("no previous %s is kept: %s", pair["target"], reason_of(error))
             db.drop_collection(pair["stage"] + PREVIOUS)
 
 
@@ -140,7 +140,7 @@ def _replay(db: MongoDatabase, switch: Document) -> None:
         try:
             replay(db, switch["position"], target, unique, target + PREVIOUS)
         except OperationFailure as error:
-            log.error("writes of others during the switch may be lost: %s", error.details)
+            log.error("writes of others during the switch may be lost: %s", reason_of(error))
 
 
 def _undo(db: MongoDatabase, switch: Document) -> None:
@@ -152,7 +152,7 @@ def _undo(db: MongoDatabase, switch: Document) -> None:
             try:
                 db[previous].rename(pair["target"], dropTarget=True)
             except OperationFailure as error:  # the next training publishes both
-                log.error("MongoDB refuses to put %s back: %s", pair["target"], error.details)
+                log.error("MongoDB refuses to put %s back: %s", pair["target"], reason_of(error))
     _change(db, switch, {"$unset": {SWITCH: ""}})
 
 

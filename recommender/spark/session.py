@@ -58,12 +58,7 @@ _JAVA_OPTIONS = {
     "-XX:+UseParallelGC": r"-XX:\+Use\w+GC\b",
 }
 # Variables of Spark's scripts, which another Spark on the machine may have left behind.
-_SPARKS_OWN_VARIABLES = (
-    "PYSPARK_SUBMIT_ARGS",
-    "SPARK_CONF_DIR",
-    "HADOOP_CONF_DIR",
-    "YARN_CONF_DIR",
-)
+_SPARKS_OWN = ("PYSPARK_SUBMIT_ARGS", "SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR")
 _OPTION_VARIABLES = (*OPTION_VARIABLES, "SPARK_SUBMIT_OPTS")
 # PySpark raises PicklingError for any failure to write the data of executors.
 _SPARK_ERRORS = (PySparkException, Py4JError, OSError, PicklingError)
@@ -130,7 +125,7 @@ def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
     """Start the JVM, and Spark in it; a signal waits until there is a JVM to end."""
 
     def not_started(text: str) -> ConfigurationError:
-        names = [name for name in _SPARKS_OWN_VARIABLES if name in os.environ]
+        names = [name for name in _SPARKS_OWN if name in os.environ]
         advice = f"; it also reads {', '.join(names)}: unset what is left over" if names else ""
         return ConfigurationError(
             f"Spark does not start with SPARK_MASTER={settings.spark.master} and WORK_DIR="

@@ -22,6 +22,7 @@ from recommender.core.mongo import (
     mongo_errors,
     source_of,
 )
+from recommender.core.mongo_collections import copy_indexes
 from recommender.core.settings import Settings, load_settings
 from recommender.data.users import users_collection
 
@@ -148,6 +149,21 @@ def test_a_refusal_quotes_the_server(db: MongoDatabase) -> None:
     assert "unknown top level operator: $nonsense" in str(caught.value)
     assert "full error" not in str(caught.value)
     assert isinstance(caught.value.__cause__, OperationFailure)
+
+
+def test_a_duplicate_key_is_not_quoted(db: MongoDatabase) -> None:
+    insensitive = {"locale": "en", "strength": 1}
+    db["Reviews"].create_index("user_id", unique=True, name="theirs", collation=insensitive)
+    equal = [{"user_id": "Secret"}, {"user_id": "s\u00e9cret"}]
+    db["Copy"].insert_many(list(map(dict, equal)))
+    for write in (
+        lambda: db["Reviews"].insert_many(equal),
+        lambda: copy_indexes(db["Reviews"], db["Copy"]),
+    ):
+        with pytest.raises(DatabaseUnavailableError, match="theirs") as caught, mongo_errors("x"):
+            write()
+        assert "cret" not in str(caught.value)
+        assert "dup key" not in str(caught.value)
 
 
 def test_each_kind_of_error_is_one_line() -> None:

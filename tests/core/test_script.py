@@ -371,6 +371,11 @@ def test_a_reader_that_goes_away_before_the_last_flush_is_no_error() -> None:
     process.stderr.close()
 
 
+def test_a_terminal_without_a_character_shows_its_code() -> None:
+    process = start("print('caf\u00e9 \u00b1 0.1'); return 0", PYTHONIOENCODING="ascii")
+    assert process.communicate(timeout=30) == ("caf\\xe9 \\xb1 0.1\n", "")
+
+
 def test_cancelled_is_no_ordinary_exception() -> None:
     assert not issubclass(Cancelled, Exception)
     assert str(Cancelled(signal.SIGTERM)) == "stopped by SIGTERM"
