@@ -40,6 +40,8 @@ from recommender.runs.summary import print_summary
 from recommender.spark.reviews_source import read_ratings
 from recommender.spark.session import spark_session
 
+_PARTS_A_CORE = 4  # so that no core waits long for the last one
+
 
 def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
     """Train, and publish ``Recommendations``; return the ratings and the model that ranks them."""
@@ -101,8 +103,9 @@ def recommend(
         top_n=run.settings.als.top_n,
     )
     shared = spark.sparkContext.broadcast(task)
-    tasks = spark.sparkContext.parallelize(blocks, len(blocks))
-    counts = tasks.map(lambda block: shared.value.run(block)).collect()
+    parts = min(len(blocks), _PARTS_A_CORE * spark.sparkContext.defaultParallelism)
+    tasks = spark.sparkContext.parallelize(blocks, parts)
+    counts = tasks.mapPartitions(lambda part: shared.value.run(part)).collect()
     staged_users, not_finite = (sum(column) for column in zip(*counts, strict=True))
     if not_finite:
         raise ModelRejectedError(

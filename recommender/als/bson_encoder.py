@@ -9,14 +9,17 @@ from typing import Any
 
 import bson
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 from numpy.typing import NDArray
 
 _INT32 = struct.Struct("<i")
 # The bytes of an entry after the name of its score.
-_SCORE = np.dtype([("score", "<f8")])
-_SCORE_AND_RATING = np.dtype([("score", "<f8"), ("name", "S8"), ("rating", "<f8")])
+_SCORE = np.dtype([("score", "<f8"), ("end", "S1")])
+_SCORE_AND_RATING = np.dtype([("score", "<f8"), ("name", "S8"), ("rating", "<f8"), ("end", "S1")])
+_BLOCK_USERS = 1_024
 _RATING_NAME = b"\x01rating\0"
 
 
@@ -32,8 +35,9 @@ class RecommendationEncoder:
     ) -> None:
         self._dtype = _SCORE_AND_RATING if with_ratings else _SCORE
         empty = {"score": 0.0, "rating": 0.0} if with_ratings else {"score": 0.0}
-        tail = self._dtype.itemsize + 1
-        self._heads = [bson.encode({"gmap_id": i, **empty})[:-tail] for i in restaurant_ids]
+        tail = self._dtype.itemsize
+        heads = [bson.encode({"gmap_id": i, **empty})[:-tail] for i in restaurant_ids]
+        self._heads = pa.array(heads, pa.binary())
         self._run_id = run_id
         # Eight bytes of the run and four of the user: a retried task writes the same _id again.
         self._id_prefix = hashlib.blake2b(run_id.encode(), digest_size=8).digest()
@@ -57,26 +61,31 @@ class RecommendationEncoder:
         """
         if (ratings is None) != (self._dtype == _SCORE):
             raise ValueError(f"ratings={ratings!r}, expected if and only if with_ratings")
-        values = np.empty(items.shape, self._dtype)
+        values = np.zeros(items.shape, self._dtype)
         values["score"] = scores
         if ratings is not None:
             values["name"], values["rating"] = _RATING_NAME, ratings
-        lengths = (items >= 0).sum(axis=1).tolist()
-        for row, (position, user_id, length) in enumerate(
-            zip(user.tolist(), user_ids, lengths, strict=True)
-        ):
-            array = self._array(items[row, :length].tolist(), values[row].tobytes())
-            object_id = ObjectId(self._id_prefix + position.to_bytes(4, "big"))
-            head = bson.encode({"_id": object_id, "user_id": user_id, "run_id": self._run_id})
-            body = head[4:-1] + b"\x04recommendations\0" + array + b"\0"
-            yield RawBSONDocument(_INT32.pack(len(body) + 4) + body)
+        for start in range(0, len(user), _BLOCK_USERS):
+            block = slice(start, start + _BLOCK_USERS)
+            arrays = self._arrays(items[block], values[block])
+            of_users = zip(user[block].tolist(), user_ids[block], arrays, strict=True)
+            for position, user_id, array in of_users:
+                object_id = ObjectId(self._id_prefix + position.to_bytes(4, "big"))
+                head = bson.encode({"_id": object_id, "user_id": user_id, "run_id": self._run_id})
+                length = _INT32.pack(len(array) + 5)
+                body = b"".join((head[4:-1], b"\x04recommendations\0", length, array, b"\0\0"))
+                yield RawBSONDocument(_INT32.pack(len(body) + 4) + body)
 
-    def _array(self, items: list[int], values: bytes) -> bytes:
-        """Return the BSON array of the entries."""
-        width = self._dtype.itemsize
-        parts: list[bytes] = []
-        for rank, item in enumerate(items):
-            value = values[width * rank : width * (rank + 1)]
-            parts += (b"\x03%d\0" % rank, self._heads[item], value, b"\0")
-        body = b"".join(parts) + b"\0"
-        return _INT32.pack(len(body) + 4) + body
+    def _arrays(self, items: NDArray[np.int32], values: NDArray[np.void]) -> list[bytes]:
+        """Return the entries of each user's BSON array, joined."""
+        used = items >= 0
+        names = pa.array([b"\x03%d\0" % rank for rank in range(items.shape[1])], pa.binary())
+        names = names.take(pa.array(used.nonzero()[1]))
+        buffers = [None, pa.py_buffer(values[used].tobytes())]
+        tails = pa.Array.from_buffers(pa.binary(self._dtype.itemsize), len(names), buffers)
+        heads = self._heads.take(pa.array(items[used]))
+        entries = pc.binary_join_element_wise(names, heads, tails.cast(pa.binary()), b"")
+        ends = np.cumsum(used.sum(axis=1), dtype=np.int32)
+        lists = pa.ListArray.from_arrays(np.append(np.int32(0), ends), entries)
+        joined: list[bytes] = pc.binary_join(lists, b"").to_pylist()
+        return joined

@@ -54,8 +54,7 @@ class PublishedFactors:
 
     @cached_property
     def _item_factors(self) -> NDArray[np.float32]:
-        """The factors in the layout that `top_n` does not copy."""
-        return np.asfortranarray(self.preferences.restaurant_factors)
+        return self.preferences.restaurant_factors
 
     def recommend(
         self, ratings: Ratings, n: int, also_rated: pa.StringArray = _NO_KEYS

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+from bson.raw_bson import RawBSONDocument
 from numpy.typing import NDArray
+from pymongo.collection import Collection
 from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
 from recommender.als.bson_encoder import RecommendationEncoder
 from recommender.als.model import Model
 from recommender.als.top_n import top_n
-from recommender.core.mongo import connect, database, mongo_errors
+from recommender.core.mongo import Document, connect, database, mongo_errors
 from recommender.core.mongo_collections import insert_once
 from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
@@ -50,7 +53,8 @@ def user_blocks(
     for start, stop in pairwise(np.unique([*cuts, len(users)]).tolist()):
         yield UserBlock(
             first=start,
-            users=users.slice(start, stop - start),
+            # A copy: a slice is pickled with the keys of all users.
+            users=pa.concat_arrays([users.slice(start, stop - start)]),
             bias=model.rating.bias.users[start:stop],
             factors=model.rating.user_factors[start:stop],
             confidence=confidence[start:stop],
@@ -76,26 +80,45 @@ class RecommendTask:
         return RecommendationEncoder(ids, self.run_id, with_ratings=with_ratings)
 
     @cached_property
-    def _item_factors(self) -> NDArray[np.float32]:
-        """The factors in the layout that `top_n` does not copy."""
-        return np.asfortranarray(self.model.restaurant_factors)
+    def _item_factors(self) -> tuple[NDArray[np.float32], np.float32]:
+        """The factors that rank, and their largest norm."""
+        factors = self.model.restaurant_factors
+        return factors, np.linalg.norm(factors, axis=1).max(initial=0)
 
-    def run(self, block: UserBlock) -> tuple[int, int]:
-        """Stage the documents of a block, and count its users, and those with a number not finite.
+    def run(self, blocks: Iterable[UserBlock]) -> Iterator[tuple[int, int]]:
+        """Stage the documents of blocks; yield each one's users, and those of no finite scores.
 
-        Spark may run a block twice; its documents have the same ``_id`` again and are skipped.
+        A block is encoded and written while the next one is scored. Spark may run a block twice;
+        its documents have the same ``_id`` again and are skipped.
         """
+        # Spark runs a task on each core already: one thread of BLAS for each.
+        with connect(self.settings) as client, threadpool_limits(1), ThreadPoolExecutor(1) as pool:
+            collection = database(client, self.settings)[self.stage]
+            written: Future[None] | None = None
+            for block in blocks:
+                documents, not_finite = self._ranked(block)
+                if written:
+                    written.result()
+                written = pool.submit(_write, collection, documents)
+                yield len(block.users), not_finite
+            if written:
+                written.result()
+
+    def _ranked(self, block: UserBlock) -> tuple[Iterator[RawBSONDocument], int]:
+        """Return the documents of a block, yet to be encoded, and how many users lack scores."""
         model = self.model.with_users(block.bias, block.factors)
         rows = np.arange(len(block.users), dtype=np.int32)
-        # Spark runs a task on each core already: one thread for each.
-        with connect(self.settings) as client, threadpool_limits(1):
-            factors = model.user_factors(rows, block.confidence)
-            items, scores = top_n(factors, self._item_factors, self.top_n, block.rated, self.shown)
-            ratings = model.rating.predict(rows[:, None], items) if model.preferences else None
-            ids = decode_ids(block.users)
-            documents = self._encoder.encode(block.first + rows, ids, items, scores, ratings)
-            with mongo_errors("staging recommendations"):
-                insert_once(database(client, self.settings)[self.stage], documents)
-        broken = (~np.isfinite(scores) & (items >= 0)).any(axis=1)
-        broken |= ~np.isfinite(factors).all(axis=1)
-        return len(rows), int(broken.sum())
+        item_factors, largest = self._item_factors
+        factors = model.user_factors(rows, block.confidence)
+        items, scores = top_n(factors, item_factors, self.top_n, block.rated, self.shown)
+        ratings = model.rating.predict(rows[:, None], items) if model.preferences else None
+        ids = decode_ids(block.users)
+        documents = self._encoder.encode(block.first + rows, ids, items, scores, ratings)
+        # A factor that is not finite, or so large that a score may not be.
+        broken = ~np.isfinite(np.linalg.norm(factors, axis=1) * largest)
+        return documents, int(broken.sum())
+
+
+def _write(collection: Collection[Document], documents: Iterable[RawBSONDocument]) -> None:
+    with mongo_errors("staging recommendations"):
+        insert_once(collection, documents)

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 _BLOCK_ROWS = 64  # so that the scores of a block stay in the processor's cache
-_GROUP_SIZE = 64
+_FIRST_ITEMS = 2_048  # scored for every user
+_ROUNDING = 1 + 1e-4  # more than float32 adds to a score above its bound
+_TINY = 1e-30
+
+Floats = NDArray[np.float32]
+Norms = NDArray[np.float64]
 
 
 def top_n(
-    user_factors: NDArray[np.float32],
-    item_factors: NDArray[np.float32],
+    user_factors: Floats,
+    item_factors: Floats,
     n: int,
     rated: csr_array,
     shown: NDArray[np.bool_] | None = None,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.int32], Floats]:
     """Return each user's ``n`` unrated items of the highest score, best first.
 
-    A score is the inner product of the user's and the item's factors. The best ``n`` items lie in
-    the ``n`` groups of items with the highest maxima, so only these groups are searched.
+    A score is the inner product of the user's and the item's factors, so it is at most the product
+    of their norms. Items are scored from the largest norm down, until the bound of the next one is
+    below the user's ``n`` best scores.
 
     Parameters
     ----------
     user_factors, item_factors
-        (users, rank) and (items, rank); item factors in Fortran order are not copied.
+        (users, rank) and (items, rank), finite.
     rated
         (users, items); the items stored in a user's row are left out, zeros included.
     shown
@@ -39,50 +47,100 @@ def top_n(
         Highest first; -inf where ``items`` is -1.
     """
     users, count = len(user_factors), len(item_factors)
-    kept = min(n, count)
-    items = np.empty((users, kept), dtype=np.int32)
-    scores = np.empty((users, kept), dtype=np.float32)
-    if not kept:
+    items = np.full((users, min(n, count)), -1, dtype=np.int32)
+    scores = np.full(items.shape, -np.inf, dtype=np.float32)
+    # Only items that are shown, in descending order of their norms.
+    user_norms, item_norms = _norms(user_factors, item_factors)
+    order = np.argsort(-item_norms, kind="stable")
+    order = order if shown is None else order[shown[order]]
+    if not (kept := min(n, len(order))):
         return items, scores
-    not_shown = np.flatnonzero([] if shown is None else ~shown)
-    # Item j is in group j % groups. The last groups are filled up with scores of -inf.
-    groups = max(-(-count // _GROUP_SIZE), kept)
-    table = np.empty((min(_BLOCK_ROWS, users), groups * -(-count // groups)), dtype=np.float32)
-    transposed = np.ascontiguousarray(item_factors.T)
+    position = np.full(count, len(order))
+    position[order] = np.arange(len(order))
+    search = _Search(item_factors[order], item_norms[order], kept)
     for start in range(0, users, _BLOCK_ROWS):
-        stop = min(start + _BLOCK_ROWS, users)
-        block = table[: stop - start]
-        # All scores of the block, with -inf for items that are not recommended.
-        np.matmul(user_factors[start:stop], transposed, out=block[:, :count])
-        block[:, count:] = -np.inf
-        block[:, not_shown] = -np.inf
-        row = np.repeat(np.arange(stop - start), np.diff(rated.indptr[start : stop + 1]))
-        block[row, rated.indices[rated.indptr[start] : rated.indptr[stop]]] = -np.inf
-        items[start:stop], scores[start:stop] = _best(block, groups, kept)
+        rows = slice(start, min(start + _BLOCK_ROWS, users))
+        starts = rated.indptr[rows.start : rows.stop + 1]
+        row = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        left_out = row, position[rated.indices[starts[0] : starts[-1]]]
+        columns, values = search.candidates(user_factors[rows], user_norms[rows], left_out)
+        items[rows, :kept], scores[rows, :kept] = _best(
+            order.take(columns, mode="clip"), values, kept
+        )
     return items, scores
 
 
-def _best(
-    block: NDArray[np.float32], groups: int, kept: int
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return positions and scores of the best ``kept`` columns of each row, best first."""
-    rows, width = block.shape
-    # All columns of the groups with the highest maxima.
-    best_groups = _largest(block.reshape(rows, -1, groups).max(axis=1), kept)
-    columns = best_groups[:, :, None] + np.arange(0, width, groups)
-    columns = columns.reshape(rows, -1)
-    candidates = np.take_along_axis(block, columns, axis=1)
-    # The best of them, in order; ties in the order of the items.
-    best = _largest(candidates, kept)
-    scores = np.take_along_axis(candidates, best, axis=1)
-    items = np.take_along_axis(columns, best, axis=1)
+def _norms(users: Floats, items: Floats) -> tuple[Norms, Norms]:
+    """Return norms of users and items whose products bound the scores.
+
+    A factor may be scaled for the users if it is divided by as much for the items. The bound is
+    tight if it is of one size for both.
+    """
+    of_users, of_items = (np.sqrt((f.astype(np.float64) ** 2).mean(axis=0)) for f in (users, items))
+    used = (of_users > 0) & (of_items > 0)
+    scale = np.sqrt(of_items[used] / of_users[used])
+    norms = np.linalg.norm(users[:, used] * scale, axis=1)
+    return np.maximum(norms * _ROUNDING, _TINY), np.linalg.norm(items[:, used] / scale, axis=1)
+
+
+class _Search:
+    """Scores blocks of users with items in descending order of their norms."""
+
+    def __init__(self, items: Floats, norms: Norms, kept: int) -> None:
+        self._transposed, self._bounds, self._kept = np.ascontiguousarray(items.T), -norms, kept
+        self._count = len(items)
+        # Scores after the last item stay -inf.
+        width = self._count + self._groups(self._count)
+        self._table = np.full((_BLOCK_ROWS, width), -np.inf, dtype=np.float32)
+
+    def candidates(
+        self,
+        users: Floats,
+        norms: Norms,
+        left_out: tuple[NDArray[np.intp], NDArray[np.intp]],
+    ) -> tuple[NDArray[np.intp], Floats]:
+        """Return columns and scores that contain the best of each user, (users, candidates).
+
+        The pairs ``left_out``, of a row and a column, have a score of -inf.
+        """
+        table = self._table[: len(users)]
+        row, column = left_out
+        scored, width = 0, min(_FIRST_ITEMS, self._count)
+        while scored < width:
+            # Item j is in group j % groups; the groups are filled up with further items.
+            groups = self._groups(width)
+            stop = groups * -(-width // groups)
+            end = min(stop, self._count)
+            np.matmul(users, self._transposed[:, scored:end], out=table[:, scored:end])
+            new = (scored <= column) & (column < end)
+            table[row[new], column[new]] = -np.inf
+            # The best items lie in the groups of the highest maxima, and have at least these.
+            maxima = table[:, :stop].reshape(len(users), -1, groups).max(axis=1)
+            best = _largest(maxima, self._kept)
+            least = np.take_along_axis(maxima, best, axis=1).min(axis=1)
+            # Go on while an item may score as much for one of the users.
+            scored, width = end, np.searchsorted(self._bounds, -least / norms, "right").max()
+        columns = best[:, :, None] + np.arange(0, stop, groups)
+        columns = columns.reshape(len(users), -1)
+        return columns, np.take_along_axis(table, columns, axis=1)
+
+    def _groups(self, width: int) -> int:
+        """Return the number of groups for which the fewest values are compared."""
+        return self._kept * max(1, round(math.sqrt(width / self._kept)))
+
+
+def _best(items: NDArray[np.intp], values: Floats, kept: int) -> tuple[NDArray[np.intp], Floats]:
+    """Return the ``kept`` items of each row with the highest values, and these, best first."""
+    best = _largest(values, kept)
+    scores = np.take_along_axis(values, best, axis=1)
+    items = np.take_along_axis(items, best, axis=1)
+    # Ties are in the order of the items.
     order = np.lexsort((items, -scores))
     scores = np.take_along_axis(scores, order, axis=1)
-    items = np.take_along_axis(items, order, axis=1)
-    return np.where(np.isneginf(scores), -1, items).astype(np.int32), scores
+    return np.where(np.isneginf(scores), -1, np.take_along_axis(items, order, axis=1)), scores
 
 
-def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+def _largest(values: Floats, count: int) -> NDArray[np.intp]:
     """Return, for each row, the positions of its ``count`` largest values, in any order."""
     if count == values.shape[1]:
         return np.broadcast_to(np.arange(count), values.shape)

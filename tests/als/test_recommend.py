@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,8 @@ def test_the_blocks_together_are_all_users(city: Ratings, monkeypatch: pytest.Mo
     lengths = [len(b.users) for b in blocks]
     assert [b.first for b in blocks] == [0, *np.cumsum(lengths[:-1])]
     assert pa.concat_arrays([b.users for b in blocks]) == city.users
+    # A block takes its own keys along, not those of all users.
+    assert sum(len(pickle.dumps(b.users)) for b in blocks) < 2 * len(pickle.dumps(city.users))
     assert np.array_equal(np.concatenate([b.bias for b in blocks]), rating.bias.users)
     assert np.array_equal(np.concatenate([b.factors for b in blocks]), rating.user_factors)
     for name, whole in (("confidence", confidence), ("rated", confidence > 2)):

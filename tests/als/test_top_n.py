@@ -59,11 +59,24 @@ def test_the_scores_are_those_of_a_full_sort(
         assert not set(best[user, kept]) & set(rated[[user]].indices)
 
 
-def test_more_items_than_one_group_holds() -> None:
+@pytest.mark.parametrize("skew", [0.0, 2.0])
+def test_items_are_left_unscored_only_if_they_cannot_be_among_the_best(skew: float) -> None:
+    """Items of equal norms are all scored; of very different norms, the first ones are."""
     user_factors, item_factors, rated = random_case(70, 5000, 8, 0.01, seed=1)
+    item_factors /= np.linalg.norm(item_factors, axis=1, keepdims=True)
+    item_factors *= np.random.default_rng(2).lognormal(0, skew, (5000, 1)).astype(np.float32)
+    user_factors *= np.logspace(-9, 9, 8, dtype=np.float32)  # columns of one size once more
+    item_factors /= np.logspace(-9, 9, 8, dtype=np.float32)
     _, scores = top_n(user_factors, item_factors, 13, rated)
     expected = full_sort(user_factors, item_factors, 13, rated)
     assert scores == pytest.approx(np.array(expected), rel=1e-4, abs=1e-5)
+
+
+def test_users_whose_factors_are_0_get_any_items() -> None:
+    users, items = np.zeros((2, 2), np.float32), random_case(1, 5000, 2, 0, seed=1)[1]
+    best, scores = top_n(users, items, 3, csr_array((2, 5000)))
+    assert (best >= 0).all()
+    assert (scores == 0).all()
 
 
 def test_the_best_items_may_all_lie_in_one_group() -> None:
