@@ -8,12 +8,14 @@ import pymongo
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from recommender.core.mongo import TIMEOUT_SECONDS, mongo_errors
+from recommender.core.mongo import mongo_errors
 from recommender.service.dependencies import CurrentService
 from recommender.service.problems import responses
 from recommender.spark.java import find_java
 
 router = APIRouter(prefix="/health")
+
+_PING_SECONDS = 2.0  # less than what probes wait
 
 
 class Health(BaseModel):
@@ -33,7 +35,7 @@ async def live() -> Health:
 @router.get("/ready", responses=responses(503))
 def ready(service: CurrentService) -> Health:
     """Answer 200 if a training could start: MongoDB answers, Java and WORK_DIR are available."""
-    with mongo_errors("answering a ping"), pymongo.timeout(TIMEOUT_SECONDS):
+    with mongo_errors("answering a ping"), pymongo.timeout(_PING_SECONDS):
         service.db.command("ping")
     find_java()
     service.settings.make_folder(service.settings.work_dir)

@@ -58,6 +58,8 @@ _JAVA_OPTIONS = {
     "-XX:+UseParallelGC": r"-XX:\+Use\w+GC\b",
 }
 # Variables of Spark's scripts, which another Spark on the machine may have left behind.
+_NO_SPACE = "No space left on device"  # in the text of Java's errors
+_NO_SPACE_ADVICE = "no space is left for Spark's files; set WORK_DIR elsewhere"
 _SPARKS_OWN = ("PYSPARK_SUBMIT_ARGS", "SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR")
 _OPTION_VARIABLES = (*OPTION_VARIABLES, "SPARK_SUBMIT_OPTS")
 # PySpark raises PicklingError for any failure to write the data of executors.
@@ -125,6 +127,8 @@ def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
     """Start the JVM, and Spark in it; a signal waits until there is a JVM to end."""
 
     def not_started(text: str) -> ConfigurationError:
+        if _NO_SPACE in text:
+            return ConfigurationError(_NO_SPACE_ADVICE)
         names = [name for name in _SPARKS_OWN if name in os.environ]
         advice = f"; it also reads {', '.join(names)}: unset what is left over" if names else ""
         return ConfigurationError(
@@ -164,8 +168,8 @@ def _failure(text: str) -> RecommenderError:
     for kind in (DatabaseUnavailableError, DataError, ConfigurationError):
         if ours := re.search(rf"{kind.__module__}\.{kind.__name__}: (.*)", text):
             return kind(ours[1])
-    if "No space left on device" in text:
-        return ConfigurationError("no space is left for Spark's files; set WORK_DIR elsewhere")
+    if _NO_SPACE in text:
+        return ConfigurationError(_NO_SPACE_ADVICE)
     return SparkError(f"Spark failed: {one_line(text, limit=300)}; the log has more")
 
 
