@@ -25,12 +25,14 @@ from recommender.service import (
     routes_catalog,
     routes_events,
     routes_health,
+    routes_metrics,
     routes_recommendations,
     routes_runs,
     routes_training,
 )
 from recommender.service.dependencies import Service
 from recommender.service.launcher import Trainer
+from recommender.service.ledger_metrics import LedgerMetrics
 from recommender.service.limits import LimitedBody, LimitedProtocol
 from recommender.service.problems import handle_errors
 from recommender.service.progress import Progress
@@ -55,7 +57,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         schedule = Schedule(db, settings.schedule.interval_hours * 3600)
         clock = TrainingClock(schedule, trainer.start, trainer.tidy_up)
         progress = Progress(db)
-        app.state.service = Service(settings, db, trainer, schedule, progress, LiveFactors(db))
+        readers = LiveFactors(db), LedgerMetrics(db, schedule)
+        app.state.service = Service(settings, db, trainer, schedule, progress, *readers)
         await run_in_threadpool(clock.start)
         with progress:
             yield
@@ -76,6 +79,7 @@ def create_app() -> FastAPI:
     )
     handle_errors(app)
     app.add_middleware(LimitedBody)
+    routes_metrics.count_requests(app)
     for routes in (
         routes_training,
         routes_runs,
@@ -83,6 +87,7 @@ def create_app() -> FastAPI:
         routes_catalog,
         routes_events,
         routes_health,
+        routes_metrics,
     ):
         app.include_router(routes.router, tags=[routes.__name__.rpartition("_")[2]])
     return app

@@ -19,6 +19,7 @@ from recommender.core.ports import is_loopback
 from recommender.core.settings import Settings
 from recommender.service.catalog import Catalog
 from recommender.service.launcher import Trainer
+from recommender.service.ledger_metrics import LedgerMetrics
 from recommender.service.progress import Progress
 from recommender.service.run_events import RunEvents
 from recommender.service.schedule import Schedule
@@ -36,6 +37,7 @@ class Service:
     schedule: Schedule
     progress: Progress
     factors: LiveFactors
+    metrics: LedgerMetrics
 
     @cached_property
     def catalog(self) -> Catalog:

@@ -37,6 +37,8 @@ class Schedule:
 
     Attributes
     ----------
+    interval
+        Seconds from one slot to the next.
     paused
         Whether slots pass without a training, as last read.
     skipped
@@ -56,6 +58,7 @@ class Schedule:
         steady: Callable[[], float] = steady_seconds,
     ) -> None:
         self._state = db[COLLECTION]
+        self.interval = interval_seconds
         self._interval = round(interval_seconds * 1000)
         self._steady = steady
         self._next_at = self._asked_at = datetime.now(UTC)

@@ -1,0 +1,213 @@
+"""``/metrics``: the ledger's figures, bounded and without MongoDB, and the rules that use them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml  # type: ignore[import-untyped]
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+
+import model
+from recommender.core.mongo import Document, MongoDatabase, connect, database
+from recommender.core.settings import Settings
+from recommender.demo.embedded_mongod import EmbeddedMongo
+from recommender.service.ledger_metrics import LedgerMetrics
+from recommender.service.schedule import Schedule
+from tests.support import PROJECT, set_environment
+from tests.waiting import until
+
+DEPLOY = PROJECT / "deploy"
+ENDED = datetime(2026, 11, 28, tzinfo=UTC)
+METRIC = re.compile(r"\b(?:recommender|http)_\w+")
+Figures = dict[tuple[str, ...], float]
+
+
+def a_run(number: int, state: str = "succeeded", code: int = 0, **fields: Any) -> Document:
+    run_id = f"{number:05}"
+    common = {"_id": run_id, "run_id": run_id, "trigger": "schedule", "ended_at": ENDED}
+    return {**common, "state": state, "exit_code": code, **fields}
+
+
+TRAINED: Document = {
+    "phases": [{"name": "read", "seconds": 2.5}],
+    "rows_rejected": {"missing_user": 3},
+    "warnings": ["w"],
+    "metrics": {
+        "als": {"rmse": 0.7},
+        "lists": {"ndcg": 0.3, "popular": {"ndcg": 0.2}},
+        "hindsight": {"share": 0.25, "reason": None},
+    },
+}
+RUNS = [
+    a_run(1, **TRAINED),
+    a_run(2, metrics={}),  # a clustering alone
+    a_run(3, "failed", 70),
+    a_run(4, "failed", 1, trigger="tune"),
+    a_run(5, kind="dry_run"),
+    a_run(6, "running", trigger="api"),
+]
+
+
+@pytest.fixture
+def client(
+    db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[TestClient]:
+    set_environment(monkeypatch, db_settings)
+    with TestClient(model.create_app()) as test_client:
+        yield test_client
+
+
+def scraped(client: TestClient) -> Figures:
+    """Return the values by the sample's name and its sorted label values."""
+    answer = client.get("/metrics")
+    assert answer.status_code == 200
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def test_the_figures_of_the_ledger_are_shown(client: TestClient, db: MongoDatabase) -> None:
+    db["TrainingRuns"].insert_many(RUNS)
+    db["Recommendations"].insert_many([{}, {}])
+    db["Metadata"].insert_one({"_id": "kmeans_clusters", "sizes": [5, 7]})
+    client.put("/schedule", json={"paused": True})
+    figures = scraped(client)
+    expected = {
+        ("mongodb_up",): 1,
+        ("schedule_paused",): 1,
+        ("schedule_interval_seconds",): 10_800,
+        ("runs", "failed", "schedule"): 1,
+        ("runs", "failed", "tune"): 1,
+        ("training_in_progress",): 1,
+        ("last_run_exit_code",): 70,
+        ("last_success_timestamp_seconds",): ENDED.timestamp(),
+        ("reviews_rejected", "missing_user"): 3,
+        ("warnings",): 1,
+        ("rmse",): 0.7,
+        ("ndcg",): 0.3,
+        ("lift",): pytest.approx(0.1),
+        ("hindsight", "share"): 0.25,
+        ("users_served",): 2,
+        ("cluster_users", "1"): 7,
+    }
+    for (name, *labels), value in expected.items():
+        assert figures[f"recommender_{name}", *labels] == value, name
+    assert not any(run["run_id"] in key for run in RUNS for key in figures)
+
+
+def test_requests_are_counted_by_route_and_not_by_path(client: TestClient) -> None:
+    for path in ("/runs/a", "/runs/b", "/nowhere", "/elsewhere"):
+        client.get(path)
+    client.request("MADE-UP", "/train")
+    figures = scraped(client)
+    count = "http_request_duration_seconds_count"
+    assert figures[count, "/runs/{run_id}", "GET", "404"] == 2
+    assert figures[count, "none", "GET", "404"] == 2
+    assert not any("MADE-UP" in key for key in figures)
+
+
+def test_without_mongodb_the_last_values_are_shown_as_stale_and_no_call_waits(
+    db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmbeddedMongo() as mongo:
+        settings = db_settings.with_values({"mongo_uri": mongo.uri})
+        set_environment(monkeypatch, settings)
+        mongod = psutil.Process(mongo.pid)
+        with connect(settings) as own, TestClient(model.create_app()) as client:
+            database(own, settings)["TrainingRuns"].insert_many(RUNS)
+            scraped(client)
+            mongod.suspend()
+            with ThreadPoolExecutor(60) as pool:
+                try:
+                    for _ in range(60):
+                        pool.submit(client.get, "/runs")
+                    check_stale(client)
+                finally:
+                    mongod.resume()
+            until(lambda: scraped(client)[("recommender_mongodb_up",)] == 1)
+
+
+def check_stale(client: TestClient) -> None:
+    started = time.monotonic()
+    figures = scraped(client)
+    assert figures[("recommender_mongodb_up",)] == 0
+    assert figures[("recommender_last_run_exit_code",)] == 70
+    assert client.get("/next-training").status_code == 200
+    assert time.monotonic() - started < 5
+
+
+def test_a_scrape_of_a_long_ledger_is_quick(db: MongoDatabase) -> None:
+    long = {"settings": {"text": "x" * 5_000}, **TRAINED}
+    runs = [a_run(1, **long), *(a_run(number, "failed", 70, **long) for number in range(2, 10_000))]
+    db["TrainingRuns"].insert_many(runs)
+    metrics = LedgerMetrics(db, Schedule(db, 60))
+    families = {family.name: family for family in metrics.collect()}
+    assert families["recommender_mongodb_up"].samples[0].value == 1
+    assert families["recommender_last_success_timestamp_seconds"].samples
+
+
+def expressions() -> list[str]:
+    """Return the expressions of the alerts and of the dashboard."""
+    rules = yaml.safe_load((DEPLOY / "prometheus-rules.yml").read_text())
+    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    alerts = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    return alerts + [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
+
+
+def test_rules_and_dashboard_use_metrics_that_exist(client: TestClient, db: MongoDatabase) -> None:
+    client.get("/health/live")
+    text = client.get("/metrics").text
+    families = list(text_string_to_metric_families(text))
+    names = {sample.name for family in families for sample in family.samples}
+    names |= {family.name for family in families}
+    used = {name for expr in expressions() for name in METRIC.findall(expr)}
+    assert len(used) > 10
+    assert used - names == set()
+    shown = {name for name in names if name.startswith("recommender_")}
+    assert shown - used == set()
+
+
+def test_every_alert_has_its_row_in_the_runbook() -> None:
+    rules = yaml.safe_load((DEPLOY / "prometheus-rules.yml").read_text())
+    runbook = (PROJECT / "docs/operations.md").read_text().partition("## Runbook")[2]
+    alerts = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
+    assert [name for name in alerts if f"`{name}`" not in runbook] == []
+
+
+RULES_TEST = """
+rule_files: [{rules}]
+tests:
+  - interval: 1m
+    input_series:
+      - {{series: 'recommender_last_run_exit_code{{job="r", instance="a"}}', values: '{code}x10'}}
+      - {{series: 'recommender_last_run_exit_code{{job="r", instance="b"}}', values: '{code}x10'}}
+    promql_expr_test:
+      - expr: count(ALERTS{{alertstate="firing"}}) or vector(0)
+        eval_time: 5m
+        exp_samples: [{{value: {alerts}}}]
+"""
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_the_rules_fire_once_for_several_replicas(tmp_path: Path) -> None:
+    for code, alerts in {0: 0, 65: 1, 76: 1, 143: 0}.items():
+        file = tmp_path / "test.yml"
+        rules = DEPLOY / "prometheus-rules.yml"
+        file.write_text(RULES_TEST.format(rules=rules, code=code, alerts=alerts))
+        command = ["promtool", "test", "rules", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
