@@ -89,7 +89,7 @@ def service_formatter(secrets: Sequence[str], *, is_terminal: bool) -> logging.F
 def quieten_probes(record: logging.LogRecord) -> bool:
     """Lower uvicorn's record of a request that succeeded to DEBUG, if a monitor sent it."""
     _client, _method, path, _version, status = record.args  # type: ignore[misc]
-    if str(path).startswith(("/health/", "/metrics")) and int(str(status)) < 400:
+    if str(path).startswith(("/health/", "/metrics", "/next-training")) and int(str(status)) < 400:
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
     return record.levelno >= logging.root.level
 

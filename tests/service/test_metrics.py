@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
