@@ -2,7 +2,8 @@
 
 The steps: read -> choose parameters -> fit on the training part -> evaluate on the test part ->
 refit on all ratings -> recommend -> publish -> chain into the clustering. Run it by hand for a
-retrain at once; the service runs the same file. ``--tune`` searches for better parameters instead.
+retrain at once; the service runs the same file. ``--tune`` searches for better parameters instead,
+and ``--rollback`` publishes the previous generation.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from recommender.data.users import read_users
 from recommender.evaluation.splitting import split
 from recommender.publishing.gate import add_force_option, check_recommendations, settings_with_force
 from recommender.publishing.publish import publish
+from recommender.publishing.rollback import rollback
 from recommender.publishing.staging import others_before, staged
 from recommender.publishing.targets import check_targets
 from recommender.runs.run import TrainingRun, training_run
@@ -41,6 +43,10 @@ from recommender.spark.reviews_source import read_ratings
 from recommender.spark.session import spark_session
 
 _PARTS_A_CORE = 4  # so that no core waits long for the last one
+_KINDS = {
+    "dry_run": "train and evaluate, report the gate's verdict, publish nothing; then exit 0",
+    "rollback": "publish what the latest run has replaced; no training",
+}
 
 
 def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
@@ -72,7 +78,8 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
             with run.phase("publish recommendations"):
                 stage.seal(users)
                 check_recommendations(run, stage.name)
-                publish(db, stage, lease=run.lease)
+                if run.kind != "dry_run":
+                    publish(db, stage, lease=run.lease)
     return ratings, model.preferences
 
 
@@ -116,8 +123,16 @@ def recommend(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train on the reviews in MongoDB, publish, and chain into the clustering."""
-    parser = script_parser("Train ALS, publish Recommendations, cluster users.", *TRAINING_CODES)
+    parser = script_parser(
+        "Train ALS, publish Recommendations, cluster users.", 66, *TRAINING_CODES
+    )
     parser.add_argument("--no-clustering", action="store_true", help="end after Recommendations")
+    mode = parser.add_mutually_exclusive_group()
+    for kind, meaning in _KINDS.items():
+        option = f"--{kind.replace('_', '-')}"
+        mode.add_argument(
+            option, action="store_const", const=kind, dest="kind", default="training", help=meaning
+        )
     add_force_option(parser)
     add_json_option(parser)
     add_tuning_options(parser)
@@ -129,15 +144,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = settings_with_force(arguments)
     axes = tuning_axes(parser, arguments, settings)
     configure_logging(settings)
+    if arguments.tune and arguments.kind != "training":
+        parser.error("--tune publishes nothing: give it without --dry-run and --rollback")
     if arguments.tune:
         for line in run_tuning(settings, arguments, axes):
             print(line)
         return 0
-    with training_run(settings, run_id=arguments.run_id) as run:
-        check_targets(run, [RECOMMENDATIONS] if arguments.no_clustering else PUBLISHED)
-        ratings, preferences = train(run)
-        if not arguments.no_clustering:
-            clustering_training.train(run, ratings, preferences)
+    with training_run(settings, arguments.run_id, arguments.kind) as run:
+        if run.kind == "rollback":
+            rollback(run)
+        else:
+            check_targets(run, [RECOMMENDATIONS] if arguments.no_clustering else PUBLISHED)
+            ratings, preferences = train(run)
+            if not arguments.no_clustering:
+                clustering_training.train(run, ratings, preferences)
     print_summary(run, as_json=arguments.json)
     return 0
 

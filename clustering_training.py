@@ -73,7 +73,8 @@ def train(run: TrainingRun, ratings: Ratings, preferences: PreferenceModel | Non
         clusters = cluster_documents(*model, settings.clusters.top_n, run.run_id)
         metadata = metadata_documents(*model, figures, bounds, settings.clusters.top_n, run.run_id)
         factors = _factors_documents(run, ratings, preferences, shown)
-        publish_clusters(run.db, run.run_id, clusters, [*metadata, *factors], lease=run.lease)
+        if run.kind != "dry_run":
+            publish_clusters(run.db, run.run_id, clusters, [*metadata, *factors], lease=run.lease)
 
 
 def _factors_documents(

@@ -26,6 +26,7 @@ from recommender.service import (
     routes_events,
     routes_health,
     routes_metrics,
+    routes_model,
     routes_recommendations,
     routes_runs,
     routes_training,
@@ -82,6 +83,7 @@ def create_app() -> FastAPI:
     routes_metrics.count_requests(app)
     for routes in (
         routes_training,
+        routes_model,
         routes_runs,
         routes_recommendations,
         routes_catalog,

@@ -13,7 +13,12 @@ from recommender.als.model import Model, RatingModel, confidence_matrix, popular
 from recommender.als.top_n import top_n
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.evaluation.metrics import lift, no_quality, ranking_quality, rating_error
+from recommender.evaluation.metrics import (
+    no_quality,
+    quality_beside,
+    ranking_quality,
+    rating_error,
+)
 from recommender.evaluation.splitting import relevant_items
 
 EVALUATED_USERS = 20_000
@@ -49,10 +54,9 @@ def evaluate_lists(
 ) -> dict[str, Any]:
     """Compare the lists of a model of ``train`` with the relevant items of test users.
 
-    Return the ledger's ``metrics.lists``: a :class:`.RankingQuality` of the model, one each of the
-    ``popular`` list, which is served to unknown users, and of ``random`` ones, the `lift` over the
-    popular list, and, by how many training ratings users have, ``by_activity``. Without a relevant
-    item, figures are None, and ``reason`` says why.
+    Return the ledger's ``metrics.lists``: the `quality_beside` the popular list, which is served to
+    unknown users, a :class:`.RankingQuality` of ``random`` lists, and, by how many training ratings
+    users have, ``by_activity``. Without a relevant item, figures are None, and ``reason`` says why.
     """
     users, relevant = relevant_items(test, settings, EVALUATED_USERS)
     if not len(users):
@@ -69,10 +73,7 @@ def evaluate_lists(
     popular = lists(np.ones((len(users), 1), np.float32), popularity)
     return {
         "users": len(users),
-        "shown": n,
-        **asdict(ranking_quality(own, seen, relevant, n)),
-        **lift(own, popular, seen, relevant, n),
-        "popular": asdict(ranking_quality(popular, seen, relevant, n)),
+        **quality_beside(own, popular, seen, relevant, n),
         "random": asdict(ranking_quality(lists(*chance), seen, relevant, n)),
         "by_activity": _by_activity(own, seen, relevant, n),
     }

@@ -14,7 +14,7 @@ from recommender.clustering.fit import Clustering, cluster
 from recommender.clustering.scoring import least_cost, lists_of, score
 from recommender.clustering.user_matrix import UserMatrix
 from recommender.core.settings import Settings
-from recommender.evaluation.metrics import lift, no_quality, ranking_quality, rating_error
+from recommender.evaluation.metrics import no_quality, quality_beside, rating_error
 from recommender.evaluation.splitting import UserSplit, split_users
 
 _LARGEST_DAMPING = 1e6
@@ -62,14 +62,7 @@ def _evaluate_lists(
     lists = lists_of(scored.scores, scored.fallback, settings.clusters.top_n)
     own = lists[clustering.assign(test.seen[:, train.columns])]
     popular = lists[np.full(users, -1)]
-    truth = (test.seen, test.relevant, shown)
-    return {
-        "users": users,
-        "shown": shown,
-        **asdict(ranking_quality(own, *truth)),
-        **lift(own, popular, *truth),
-        "popular": asdict(ranking_quality(popular, *truth)),
-    }
+    return {"users": users, **quality_beside(own, popular, test.seen, test.relevant, shown)}
 
 
 def _evaluate_ratings(

@@ -15,6 +15,16 @@ class DataError(RecommenderError):
     exit_code = 65
 
 
+class NoPreviousError(RecommenderError):
+    """There is no previous generation, or an ``incomplete`` one, so nothing was rolled back."""
+
+    exit_code = 66
+
+    def __init__(self, message: str, *, incomplete: bool = False) -> None:
+        self.incomplete = incomplete
+        super().__init__(message)
+
+
 class DatabaseUnavailableError(RecommenderError):
     """MongoDB does not answer, or refuses a command."""
 

@@ -21,6 +21,7 @@ EXIT_CODES = {
     1: "an unexpected failure; the log has its traceback",
     2: "usage: an invalid argument",
     65: "data: nothing to train on, or an unreadable file",
+    66: "nothing to roll back to, or it is incomplete; the published model stays",
     69: "MongoDB is unavailable or refused",
     70: "Spark failed, or the staged collections failed their checks; nothing was published",
     75: "another training is in progress, or took over",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -106,18 +106,18 @@ def ndcg_of_each(lists: Lists, seen: csr_array, relevant: csr_array, n: int) -> 
     return np.asarray(gain / np.cumsum(discounts)[most_hits - 1])
 
 
-def lift(
+def quality_beside(
     lists: Lists, popular: Lists, seen: csr_array, relevant: csr_array, n: int
-) -> dict[str, float | None]:
-    """Return the ``lift`` of lists over the popular list, and its standard error ``lift_error``.
+) -> dict[str, Any]:
+    """Return the :class:`RankingQuality` of lists, and of the ``popular`` list.
 
-    The lift is the mean over users of their NDCG less the popular list's for the same user; pairing
-    them cancels what makes a user easy for both. The error is None for one user. Arguments are as
-    in `ranking_quality`.
+    ``lift`` is the mean over users of their NDCG less the popular list's for the same user, and
+    ``lift_error`` its standard error, None for one user. Arguments are as in `ranking_quality`.
     """
-    own, baseline = (ndcg_of_each(each, seen, relevant, n) for each in (lists, popular))
-    mean, error = _mean_and_error(own - baseline)
-    return {"lift": mean, "lift_error": error}
+    truth = (seen, relevant, n)
+    lift, error = _mean_and_error(ndcg_of_each(lists, *truth) - ndcg_of_each(popular, *truth))
+    own, baseline = (asdict(ranking_quality(each, *truth)) for each in (lists, popular))
+    return {"shown": n, **own, "lift": lift, "lift_error": error, "popular": baseline}
 
 
 def _mean_and_error(values: Floats) -> tuple[float, float | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 from typing import Any
 
@@ -30,8 +29,6 @@ _WITH_A_LIST: Document = {"recommendations.0": {"$exists": True}}
 # Two RMSEs of the same model differ by more than this in one of twenty cases.
 _STANDARD_ERRORS = 2
 _RMSE_TOLERANCE = 0.1
-
-log = logging.getLogger(__name__)
 
 
 def add_force_option(parser: argparse.ArgumentParser) -> None:
@@ -71,8 +68,7 @@ def check_recommendations(run: TrainingRun, stage: str) -> None:
         live_users = run.db[RECOMMENDATIONS].count_documents({**WRITTEN_BY_A_RUN, **_WITH_A_LIST})
         ours, theirs = _entries(run, live)
     reasons = _too_few("recommendations", users, live_users, run.settings)
-    if theirs:
-        reasons += _too_far_off(ours, theirs, run.settings)
+    reasons += _too_far_off(ours, theirs, run.settings)
     _decide(run, "recommendations", reasons, ours, theirs, "lists")
 
 
@@ -86,12 +82,10 @@ def check_clusters(run: TrainingRun, users: int) -> None:
     with mongo_errors("comparing with the clusters that are live"):
         live = run.db[METADATA].find_one({"_id": CLUSTERS_ID}) or {}
         ours, theirs = _entries(run, live)
-    reasons = []
     same_shift = live.get("rating_shift", 0) == reader_shift(run.settings.reviews.rating_min)
-    if same_shift and _same(run.settings, theirs, *_SAME):
-        reasons = _too_few("clusters", users, sum(live.get("sizes", [])), run.settings)
-    else:
-        log.info("the gate does not compare the clusters' users: no live run of the same limits")
+    same = same_shift and _same(run.settings, theirs, *_SAME)
+    live_users = sum(live.get("sizes", [])) if same else 0
+    reasons = _too_few("clusters", users, live_users, run.settings)
     _decide(run, "clusters", reasons, ours, theirs, "clusters", "held_out")
 
 
@@ -123,15 +117,11 @@ def _too_few(name: str, users: int, live_users: int, settings: Settings) -> list
 
 
 def _too_far_off(ours: Document, theirs: Document, settings: Settings) -> list[str]:
-    """Return the reasons against the RMSE; log why if it is not compared."""
+    """Return the reasons against the RMSE; none unless objective and scale are the live run's."""
     error, live_error = _metrics(ours, "als"), _metrics(theirs, "als")
     rmse, live_rmse = error.get("rmse"), live_error.get("rmse")
-    if not _same(settings, theirs, "als_objective", *_SAME):
-        log.warning("the gate does not compare the RMSE: no live run of the same objective, scale")
-        return []
-    if rmse is None or live_rmse is None:
-        which = "this run" if rmse is None else f"the live run {theirs['run_id']}"
-        log.warning("the gate does not compare the RMSE: %s has none", which)
+    same = _same(settings, theirs, "als_objective", *_SAME)
+    if not same or rmse is None or live_rmse is None:
         return []
     # The standard error of an RMSE on n ratings is about RMSE / sqrt(2 n).
     rows = (error.get("rows"), live_error.get("rows"))
@@ -164,12 +154,13 @@ def _decide(
     reasons = [*reasons, *(f"{name}: {reason}" for reason in lift.reasons)]
     passed = not reasons or not run.settings.gate.enabled
     verdict = {"compared_with": theirs.get("run_id"), "passed": passed, "reasons": reasons}
-    run.record(**{f"gate.{name}": {**verdict, "lift": lift.figures}})
     for warning in lift.warnings:
         run.warn(f"{name}: {warning}")
-    if reasons and (passed or run.kind == "dry_run"):
+    rejected = bool(reasons) and not passed and run.kind != "dry_run"
+    if reasons and not rejected:
         run.warn(f"a training with the gate on would be rejected: {'; '.join(reasons)}")
-    elif reasons:
+    run.record(**{f"gate.{name}": {**verdict, "lift": lift.figures}, "warnings": run.warnings})
+    if rejected:
         raise ModelRejectedError(
             f"the model is not published: {'; '.join(reasons)}; to publish it all the same, train "
             "with --force, by POST /train?force=true, or change the setting"

@@ -2,7 +2,7 @@
 
 A stage is renamed over its target. ``Clusters`` and ``Metadata``, which belong together, are
 replaced in a transaction where MongoDB has them. What was live before is kept as one previous
-generation.
+generation, with its run ids.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from recommender.publishing.staging import Stage, staged
 from recommender.publishing.transaction import has_transactions, replace_in_transaction
 from recommender.runs.late_writes import Polling, stream_position
 from recommender.runs.lease import Lease
-from recommender.runs.switch import PREVIOUS, finish_with_retries, switch_of
+from recommender.runs.switch import PREVIOUS, finish_with_retries, generation_of, switch_of
 
 
 def publish(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
-    """Rename sealed stages over their targets, one right after the other.
+    """Replace the targets of sealed stages; after a crash, all of them or none.
 
     The switch is noted first: if this process or its connection dies on the way,
     :func:`~recommender.runs.switch.finish_switch` does the rest. The targets are copied before: as
@@ -42,17 +42,24 @@ def publish(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
     PublishError
         If the live collections are not this run's after the switch.
     """
+    pair = [stage for stage in stages if stage.target in (METADATA, CLUSTERS)]
+    renamed = [stage for stage in stages if stage not in pair]
     with _publishing(stages):
-        _copy_previous(db, stages)
+        generations = _copy_previous(db, stages)
+        replaced = {"by": stages[0].run_id, "generations": generations}
     with _publishing(stages), signals_deferred():
         position = stream_position(db)
-        for stage in stages:
+        for stage in renamed:
             stage.carry_over()
         # Only under the lease: a run that took it over has dropped the stages, and the carried
         # documents alone would pass for one.
-        lease.begin_switch(_switch_of(stages, position))
+        if not _replace_pair(db, pair, lease, _switch_of(stages, position, replaced, pair)):
+            for stage in pair:
+                stage.carry_over()
+            renamed = [*stages]
+            lease.begin_switch(_switch_of(stages, position, replaced))
         with ExitStack() as polls:
-            for stage in stages:
+            for stage in renamed:
                 if stage.keep_others and position is None:
                     live = db[stage.target]
                     polls.enter_context(Polling(live, stage.unique, stage.carried))
@@ -68,7 +75,7 @@ def publish_clusters(
     *,
     lease: Lease,
 ) -> None:
-    """Publish ``Clusters`` and ``Metadata``, in one transaction where MongoDB has them.
+    """Stage and publish ``Clusters`` and ``Metadata``.
 
     The errors are those of :func:`publish`.
     """
@@ -80,24 +87,15 @@ def publish_clusters(
             with mongo_errors("staging the clusters"):
                 stage.insert(documents)
             stage.seal(len(documents))
-        stages = (new_metadata, new_clusters)
-        if not _publish_in_transaction(db, stages, lease):
-            publish(db, *stages, lease=lease)
+        publish(db, new_metadata, new_clusters, lease=lease)
 
 
-def _publish_in_transaction(db: MongoDatabase, stages: Sequence[Stage], lease: Lease) -> bool:
-    """Publish stages at one moment; return false, and change nothing, if MongoDB cannot."""
-    with _publishing(stages), signals_deferred():
-        if not has_transactions(db):
-            return False
-        _copy_previous(db, stages)
-        lease.renew()  # before indexes are created on the live collections
-        begin = partial(lease.begin_switch, _switch_of(stages, None, in_place=True))
-        if not replace_in_transaction(db, stages, begin):
-            return False
-        finish_with_retries(db)
-        _check_live(db, stages)
-        return True
+def _replace_pair(db: MongoDatabase, pair: Sequence[Stage], lease: Lease, switch: Document) -> bool:
+    """Replace stages and note the switch at one moment; return false if MongoDB cannot."""
+    if not pair or not has_transactions(db):
+        return False
+    lease.renew()  # before indexes are created on the live collections
+    return replace_in_transaction(db, pair, partial(lease.begin_switch, switch))
 
 
 def _publishing(stages: Iterable[Stage]) -> AbstractContextManager[None]:
@@ -105,15 +103,25 @@ def _publishing(stages: Iterable[Stage]) -> AbstractContextManager[None]:
 
 
 def _switch_of(
-    stages: Sequence[Stage], position: Document | None, *, in_place: bool = False
+    stages: Sequence[Stage],
+    position: Document | None,
+    replaced: Document,
+    in_place: Sequence[Stage] = (),
 ) -> Document:
+    """Return the note of a switch in which some of the stages are replaced in place."""
     targets = {stage.name: stage.target for stage in stages}
-    kept = {stage.target: stage.unique for stage in stages if stage.keep_others}
-    return switch_of(targets, kept, position, in_place=in_place)
+    renamed = [stage for stage in stages if stage not in in_place]
+    kept = {stage.target: stage.unique for stage in renamed if stage.keep_others}
+    names = [stage.target for stage in in_place]
+    return switch_of(targets, kept, position, in_place=names, replaced=replaced)
 
 
-def _copy_previous(db: MongoDatabase, stages: Iterable[Stage]) -> None:
-    """Copy the stages' targets beside, to become the previous generation in the switch."""
+def _copy_previous(db: MongoDatabase, stages: Iterable[Stage]) -> dict[str, Document]:
+    """Copy the stages' targets beside, to become the previous generation in the switch.
+
+    Return the :func:`.generation_of` each target.
+    """
+    generations = {}
     for stage in stages:
         live, previous = db[stage.target], db[stage.name + PREVIOUS]
         previous.drop()
@@ -121,11 +129,13 @@ def _copy_previous(db: MongoDatabase, stages: Iterable[Stage]) -> None:
         live.aggregate([{"$out": previous.name}])
         copy_indexes(live, previous)
         copy_validator(live, previous)
+        generations[stage.target] = generation_of(db, previous.name)
+    return generations
 
 
 def _check_live(db: MongoDatabase, stages: Iterable[Stage]) -> None:
     for stage in stages:
-        if db[stage.target].find_one({"run_id": stage.run_id}, {"_id": 1}) is None:
+        if db[stage.target].find_one({"run_id": stage.written_by}, {"_id": 1}) is None:
             raise PublishError(
                 f"{stage.target} has no document of this run after the switch; another process may "
                 "have replaced it; train again"

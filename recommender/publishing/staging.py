@@ -50,6 +50,8 @@ class Stage:
     old
         Digests of such documents that lose to a staged one with the same ``unique`` field; newer
         ones win, as they were written since the training began.
+    written_by
+        The run that wrote the staged documents: ``run_id``, or an earlier one in a rollback.
     carried
         Digests of the documents of others that :meth:`carry_over` read.
     """
@@ -60,6 +62,7 @@ class Stage:
     unique: str
     keep_others: bool
     old: Set[bytes]
+    written_by: str
     carried: set[bytes] = field(default_factory=set)
 
     @property
@@ -89,7 +92,7 @@ class Stage:
             misfits = count_misfits(live, stage)
             readable = stage.with_options(codec_options=CODEC)  # decoded as readers decode
             drawn = readable.aggregate([{"$sample": {"size": SAMPLE_SIZE}}])
-            faults = [fault for each in drawn if (fault := fault_of(each, self.run_id))]
+            faults = [fault for each in drawn if (fault := fault_of(each, self.written_by))]
         if count != expected or not count:
             raise PublishError(
                 f"{count:,} documents are staged for {self.target} where {expected:,} were "
@@ -149,14 +152,16 @@ def staged(
     *,
     keep_others: bool = False,
     old: set[bytes] | None = None,
+    written_by: str | None = None,
 ) -> Iterator[Stage]:
     """Yield an empty :class:`Stage`, and drop it unless its switch has begun.
 
     ``old`` is the result of :func:`others_before` when the training began; None reads it now.
+    ``written_by`` is the run that wrote the documents to stage, this one unless given.
     """
     if old is None:
         old = others_before(db, target) if keep_others else set()
-    stage = Stage(db, target, run_id, unique, keep_others, old)
+    stage = Stage(db, target, run_id, unique, keep_others, old, written_by or run_id)
     try:
         with mongo_errors(f"staging {target}"):
             create_like(db[target], db[stage.name])

@@ -59,17 +59,16 @@ class Run(ABC):
         self._phases: list[Document] = []
         self.earlier: list[Document] = []  # runs of the ledger before this one, the latest first
         self.display = Progress(disable=True)
-        self._warnings: list[str] = []
+        self.warnings: list[str] = []
 
     @abstractmethod
     def record(self, **fields: Any) -> None:
         """Record fields of the run, such as its counts or its metrics."""
 
     def warn(self, message: str) -> None:
-        """Log a warning, and record it for the run's summary."""
+        """Log a warning, and add it to those that are recorded with the next verdict."""
         log.warning("%s", message)
-        self._warnings.append(message)
-        self.record(warnings=self._warnings)
+        self.warnings.append(message)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -86,7 +86,8 @@ def summary_of(
 
     A column shows the changes since the first success with the same steps among ``earlier``.
     """
-    title = f"Training {run['run_id']} {run['state']} in {_figure(run, 'seconds'):.1f} s"
+    kind = run["kind"].replace("_", " ").capitalize()
+    title = f"{kind} {run['run_id']} {run['state']} in {_figure(run, 'seconds'):.1f} s"
     successes = (other for other in earlier if other["state"] == "succeeded")
     last = next((other for other in successes if _steps(other) == _steps(run)), None)
     if last is None:
@@ -112,7 +113,11 @@ def _figure(run: Mapping[str, Any], path: str) -> Any:
 
 
 def _lines(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in run["rows_rejected"].items())
+    reasons = ", ".join(
+        f"{count:,} {reason}" for reason, count in run.get("rows_rejected", {}).items()
+    )
+    for target, run_id in run.get("rollback", {}).items():
+        yield "published", f"{target} of run {run_id}"
     for name, path, pieces in _LINES:
         figures: Mapping[str, Any] = {**run, "rejected": reasons or "none"}
         for key in path.split(".") if path else ():

@@ -2,7 +2,8 @@
 
 It is noted in the lease's document first (`recommender.runs.lease.Lease.begin_switch`): only the
 lease's holder can begin one, and the next holder reads the note and does the rest. What was live
-before is kept under the target's name and :data:`PREVIOUS`.
+before is kept under the target's name and :data:`PREVIOUS`; the same document records which run
+replaced it, see :func:`replaced_generations`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pymongo.errors import AutoReconnect, OperationFailure, WriteConcernError
 
@@ -22,7 +23,9 @@ from recommender.runs.lease import COLLECTION as STATE
 from recommender.runs.lease import LEASE_ID, SWITCH
 
 PREVIOUS = ".previous"
+REPLACED = "replaced"
 
+_OF_A_RUN: Document = {"run_id": {"$type": "string"}}
 _NO_SUCH_COLLECTION = 26
 _SWITCH_SECONDS = 30.0
 _RETRY_SECONDS = 0.2
@@ -35,7 +38,8 @@ def switch_of(
     kept: Mapping[str, str] | None = None,
     position: Document | None = None,
     *,
-    in_place: bool = False,
+    in_place: Sequence[str] = (),
+    replaced: Document | None = None,
 ) -> Document:
     """Return the note of a switch.
 
@@ -48,10 +52,16 @@ def switch_of(
     position
         Position in the change stream before these were copied; None without change streams.
     in_place
-        Whether the transaction that writes this note replaces the targets' documents.
+        Targets whose documents are replaced by the transaction that writes this note.
+    replaced
+        The run that switches, ``by``, and the ``generations`` that it replaces, by target.
     """
-    stages = [{"stage": stage, "target": target} for stage, target in targets.items()]
-    return {"stages": stages, "kept": kept or {}, "position": position, "in_place": in_place}
+    stages = [
+        {"stage": stage, "target": target, "in_place": target in in_place}
+        for stage, target in targets.items()
+    ]
+    note = {"stages": stages, "kept": kept or {}, "position": position}
+    return {**note, REPLACED: replaced or {}}
 
 
 def is_switching(db: MongoDatabase, stage: str) -> bool:
@@ -90,15 +100,17 @@ def finish_switch(db: MongoDatabase) -> bool:
     It can be repeated, also by two processes at once: a rename that is done is skipped. A switch
     that the server refuses, such as over a view, is undone, and the error is raised.
     """
-    switch = (db[STATE].find_one({"_id": LEASE_ID}) or {}).get(SWITCH)
+    state = db[STATE].find_one({"_id": LEASE_ID}) or {}
+    switch = state.get(SWITCH)
     if switch is None:
         return True
     if switch.get("refused"):
         _undo(db, switch)
         return False
     try:
-        for pair in [] if switch.get("in_place") else switch["stages"]:
-            _rename(db, pair["stage"], pair["target"])
+        for pair in switch["stages"]:
+            if not pair.get("in_place"):
+                _rename(db, pair["stage"], pair["target"])
             log.info("published %s", pair["target"])
     except OperationFailure:
         refused = switch | {"refused": True}
@@ -107,8 +119,31 @@ def finish_switch(db: MongoDatabase) -> bool:
         raise
     _keep_previous(db, switch)
     _replay(db, switch)
-    _change(db, switch, {"$unset": {SWITCH: ""}})
+    replaced = _joined(state.get(REPLACED) or {}, switch.get(REPLACED) or {})
+    _change(db, switch, {"$unset": {SWITCH: ""}, "$set": {REPLACED: replaced}})
     return True
+
+
+def _joined(earlier: Document, replaced: Document) -> Document:
+    """Add what a switch replaced to what the same run replaced before."""
+    if not replaced or earlier.get("by") != replaced["by"]:
+        return replaced
+    return {**replaced, "generations": {**earlier["generations"], **replaced["generations"]}}
+
+
+def generation_of(db: MongoDatabase, name: str) -> Document:
+    """Return the run that wrote a collection, None if no run did, and its number of documents."""
+    document = db[name].find_one(_OF_A_RUN, {"run_id": 1}) or {}
+    return {
+        "run_id": document.get("run_id"),
+        "documents": db[name].count_documents({"run_id": document.get("run_id", "")}),
+    }
+
+
+def replaced_generations(db: MongoDatabase) -> dict[str, Document]:
+    """Return what the latest run to publish replaced: a `generation_of` each target."""
+    state = db[STATE].find_one({"_id": LEASE_ID}) or {}
+    return dict((state.get(REPLACED) or {}).get("generations") or {})
 
 
 def _rename(db: MongoDatabase, stage: str, target: str) -> None:
@@ -147,7 +182,8 @@ def _undo(db: MongoDatabase, switch: Document) -> None:
     """Put the replaced collections back, and delete the note."""
     for pair in switch["stages"]:
         previous = pair["stage"] + PREVIOUS
-        if not _exists(db, pair["stage"]) and _exists(db, previous):
+        done = pair.get("in_place") or not _exists(db, pair["stage"])
+        if done and _exists(db, previous):
             log.warning("MongoDB refused the rest of a switch: %s is put back", pair["target"])
             try:
                 db[previous].rename(pair["target"], dropTarget=True)
@@ -184,7 +220,7 @@ def stages_of(db: MongoDatabase, run_id: str) -> list[str]:
 
 
 def published_runs(db: MongoDatabase) -> set[str]:
-    """Return the ids of the runs whose documents are live."""
-    of_a_run = {"run_id": {"$type": "string"}}
-    live = (db[name].find_one(of_a_run, {"run_id": 1}) for name in PUBLISHED)
-    return {document["run_id"] for document in live if document}
+    """Return the ids of the runs whose documents are live, or those that a rollback brings back."""
+    names = [*PUBLISHED, *(name + PREVIOUS for name in PUBLISHED)]
+    kept = (db[name].find_one(_OF_A_RUN, {"run_id": 1}) for name in names)
+    return {document["run_id"] for document in kept if document}

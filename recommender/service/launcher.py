@@ -28,7 +28,7 @@ from recommender.core.mongo import MongoDatabase, mongo_errors, reason_of
 from recommender.core.settings import Settings
 from recommender.core.signals import TimedOut
 from recommender.runs.lease import Lease
-from recommender.runs.ledger import Ledger, State, Trigger, new_run_id
+from recommender.runs.ledger import Kind, Ledger, State, Trigger, new_run_id
 from recommender.runs.switch import sweep
 from recommender.service.child_log import ChildLog
 from recommender.service.recovery import Recovery
@@ -62,8 +62,8 @@ class Trainer:
         self._retry_at = math.inf
         self._watched: dict[threading.Thread, tuple[str, Guarded]] = {}
 
-    def start(self, trigger: Trigger, *, force: bool = False) -> str:
-        """Start a training and return its run's id; ``force`` turns the gate off.
+    def start(self, trigger: Trigger, *, force: bool = False, rollback: bool = False) -> str:
+        """Start a training, or a rollback, and return its run's id; ``force`` turns the gate off.
 
         Raises
         ------
@@ -73,6 +73,8 @@ class Trainer:
             If MongoDB does not answer.
         """
         run_id = new_run_id()
+        kind: Kind = "rollback" if rollback else "training"
+        options = ["--force"] * force + ["--rollback"] * rollback
         lease = Lease(self._db, self._settings.schedule.lease_seconds)
         log_file = self._settings.log_dir / f"{run_id}.log"
         ledger = Ledger(self._db)
@@ -86,9 +88,9 @@ class Trainer:
             lease.acquire(run_id)
             try:
                 settings = self._settings.with_values({"gate": False} if force else {})
-                ledger.open(run_id, trigger, settings, log_file)
+                ledger.open(run_id, trigger, settings, log_file, kind)
                 self._stop_crashed(ledger)
-                child, lines = self._spawn(run_id, log_file, force)
+                child, lines = self._spawn(run_id, log_file, options)
             except BaseException as error:
                 ledger.close(run_id, "failed", 1, one_line(error))
                 lease.release()
@@ -100,7 +102,7 @@ class Trainer:
             )
             self._watched[watcher] = run_id, child
             watcher.start()
-        log.info("training started by %s", trigger, extra={"run_id": run_id})
+        log.info("%s started by %s", kind, trigger, extra={"run_id": run_id})
         return run_id
 
     def stop(self) -> None:
@@ -139,8 +141,8 @@ class Trainer:
                 log.warning("training %s lost its lease and is still running: stopping it", run_id)
                 threading.Thread(target=child.stop, name=f"stop {run_id}").start()
 
-    def _spawn(self, run_id: str, log_file: Path, force: bool) -> tuple[Guarded, ChildLog]:
-        command = [sys.executable, str(self._script), "--run-id", run_id, *["--force"] * force]
+    def _spawn(self, run_id: str, log_file: Path, options: list[str]) -> tuple[Guarded, ChildLog]:
+        command = [sys.executable, str(self._script), "--run-id", run_id, *options]
         grace = self._settings.schedule.stop_grace_seconds
         with log_file.open("wb") as output:
             lines = ChildLog(log_file, run_id)

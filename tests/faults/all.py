@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tests.faults import databases, machines, reviews, services, trainings
+from tests.faults import databases, machines, reviews, rollbacks, services, trainings
 from tests.faults.catalogue import Fault
 
 FAULTS: list[Fault] = [
     *trainings.FAULTS,
+    *rollbacks.FAULTS,
     *databases.FAULTS,
     *services.FAULTS,
     *machines.FAULTS,

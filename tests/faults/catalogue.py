@@ -29,7 +29,7 @@ class Fault:
         Expected of its run in the ledger once the next training has begun.
     published
         Which collections are expected to be its run's before that: ``old`` for none, ``new`` for
-        all three, or their names.
+        all three, or their names; ``restored`` are those that a rollback has brought back.
     finished
         Whether the next training finishes the switch of Recommendations that this one began.
     mixed
@@ -90,7 +90,7 @@ def in_words(exit_code: int, state: str, published: str) -> str:
 
 
 def hit(
-    moment: Moment, act: Act, script: str = "als_training.py", **more: str
+    moment: Moment, act: Act, script: str = "als_training.py", *options: str, **more: str
 ) -> Callable[[World], Outcome]:
     """Return what starts a training, does something to it at a moment, and waits for its end."""
 
@@ -100,9 +100,9 @@ def hit(
 
     def hurt(world: World) -> tuple[Running, str]:
         if moment.after is None and moment.trap:
-            with world.held(moment.trap, lambda: world.start(script, **more)) as running:
+            with world.held(moment.trap, lambda: world.start(script, *options, **more)) as running:
                 return running, act_in_phase(world, running)
-        running = world.start(script, **more)
+        running = world.start(script, *options, **more)
         world.reaches(moment.after or moment.phase, running)
         if moment.trap is None:
             return running, act_in_phase(world, running)

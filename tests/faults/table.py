@@ -27,7 +27,8 @@ say *mixed* the fault lies between the two renames and lasts longer: readers see
 After each fault the clustering is run by hand: it must publish, and neither find nor leave a stage.
 *exit* is the exit code of the attacked process, 128 + n if signal n ended it; *run* is its state in
 the ledger. Then follow the documents published before the clustering: all *old*, all *new*, or
-those named, of the attacked run (*new*) or of one that took over (*another's*).
+those named, of the attacked run (*new*) or of one that took over (*another's*). *restored* are
+those of the generation that a rollback brings back.
 
 """
 HEADER = ("fault", "expected", "what happened", "the reader", "seconds", "on")

@@ -57,8 +57,9 @@ def check_recovery(world: World, fault: Fault, outcome: Outcome, recovery: str) 
     assert world.state_of(recovery) == "succeeded"
     for name in ("Clusters", "Metadata"):
         assert world.db[name].distinct("run_id") == [recovery]
-    switched = fault.finished or fault.published == "new" or "Recommendations" in fault.published
-    expected = outcome.run_id if switched else world.old
+    all_new = fault.published in {"new", "restored"}
+    switched = fault.finished or all_new or "Recommendations" in fault.published
+    expected = (world.restored or outcome.run_id) if switched else world.old
     assert world.db["Recommendations"].distinct("run_id") == [expected]
     assert world.leftovers() == []
 

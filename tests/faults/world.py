@@ -146,6 +146,8 @@ class World:
         Polls from before the fault to the end.
     old
         Id of the run that published the model before.
+    restored
+        Id of the run whose model a rollback publishes.
     """
 
     mongo: FaultyMongo
@@ -153,6 +155,7 @@ class World:
     db: MongoDatabase
     reader: Reader
     old: str
+    restored: str | None = None
     processes: list[Running] = field(default_factory=list)
 
     def start(self, *command: str, **more: str) -> Running:
@@ -232,7 +235,8 @@ class World:
         for name in PUBLISHED:
             found = runs_of(list(self.db[name].find()))
             one = next(iter(found)) if len(found) == 1 else None
-            kind = {self.old: "old", run_id: "new", None: "broken"}.get(one, "another's")
+            kinds = {self.restored: "restored", self.old: "old", run_id: "new", None: "broken"}
+            kind = kinds.get(one, "another's")
             whose[kind].append(name)
         if len(whose) == 1:
             return next(iter(whose))

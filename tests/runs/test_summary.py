@@ -16,6 +16,7 @@ START = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 def run(**changes: Any) -> dict[str, Any]:
     return {
         "run_id": "r1",
+        "kind": "training",
         "state": "succeeded",
         "started_at": START,
         "ended_at": START + datetime.timedelta(seconds=83.25),
@@ -145,3 +146,12 @@ def test_the_change_is_that_since_the_latest_success_of_the_same_steps(
     assert changes["RMSE"] == ["-0.0123", "0.988"]
     assert changes["lists"][0] == "NDCG@13"
     assert changes["seconds"] == ["+83.2", "read"]
+
+
+def test_a_rollback_names_what_it_published() -> None:
+    times = {name: run()[name] for name in ("run_id", "state", "started_at", "ended_at", "phases")}
+    rollback = {**times, "kind": "rollback", "metrics": {}, "rollback": {"Clusters": "r0"}}
+    assert lines_of(rollback)[:2] == [
+        "Rollback r1 succeeded in 83.2 s",
+        "published Clusters of run r0",
+    ]

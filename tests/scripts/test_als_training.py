@@ -17,6 +17,7 @@ import als_training
 import clus_test
 import clustering_training
 from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.mongo_collections import PUBLISHED
 from recommender.core.settings import Settings
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import Ledger
@@ -80,6 +81,28 @@ def check_clusters(db: MongoDatabase, run: Document) -> None:
     labels = [reader.cluster_of(user) for user in rated.values()]
     assert np.bincount(labels, minlength=50).tolist() == reader.sizes
     assert all(reader.recommend(user) for user in rated.values())
+
+
+@pytest.mark.usefixtures("tiny_city")
+def test_a_dry_run_has_its_verdict_and_publishes_nothing(
+    train_here: Callable[..., int], db: MongoDatabase
+) -> None:
+    assert train_here(als_training.main, "--dry-run", CLUSTERS_K="5") == 0
+    run = Ledger(db).recent(1)[0]
+    assert (run["state"], run["kind"]) == ("succeeded", "dry_run")
+    assert set(run["gate"]) == {"recommendations", "clusters"}
+    assert not [name for name in db.list_collection_names() if name.startswith(PUBLISHED)]
+
+
+def test_a_rollback_without_a_previous_generation_ends_with_its_code(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    done = run_script("als_training.py", "--rollback", settings=db_settings)
+    assert done.returncode == 66, done.stderr
+    run = Ledger(db).recent(1)[0]
+    assert (run["state"], run["exit_code"], run["kind"]) == ("failed", 66, "rollback")
+    both = run_script("als_training.py", "--rollback", "--tune", settings=db_settings)
+    assert both.returncode == 2
 
 
 @pytest.mark.usefixtures("tiny_city")

@@ -1,0 +1,68 @@
+"""Brings back what the latest run to publish has replaced."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from recommender.core.errors import NoPreviousError
+from recommender.core.mongo import Document, MongoDatabase, mongo_errors
+from recommender.core.mongo_collections import CLUSTERS, METADATA, RECOMMENDATIONS
+from recommender.publishing.publish import publish
+from recommender.publishing.staging import staged
+from recommender.runs.run import TrainingRun
+from recommender.runs.switch import PREVIOUS, generation_of, replaced_generations
+
+# The unique field of each collection, in the order of the switch.
+_UNIQUE = {METADATA: "_id", CLUSTERS: "cluster_id", RECOMMENDATIONS: "user_id"}
+
+
+def previous_generation(db: MongoDatabase) -> dict[str, Document]:
+    """Return the generations that a rollback publishes: ``run_id`` and ``documents`` by target.
+
+    Raises
+    ------
+    NoPreviousError
+        If nothing was replaced, or a part of it is no longer as it was kept.
+    """
+    with mongo_errors("reading the previous generation"):
+        generations = replaced_generations(db)
+        kept = {target: generation_of(db, target + PREVIOUS) for target in generations}
+    if not generations or any(each["run_id"] is None for each in generations.values()):
+        raise NoPreviousError(
+            "there is nothing to roll back to: the latest run to publish replaced no documents of "
+            "an earlier one, or its version did not record them"
+        )
+    for target, generation in generations.items():
+        if kept[target] != generation:
+            raise NoPreviousError(
+                f"{target}{PREVIOUS} has {kept[target]['documents']:,} documents of run "
+                f"{kept[target]['run_id']} where {generation['documents']:,} of run "
+                f"{generation['run_id']} were kept; nothing was published; train instead",
+                incomplete=True,
+            )
+    return generations
+
+
+def rollback(run: TrainingRun) -> None:
+    """Publish the previous generation, which the live one then becomes.
+
+    All collections that the latest run replaced are rolled back in one switch. Documents of others
+    are kept as in a publish, and the live ones win. The errors are those of
+    :func:`previous_generation` and :func:`~recommender.publishing.publish.publish`.
+    """
+    db = run.db
+    with run.phase("roll back"), ExitStack() as stages:
+        generations = previous_generation(db)
+        run.record(rollback={name: each["run_id"] for name, each in generations.items()})
+        sealed = []
+        for target, unique in _UNIQUE.items():
+            if generation := generations.get(target):
+                written_by, others = generation["run_id"], target != CLUSTERS
+                options = {"keep_others": others, "old": set(), "written_by": written_by}
+                stage = stages.enter_context(staged(db, target, run.run_id, unique, **options))
+                with mongo_errors(f"staging {target}"):
+                    kept: Document = {"run_id": written_by}
+                    db[target + PREVIOUS].aggregate([{"$match": kept}, {"$out": stage.name}])
+                stage.seal(generation["documents"])
+                sealed.append(stage)
+        publish(db, *sealed, lease=run.lease)
