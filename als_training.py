@@ -18,6 +18,7 @@ import clustering_training
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
 from recommender.als.fit import REMEDY, fit, refit
 from recommender.als.fold_in import PreferenceModel
+from recommender.als.hindsight import record_hindsight
 from recommender.als.model import Model, confidence_matrix, popularity_of
 from recommender.als.recommend import RecommendTask, user_blocks
 from recommender.als.reuse import choose_parameters, reused_parameters
@@ -57,6 +58,7 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
         with run.phase("read"):
             ratings = read_ratings(spark, settings)
             run.record(**counts_of(ratings))
+            record_hindsight(run, ratings)
         with run.phase("choose"):
             train, test = split(ratings, settings)
             chosen = reused_parameters(run, len(ratings)) or choose_parameters(

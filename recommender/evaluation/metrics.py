@@ -150,6 +150,11 @@ def ranking_quality(lists: Lists, seen: csr_array, relevant: csr_array, n: int) 
     )
 
 
+def hits(lists: Lists, seen: csr_array, relevant: csr_array, n: int) -> int:
+    """Return how many relevant items the lists show; arguments are as in `ranking_quality`."""
+    return int((_shown(lists, seen, n)[0] & _contains(relevant, lists)).sum())
+
+
 def _shown(lists: Lists, seen: csr_array, n: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Return which entries of the lists are shown, and the rank of each among them, from 0."""
     shown = (lists >= 0) & ~_contains(seen, lists)

@@ -49,6 +49,14 @@ _LINES: tuple[tuple[str, str, _Pieces], ...] = (
     ),
     ("lists", "metrics.lists", _LISTS),
     (
+        "hindsight",
+        "metrics.hindsight",
+        {
+            "reviews": "{hits:,} of {reviews:,} reviews since {run_id} were in their author's list",
+            "popular_hits": "; in the popular list {popular_hits:,}",
+        },
+    ),
+    (
         "clusters",
         "metrics.clusters",
         {

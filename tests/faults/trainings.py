@@ -172,7 +172,7 @@ def pauses() -> list[Fault]:
     carrying = Moment(
         "while it carries over what the backend wrote",
         "publish recommendations",
-        Trap("find", "Recommendations", skip=3, seconds=3),
+        Trap("find", "Recommendations", skip=4, seconds=3),
     )
     deciding = Moment(
         "between looking at its stage and renaming it",

@@ -1,0 +1,84 @@
+"""Hindsight: how many reviews since the live run were in the list that it had published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from recommender.core.mongo import Document, mongo_errors
+from recommender.core.mongo_collections import FALLBACK_ID, METADATA, RECOMMENDATIONS
+from recommender.data.ids import CODEC, KeyIndex, decode_ids
+from recommender.data.ratings import Ratings
+from recommender.evaluation.metrics import hits
+from recommender.publishing.gate import WRITTEN_BY_A_RUN
+from recommender.runs.ledger import Ledger
+from recommender.runs.run import TrainingRun
+
+_BATCH_USERS = 10_000
+
+
+def record_hindsight(run: TrainingRun, ratings: Ratings) -> None:
+    """Record ``metrics.hindsight``, if a run is live and the ledger has it.
+
+    New reviews are those of a time after the live run's start; reviews of unknown time are not
+    counted. ``reviews`` are those of users with a published list, ``unlisted`` the others. ``hits``
+    of them are of a restaurant in their author's list, and ``popular_hits`` of one in the popular
+    list, of equal length and less what the author had rated; None without a popular list.
+    """
+    with mongo_errors("reading the live lists"):
+        live = run.db[RECOMMENDATIONS].find_one(WRITTEN_BY_A_RUN, {"run_id": 1}) or {}
+        entry = Ledger(run.db).get(str(live.get("run_id"))) or {}
+        if "started_at" in entry:
+            run.record(**{"metrics.hindsight": _hindsight(run, ratings, entry)})
+
+
+def _hindsight(run: TrainingRun, ratings: Ratings, live: Document) -> Document:
+    since, n = live["started_at"], live["settings"]["als_top_n"]
+    new = ratings.time > since.timestamp() * 1000
+    seen, relevant = ratings.rows(~new).matrix(1.0), ratings.rows(new).matrix(1.0)
+    reviews = own_hits = popular_hits = 0
+    restaurants = KeyIndex(ratings.restaurants)
+    popular = run.db.get_collection(METADATA, CODEC).find_one({"_id": FALLBACK_ID})
+    popular_list = _positions([popular or {}], restaurants)
+    for users, documents in _documents(run, ratings, np.unique(ratings.user[new])):
+        truth = (seen[users], relevant[users], n)
+        reviews += relevant[users].nnz
+        own_hits += hits(_positions(documents, restaurants), *truth)
+        popular_hits += hits(np.tile(popular_list, (len(users), 1)), *truth)
+    return {
+        "run_id": live["run_id"],
+        "since": since,
+        "reviews": reviews,
+        "hits": own_hits,
+        "popular_hits": popular_hits if popular else None,
+        "unlisted": int(new.sum()) - reviews,
+    }
+
+
+def _documents(
+    run: TrainingRun, ratings: Ratings, authors: NDArray[np.int32]
+) -> Iterator[tuple[NDArray[np.int32], list[Document]]]:
+    """Yield batches of authors with a published list, and their documents."""
+    live = run.db.get_collection(RECOMMENDATIONS, CODEC)
+    fields = {"user_id": 1, "recommendations.gmap_id": 1}
+    for start in range(0, len(authors), _BATCH_USERS):
+        batch = authors[start : start + _BATCH_USERS]
+        index = KeyIndex(ratings.users.take(pa.array(batch)))
+        of_authors = {**WRITTEN_BY_A_RUN, "user_id": {"$in": decode_ids(pa.array(index.keys))}}
+        documents = list(live.find(of_authors, fields))
+        yield batch[[index.find(each["user_id"]) for each in documents]], documents
+
+
+def _positions(documents: list[Document], restaurants: KeyIndex) -> NDArray[np.int64]:
+    """Return the lists of documents as positions, (documents, length), -1 at their end."""
+    lists = [
+        [restaurants.find(entry["gmap_id"]) for entry in each.get("recommendations", [])]
+        for each in documents
+    ]
+    positions = np.full((len(lists), max(map(len, lists), default=0)), -1)
+    for row, items in zip(positions, lists, strict=True):
+        row[: len(items)] = items
+    return positions
