@@ -15,7 +15,7 @@ from recommender.als.fold_in import PreferenceModel
 from recommender.als.published_factors import factors_document, read_factors_document, with_shown
 from recommender.clustering.documents import cluster_documents, figures_of, metadata_documents
 from recommender.clustering.elbow import parse_range, run_elbow
-from recommender.clustering.evaluate import evaluate_clusters, silhouette_of
+from recommender.clustering.evaluate import evaluate_clusters, silhouette_of, training_users
 from recommender.clustering.fit import cluster
 from recommender.clustering.published_model import previous_labels
 from recommender.clustering.scoring import score
@@ -47,7 +47,12 @@ def train(run: TrainingRun, ratings: Ratings, preferences: PreferenceModel | Non
     with run.phase("cluster"):
         matrix = user_matrix(ratings, settings)
         previous, moved = previous_labels(run.db, ratings), None
-        clustering = cluster(matrix, settings)
+        train_users, fitted = training_users(matrix, settings), None
+        if train_users is None:
+            clustering = cluster(matrix, settings)
+        else:
+            fitted = cluster(matrix.subset(train_users), settings)
+            clustering = fitted.extended(matrix.rows, train_users)
         if previous is not None:
             k = len(clustering.centroids)
             clustering = clustering.renumbered(matched_ids(clustering.labels, previous, k))
@@ -61,7 +66,8 @@ def train(run: TrainingRun, ratings: Ratings, preferences: PreferenceModel | Non
             "shrinkage": scored.shrinkage,
             "users_moved": moved,
             "silhouette": silhouette_of(clustering, matrix, settings.seed),
-            "held_out": evaluate_clusters(matrix, settings),
+            "clustered_once": fitted is not None,
+            "held_out": evaluate_clusters(matrix, settings, fitted),
         }
         run.record(**{"metrics.clusters": {**figures, **measured}})
         arrays = (clustering.centroids, scored.scores, scored.fallback)

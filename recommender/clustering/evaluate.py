@@ -18,6 +18,8 @@ from recommender.evaluation.metrics import no_quality, quality_beside, rating_er
 from recommender.evaluation.splitting import UserSplit, split_users
 
 _LARGEST_DAMPING = 1e6
+_TEST_SHARE = 0.1
+_MOST_TEST_USERS = 20_000
 
 
 def relevant_from(matrix: UserMatrix, settings: Settings) -> float:
@@ -31,22 +33,44 @@ def silhouette_of(clustering: Clustering, matrix: UserMatrix, seed: int) -> floa
     return silhouette(matrix.rows[clustered], clustering.labels[clustered], seed=seed)
 
 
-def evaluate_clusters(matrix: UserMatrix, settings: Settings) -> dict[str, Any]:
+def training_users(matrix: UserMatrix, settings: Settings) -> NDArray[np.int64] | None:
+    """Return the users, (n,), whose clusters can be evaluated and published alike.
+
+    The test users are then left out of the published centroids too, and only assigned to them. None
+    where these are a tenth of all: there, a second clustering of all users takes seconds.
+    """
+    if matrix.ratings.shape[0] * _TEST_SHARE <= _MOST_TEST_USERS:
+        return None
+    users = _split(matrix, relevant_from(matrix, settings), settings.seed).train_users
+    return users if matrix.rows[users].nnz else None
+
+
+def evaluate_clusters(
+    matrix: UserMatrix, settings: Settings, clustering: Clustering | None = None
+) -> dict[str, Any]:
     """Evaluate the clusters on test users, beside one list for all users.
 
-    A tenth of the users are test users, and a fifth of their relevant items are test items; their
-    other ratings find the cluster. ``ratings`` evaluates predicted ratings on the same users, on a
-    fifth of all their ratings, because an error on relevant items only would reward high guesses.
-    The result is the ledger's ``metrics.clusters.held_out``.
+    A tenth of the users, 20,000 at most, are test users, and a fifth of their relevant items are
+    test items; their other ratings find the cluster. ``ratings`` evaluates predicted ratings on the
+    same users, on a fifth of all their ratings, because an error on relevant items only would
+    reward high guesses. ``clustering`` is that of the `training_users`, who are clustered here if
+    it is None. The result is the ledger's ``metrics.clusters.held_out``.
     """
-    test = split_users(matrix.ratings, relevant_from(matrix, settings), seed=settings.seed)
-    rating_test = split_users(matrix.ratings, -np.inf, seed=settings.seed)
+    test = _split(matrix, relevant_from(matrix, settings), settings.seed)
+    rating_test = _split(matrix, -np.inf, settings.seed)
     train = matrix.subset(test.train_users)
-    clustering = cluster(train, settings) if rating_test.relevant.nnz and train.rows.nnz else None
+    if clustering is None and rating_test.relevant.nnz and train.rows.nnz:
+        clustering = cluster(train, settings)
     return {
         **_evaluate_lists(test, train, clustering, settings),
         "ratings": _evaluate_ratings(rating_test, train, clustering),
     }
+
+
+def _split(matrix: UserMatrix, relevant_from: float, seed: int) -> UserSplit:
+    """Choose test users, the same for any ``relevant_from``."""
+    share = min(_TEST_SHARE, _MOST_TEST_USERS / matrix.ratings.shape[0])
+    return split_users(matrix.ratings, relevant_from, seed=seed, users_share=share)
 
 
 def _evaluate_lists(

@@ -32,7 +32,7 @@ class Clustering(KMeansResult):
     ----------
     closeness
         float64 (users,), cosine of user and centroid in the embedding, or 1 - distance where
-        ratings were clustered; NaN for users who could not be clustered.
+        ratings were clustered; NaN for users who were not clustered.
     space
         What was clustered: ``tastes`` (the spectral embedding) or ``ratings``.
     reader_agreement
@@ -46,6 +46,17 @@ class Clustering(KMeansResult):
     def assign(self, rows: csr_array) -> NDArray[np.int32]:
         """Return the cluster in which a reader finds each row, (n,); -1 for none."""
         return _as_reader(rows, self.centroids)[0]
+
+    def extended(self, rows: csr_array, clustered: NDArray[np.int64]) -> Clustering:
+        """Return the clusters of ``rows``, (n, columns), of which ``clustered`` were clustered.
+
+        The other users are in the cluster that a reader finds, and have no closeness.
+        """
+        labels, distances = _as_reader(rows, self.centroids)
+        sizes = np.bincount(labels[labels >= 0], minlength=len(self.centroids))
+        closeness = np.full(len(labels), np.nan)
+        closeness[clustered] = self.closeness
+        return replace(self, labels=labels, distances=distances, sizes=sizes, closeness=closeness)
 
     def renumbered(self, ids: NDArray[np.int64]) -> Clustering:
         """Return the same clusters under other ids, (k,), a permutation of 0 to k - 1."""

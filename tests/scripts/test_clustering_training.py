@@ -10,6 +10,7 @@ import pytest
 
 import clus_counter
 import clustering_training
+from recommender.clustering import evaluate
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from tests.support import (
@@ -133,6 +134,32 @@ def test_most_users_keep_their_cluster_id_in_the_next_training(
     )
     assert np.not_equal(before, after).sum() == moved[2]
     assert [readers[2].clusters[i]["size"] for i in range(7)] == readers[2].sizes
+
+
+def test_many_users_are_clustered_once(
+    run_here: Callable[..., int],
+    db: MongoDatabase,
+    db_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_tiny_city(db, db_settings)
+    figures, readers, test_users = [], [], 20
+    for most in (test_users, TINY_CITY.users):
+        monkeypatch.setattr(evaluate, "_MOST_TEST_USERS", most)
+        assert run_here(clustering_training.main, CLUSTERS_K="7") == 0
+        readers.append(ContractReader(db))
+        (run,) = db["TrainingRuns"].find({"run_id": {"$in": list(readers[-1].run_ids)}})
+        figures.append(run["metrics"]["clusters"])
+    assert [of_run["clustered_once"] for of_run in figures] == [True, False]
+    once, reader = figures[0], readers[0]
+    assert 10 < once["held_out"]["users"] <= test_users
+    assert once["held_out"]["ndcg"] > once["held_out"]["popular"]["ndcg"]
+    assert (reader.centroids != readers[1].centroids).any()
+    labels = [reader.cluster_of(user) for user in rated_by_user(db).values()]
+    assert np.bincount(labels).tolist() == reader.sizes
+    assert sum(reader.sizes) == TINY_CITY.users
+    rated = sum(document["ratings"] for document in reader.clusters.values())
+    assert rated == sum(map(len, rated_by_user(db).values()))
 
 
 def test_invalid_reviews_end_with_65_and_leave_the_published_model(
