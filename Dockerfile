@@ -3,12 +3,13 @@ FROM python:3.11-slim-bookworm AS base
 
 
 # pyspark comes as source and is built into a wheel: what that needs stays behind in this stage, and
-# so do the packages' own tests, a tenth of the whole.
+# so does what no training touches.
 FROM base AS packages
-COPY requirements.txt /tmp/
+COPY requirements.lock deploy/prune-packages.sh /tmp/
 RUN python -m venv --without-pip /opt/venv \
-    && python -m pip --python /opt/venv/bin/python install --no-cache-dir -r /tmp/requirements.txt \
-    && find /opt/venv -type d -name tests -prune -exec rm -r {} +
+    && python -m pip --python /opt/venv/bin/python install --no-cache-dir \
+        --require-hashes -r /tmp/requirements.lock \
+    && sh /tmp/prune-packages.sh /opt/venv
 
 
 FROM base

@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST_OPTIONS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install java run train test test-all lint types tests faults format docs bench clean
+.PHONY: help install java run train test test-all lint types tests faults format docs lock bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,11 @@ format: $(INSTALLED) ## format the code as `make lint` checks it
 
 docs: $(INSTALLED) ## write the generated parts of docs/ and .env.example
 	$(PY) -m pytest --quiet tests/test_docs.py --write-docs
+
+# For Python 3.11 or later on any machine. No address of a package index is written into it.
+lock: $(INSTALLED) ## write requirements.lock, the exact versions that the image installs
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command "make lock" requirements.txt --output-file requirements.lock
 
 bench: java ## time the whole cycle at full scale (some 15 minutes, 12 GB of memory)
 	$(PY) -m benchmarks.cycle

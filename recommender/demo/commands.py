@@ -2,7 +2,7 @@
 
 ``python -m recommender.demo run`` trains once and serves, ``train`` trains once, and ``database``
 runs the embedded database for other programs. If ``MONGO_URI`` is set, ``run`` and ``train`` use
-that MongoDB and start none.
+that MongoDB and start none, and ``city`` writes the city there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _STOPPED_BY_SIGNAL = {0, 130, 143}
 
 def main(argv: Sequence[str] | None = None, scripts: Path = PROJECT) -> int:
     """Run a command with the scripts of a folder, and return its exit code."""
-    commands = {"run": _run, "train": _train, "database": _keep_database}
+    commands = {"run": _run, "train": _train, "database": _keep_database, "city": _write}
     description = (__doc__ or "").partition("\n\n")[2]
     parser = script_parser(description, *TRAINING_CODES, prog="python -m recommender.demo")
     parser.add_argument("command", choices=commands)
@@ -96,6 +96,12 @@ def _keep_database(settings: Settings, city: City, _scripts: Path) -> int:
     return 0
 
 
+def _write(settings: Settings, city: City, _scripts: Path) -> int:
+    """Write the city into the MongoDB of ``MONGO_URI``."""
+    _fill(settings, city, f"{settings.mongo.db}.Reviews")
+    return 0
+
+
 def _names_a_database(settings: Settings) -> bool:
     return "uri" in settings.mongo.model_fields_set
 
@@ -109,15 +115,20 @@ def _database(settings: Settings, city: City) -> Iterator[Settings]:
     folder = settings.work_dir / "demo"
     with EmbeddedMongo(folder, cache_gb=_DEMO_CACHE_GB) as mongo:
         settings = settings.with_values({"mongo_uri": SecretStr(mongo.uri)})
-        with connect(settings) as client, mongo_errors("looking for reviews"):
-            db = database(client, settings)
-            if reviews := db["Reviews"].estimated_document_count():
-                _print(f"Using the {reviews:,} reviews in {folder}; remove it for a new city.")
-            else:
-                size = f"{city.users:,} users and {city.restaurants:,} restaurants"
-                _print(f"Generating a city of {size}.")
-                _print(f"It has {write_city(db, city, settings):,} reviews.")
+        _fill(settings, city, folder)
         yield settings
+
+
+def _fill(settings: Settings, city: City, where: str | Path) -> None:
+    """Write a city, unless there are reviews; ``where`` is the place to empty for a new one."""
+    with connect(settings) as client, mongo_errors("looking for reviews"):
+        db = database(client, settings)
+        if reviews := db["Reviews"].estimated_document_count():
+            _print(f"Using the {reviews:,} reviews in {where}; remove it for a new city.")
+        else:
+            size = f"{city.users:,} users and {city.restaurants:,} restaurants"
+            _print(f"Generating a city of {size}.")
+            _print(f"It has {write_city(db, city, settings):,} reviews.")
 
 
 def _run_training(settings: Settings, scripts: Path) -> int:

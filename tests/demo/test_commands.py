@@ -20,6 +20,7 @@ from pymongo import MongoClient
 from recommender.core import ports
 from recommender.core.child_process import Guarded
 from recommender.core.errors import ConfigurationError, DatabaseUnavailableError
+from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.demo import embedded_mongod as embedded
 from recommender.demo.commands import PROJECT, main
@@ -485,6 +486,17 @@ class TestRun:
             assert len(client["Google-Maps-Restaurant"]["Reviews"].distinct("user_id")) == 50
         command.signal(signal.SIGTERM)
         assert command.end() == 0
+
+
+def test_city_command_fills_an_empty_database_once(
+    run_here: Callable[..., int], db: MongoDatabase
+) -> None:
+    contents = []
+    for seed in ("1", "2"):
+        assert run_here(main, "city", *SMALL_CITY, "--seed", seed) == 0
+        contents.append(list(db["Reviews"].find()))
+    assert contents[0] == contents[1]
+    assert len(contents[0]) > 100
 
 
 @pytest.mark.usefixtures("clean_environment")
