@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from ctypes.util import find_library
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pymongo
 
@@ -23,6 +23,8 @@ from recommender.runs.ledger import OPEN_STATES, Ledger
 from recommender.spark.java import LAPACK_PACKAGE, find_java, java_version
 from recommender.spark.session import driver_memory, memory_limit
 
+Outcome = dict[str, Any]
+
 _TIMEOUT_SECONDS = 10.0
 _LEAST_FREE_GIB = 1
 _GOOD_STATES = (*OPEN_STATES, "succeeded")
@@ -32,41 +34,44 @@ ACTIONS = {"find", "insert", "update", "remove", "createIndex", "createCollectio
 ACTIONS |= {"dropCollection", "renameCollectionSameDB", "listCollections"}
 
 
-class Check(NamedTuple):
-    """The outcome of a check: with an exit code a problem, else with a remedy a warning."""
-
-    name: str
-    finding: str
-    remedy: str = ""
-    exit_code: int = 0
+def outcome(name: str, finding: str, remedy: str = "", exit_code: int = 0) -> Outcome:
+    """Return the outcome of a check: with an exit code a problem, else with a remedy a warning."""
+    state = "problem" if exit_code else "warning" if remedy else "ok"
+    figures = {"finding": finding, "remedy": remedy, "exit_code": exit_code}
+    return {"name": name, "state": state, **figures}
 
 
-def check_database(settings: Settings) -> Iterator[Check]:
+def check_database(settings: Settings) -> Iterator[Outcome]:
     """Check MongoDB's topology, the user's rights, the reviews and the last run."""
     name = settings.mongo.db
-    with connect(settings) as client, pymongo.timeout(_TIMEOUT_SECONDS), mongo_errors("a check"):
+    with (
+        connect(settings) as client,
+        pymongo.timeout(_TIMEOUT_SECONDS),
+        mongo_errors("checking MongoDB"),
+    ):
         db, hello = database(client, settings), client.admin.command("hello")
         kind = "sharded" if hello.get("msg") == "isdbgrid" else hello.get("setName", "standalone")
         at = ", ".join(f"{host}:{port}" for host, port in sorted(client.nodes))
         replicate = "use a replica set if a backend writes to Recommendations"
         finding = f"version {client.server_info()['version']} at {at}, {kind}"
-        yield Check("MongoDB", finding, replicate if kind == "standalone" else "")
+        yield outcome("MongoDB", finding, replicate if kind == "standalone" else "")
         db.list_collection_names()  # refused if MONGO_URI lacks the credentials
         status = client.admin.command("connectionStatus", showPrivileges=True)["authInfo"]
-        missing = ", ".join(sorted(ACTIONS - granted(status["authenticatedUserPrivileges"], name)))
+        lacking = ", ".join(sorted(ACTIONS - granted(status["authenticatedUserPrivileges"], name)))
         if not status["authenticatedUsers"]:
-            yield Check("rights", "MongoDB asks for no credentials", "enable its authorization")
+            yield outcome("rights", "MongoDB asks for no credentials", "enable its authorization")
+        elif lacking:
+            yield outcome("rights", f"lacking: {lacking}", f"grant readWrite on {name}", 69)
         else:
-            grant = (f"grant the user the role readWrite on {name}", 69) if missing else ()
-            yield Check("rights", f"on {name}; missing: {missing or 'none'}", *grant)
+            yield outcome("rights", f"readWrite on {name}")
         reviews = source_of(db)["Reviews"].estimated_document_count()
         empty = () if reviews else ("check MONGO_DB, or load reviews by recommender.load", 65)
-        yield Check("reviews", f"about {reviews:,} in {name}.Reviews", *empty)
+        yield outcome("reviews", f"about {reviews:,} in {name}.Reviews", *empty)
         run = next(iter(Ledger(db).recent(1)), {"run_id": "none", "state": "yet"})
         finding = " ".join(filter(None, (run["run_id"], run["state"], run.get("error"))))
         see = f"see {run.get('exit_code') or 'crashed'} in the runbook of docs/operations.md"
         remedy = see if "error" in run else "run als_training.py"
-        yield Check("last run", finding, "" if run["state"] in _GOOD_STATES else remedy)
+        yield outcome("last run", finding, "" if run["state"] in _GOOD_STATES else remedy)
 
 
 def granted(privileges: Sequence[Document], db: str) -> set[str]:
@@ -75,43 +80,44 @@ def granted(privileges: Sequence[Document], db: str) -> set[str]:
     return {a for p in privileges if p["resource"] in whole for a in p["actions"]}
 
 
-def check_spark(settings: Settings) -> Iterator[Check]:
+def check_spark(settings: Settings) -> Iterator[Outcome]:
     """Check Java, the LAPACK that Spark loads, and the memory beside the driver's heap."""
     java = find_java()
-    yield Check("Java", f"version {java_version(str(java))}, {java}")
+    yield outcome("Java", f"version {java_version(str(java))}, {java}")
     if library := find_library("lapack") or "":
         ctypes.CDLL(library)
         loaded = re.search(r"/\S*liblapack\S*", Path("/proc/self/maps").read_text())
         library = loaded[0] if loaded else library
     install = f"ALS would be faster with OpenBLAS (Debian: apt-get install {LAPACK_PACKAGE})"
-    yield Check("LAPACK", library or "none", "" if "openblas" in library else install)
+    yield outcome("LAPACK", library or "none", "" if "openblas" in library else install)
     heap, limit_mib = driver_memory(settings.spark), memory_limit() // 2**20
     heap_mib = int(heap[:-1]) * 2 ** (10 * "kmgt".index(heap[-1])) // 2**10
     remedy = "" if heap_mib + _BESIDE_HEAP_MIB <= limit_mib else "lower SPARK_DRIVER_MEMORY"
-    yield Check("memory", f"{limit_mib:,} MiB, of which Spark's heap is {heap_mib:,}", remedy)
+    yield outcome("memory", f"{limit_mib:,} MiB, of which Spark's heap is {heap_mib:,}", remedy)
 
 
-def check_machine(settings: Settings) -> Iterator[Check]:
+def check_machine(settings: Settings) -> Iterator[Outcome]:
     """Check the folders that are written to and the port of the API."""
     settings.make_folder(settings.log_dir)
     for folder in (settings.log_dir, Path(settings.spark.checkpoint_dir or settings.work_dir)):
         if folder.is_dir():  # checkpoints may be in a cluster's file system
             free = shutil.disk_usage(folder).free / 2**30
             remedy = "" if free >= _LEAST_FREE_GIB else "free some space, or set WORK_DIR"
-            yield Check("disk", f"{free:.1f} GiB free for {folder}", remedy)
+            yield outcome("disk", f"{free:.1f} GiB free for {folder}", remedy)
     used = listens(settings.api.host, settings.api.port)
     remedy = "stop its program or set PORT, unless this is the service" if used else ""
-    yield Check("port", f"{settings.api.port} is {'in use' if used else 'free'}", remedy)
+    yield outcome("port", f"{settings.api.port} is {'in use' if used else 'free'}", remedy)
 
 
-def examine(settings: Settings) -> Iterator[Check]:
+def examine(settings: Settings) -> Iterator[Outcome]:
     """Yield the outcomes of all checks; what ends a group of checks early is a problem."""
+    secrets = secrets_of(settings)
     groups = {"MongoDB": check_database, "Spark": check_spark, "WORK_DIR": check_machine}
     for name, checks in groups.items():
         try:
             yield from checks(settings)
         except RecommenderError as error:
-            yield Check(name, str(error), exit_code=error.exit_code)
+            yield outcome(name, redact(str(error), secrets), exit_code=error.exit_code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,21 +127,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)
-    values, secrets, checks = settings.public(), secrets_of(settings), []
-    for check in examine(settings):
-        state = "problem" if check.exit_code else "warning" if check.remedy else "ok"
-        shown = check._replace(finding=redact(check.finding, secrets))
-        checks.append({"state": state, **shown._asdict()})
-    code = next((check["exit_code"] for check in checks if check["exit_code"]), 0)
+    checks, values = list(examine(settings)), settings.public()
+    code: int = next(filter(None, (check["exit_code"] for check in checks)), 0)
     sources = settings.sources().items()
     described = [(name, str(values.get(name.lower(), "***")), source) for name, source in sources]
     if arguments.json:
         print_json({"exit_code": code, "checks": checks, "settings": described})
     else:
         print_table("Settings", [row for row in described if row[2] != "default"])
-        texts = (f"{c['finding']}; {c['remedy']}".removesuffix("; ") for c in checks)
-        rows = [(c["name"], c["state"], text) for c, text in zip(checks, texts, strict=True)]
-        print_table("\nChecks", rows)
+        texts = [f"{check['finding']}; {check['remedy']}".strip("; ") for check in checks]
+        names = [(check["name"], check["state"]) for check in checks]
+        print_table("\nChecks", [(*name, text) for name, text in zip(names, texts, strict=True)])
     return code
 
 

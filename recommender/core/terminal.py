@@ -16,8 +16,7 @@ from typing import Any
 from bson import json_util
 from rich.console import Console
 from rich.padding import Padding
-from rich.progress import Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
-from rich.progress_bar import ProgressBar
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -32,12 +31,11 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 def print_json(document: object) -> None:
     """Print a document as JSON: dates in ISO 8601, other BSON types as extended JSON."""
+    sys.stdout.write(json.dumps(document, default=_json_value, indent=2) + "\n")
 
-    def default(value: Any) -> object:
-        dated = isinstance(value, datetime.datetime)
-        return value.isoformat() if dated else json_util.default(value)
 
-    sys.stdout.write(json.dumps(document, default=default, indent=2) + "\n")
+def _json_value(value: Any) -> object:
+    return value.isoformat() if isinstance(value, datetime.datetime) else json_util.default(value)
 
 
 def print_table(
@@ -64,19 +62,11 @@ def print_table(
         sys.stdout.write(f"{line.rstrip()}\n")
 
 
-class _Bar(ProgressColumn):
-    """Progress by a task's count or, with its field ``in_seconds``, by the time since its start."""
-
-    def render(self, task: Task) -> ProgressBar:
-        done = (task.elapsed or 0.0) if task.fields.get("in_seconds") else task.completed
-        return ProgressBar(task.total or 1.0, done, width=30, pulse=task.total is None)
-
-
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Yield a display of tasks below the log on stderr, disabled where that is no terminal."""
     console = _console(stderr=True)
-    columns = TextColumn("{task.description}"), _Bar(), TimeElapsedColumn()
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     off = not console.is_terminal
     display = Progress(
         *columns, console=console, transient=True, redirect_stdout=False, disable=off

@@ -76,9 +76,9 @@ class Run(ABC):
         self.record(phase=name)
         log.info("phase %s", name)
         started_at, started = now(), time.monotonic()
-        before = (run.get("phases", []) for run in self.earlier if run["state"] == "succeeded")
-        last = next((p["seconds"] for ps in before for p in ps if p["name"] == name), None)
-        task = self.display.add_task(f"phase {name}", total=last, in_seconds=True)
+        earlier = (p for run in self.earlier for p in run.get("phases", []) if p["name"] == name)
+        last = next((f", last {p['seconds']:.0f} s" for p in earlier), "")
+        task = self.display.add_task(f"phase {name}{last}", total=None)
         yield
         self.display.remove_task(task)
         seconds = round(time.monotonic() - started, 3)

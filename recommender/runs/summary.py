@@ -102,8 +102,9 @@ def summary_of(
         return title, list(_lines(run)), ()
     changes = {}
     for name, path, form in _CHANGES:
-        new, old = _figure(run, path), _figure(last, path)
-        changes[name] = "" if new is None or old is None else form.format(new - old)
+        figures = _figure(run, path), _figure(last, path)
+        if None not in figures:
+            changes[name] = form.format(figures[0] - figures[1])
     rows = [(name, changes.get(name, ""), text) for name, text in _lines(run)]
     return title, rows, ("", "change", f"since {last['run_id']}")
 

@@ -23,7 +23,7 @@ from recommender.core.terminal import print_table, progress
 
 def main(argv):
     with progress() as display:
-        display.add_task("phase train", total=9.0, in_seconds=True)
+        display.add_task("phase train", total=9.0)
         display.refresh()
         logging.warning("meanwhile")
     print_table("Title", [("name", "caf\\u00e9 " * 40), ("[red]", "2")], ("", "text"))
