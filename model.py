@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
+from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
 from recommender.als.published_factors import LiveFactors
@@ -22,11 +23,13 @@ from recommender.core.script import exit_on_error, run_script, script_parser
 from recommender.core.settings import load_settings
 from recommender.core.signals import Cancelled
 from recommender.service import (
+    pages,
     routes_catalog,
     routes_events,
     routes_health,
     routes_metrics,
     routes_model,
+    routes_pages,
     routes_recommendations,
     routes_runs,
     routes_training,
@@ -90,8 +93,10 @@ def create_app() -> FastAPI:
         routes_events,
         routes_health,
         routes_metrics,
+        routes_pages,
     ):
         app.include_router(routes.router, tags=[routes.__name__.rpartition("_")[2]])
+    app.mount("/static", StaticFiles(directory=pages.FOLDER / "static"))
     return app
 
 

@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _LABELLED_LINES = 14
+_STABLE: Any = {"svg.hashsalt": "recommender", "svg.fonttype": "none"}
+_GREY = "#7f8792"  # readable on white and on black
+_COLOURED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+_ON_ANY_PAGE: Any = _STABLE | dict.fromkeys(_COLOURED, _GREY)
+_ON_ANY_PAGE |= {"savefig.transparent": True, "legend.framealpha": 0.0, "font.size": 12.0}
+_ON_ANY_PAGE |= {"axes.spines.top": False, "axes.spines.right": False}
+_drawing = Lock()
 
 
 class Point(NamedTuple):
@@ -79,14 +89,41 @@ def _draw_lines(axes: Axes, chart: LineChart) -> None:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small", handlelength=4)
 
 
+@lru_cache(maxsize=64)
+def timeline_svg(phases: tuple[tuple[str, float, float], ...]) -> bytes:
+    """Return bars of phases, (name, start, seconds), as SVG on a transparent background."""
+    svg = BytesIO()
+    names, starts, seconds = zip(*phases, strict=True)
+    with _saved_figure(svg, 0.6 + 0.3 * len(phases), _ON_ANY_PAGE) as figure:
+        axes = figure.subplots()
+        bars = axes.barh(names, seconds, left=starts, height=0.6)
+        axes.bar_label(bars, [f"{value:.1f} s" for value in seconds], padding=4)
+        axes.invert_yaxis()
+        axes.margins(x=0.08)
+        axes.set_xlabel("seconds since the first phase")
+        axes.grid(axis="x", alpha=0.3)
+    return svg.getvalue()
+
+
+@lru_cache(maxsize=64)
+def line_charts_svg(*charts: LineChart) -> bytes:
+    """Return charts, hashable ones, below each other as SVG on a transparent background."""
+    svg = BytesIO()
+    with _saved_figure(svg, 3.2 * len(charts), _ON_ANY_PAGE) as figure:
+        for number, chart in enumerate(charts, start=1):
+            _draw_lines(figure.add_subplot(len(charts), 1, number), chart)
+    return svg.getvalue()
+
+
 @contextmanager
-def _saved_figure(path: Path, height: float) -> Iterator[Figure]:
+def _saved_figure(target: Path | BytesIO, height: float, style: Any = _STABLE) -> Iterator[Figure]:
     """Yield a figure and save it: the same bytes for the same plot, without date or random ids."""
-    keep_cache_in(path.parent)
+    if isinstance(target, Path):
+        keep_cache_in(target.parent)
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, height), layout="constrained")
-    yield figure
-    with rc_context({"svg.hashsalt": "recommender", "svg.fonttype": "none"}):
-        figure.savefig(path, format="svg", metadata={"Date": None})
+    with _drawing, rc_context(style):  # matplotlib's settings are those of the whole process
+        figure = Figure(figsize=(10, height), layout="constrained")
+        yield figure
+        figure.savefig(target, format="svg", metadata={"Date": None})

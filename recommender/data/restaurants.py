@@ -58,6 +58,9 @@ class RestaurantNames:
         """Return a restaurant's name, None if it is unknown."""
         return self._names.get(gmap_id) if isinstance(gmap_id, Hashable) else None
 
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
     def search(self, text: str, limit: int) -> list[Any]:
         """Return ids whose name and id contain all words of a text, whole beginnings first."""
         start, words = text.casefold(), text.casefold().split()

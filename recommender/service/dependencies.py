@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import SecretStr
 
 from recommender.als.published_factors import LiveFactors
 from recommender.core.mongo import MongoDatabase
@@ -59,15 +60,31 @@ async def _current(request: Request) -> Service:
 CurrentService = Annotated[Service, Depends(_current)]
 
 
+PAGE_COOKIE = "recommender_page"
+
+
+def page_token(key: SecretStr) -> str:
+    """Return what the page's cookie holds instead of the API key; a new key makes it invalid."""
+    return hmac.new(key.get_secret_value().encode(), b"the page's cookie", "sha256").hexdigest()
+
+
+def has_page_cookie(request: Request, service: Service) -> bool:
+    """Return true if the page's cookie is valid, or no API key is set."""
+    key, cookie = service.settings.api.key, request.cookies.get(PAGE_COOKIE, "")
+    return key is None or hmac.compare_digest(cookie.encode(), page_token(key).encode())
+
+
 async def require_key(
     request: Request,
     service: CurrentService,
     header: Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error=False))],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
 ) -> None:
-    """Answer 401 to a request without the API key, if one is set."""
+    """Answer 401 to a request without the API key or the page's cookie, if a key is set."""
     if service.settings.api.key is None:
         _warn_if_exposed(*(request.scope.get("server") or ("localhost", None)))
+        return
+    if has_page_cookie(request, service):
         return
     expected = service.settings.api.key.get_secret_value().encode()
     key = header if header is not None else bearer.credentials if bearer else ""

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from recommender.core.plots import LineChart, Point, save_elbow, save_line_charts
+from recommender.core.plots import (
+    LineChart,
+    Point,
+    keep_cache_in,
+    line_charts_svg,
+    save_elbow,
+    save_line_charts,
+    timeline_svg,
+)
 
 
 def texts(path: Path) -> list[str]:
@@ -42,3 +51,14 @@ def test_line_charts_have_ticks_notes_and_a_legend_that_ends(tmp_path: Path) -> 
     assert [shown.count(f"rank {i}") for i in (0, 1, 13, 14)] == [2, 1, 1, 0]
     save_line_charts(path, [])
     assert texts(path) == []
+
+
+def test_the_plots_of_the_page_are_drawn_once(tmp_path: Path) -> None:
+    keep_cache_in(tmp_path)
+    phases = (("read", 0.0, 1.5), ("train", 1.5, 20.25))
+    svg = timeline_svg(phases)
+    assert {b"read", b"20.2 s"} <= set(re.findall(rb">([^<>]+)</text>", svg))
+    assert timeline_svg(tuple(phases)) is svg
+    point = Point(0, 0.5, 0.1)
+    drawn = line_charts_svg(LineChart("a", "", "", ("1",), (("lists", (point,)),)))
+    assert b">lists</text>" in drawn

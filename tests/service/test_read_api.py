@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +25,7 @@ from tests.waiting import at_once, until
 AWKWARD = ["a/b", "50%?x=1#y", "two\nlines", "..x", "<script>alert(1)</script>"]
 AWKWARD += ["\U0001f363 سوشي"]
 POPULAR_SCORE = 1e-7
+HTML = "text/html; charset=utf-8"
 
 
 @pytest.fixture
@@ -69,6 +71,7 @@ def test_the_api_of_the_published_model(client: TestClient, db: MongoDatabase) -
     users_are_shown_and_searched(client, db)
     clusters_are_listed_with_names(client)
     restaurants_are_searched(client)
+    pages_escape_what_they_show(client)
     the_model_changes_its_tag(client, db)
 
 
@@ -154,6 +157,31 @@ def restaurants_are_searched(client: TestClient) -> None:
     assert similar["score"] == pytest.approx(0.5 / np.hypot(0.5, 0.1), abs=1e-6)
     assert get(client, "/restaurants/5/similar")["restaurants"][0]["gmap_id"] == "c"
     assert client.get("/restaurants/nowhere/similar").status_code == 404
+
+
+def pages_escape_what_they_show(client: TestClient) -> None:
+    run_id = get(client, "/runs")["runs"][0]["run_id"]
+    pages = ["/", "/ui/runs", f"/ui/runs/{run_id}", f"/ui/compare?run={run_id}&run={run_id}"]
+    pages += ["/ui/quality", "/ui/clusters", "/ui/clusters/3", "/ui/users?q=<script>", "/ui/try"]
+    pages += [f"/ui/users/{quote(user, safe='')}" for user in AWKWARD]
+    pages += ["/ui/restaurants?q=ántonia", "/ui/restaurants/a", "/ui/try?rated=a=5&q=<b>"]
+    for path in pages:
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, HTML), path
+        assert "unsafe" not in answer.headers["content-security-policy"]
+        assert not re.search("<(b|script)>", answer.text), path
+        assert not re.search(r" style=|\bon[a-z]+=", answer.text), path
+    tried = client.get("/ui/try?rated=a=4&rated=a=5").text
+    assert "Ántonia &lt;b&gt;" in tried
+    assert tried.count('value="a=5"') == 1
+    assert "because of" in tried
+    assert "because of" not in client.get("/ui/try?rated=a=5&remove=a").text
+    plot = client.get(f"/ui/runs/{run_id}/phases.svg")
+    assert plot.headers["content-type"] == "image/svg+xml"
+    assert "evaluate clusters" in plot.text
+    for path in ("/ui/runs/nowhere", "/ui/clusters/4", "/ui/users/nobody", "/ui/restaurants/x"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (404, HTML)
 
 
 def the_model_changes_its_tag(client: TestClient, db: MongoDatabase) -> None:

@@ -1,0 +1,327 @@
+"""The page: ``/`` and ``/ui/...``, for people; each is rendered here and changes nothing."""
+
+from __future__ import annotations
+
+import hmac
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi.responses import RedirectResponse
+
+from recommender.core.mongo import Document, mongo_errors
+from recommender.core.plots import LineChart, Point, keep_cache_in, line_charts_svg, timeline_svg
+from recommender.core.settings import Settings
+from recommender.data.one_user import parse_rating
+from recommender.runs.ledger import OPEN_STATES, RUN_ID, STATES, Ledger, State
+from recommender.service.dependencies import (
+    PAGE_COOKIE,
+    CurrentService,
+    Service,
+    page_token,
+    require_same_origin,
+)
+from recommender.service.pages import PageRoute, render
+from recommender.service.routes_catalog import clusters_of, similar_to, user_of
+from recommender.service.routes_recommendations import from_ratings, published
+
+_RUNS = 50
+_LOG_BYTES = 40_000
+_TICKS = 8
+_FOUND, _MOST_STARS = 8, 10
+_OWN = {"_id", "run_id", "pid", "log"}  # fields that differ between any two runs
+_COOKIE_SECONDS = 30 * 86_400
+
+# For each chart, the dotted names of the metrics that it shows.
+_CHARTS = {
+    "NDCG of the lists: higher is better": {
+        "lists": "lists.ndcg",
+        "popular list": "lists.popular.ndcg",
+        "random lists": "lists.random.ndcg",
+    },
+    "RMSE of predicted ratings: lower is better": {
+        "prediction": "als.rmse",
+        "biases alone": "als.baseline_rmse",
+        "mean": "als.mean_rmse",
+    },
+    "Share of all restaurants that are recommended": {
+        "lists": "lists.coverage",
+        "popular list": "lists.popular.coverage",
+    },
+}
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+Text = Annotated[str, Query(max_length=300)]
+
+
+@mongo_errors("reading the ledger")
+def _recent(
+    service: Service, before: str | None = None, state: str | None = None
+) -> list[Document]:
+    return Ledger(service.db).recent(_RUNS, before, state=state)
+
+
+@mongo_errors("reading the ledger")
+def _run(service: Service, run_id: str) -> Document:
+    run = Ledger(service.db).get(run_id)
+    if run is None:
+        raise HTTPException(404, f"no run {run_id} is in the ledger")
+    return run
+
+
+@router.get("/")
+def home(request: Request, service: CurrentService) -> Response:
+    """Show how the service does: the model, the training in progress, the schedule."""
+    runs = _recent(service)
+    trained = [run for run in runs if run["state"] == "succeeded" and run["trigger"] != "tune"]
+    running = next((run for run in runs if run["state"] in OPEN_STATES), None)
+    return render(
+        request,
+        "home.html",
+        latest=runs[0] if runs else None,
+        good=trained[0] if trained else None,
+        before=trained[1] if len(trained) > 1 else None,
+        running=running,
+        steps=list(_steps(running, trained[0] if trained else None)) if running else [],
+        schedule=service.schedule,
+        served=service.catalog.served(),
+    )
+
+
+def _steps(run: Document, last: Document | None) -> Iterator[Document]:
+    """Yield the phases of a run in progress, those to come with their seconds in the last one."""
+    took = {phase["name"]: phase["seconds"] for phase in (last or {}).get("phases", [])}
+    done = {phase["name"]: phase["seconds"] for phase in run["phases"]}
+    current = run["phase"] if run["phase"] not in done else None
+    for name in dict.fromkeys([*took, *done, *([current] if current else [])]):
+        state = "done" if name in done else "now" if name == current else "next"
+        yield {"name": name, "state": state, "seconds": done.get(name), "expected": took.get(name)}
+
+
+@router.get("/ui/runs")
+def runs(
+    request: Request,
+    service: CurrentService,
+    state: State | None = None,
+    before: Text | None = None,
+) -> Response:
+    """List the runs, to open one or to compare two."""
+    listed = _recent(service, before, state)
+    return render(request, "runs.html", runs=listed, state=state, states=STATES, full=_RUNS)
+
+
+@router.get("/ui/compare")
+def compare(
+    request: Request,
+    service: CurrentService,
+    run: Annotated[list[str], Query(min_length=2, max_length=2)],
+) -> Response:
+    """Show where two runs differ."""
+    first, second = (dict(_flat(_run(service, run_id))) for run_id in sorted(run))
+    rows = [(key, first.get(key), second.get(key)) for key in dict.fromkeys([*first, *second])]
+    different = [row for row in rows if row[1] != row[2] and row[0] not in _OWN]
+    return render(
+        request, "compare.html", runs=sorted(run), rows=different, same=len(rows) - len(different)
+    )
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of a document by their dotted names; phases by theirs."""
+    if name == "phases":
+        value = {phase["name"]: phase["seconds"] for phase in value}
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _flat(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+@router.get("/ui/runs/{run_id}")
+def run(request: Request, service: CurrentService, run_id: str) -> Response:
+    """Show one run: phases, metrics, verdicts, settings and the end of its log."""
+    document = _run(service, run_id)
+    defaults = Settings.of({}).public()
+    changed = {k: v for k, v in document["settings"].items() if defaults.get(k) != v}
+    metrics = document["metrics"]
+    shown = {"als", "lists", "clusters"}
+    other = dict(_flat({key: value for key, value in metrics.items() if key not in shown}))
+    return render(
+        request,
+        "run.html",
+        run=document,
+        changed=changed,
+        defaults=defaults,
+        other=other,
+        is_open=document["state"] in OPEN_STATES,
+        log=_log_of(service, run_id),
+    )
+
+
+def _log_of(service: Service, run_id: str) -> str | None:
+    """Return the end of a run's log; its path comes from the id, never from the database."""
+    path = service.settings.log_dir / f"{run_id}.log"
+    if not RUN_ID.fullmatch(run_id) or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _LOG_BYTES))
+        return file.read().decode(errors="replace")
+
+
+@router.get("/ui/runs/{run_id}/phases.svg")
+def phases(service: CurrentService, run_id: str) -> Response:
+    """Draw the phases of a run as bars."""
+    recorded = _run(service, run_id)["phases"]
+    if not recorded:
+        raise HTTPException(404, "the run has no finished phase")
+    first = recorded[0]["started_at"]
+    starts = [(phase["started_at"] - first).total_seconds() for phase in recorded]
+    rows = zip(recorded, starts, strict=True)
+    return _svg(service, timeline_svg, tuple((p["name"], start, p["seconds"]) for p, start in rows))
+
+
+def _svg(service: Service, draw: Any, *what: Any) -> Response:
+    keep_cache_in(service.settings.work_dir)
+    # Without this, a browser that opens the plot by itself would not apply its styles.
+    policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+    return Response(draw(*what), media_type="image/svg+xml", headers=policy)
+
+
+@router.get("/ui/quality")
+def quality(request: Request, service: CurrentService) -> Response:
+    """Show the quality of the last trainings."""
+    evaluated = [run for run in _recent(service) if run["metrics"].get("lists")]
+    return render(request, "quality.html", runs=evaluated)
+
+
+@router.get("/ui/quality.svg")
+def quality_plot(service: CurrentService) -> Response:
+    """Draw the quality of the last trainings beside its baselines."""
+    runs = [run for run in reversed(_recent(service)) if run["metrics"].get("lists")]
+    every = max(1, len(runs) // _TICKS)
+    starts = [f"{run['queued_at']:%d %b %H:%M}" for run in runs]
+    ticks = tuple(start if i % every == 0 else "" for i, start in enumerate(starts))
+    figures = [dict(_flat(run["metrics"])) for run in runs]
+    charts = []
+    for title, lines in _CHARTS.items():
+        drawn = [(label, _points(figures, key)) for label, key in lines.items()]
+        charts.append(LineChart(title, "", "", ticks, tuple(line for line in drawn if line[1])))
+    return _svg(service, line_charts_svg, *(chart for chart in charts if chart.lines))
+
+
+def _points(figures: list[Document], key: str) -> tuple[Point, ...]:
+    """Return the points of the runs that have a figure, by its dotted name."""
+    return tuple(
+        Point(tick, run[key], run.get(f"{key}_error") or 0.0)
+        for tick, run in enumerate(figures)
+        if run.get(key) is not None
+    )
+
+
+@router.get("/ui/clusters")
+def clusters(request: Request, service: CurrentService) -> Response:
+    """List the clusters and what sets each apart."""
+    return render(
+        request, "clusters.html", clusters=clusters_of(service, 3), served=published(service)
+    )
+
+
+@router.get("/ui/clusters/{cluster_id}")
+def cluster(request: Request, service: CurrentService, cluster_id: int) -> Response:
+    """Show one cluster."""
+    every = clusters_of(service)
+    if not 0 <= cluster_id < len(every):
+        raise HTTPException(404, f"no cluster {cluster_id}; they are 0 to {len(every) - 1}")
+    users = sum(one.size for one in every)
+    return render(request, "cluster.html", cluster=every[cluster_id], users=users, k=len(every))
+
+
+@router.get("/ui/users")
+def users(request: Request, service: CurrentService, q: Text = "") -> Response:
+    """Search users by the beginning of their ids."""
+    return render(request, "users.html", q=q, users=service.catalog.users(q, 20))
+
+
+@router.get("/ui/users/{user_id:id}")
+def user(request: Request, service: CurrentService, user_id: str) -> Response:
+    """Show what a user has rated, and is served."""
+    names = published(service).names
+    return render(request, "user.html", user=user_of(service, user_id), names=names)
+
+
+@router.get("/ui/restaurants")
+def restaurants(request: Request, service: CurrentService, q: Text = "") -> Response:
+    """Search restaurants by name."""
+    names = published(service).names
+    return render(request, "restaurants.html", q=q, found=names.search(q, 30), names=names)
+
+
+@router.get("/ui/restaurants/{gmap_id:id}")
+def restaurant(request: Request, service: CurrentService, gmap_id: str) -> Response:
+    """Show what is similar to a restaurant, and the clusters that like it."""
+    similar = similar_to(service, gmap_id, 10).restaurants
+    liked_by = [
+        (one, place)
+        for one in clusters_of(service)
+        for place, entry in enumerate(one.recommendations, start=1)
+        if str(entry.gmap_id) == gmap_id
+    ]
+    liked_by.sort(key=lambda pair: pair[1])
+    names = published(service).names
+    context: dict[str, Any] = {"gmap_id": gmap_id, "names": names, "liked_by": liked_by[:10]}
+    return render(request, "restaurant.html", similar=similar, **context)
+
+
+@router.get("/ui/try")
+def try_out(
+    request: Request,
+    service: CurrentService,
+    q: Text = "",
+    rated: Annotated[list[str] | None, Query(max_length=1000)] = None,
+    remove: str | None = None,
+) -> Response:
+    """Recommend to a visitor, who rates restaurants by links; nothing is stored."""
+    names = published(service).names
+    try:
+        ratings = dict(map(parse_rating, rated or []))
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from None
+    ratings.pop(remove or "", None)
+    low, high = service.settings.reviews.rating_min, service.settings.reviews.rating_max
+    return render(
+        request,
+        "try.html",
+        q=q,
+        ratings=ratings,
+        answer=from_ratings(service, ratings) if ratings else None,
+        found=names.search(q, _FOUND),
+        names=names,
+        stars=list(range(math.ceil(low), math.floor(high) + 1))[-_MOST_STARS:],
+    )
+
+
+@router.get("/ui/login")
+def login(request: Request) -> Response:
+    """Ask for the API key."""
+    return render(request, "login.html", wrong=False)
+
+
+@router.post("/ui/login", dependencies=[Depends(require_same_origin)])
+async def sign_in(request: Request, service: CurrentService) -> Response:
+    """Set the page's cookie if the API key is right."""
+    sent = parse_qs((await request.body()).decode(errors="replace")).get("key", [""])[0]
+    key = service.settings.api.key
+    if key is None or not hmac.compare_digest(sent.encode(), key.get_secret_value().encode()):
+        return render(request, "login.html", 403, wrong=True)
+    response = RedirectResponse("/", 303)
+    response.set_cookie(
+        PAGE_COOKIE,
+        page_token(key),
+        max_age=_COOKIE_SECONDS,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return response

@@ -1,0 +1,92 @@
+// Live regions: fetch the page again and replace #live. The page works without this script.
+"use strict";
+
+let latest = 0;
+
+async function refresh(url) {
+  const number = ++latest;
+  const answer = await fetch(url);
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const [now, next] = [document.getElementById("live"), page.getElementById("live")];
+  if (number !== latest || !now || !next) return;
+  const focused = now.contains(document.activeElement) ? document.activeElement : null;
+  now.replaceWith(next);
+  if (focused) again(next, focused)?.focus();
+  follow();
+}
+
+function again(region, element) {
+  const label = element.getAttribute("aria-label") || element.textContent;
+  const same = (one) => (one.getAttribute("aria-label") || one.textContent) === label;
+  return [...region.querySelectorAll("a, button, summary")].find(same);
+}
+
+// A run in progress: the server sends an event at each change.
+let events = null;
+
+function follow() {
+  const url = document.getElementById("live")?.dataset.events;
+  if (events?.url.endsWith(url)) return;
+  events?.close();
+  events = url ? new EventSource(url) : null;
+  if (!events) return;
+  let first = true;
+  events.onmessage = (event) => {
+    const over = !["queued", "running"].includes(JSON.parse(event.data).state);
+    if (over) events.close();
+    if (!first || over) refresh(location.href);
+    first = false;
+  };
+}
+
+// Buttons that call the API; its answer to a failure is a problem with a detail.
+async function call(form) {
+  const { method, json, confirm: question } = form.dataset;
+  if (question && !confirm(question)) return;
+  const message = form.parentElement.querySelector("output");
+  const button = form.querySelector("button");
+  button.disabled = true;
+  message.textContent = "";
+  try {
+    const headers = json ? { "Content-Type": "application/json" } : {};
+    const answer = await fetch(form.action, { method, headers, body: json || null });
+    const body = await answer.json();
+    if (answer.ok) await refresh(location.href);
+    else message.textContent = body.detail;
+  } catch {
+    message.textContent = "The service does not answer.";
+  }
+  button.disabled = false;
+}
+
+// Searches and stars: what the form would load is shown at once, and in the address.
+function show(form, button) {
+  const query = new URLSearchParams(new FormData(form));
+  if (button?.name) query.append(button.name, button.value);
+  query.delete("remove");
+  if (button?.name === "remove") without(query, button.value);
+  const url = `${form.getAttribute("action")}?${query}`;
+  history.replaceState(null, "", url);
+  refresh(url);
+}
+
+function without(query, id) {
+  const kept = query.getAll("rated").filter((one) => !one.startsWith(`${id}=`));
+  query.delete("rated");
+  kept.forEach((one) => query.append("rated", one));
+}
+
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (!form.matches(".call, [data-live]")) return;
+  event.preventDefault();
+  if (form.matches(".call")) call(form);
+  else show(form, event.submitter);
+});
+
+document.addEventListener("input", (event) => {
+  const form = event.target.form;
+  if (event.target.type === "search" && form?.matches("[data-live]")) show(form);
+});
+
+follow();

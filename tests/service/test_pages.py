@@ -1,0 +1,124 @@
+"""The pages without a model, without MongoDB, with a key, and of runs in every state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+import model
+from recommender.core.mongo import MongoDatabase
+from recommender.core.settings import Settings
+from recommender.runs.ledger import STATES, Ledger, now
+from recommender.service.pages import duration
+from tests.support import set_environment
+
+HTML = "text/html; charset=utf-8"
+NASTY = "<script>alert(1)</script> \U0001f363 \u202eسوشي " + "x" * 300
+
+
+@pytest.fixture
+def configure(db_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    return partial(set_environment, monkeypatch, db_settings)
+
+
+@pytest.fixture
+def client(configure: Callable[..., None], db: MongoDatabase) -> Iterator[TestClient]:
+    configure()
+    with TestClient(model.create_app()) as test_client:
+        yield test_client
+
+
+def page(client: TestClient, path: str, status: int = 200) -> str:
+    answer = client.get(path)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, HTML), path
+    return answer.text
+
+
+def test_an_empty_database_has_pages(client: TestClient) -> None:
+    assert 'action="/train"' in page(client, "/")
+    for path in ("/ui/runs", "/ui/quality", "/ui/users"):
+        page(client, path)
+    for path in ("/ui/clusters", "/ui/users/u", "/ui/try", "/ui/restaurants"):
+        assert "POST /train" in page(client, path, 404)
+    page(client, "/ui/runs?state=done", 422)
+    page(client, "/ui/compare?run=a", 422)
+
+
+def test_without_mongodb_pages_say_so(configure: Callable[..., None]) -> None:
+    configure(MONGO_URI="mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=50")
+    with TestClient(model.create_app()) as client:
+        for path in ("/", "/ui/runs", "/ui/quality", "/ui/clusters", "/ui/users/u"):
+            assert "MongoDB did not answer" in page(client, path, 503)
+
+
+def test_runs_of_every_state_are_shown(
+    client: TestClient, db: MongoDatabase, db_settings: Settings
+) -> None:
+    ledger = Ledger(db)
+    for number, state in enumerate(STATES):
+        run_id = f"20260101T00000000{number}Z-0000000{number}"
+        ledger.open(run_id, "api", db_settings.with_values({"als_rank": 7}), None)
+        fields: dict[str, Any] = {"state": state, "error": NASTY, "exit_code": 76}
+        ledger.update(run_id, fields | {"warnings": [NASTY], "metrics.hindsight": {"ndcg": 0.1}})
+        text = page(client, f"/ui/runs/{run_id}")
+        assert "&lt;script&gt;" in text
+        assert "ALS_RANK" in text
+        assert ("data-events" in text) == (state in ("queued", "running"))
+        assert ("data-events" in page(client, "/")) == (state in ("queued", "running"))
+        assert state in page(client, f"/ui/runs?state={state}")
+    begun = {"name": "read", "started_at": now() - timedelta(seconds=90), "seconds": 30.0}
+    ledger.update(run_id, {"state": "succeeded", "phases": [begun], "ended_at": now()})
+    ledger.open("20270101T000000000Z-00000000", "api", db_settings, None)
+    ledger.update("20270101T000000000Z-00000000", {"state": "running", "phase": "read"})
+    assert 'aria-current="step"' in page(client, "/")
+
+
+def test_the_log_is_shown_by_the_id_of_its_run(
+    client: TestClient, db: MongoDatabase, db_settings: Settings
+) -> None:
+    run_id = "20260101T000000000Z-00000000"
+    Ledger(db).open(run_id, "api", db_settings, None)
+    Ledger(db).update(run_id, {"log": "/etc/passwd"})
+    assert "root:" not in page(client, f"/ui/runs/{run_id}")
+    db_settings.log_dir.mkdir(parents=True)
+    (db_settings.log_dir / f"{run_id}.log").write_text("first line\n" + "y" * 50_000 + NASTY)
+    text = page(client, f"/ui/runs/{run_id}")
+    assert "&lt;script&gt;" in text
+    assert "first line" not in text
+
+
+def test_the_key_is_asked_for_once(configure: Callable[..., None], db: MongoDatabase) -> None:
+    configure(API_KEY="kéy")
+    with TestClient(model.create_app(), follow_redirects=False) as client:
+        refused = client.get("/ui/runs")
+        assert (refused.status_code, refused.headers["location"]) == (303, "/ui/login")
+        page(client, "/ui/login")
+        assert client.get("/static/page.css").status_code == 200
+        assert client.post("/ui/login", data={"key": "wrong"}).status_code == 403
+        evil = {"Origin": "http://evil.example"}
+        assert client.post("/ui/login", data={"key": "kéy"}, headers=evil).status_code == 403
+        assert client.get("/runs").status_code == 401
+        answer = client.post("/ui/login", data={"key": "kéy"})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        cookie = answer.headers["set-cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=strict" in cookie
+        assert "kéy" not in cookie
+        page(client, "/ui/runs")
+        assert client.get("/runs").status_code == 200
+        held = dict(client.cookies)
+    configure(API_KEY="another")
+    with TestClient(model.create_app(), cookies=held, follow_redirects=False) as client:
+        assert client.get("/").status_code == 303
+        assert client.get("/runs").status_code == 401
+
+
+def test_durations_are_short() -> None:
+    cases = {0.04: "0.0 s", 9.96: "10.0 s", 59: "59 s", 61: "1 min 1 s", 599: "9 min 59 s"}
+    cases |= {1306: "21 min", 8220: "2 h 17 min", 200_000: "2 d"}
+    assert {seconds: duration(seconds) for seconds in cases} == cases
