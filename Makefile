@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST_OPTIONS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install java run train test test-all lint types tests faults format docs lock bench clean
+.PHONY: help install java chromium run train test test-all lint types tests faults format docs lock bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 
 java: $(INSTALLED) ## check for Java 17 or 21; install Debian's if there is none and apt-get may be used
 	@$(PY) -m recommender.spark.java --install
+
+chromium: ## install Debian's Chromium for the tests of the page, which are skipped without one
+	@{ command -v chromium && command -v chromedriver; } >/dev/null || test "$$(id -u)" != 0 || \
+		{ apt-get update -qq && apt-get install -qq -y chromium chromium-driver; }
 
 run: java ## train once, then serve on PORT until Ctrl-C; without MONGO_URI, on a generated city
 	@$(PY) -m recommender.demo run
@@ -43,7 +47,7 @@ types: $(INSTALLED) ## check types with mypy
 tests: java ## every test, with a real mongod and a real Spark
 	$(PY) -m pytest $(PYTEST_OPTIONS)
 
-test-all: lint types java ## the same with what takes longer: fuzzing, benchmarks, more faults
+test-all: lint types java chromium ## the same with what takes longer: fuzzing, benchmarks, more faults
 	$(PY) -m pytest $(PYTEST_OPTIONS) -m "not slow"
 
 faults: java ## inject every fault of docs/faults.md, and write that page (some 45 minutes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from recommender.core.mongo_collections import (
     FALLBACK_ID,
     METADATA,
 )
-from recommender.data.ids import CODEC, encode_id, keys_of, positions_in
+from recommender.data.ids import CODEC, KeyIndex, decode_ids, encode_id, keys_of
 from recommender.data.ratings import Ratings
 from recommender.data.rejection import Rejection
 from recommender.publishing.live import Live
@@ -47,9 +48,15 @@ class PublishedModel:
     clusters: list[Document]  # the documents of ``Clusters``, by ``cluster_id``
     fallback: list[Document]  # recommendations for users in no cluster
 
+    @cached_property
+    def _column_index(self) -> KeyIndex:
+        return KeyIndex(self.columns)
+
     def vectors(self, ratings: Ratings) -> csr_array:
         """Return the users' vectors over the columns: sparse (users, columns), 0 where unrated."""
-        column_of = positions_in(self.columns, ratings.restaurants)[ratings.restaurant]
+        ids = decode_ids(ratings.restaurants)
+        position = np.array([self._column_index.find(i) for i in ids], dtype=np.int64)
+        column_of = position[ratings.restaurant]
         kept = column_of >= 0
         values = ratings.rating[kept] + self.rating_shift
         shape = (len(ratings.users), len(self.columns))

@@ -28,7 +28,7 @@ _NAMES_SECONDS = 600.0  # until names are read again
 # A list whose scores only break ties is that of popularity.
 _POPULARITY_SCORES = 1e-6
 # To read a user's ratings: for the reasons of a list, and to show them.
-_CHEAP_MILLISECONDS, _SHOWN_MILLISECONDS = 50, 3000
+_CHEAP_MILLISECONDS, _SHOWN_MILLISECONDS = 20, 3000
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,47 +126,49 @@ class Catalog:
         """Return at most ``limit`` ids of users with recommendations, texts with this prefix."""
         between = {"user_id": {"$gte": prefix, "$lt": prefix + "\U0010ffff"}}
         with mongo_errors("reading Recommendations"):
-            found = self._recommendations().find(between, {"_id": 0, "user_id": 1})
-            found = found.collation(SIMPLE).sort("user_id", 1).limit(limit)
-            return [document["user_id"] for document in found]
+            cursor = self._recommendations().find(between, {"_id": 0, "user_id": 1})
+            cursor = cursor.collation(SIMPLE).sort("user_id", 1).limit(limit)
+            return [document["user_id"] for document in cursor]
 
     def count_users(self) -> int:
         """Return about how many users have recommendations."""
         with mongo_errors("reading Recommendations"):
             return int(self._recommendations().estimated_document_count())
 
-    def ratings(self, user_id: Any, milliseconds: int = _SHOWN_MILLISECONDS) -> Ratings:
-        """Return a user's ratings; DataError without any."""
-        return rated_by(self._db, self._settings, user_id, milliseconds)
+    def user(self, user: str, *, cheap: bool = False) -> tuple[Document | None, Ratings | None]:
+        """Return a user's document of Recommendations and ratings, each if there is one.
 
-    def answer(self, user: str, n: int) -> Answer:
-        """Return the list of a user by the id's text: the stored one, else one made now.
-
-        The reasons and the cluster of a stored list need the user's ratings; they are left out
-        where MongoDB does not find these at once.
+        With ``cheap``, ratings beside a document are left out where MongoDB does not return them
+        at once.
         """
-        served, document = self.served(), self.document(user)
+        document = self._document(user)
+        same = document["user_id"] if document else {"$in": spelled_ids(user)}
+        cheap = cheap and document is not None
+        milliseconds = _CHEAP_MILLISECONDS if cheap else _SHOWN_MILLISECONDS
+        try:
+            return document, rated_by(self._db, self._settings, same, milliseconds)
+        except DataError:
+            return document, None
+        except DatabaseUnavailableError:
+            if cheap:
+                return document, None
+            raise
+
+    def answer(self, document: Document | None, ratings: Ratings | None, n: int) -> Answer:
+        """Return the list of a user as :meth:`user` returns one: the stored one, else a new one."""
+        served = self.served()
         if document is None:
-            try:
-                ratings = self.ratings({"$in": spelled_ids(user)})
-            except DataError:
-                return served.recommend(None, n)
             return served.recommend(ratings, n)
         entries = [entry for entry in document["recommendations"] if _is_valid(entry)][:n]
         popular = all(entry["score"] <= _POPULARITY_SCORES for entry in entries)
-        source: Source = "fallback" if popular else "personal"
         because: list[list[Any]] = [[] for _ in entries]
-        cluster_id = None
-        try:
-            ratings = self.ratings(document["user_id"], _CHEAP_MILLISECONDS)
-            cluster_id = served.cluster_of(ratings)
-            if served.factors and not popular:
-                because = served.factors.because(ratings, [e["gmap_id"] for e in entries])
-        except (DataError, DatabaseUnavailableError):
-            pass
+        if served.factors and ratings and not popular:
+            because = served.factors.because(ratings, [entry["gmap_id"] for entry in entries])
+        cluster_id = served.cluster_of(ratings) if ratings else None
+        source: Source = "fallback" if popular else "personal"
         return Answer(source, document.get("run_id"), entries, because, cluster_id)
 
-    def document(self, user: str) -> Document | None:
+    def _document(self, user: str) -> Document | None:
         """Return a user's document of Recommendations by the id's text."""
         with mongo_errors("reading Recommendations"):
             same = {"user_id": {"$in": spelled_ids(user)}}

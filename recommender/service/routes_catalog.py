@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Response
 from pydantic import BaseModel, Field
 
-from recommender.core.errors import DataError
 from recommender.core.mongo import Document
 from recommender.data.ids import decode_id
 from recommender.data.one_user import spelled_ids
@@ -149,18 +148,14 @@ def user(service: CurrentService, user_id: Annotated[str, Path(max_length=1024)]
 
 def user_of(service: Service, user_id: str) -> User:
     """Return a user; 404 without a rating and without a list."""
-    served, document = published(service), service.catalog.document(user_id)
-    same = document["user_id"] if document else {"$in": spelled_ids(user_id)}
-    try:
-        rated = list(_rated(service.catalog.ratings(same), served.names))
-    except DataError:
-        rated = []
-    if document is None and not rated:
+    served = published(service)
+    document, ratings = service.catalog.user(user_id)
+    if document is None and ratings is None:
         raise HTTPException(404, f"user {user_id!r} has no rating and no list; check the id")
-    answer = service.catalog.answer(user_id, service.settings.als.top_n)
+    answer = service.catalog.answer(document, ratings, service.settings.als.top_n)
     return User(
         user_id=document["user_id"] if document else user_id,
-        rated=rated,
+        rated=_rated(ratings, served.names) if ratings else [],
         served=Recommendations.of(answer, served.names, []),
     )
 
@@ -197,7 +192,7 @@ def cluster(service: CurrentService, cluster_id: Annotated[int, Path(ge=0)]) -> 
 
 
 def clusters_of(service: Service, restaurants: int | None = None) -> list[Cluster]:
-    """Return the clusters with at most so many restaurants in each list."""
+    """Return the clusters with at most a number of restaurants in each list."""
     served = published(service)
     documents = served.model.clusters if served.model else []
     return [_cluster(document, served, restaurants) for document in documents]

@@ -139,7 +139,8 @@ def recommendations_of(
 ) -> Recommendations:
     """Return the list of a user, with the fallback list for an unknown one."""
     names = published(service).names
-    answer = service.catalog.answer(user_id, n or service.settings.als.top_n)
+    known = service.catalog.user(user_id, cheap=True)
+    answer = service.catalog.answer(*known, n or service.settings.als.top_n)
     return Recommendations.of(answer, names, [])
 
 

@@ -58,8 +58,8 @@ def runs(
 ) -> Runs:
     """List the latest runs, newest first."""
     without = ("settings", "versions", "metrics", "chosen", "gate") if summary else ()
-    found = Ledger(service.db).recent(limit, before, *without, state=state, trigger=trigger)
-    return Runs(runs=[_run(document) for document in found])
+    latest = Ledger(service.db).recent(limit, before, *without, state=state, trigger=trigger)
+    return Runs(runs=[_run(document) for document in latest])
 
 
 @router.get("/{run_id}", responses=responses(401, 404, 422, 503))

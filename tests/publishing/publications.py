@@ -15,8 +15,10 @@ from pymongo.errors import (
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import (
     CENTROIDS_ID,
+    CLUSTERS,
     CLUSTERS_ID,
     COLUMNS_ID,
+    METADATA,
     RECOMMENDATIONS,
 )
 from recommender.publishing.publish import publish, publish_clusters
@@ -86,6 +88,13 @@ def everything(db: MongoDatabase) -> dict[str, list[Document]]:
         if not name.startswith("system.") and name != STATE and not name.endswith(PREVIOUS)
     }
     return {name: documents for name, documents in content.items() if documents}
+
+
+def clusters_and_metadata(db: MongoDatabase) -> list[Document]:
+    """Return the documents of both collections at one moment; the server has snapshots."""
+    with db.client.start_session(snapshot=True) as session:
+        pair = [db[name].find({}, session=session) for name in (METADATA, CLUSTERS)]
+        return [document for cursor in pair for document in cursor]
 
 
 @contextlib.contextmanager

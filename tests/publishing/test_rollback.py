@@ -18,13 +18,13 @@ from recommender.runs.run import TrainingRun
 from recommender.runs.switch import PREVIOUS, published_runs, sweep
 from tests.publishing.publications import (
     HookedLease,
+    clusters_and_metadata,
     everything,
     nothing,
     publish_pair,
     train,
     watched,
 )
-from tests.publishing.test_transaction import watched_together
 
 USERS = 500
 
@@ -99,15 +99,15 @@ def test_readers_see_one_whole_run(
     publish_all(replica_set, "r1", "r2")
     publish_all(db, "r1", "r2")
     with (
-        watched_together(replica_set) as pairs,
-        watched(replica_set, RECOMMENDATIONS) as lists,
-        watched(db, RECOMMENDATIONS) as alone,
-        watched(db, METADATA) as metadata,
+        watched(lambda: clusters_and_metadata(replica_set)) as pairs,
+        watched(lambda: list(replica_set[RECOMMENDATIONS].find())) as lists,
+        watched(lambda: list(db[RECOMMENDATIONS].find())) as alone,
+        watched(lambda: list(db[METADATA].find())) as metadata,
     ):
         for number in range(3, 8):
             roll_back(replica_set, db_settings, f"r{number}")
             roll_back(db, db_settings, f"r{number}")
-    assert {len(runs) for runs in pairs} == {1}
+    assert {len(runs) for _, runs in pairs} == {1}
     assert {count_and_runs(each) for each in (*lists, *alone)} == {(USERS, 1)}
     assert {count_and_runs(each) for each in metadata} == {(3, 1)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from recommender.core.errors import DatabaseUnavailableError
-from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.mongo import MongoDatabase
 from recommender.core.mongo_collections import (
     CENTROIDS_ID,
     CLUSTERS,
@@ -13,7 +13,7 @@ from recommender.core.mongo_collections import (
     COLUMNS_ID,
     METADATA,
 )
-from tests.publishing.publications import everything, publish_pair, watched
+from tests.publishing.publications import clusters_and_metadata, everything, publish_pair, watched
 
 
 def test_a_refused_transaction_changes_nothing(replica_set: MongoDatabase) -> None:
@@ -31,13 +31,7 @@ def test_a_refused_transaction_changes_nothing(replica_set: MongoDatabase) -> No
 
 def test_both_collections_change_at_one_moment(replica_set: MongoDatabase) -> None:
     publish_pair(replica_set, "r0")
-
-    def both() -> list[Document]:
-        with replica_set.client.start_session(snapshot=True) as session:
-            pair = [replica_set[name].find({}, session=session) for name in (METADATA, CLUSTERS)]
-            return [document for cursor in pair for document in cursor]
-
-    with watched(both) as seen:
+    with watched(lambda: clusters_and_metadata(replica_set)) as seen:
         for number in range(1, 8):
             publish_pair(replica_set, f"r{number}")
     assert {len(runs) for _, runs in seen} == {1}

@@ -136,13 +136,10 @@ def test_most_users_keep_their_cluster_id_in_the_next_training(
     assert [readers[2].clusters[i]["size"] for i in range(7)] == readers[2].sizes
 
 
+@pytest.mark.usefixtures("tiny_city")
 def test_many_users_are_clustered_once(
-    run_here: Callable[..., int],
-    db: MongoDatabase,
-    db_settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
+    run_here: Callable[..., int], db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_tiny_city(db, db_settings)
     figures, readers, test_users = [], [], 20
     for most in (test_users, TINY_CITY.users):
         monkeypatch.setattr(evaluate, "_MOST_TEST_USERS", most)

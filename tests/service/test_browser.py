@@ -1,0 +1,158 @@
+"""The page in a real browser: a training, users, restaurants and runs, wide and narrow."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from axe_core_python.selenium import Axe
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+
+import clustering_training
+from recommender.core.mongo import MongoDatabase
+from recommender.core.settings import Settings
+from tests.service.test_api import service
+from tests.support import write_tiny_city
+from tests.waiting import TRAINING_SECONDS, until
+
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
+
+NASTY = "<script>alert(1)</script> \U0001f363 \u202eسوشي " + "x" * 300
+WIDTHS = (1280, 390)
+USER = "a/b?c%d\ne"
+
+
+@pytest.fixture
+def browser() -> Iterator[webdriver.Chrome]:
+    """Chromium of the system without a window; `make chromium` installs Debian's."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("no chromium and chromedriver on PATH; run `make chromium`")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    started = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    try:
+        yield started
+    finally:
+        started.quit()
+
+
+def shown(browser: webdriver.Chrome, selector: str) -> list[WebElement]:
+    return browser.find_elements(By.CSS_SELECTOR, selector)
+
+
+def text(browser: webdriver.Chrome) -> str:
+    return str(browser.execute_script("return document.querySelector('main').textContent"))
+
+
+def press(browser: webdriver.Chrome, label: str) -> None:
+    """Press the first button of that label with the keyboard."""
+    (button, *_) = [
+        b for b in shown(browser, "button") if label in (b.text, b.get_attribute("aria-label"))
+    ]
+    button.send_keys("\ue007")
+
+
+def test_the_pages_in_a_browser(
+    browser: webdriver.Chrome,
+    db: MongoDatabase,
+    db_settings: Settings,
+    run_here: Callable[..., int],
+) -> None:
+    write_tiny_city(db, db_settings)
+    (best,) = db["Reviews"].aggregate([{"$sortByCount": "$gmap_id"}, {"$limit": 1}])
+    db["Restaurants"].update_one({"gmap_id": best["_id"]}, {"$set": {"name": NASTY}})
+    db["Reviews"].insert_one({"user_id": USER, "gmap_id": best["_id"], "rating": 5})
+    with service(db_settings) as (_, url):
+        a_training_is_started_and_watched(browser, url, db)
+        assert run_here(clustering_training.main) == 0
+        two_runs_are_compared(browser, url)
+        a_user_is_looked_up(browser, url)
+        a_new_user_gets_a_list(browser, url)
+        every_page_fits_and_is_accessible(browser, url, db)
+    messages = (json.loads(line["message"])["message"] for line in browser.get_log("performance"))
+    sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    own = (f"{url}/", "data:", "chrome")
+    assert [s for s in sent if not s["request"]["url"].startswith(own)] == []
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def a_training_is_started_and_watched(
+    browser: webdriver.Chrome, url: str, db: MongoDatabase
+) -> None:
+    browser.get(url)
+    assert "No training has published" in text(browser)
+    press(browser, "Train now")
+    until(lambda: shown(browser, ".card .state"))
+    until(lambda: shown(browser, ".steps .done"), TRAINING_SECONDS)  # without a reload
+    until(lambda: shown(browser, ".tiles .tile"), 3 * TRAINING_SECONDS)
+    assert "popular list scores" in text(browser)
+    assert not shown(browser, ".card")
+    assert db["TrainingRuns"].count_documents({"state": "succeeded", "trigger": "api"}) == 1
+
+
+def two_runs_are_compared(browser: webdriver.Chrome, url: str) -> None:
+    browser.get(f"{url}/ui/runs")
+    boxes = shown(browser, "input[name=run]")
+    assert len(boxes) == 2
+    for box in boxes:
+        box.click()
+    press(browser, "Compare two runs")
+    until(lambda: "/ui/compare" in browser.current_url)
+    assert "trigger" in text(browser)
+
+
+def a_user_is_looked_up(browser: webdriver.Chrome, url: str) -> None:
+    browser.get(f"{url}/ui/users")
+    shown(browser, "#q")[0].send_keys("a/b?")
+    until(lambda: [link.text for link in shown(browser, "#live a")] == ["a/b?c%d e"])
+    shown(browser, "#live a")[0].click()
+    until(lambda: "Served now" in text(browser))
+    assert NASTY in text(browser)  # what the user has rated
+    assert len(shown(browser, "ol.list")[0].find_elements(By.TAG_NAME, "li")) == 13
+
+
+def a_new_user_gets_a_list(browser: webdriver.Chrome, url: str) -> None:
+    browser.get(f"{url}/ui/try")
+    shown(browser, "#q")[0].send_keys("<script>")
+    until(lambda: len(shown(browser, ".give")) == 1)
+    press(browser, f"5 stars for {NASTY}")
+    until(lambda: len(shown(browser, "ol.list li")) == 13)
+    assert "because of" in text(browser)
+    browser.refresh()  # the address holds the ratings
+    assert len(shown(browser, "ol.list li")) == 13
+    press(browser, f"Remove the rating of {NASTY}")
+    until(lambda: "some stars first" in text(browser))
+
+
+def every_page_fits_and_is_accessible(
+    browser: webdriver.Chrome, url: str, db: MongoDatabase
+) -> None:
+    run = db["TrainingRuns"].find_one({"trigger": "api"}) or {}
+    pages = ["/", "/ui/runs", f"/ui/runs/{run['run_id']}", "/ui/quality", "/ui/clusters"]
+    pages += ["/ui/clusters/1", "/ui/users", "/ui/restaurants", "/ui/try?q=script", "/ui/login"]
+    pages += ["/ui/users/a%2Fb%3Fc%25d%0Ae"]
+    for width in WIDTHS:
+        for scheme in ("light", "dark"):
+            emulate(browser, width, scheme)
+            for path in pages:
+                browser.get(url + path)
+                wide = browser.execute_script("return document.documentElement.scrollWidth")
+                assert wide <= width, path
+                violations: list[Any] = Axe().run(browser)["violations"]
+                assert [(v["id"], v["nodes"][0]["html"]) for v in violations] == [], path
+
+
+def emulate(browser: webdriver.Chrome, width: int, scheme: str) -> None:
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
