@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from recommender.als.published_factors import LiveFactors, PublishedFactors
 from recommender.clustering.published_model import LiveModel, PublishedModel
@@ -20,8 +22,6 @@ from recommender.data.one_user import rated_by, spelled_ids
 from recommender.data.ratings import Ratings
 from recommender.data.restaurants import RestaurantNames, restaurant_names
 
-Source = Literal["personal", "folded-in", "cluster", "fallback"]
-
 LONGEST_LIST = 100
 
 _NAMES_SECONDS = 600.0  # until names are read again
@@ -31,15 +31,38 @@ _POPULARITY_SCORES = 1e-6
 _CHEAP_MILLISECONDS, _SHOWN_MILLISECONDS = 20, 3000
 
 
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """Recommendations for one user: entries of ``gmap_id``, ``score``, maybe ``rating``."""
+def _as_json(value: object) -> str | int:
+    return value if isinstance(value, (str, int)) else str(value)
 
-    source: Source
-    run_id: str | None  # of the training that made the list; None: the backend has written it
-    recommendations: list[Document]
-    because: list[list[Any]]  # of each entry, the rated restaurants that add most to its score
-    cluster_id: int | None = None
+
+JsonId = Annotated[str | int, BeforeValidator(_as_json)]
+
+
+class Restaurant(BaseModel):
+    """A restaurant, with its figures in the list that it is in."""
+
+    model_config = ConfigDict(extra="allow")
+
+    gmap_id: JsonId
+    name: str | None = Field(None, description="null without one in Restaurants")
+
+
+class Recommendation(Restaurant):
+    """A recommended restaurant, and the rated restaurants that add most to its score."""
+
+    score: float
+    rating: float | None = Field(None, description="predicted, in stored lists only")
+    because: list[JsonId] = []
+
+
+class Recommendations(BaseModel):
+    """Recommendations for one user, best first; ``docs/read-api.md`` describes the sources."""
+
+    run_id: str | None = Field(description="the training; null: the backend wrote the list")
+    source: Literal["personal", "folded-in", "cluster", "fallback"]
+    unknown: list[str] = Field(description="rated restaurants that the model does not know")
+    cluster_id: int | None = Field(description="the user's cluster, where known")
+    recommendations: list[Recommendation]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,22 +93,37 @@ class Served:
         label = int(self.model.labels(ratings)[0]) if self.model else -1
         return label if label >= 0 else None
 
-    def recommend(self, ratings: Ratings | None, n: int) -> Answer:
+    def named(self, entries: Iterable[Document]) -> list[Any]:
+        """Return entries of a list with the restaurants' names."""
+        return [{**entry, "name": self.names.of(entry["gmap_id"])} for entry in entries]
+
+    def recommend(self, ratings: Ratings | None, n: int) -> Recommendations:
         """Recommend by the factors, else by the nearest cluster, else the fallback list."""
         cluster_id = self.cluster_of(ratings) if ratings else None
+        run_id = self.model.run_id if self.model else self.run_id
         if ratings and self.factors and self.factors.covers(ratings):
-            best = self.factors.recommend(ratings, n)
-            reasons = [entry.pop("because") for entry in best]
-            return Answer("folded-in", self.factors.run_id, best, reasons, cluster_id)
-        source: Source = "fallback" if cluster_id is None else "cluster"
-        entries = self.fallback
-        if self.model and cluster_id is not None:
-            entries = self.model.clusters[cluster_id]["recommendations"]
+            source, run_id = "folded-in", self.factors.run_id
+            entries = self.factors.recommend(ratings, n)
+        elif self.model and cluster_id is not None:
+            source, entries = "cluster", self.model.clusters[cluster_id]["recommendations"]
+        else:
+            source, entries = "fallback", self.fallback
         if ratings:
             rated = KeyIndex(ratings.restaurants)
             entries = [entry for entry in entries if rated.find(entry["gmap_id"]) < 0]
-        run_id = self.model.run_id if self.model else self.run_id
-        return Answer(source, run_id, entries[:n], [[] for _ in entries[:n]], cluster_id)
+        return self.answer(source, run_id, cluster_id, entries[:n])
+
+    def answer(
+        self, source: Any, run_id: str | None, cluster_id: int | None, entries: list[Document]
+    ) -> Recommendations:
+        """Return the entries of a list with the restaurants' names."""
+        return Recommendations(
+            run_id=run_id,
+            source=source,
+            unknown=[],
+            cluster_id=cluster_id,
+            recommendations=self.named(entries),
+        )
 
     @property
     def fallback(self) -> list[Document]:
@@ -154,19 +192,20 @@ class Catalog:
                 return document, None
             raise
 
-    def answer(self, document: Document | None, ratings: Ratings | None, n: int) -> Answer:
+    def answer(self, document: Document | None, ratings: Ratings | None, n: int) -> Recommendations:
         """Return the list of a user as :meth:`user` returns one: the stored one, else a new one."""
         served = self.served()
         if document is None:
             return served.recommend(ratings, n)
-        entries = [entry for entry in document["recommendations"] if _is_valid(entry)][:n]
+        stored = [entry for entry in document["recommendations"] if _is_valid(entry)][:n]
+        entries = [{key: e.get(key) for key in ("gmap_id", "score", "rating")} for e in stored]
         popular = all(entry["score"] <= _POPULARITY_SCORES for entry in entries)
-        because: list[list[Any]] = [[] for _ in entries]
         if served.factors and ratings and not popular:
-            because = served.factors.because(ratings, [entry["gmap_id"] for entry in entries])
+            reasons = served.factors.because(ratings, [entry["gmap_id"] for entry in entries])
+            entries = [e | {"because": why} for e, why in zip(entries, reasons, strict=True)]
         cluster_id = served.cluster_of(ratings) if ratings else None
-        source: Source = "fallback" if popular else "personal"
-        return Answer(source, document.get("run_id"), entries, because, cluster_id)
+        source = "fallback" if popular else "personal"
+        return served.answer(source, document.get("run_id"), cluster_id, entries)
 
     def _document(self, user: str) -> Document | None:
         """Return a user's document of Recommendations by the id's text."""
@@ -189,5 +228,7 @@ def _keys(factors: PublishedFactors | None, model: PublishedModel | None) -> lis
 
 def _is_valid(entry: Any) -> bool:
     """Return true for an entry of the contract's form, also if the backend has written it."""
-    valid = isinstance(entry, dict) and "gmap_id" in entry
-    return valid and isinstance(entry.get("score"), int | float)
+    if not isinstance(entry, dict) or "gmap_id" not in entry:
+        return False
+    numbers = entry.get("score"), entry.get("rating", 0.0)
+    return all(isinstance(number, int | float) for number in numbers)

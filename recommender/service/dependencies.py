@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import hmac
 import logging
-from dataclasses import dataclass
+from asyncio import Future
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, HTTPException, Request
@@ -22,7 +23,6 @@ from recommender.service.catalog import Catalog
 from recommender.service.launcher import Trainer
 from recommender.service.ledger_metrics import LedgerMetrics
 from recommender.service.progress import Progress
-from recommender.service.run_events import RunEvents
 from recommender.service.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -39,16 +39,14 @@ class Service:
     progress: Progress
     factors: LiveFactors
     metrics: LedgerMetrics
+    # The clients that follow a run, and the latest readings of runs, by their ids.
+    followers: set[object] = field(default_factory=set)
+    readings: dict[str, tuple[float, Future[Any]]] = field(default_factory=dict)
 
     @cached_property
     def catalog(self) -> Catalog:
         """What is recommended and shown, from what is published."""
         return Catalog(self.db, self.settings, self.factors)
-
-    @cached_property
-    def events(self) -> RunEvents:
-        """The runs as they go on."""
-        return RunEvents(self.db)
 
 
 # A coroutine: FastAPI runs plain functions in its thread pool, where they wait for a free thread.

@@ -12,11 +12,10 @@ from recommender.core.mongo import Document
 from recommender.data.ids import decode_id
 from recommender.data.one_user import spelled_ids
 from recommender.data.ratings import Ratings
-from recommender.data.restaurants import RestaurantNames
-from recommender.service.catalog import Served
+from recommender.service.catalog import JsonId, Recommendations, Restaurant, Served
 from recommender.service.dependencies import CurrentService, Service, require_key
 from recommender.service.problems import responses
-from recommender.service.routes_recommendations import JsonId, Recommendations, published
+from recommender.service.routes_recommendations import published
 
 _FEW = 3  # restaurants of a cluster in the list of clusters
 
@@ -36,38 +35,11 @@ class Model(BaseModel):
     users: int = Field(description="users with recommendations, by MongoDB's estimate")
 
 
-class Restaurant(BaseModel):
-    """A restaurant."""
-
-    gmap_id: JsonId
-    name: str | None
-
-
-class Rated(Restaurant):
-    """A restaurant that a user has rated."""
-
-    rating: float
-    at: datetime.datetime | None
-
-
-class Scored(Restaurant):
-    """A restaurant of a list."""
-
-    score: float
-
-
-class Distinctive(Restaurant):
-    """A restaurant that more of a cluster's users have rated than of all users."""
-
-    share: float
-    city_share: float
-
-
 class User(BaseModel):
     """What a user has rated, and is served."""
 
     user_id: JsonId
-    rated: list[Rated]
+    rated: list[Restaurant] = Field(description="with the rating and its time (at)")
     served: Recommendations
 
 
@@ -78,34 +50,28 @@ class Users(BaseModel):
 
 
 class Cluster(BaseModel):
-    """A cluster of users; in the list of clusters, with a few of its restaurants."""
+    """A cluster of users as Clusters has it, with the restaurants' names."""
 
     cluster_id: int
     run_id: str
     size: int
-    ratings: int | None
-    mean_rating: float | None
-    tightness: float | None
-    stands_out: list[Distinctive]
-    recommendations: list[Scored]
+    ratings: int | None = None
+    mean_rating: float | None = None
+    tightness: float | None = None
+    stands_out: list[Restaurant]
+    recommendations: list[Restaurant]
 
 
 class Clusters(BaseModel):
-    """All clusters."""
+    """All clusters, each with a few restaurants."""
 
     clusters: list[Cluster]
 
 
 class Restaurants(BaseModel):
-    """Restaurants."""
+    """Restaurants, the most rated or the most similar ones first."""
 
     restaurants: list[Restaurant]
-
-
-class Similar(BaseModel):
-    """Restaurants that the same users rate, most similar first."""
-
-    restaurants: list[Scored]
 
 
 @router.get("/model", responses=responses(401, 404, 503) | {304: {"description": "Not Modified"}})
@@ -152,20 +118,19 @@ def user_of(service: Service, user_id: str) -> User:
     document, ratings = service.catalog.user(user_id)
     if document is None and ratings is None:
         raise HTTPException(404, f"user {user_id!r} has no rating and no list; check the id")
-    answer = service.catalog.answer(document, ratings, service.settings.als.top_n)
     return User(
         user_id=document["user_id"] if document else user_id,
-        rated=_rated(ratings, served.names) if ratings else [],
-        served=Recommendations.of(answer, served.names, []),
+        rated=_rated(ratings, served) if ratings else [],
+        served=service.catalog.answer(document, ratings, service.settings.als.top_n),
     )
 
 
-def _rated(ratings: Ratings, names: RestaurantNames) -> list[Rated]:
+def _rated(ratings: Ratings, served: Served) -> list[Restaurant]:
     """Return a user's ratings, the best first."""
     ids = [decode_id(ratings.restaurants[i].as_py()) for i in ratings.restaurant.tolist()]
-    rows = zip(ids, ratings.rating.tolist(), ratings.time.tolist(), strict=True)
-    rated = [Rated(gmap_id=i, name=names.of(i), rating=r, at=_date(t)) for i, r, t in rows]
-    return sorted(rated, key=lambda one: -one.rating)
+    rows = zip(ids, ratings.rating.tolist(), map(_date, ratings.time.tolist()), strict=True)
+    best_first = sorted(rows, key=lambda row: -row[1])
+    return served.named({"gmap_id": i, "rating": r, "at": at} for i, r, at in best_first)
 
 
 def _date(milliseconds: float) -> datetime.datetime | None:
@@ -195,17 +160,12 @@ def clusters_of(service: Service, restaurants: int | None = None) -> list[Cluste
     """Return the clusters with at most a number of restaurants in each list."""
     served = published(service)
     documents = served.model.clusters if served.model else []
-    return [_cluster(document, served, restaurants) for document in documents]
 
+    def lists_of(one: Document) -> Document:
+        names = ("stands_out", "recommendations")
+        return {name: served.named(one.get(name, [])[:restaurants]) for name in names}
 
-def _cluster(document: Document, served: Served, restaurants: int | None) -> Cluster:
-    def named(field: str) -> list[Document]:
-        entries = document.get(field, [])[:restaurants]
-        return [{**entry, "name": served.names.of(entry["gmap_id"])} for entry in entries]
-
-    lists = {field: named(field) for field in ("stands_out", "recommendations")}
-    optional = dict.fromkeys(("size", "ratings", "mean_rating", "tightness"))
-    return Cluster(**{**optional, **document, **lists})
+    return [Cluster.model_validate(one | lists_of(one)) for one in documents]
 
 
 @router.get("/restaurants", responses=responses(401, 404, 422, 503))
@@ -215,24 +175,22 @@ def restaurants(
     limit: Limit = 20,
 ) -> Restaurants:
     """Search the restaurants that the model knows; the most rated ones first."""
-    names = published(service).names
-    matches = names.search(q, limit)
-    return Restaurants(restaurants=[Restaurant(gmap_id=i, name=names.of(i)) for i in matches])
+    served = published(service)
+    matches = served.names.search(q, limit)
+    return Restaurants(restaurants=served.named({"gmap_id": gmap_id} for gmap_id in matches))
 
 
 @router.get("/restaurants/{gmap_id:id}/similar", responses=responses(401, 404, 422, 503))
-def similar(service: CurrentService, gmap_id: str, limit: Limit = 10) -> Similar:
+def similar(service: CurrentService, gmap_id: str, limit: Limit = 10) -> Restaurants:
     """List the restaurants most similar to one by their factors."""
     return similar_to(service, gmap_id, limit)
 
 
-def similar_to(service: Service, gmap_id: str, limit: int) -> Similar:
+def similar_to(service: Service, gmap_id: str, limit: int) -> Restaurants:
     """Return similar restaurants; 404 for an unknown one."""
     served = published(service)
     if served.unknown([gmap_id]):
         raise HTTPException(404, f"the model knows no restaurant {gmap_id!r}; check the id")
     factors, ids = served.factors, spelled_ids(gmap_id)
     lists = (factors.similar(i, limit) for i in ids) if factors else iter(())
-    best = next(filter(None, lists), [])
-    scored = [Scored(name=served.names.of(entry["gmap_id"]), **entry) for entry in best]
-    return Similar(restaurants=scored)
+    return Restaurants(restaurants=served.named(next(filter(None, lists), [])))

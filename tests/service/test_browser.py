@@ -78,11 +78,12 @@ def test_the_pages_in_a_browser(
         a_user_is_looked_up(browser, url)
         a_new_user_gets_a_list(browser, url)
         every_page_fits_and_is_accessible(browser, url, db)
-    messages = (json.loads(line["message"])["message"] for line in browser.get_log("performance"))
+    logs: Any = browser
+    messages = (json.loads(line["message"])["message"] for line in logs.get_log("performance"))
     sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     own = (f"{url}/", "data:", "chrome")
     assert [s for s in sent if not s["request"]["url"].startswith(own)] == []
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert [entry for entry in logs.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
 def a_training_is_started_and_watched(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +19,8 @@ import model
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.runs.ledger import Ledger
-from recommender.service import run_events
+from recommender.service import routes_events
+from recommender.service.dependencies import Service
 from tests.support import set_environment, some_factors, write_tiny_city
 from tests.waiting import at_once, until
 
@@ -245,23 +247,31 @@ def test_runs_are_filtered(empty: TestClient, db: MongoDatabase, db_settings: Se
     assert "settings" not in run
 
 
-def test_clients_follow_a_run_to_its_end_by_one_poller(
+def test_clients_follow_a_run_to_its_end(
     empty: TestClient, db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_events, "_POLL_SECONDS", 0.02)
-    monkeypatch.setattr(run_events, "_MOST_CLIENTS", 3)
+    monkeypatch.setattr(routes_events, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(routes_events, "_MOST_CLIENTS", 3)
     ledger = Ledger(db)
     ledger.open("r", "api", db_settings, None)
     assert empty.get("/runs/other/events").status_code == 404
     service = empty.app.state.service  # type: ignore[attr-defined]
+    reads: Counter[str] = Counter()
+
+    def counted(service: Service, run_id: str) -> Any:
+        run = read(service, run_id)
+        reads[(run or {})["phase"]] += 1
+        return run
+
+    read = routes_events._read_ledger
+    monkeypatch.setattr(routes_events, "_read_ledger", counted)
 
     def follow(number: int) -> list[Any]:
         if number == 3:
-            until(lambda: service.events.is_full)
+            until(lambda: len(service.followers) == 3)
             assert empty.get("/runs/r/events").status_code == 503
-            assert len(service.events._watches) == 1
             ledger.update("r", {"phase": "read"})
-            until(lambda: service.events._watches["r"].latest["phase"] == "read")
+            until(lambda: reads["read"])
             ledger.close("r", "failed", 65, "why")
             return []
         lines = empty.get("/runs/r/events").text.split("\n\n")
@@ -271,5 +281,5 @@ def test_clients_follow_a_run_to_its_end_by_one_poller(
     for seen in clients:
         assert [seen[0]["state"], seen[-1]["state"]] == ["queued", "failed"]
         assert (seen[-1]["exit_code"], seen[-1]["error"]) == (65, "why")
-    assert [run["phase"] for run in clients[0] if run["phase"]][:1] == ["read"]
-    until(lambda: not service.events._watches)
+    assert any(run["phase"] == "read" for run in clients[0])
+    until(lambda: not service.followers)
