@@ -63,8 +63,7 @@ templates.env.filters |= {
 def render(request: Request, name: str, status_code: int = 200, /, **context: Any) -> Response:
     """Return a page from its template."""
     # Buttons are shown for the calls that the application has.
-    calls = {getattr(route, "path", "") for route in request.app.routes}
-    context |= {"calls": calls, "key_is_set": request.app.state.service.settings.api.key}
+    context["calls"] = {getattr(route, "path", "") for route in request.app.routes}
     return templates.TemplateResponse(request, name, context, status_code)
 
 

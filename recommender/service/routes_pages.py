@@ -76,7 +76,7 @@ def _run(service: Service, run_id: str) -> Document:
 def home(request: Request, service: CurrentService) -> Response:
     """Show how the service does: the model, the training in progress, the schedule."""
     runs = _recent(service)
-    trained = [run for run in runs if run["state"] == "succeeded" and run["trigger"] != "tune"]
+    trained = [run for run in runs if _is_training(run)]
     running = next((run for run in runs if run["state"] in OPEN_STATES), None)
     return render(
         request,
@@ -89,6 +89,12 @@ def home(request: Request, service: CurrentService) -> Response:
         schedule=service.schedule,
         served=service.catalog.served(),
     )
+
+
+def _is_training(run: Document) -> bool:
+    """Return true for a whole training that was published."""
+    whole = run["metrics"].get("lists") and run.get("kind", "training") == "training"
+    return bool(whole) and run["state"] == "succeeded" and run["trigger"] != "tune"
 
 
 def _steps(run: Document, last: Document | None) -> Iterator[Document]:
@@ -146,7 +152,7 @@ def run(request: Request, service: CurrentService, run_id: str) -> Response:
     defaults = Settings.of({}).public()
     changed = {k: v for k, v in document["settings"].items() if defaults.get(k) != v}
     metrics = document["metrics"]
-    shown = {"als", "lists", "clusters"}
+    shown = {"als", "lists", "clusters", "hindsight"}
     other = dict(_flat({key: value for key, value in metrics.items() if key not in shown}))
     return render(
         request,

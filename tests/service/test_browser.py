@@ -53,12 +53,17 @@ def text(browser: webdriver.Chrome) -> str:
     return str(browser.execute_script("return document.querySelector('main').textContent"))
 
 
+def labels(browser: webdriver.Chrome, selector: str) -> Any:
+    """Return the texts of elements, read at once: the page may be replacing them."""
+    script = "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent.trim())"
+    return browser.execute_script(script, selector)
+
+
 def press(browser: webdriver.Chrome, label: str) -> None:
-    """Press the first button of that label with the keyboard."""
-    (button, *_) = [
-        b for b in shown(browser, "button") if label in (b.text, b.get_attribute("aria-label"))
-    ]
-    button.send_keys("\ue007")
+    """Press the button of that label with the keyboard."""
+    script = """return [...document.querySelectorAll("button")].find(
+        (b) => (b.getAttribute("aria-label") || b.textContent.trim()) === arguments[0])"""
+    until(lambda: browser.execute_script(script, label)).send_keys("\ue007")
 
 
 def test_the_pages_in_a_browser(
@@ -114,7 +119,7 @@ def two_runs_are_compared(browser: webdriver.Chrome, url: str) -> None:
 def a_user_is_looked_up(browser: webdriver.Chrome, url: str) -> None:
     browser.get(f"{url}/ui/users")
     shown(browser, "#q")[0].send_keys("a/b?")
-    until(lambda: [link.text for link in shown(browser, "#live a")] == ["a/b?c%d e"])
+    until(lambda: labels(browser, "#live a") == [USER])
     shown(browser, "#live a")[0].click()
     until(lambda: "Served now" in text(browser))
     assert NASTY in text(browser)  # what the user has rated

@@ -64,18 +64,28 @@ def test_runs_of_every_state_are_shown(
         run_id = f"20260101T00000000{number}Z-0000000{number}"
         ledger.open(run_id, "api", db_settings.with_values({"als_rank": 7}), None)
         fields: dict[str, Any] = {"state": state, "error": NASTY, "exit_code": 76}
-        ledger.update(run_id, fields | {"warnings": [NASTY], "metrics.hindsight": {"ndcg": 0.1}})
+        ledger.update(run_id, fields | {"warnings": [NASTY], "metrics.other": {"some": 0.1}})
         text = page(client, f"/ui/runs/{run_id}")
         assert "&lt;script&gt;" in text
         assert "ALS_RANK" in text
         assert ("data-events" in text) == (state in ("queued", "running"))
         assert ("data-events" in page(client, "/")) == (state in ("queued", "running"))
         assert state in page(client, f"/ui/runs?state={state}")
+    hindsight = {"run_id": "r", "reviews": 40, "hits": 10, "popular_hits": 5, "unlisted": 1}
+    lists = {"ndcg": 0.2, "ndcg_error": 0.01, "popular": {"ndcg": 0.1}, "users": 9}
+    lift = {"value": 0.1, "error": 0.02, "live": 0.3, "live_error": 0.02, "limit": 0.2}
+    verdict = {"compared_with": "r", "passed": False, "reasons": [NASTY], "lift": lift}
+    metrics = {"lists": lists, "hindsight": hindsight}
+    ledger.update(run_id, {"metrics": metrics, "gate.recommendations": verdict})
+    assert "25.0 %" in page(client, "/ui/quality")
+    assert "0.100 ± 0.020" in page(client, f"/ui/runs/{run_id}")
     begun = {"name": "read", "started_at": now() - timedelta(seconds=90), "seconds": 30.0}
     ledger.update(run_id, {"state": "succeeded", "phases": [begun], "ended_at": now()})
     ledger.open("20270101T000000000Z-00000000", "api", db_settings, None)
     ledger.update("20270101T000000000Z-00000000", {"state": "running", "phase": "read"})
-    assert 'aria-current="step"' in page(client, "/")
+    overview = page(client, "/")
+    assert 'aria-current="step"' in overview
+    assert "2.0\u00d7" in overview
 
 
 def test_the_log_is_shown_by_the_id_of_its_run(
