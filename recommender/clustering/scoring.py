@@ -21,6 +21,7 @@ from recommender.als.popularity import popularity_scores
 _BLOCK_RATINGS = 65_536
 _LARGEST_WEIGHT = 1e6
 _TIE_BREAK = 1e-9
+_CENTROID_SHARE = 0.95  # the rest keeps every rated item's share above 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class ClusterScores:
     scores, fallback
         (k, items), and (items,), for users without a cluster.
     shrinkage
-        Number of ratings that the average of all users counts for in each cluster.
+        Number of ratings that the prior counts for in each cluster.
     """
 
     scores: NDArray[np.float64]
@@ -45,12 +46,15 @@ def score(
 ) -> ClusterScores:
     """Score every item for every cluster by the ratings that count for it.
 
-    Of the n_k ratings that count for cluster k, those of item i sum to s_ki. With p_i the
-    mean next rating of all users, where an unrated item counts as 0, and its weight w,
+    Of the n_k ratings that count for cluster k, those of item i sum to s_ki. With a prior p_ki
+    and its weight w,
 
-        score_ki = (s_ki + w p_i) / (n_k + w).
+        score_ki = (s_ki + w p_ki) / (n_k + w).
 
-    Only users of two or more ratings have a next one. All ratings together break ties.
+    The prior is p_i, the mean next rating of all users, where an unrated item counts as 0, or else
+    mostly in proportion to the centroid, (1 - m) p_i + m c_ki sum_j p_j / sum_j c_kj: the centroid
+    knows items that few members have rated from items like them. The counts decide by their
+    likelihood. Only users of two or more ratings have a next one. All ratings together break ties.
 
     Parameters
     ----------
@@ -77,9 +81,18 @@ def score(
     if is_next.any():
         next_sums = np.bincount(ratings.indices[is_next], values[is_next], items)
         prior += next_sums / is_next.sum()
-    weight = prior_weight(counts)
+    # The prior that makes the counts more likely; the one of all users on a tie.
+    over_items = np.zeros((k, items))
+    over_items[:, columns] = centroids
+    lengths = over_items.sum(axis=1, keepdims=True)
+    by_centroid = over_items * (prior.sum() / np.where(lengths > 0, lengths, 1))
+    blended = (1 - _CENTROID_SHARE) * prior + _CENTROID_SHARE * by_centroid
+    priors = np.tile(prior, (k, 1)), blended
+    fits = [prior_weight(counts, each / each.sum(axis=1, keepdims=True)) for each in priors]
+    best = int(fits[1][1] > fits[0][1])
+    weight = fits[best][0]
     total = counts.sum(axis=1, keepdims=True) + weight
-    return ClusterScores((sums + weight * prior) / total, fallback, weight)
+    return ClusterScores((sums + weight * priors[best]) / total, fallback, weight)
 
 
 def clusters_without(
@@ -115,29 +128,30 @@ def clusters_without(
     return clusters
 
 
-def prior_weight(counts: NDArray[np.int64]) -> float:
-    """Return the weight of all users' item shares that maximises the likelihood of the counts.
+def prior_weight(counts: NDArray[np.int64], shares: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the weight of a prior that maximises the likelihood of the counts, and its logarithm.
 
-    Each cluster's counts are multinomial with shares from a Dirichlet distribution of mean p, the
-    shares of all users, and concentration w (Minka, 2000). With n_k the sum of the counts c_ki of
-    cluster k, the log-likelihood depends on w by
+    Each cluster's counts are multinomial with shares from a Dirichlet distribution of mean q_k and
+    concentration w (Minka, 2000). With n_k the sum of the counts c_ki of cluster k, the
+    log-likelihood is, up to a constant of the counts,
 
-        sum_k [ln G(w) - ln G(w + n_k)] + sum_ki [ln G(c_ki + w p_i) - ln G(w p_i)].
+        sum_k [ln G(w) - ln G(w + n_k)] + sum_ki [ln G(c_ki + w q_ki) - ln G(w q_ki)].
 
-    The weight of counts (k, items) is between 1 and a million; 1 without counts.
+    The shares q, (k, items), are above 0 where the counts, (k, items), are. The weight is between 1
+    and a million; 1 without counts.
     """
     if not counts.any():
-        return 1.0
+        return 1.0, 0.0
     sizes = counts.sum(axis=1)
-    cluster, item = np.nonzero(counts)
-    count = counts[cluster, item]
-    share = counts.sum(axis=0)[item] / sizes.sum()
+    counted = counts > 0
+    count, share = counts[counted], shares[counted]
 
     def cost(w: float) -> float:
         of_sizes = (gammaln(w) - gammaln(w + sizes)).sum()
         return -float(of_sizes + (gammaln(count + w * share) - gammaln(w * share)).sum())
 
-    return least_cost(cost, 1.0, _LARGEST_WEIGHT)
+    weight = least_cost(cost, 1.0, _LARGEST_WEIGHT)
+    return weight, -cost(weight)
 
 
 def least_cost(cost: Callable[[float], float], low: float, high: float) -> float:

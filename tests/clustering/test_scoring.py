@@ -77,12 +77,19 @@ def test_scores_are_damped_means_of_the_ratings_that_count(lowest: int) -> None:
                 counts[labels[at], item] += 1
                 sizes[labels[at]] += 1
             at += 1
-    weight = prior_weight(counts)
-    expected = (sums + weight * prior / following) / (sizes + weight)[:, None]
+    of_all = np.tile(prior / following, (4, 1))
+    by_centroid = np.zeros((4, 11))
+    for cluster, centroid in enumerate(centres):
+        by_centroid[cluster, COLUMNS] = centroid / centroid.sum() * of_all[0].sum()
+    priors = of_all, 0.05 * of_all + 0.95 * by_centroid
+    fits = [prior_weight(counts, each / each.sum(axis=1)[:, None] + 1e-15) for each in priors]
+    chosen = int(fits[1][1] > fits[0][1])
+    weight = fits[chosen][0]
+    expected = (sums + weight * priors[chosen]) / (sizes + weight)[:, None]
     assert scored.scores == pytest.approx(expected, rel=1e-6, abs=1e-8)
     raters, mean = np.count_nonzero(values.toarray(), axis=0), city.sum() / at
     assert scored.fallback == pytest.approx(raters / at * (city + 10 * mean) / (raters + 10))
-    assert scored.shrinkage == weight
+    assert scored.shrinkage == pytest.approx(weight, rel=0.01)
 
 
 def test_without_a_second_rating_every_cluster_has_the_fallback_list() -> None:
@@ -97,19 +104,35 @@ def test_the_weight_is_the_concentration_that_the_counts_were_drawn_with(true: f
     rng = np.random.default_rng(0)
     share = rng.dirichlet(np.ones(30))
     counts = np.array([rng.multinomial(300, rng.dirichlet(true * share)) for _ in range(80)])
-    weight = prior_weight(counts)
+    shares = np.tile(share, (80, 1))
+    weight, at_weight = prior_weight(counts, shares)
     assert weight == pytest.approx(true, rel=0.2)
-    seen = counts[:, counts.sum(axis=0) > 0]
-    mean = seen.sum(axis=0) / seen.sum()
 
     def likelihood(w: float) -> float:
-        return float(sum(dirichlet_multinomial.logpmf(row, w * mean, row.sum()) for row in seen))
+        return float(dirichlet_multinomial.logpmf(counts, w * share, counts.sum(axis=1)).sum())
 
     assert likelihood(weight) > max(likelihood(0.9 * weight), likelihood(1.1 * weight))
+    # The constant that is left out is the same for any shares.
+    other, at_other = prior_weight(counts, np.full_like(shares, 1 / 30))
+    of_other = dirichlet_multinomial.logpmf(counts, other * np.ones(30) / 30, counts.sum(axis=1))
+    assert at_weight - at_other == pytest.approx(likelihood(weight) - of_other.sum())
+
+
+def test_the_centroid_ranks_restaurants_that_no_rating_counts_for() -> None:
+    """Users of two groups rate three items of their group; two items have single ratings only."""
+    rng = np.random.default_rng(0)
+    values = np.zeros((62, 24))
+    for user, row in enumerate(values[:60]):
+        row[12 * (user % 2) + rng.choice(11, 3, replace=False)] = 4
+    values[60, 11] = values[61, 23] = 4
+    centres = np.repeat(np.eye(2), 12, axis=1)
+    scores = score(csr_array(values), centres, np.arange(24), 1).scores
+    assert scores[0, 11] > 10 * scores[0, 23] > 0
+    assert scores[1, 23] > 10 * scores[1, 11] > 0
 
 
 def test_without_counts_the_weight_is_one() -> None:
-    assert prior_weight(np.zeros((2, 3), dtype=np.int64)) == 1
+    assert prior_weight(np.zeros((2, 3), dtype=np.int64), np.full((2, 3), 1 / 3)) == (1, 0)
 
 
 def test_the_best_items_are_positive_and_ties_go_by_position() -> None:
