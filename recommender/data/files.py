@@ -49,7 +49,9 @@ _OPENERS: Mapping[bytes, Any] = {
     b"PK\x03\x04": lambda stream: _only_member(zipfile.ZipFile(stream)),
 }
 _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowInvalid, duckdb.Error)
+_BROKEN_JSON = re.compile(r"Malformed JSON .*at byte (\d+) in record/value (\d+): ([^.]*)")
 _STRAY_QUOTE = "unclosed or stray quote"
+_MISSING = r"('NULL', 'null', '\N', 'None')"  # in exports of databases and of Python
 _RAW = {USER: "user", RESTAURANT: "restaurant", RATING: "rating_text", TIME: "time_text"}
 # Of two formats that read as many texts of a column, the earlier one is preferred.
 _DATE_FORMATS = [
@@ -57,13 +59,15 @@ _DATE_FORMATS = [
     *("%d/%m/%Y %H:%M", "%d/%m/%Y %H:%M:%S", "%d/%m/%y", "%d/%m/%Y", "%d-%m-%Y %H:%M", "%d-%m-%Y"),
     *("%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d"),
     *("%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y", "%m %d, %Y", "%a %b %d %H:%M:%S %z %Y"),
+    *("%m/%d/%Y %I:%M:%S %p", "%d/%m/%Y %I:%M:%S %p", "%d/%m/%Y %I:%M %p", "%d-%b-%Y", "%d-%b-%y"),
+    *("%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT", "%Y%m%dT%H%M%SZ"),
 ]
 _UNIT_CASES = "\n".join(
     f"WHEN n * {factor} >= {EARLIEST_MS} AND n * {factor} < {END_MS} THEN 'in {unit}'"
     for unit, factor in UNITS.items()
 )
 # Ratings are 4.5, 4,5 or 4.5/5. Ids of JSON other than texts are numbers and, of MongoDB's extended
-# JSON, numbers and ObjectIds.
+# JSON, numbers, ObjectIds and binary data such as UUIDs.
 _MACROS = rf"""
 SET TimeZone = 'UTC';
 CREATE MACRO as_text(v) AS CASE WHEN v LIKE '{{%' THEN coalesce(v->>'$."$numberInt"',
@@ -72,13 +76,16 @@ CREATE MACRO as_text(v) AS CASE WHEN v LIKE '{{%' THEN coalesce(v->>'$."$numberI
 CREATE MACRO text_id(v) AS CASE WHEN json_type(v) = 'VARCHAR' THEN v->>'$' END;
 CREATE MACRO json_id(v) AS CASE WHEN json_type(v) NOT IN ('VARCHAR', 'NULL') THEN v::VARCHAR END;
 CREATE MACRO id_rejection(t, j, what) AS CASE
-    WHEN coalesce(t, j, '') = '' THEN what || ' missing'
+    WHEN trim(coalesce(t, j, '')) = '' THEN what || ' missing'
     WHEN NOT regexp_full_match(j, '-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{{1,2}})?'
-        '|\{{"\$oid":"[0-9a-fA-F]{{24}}"\}}|\{{"\$number(Int|Long)":"-?[0-9]{{1,18}}"\}}'
+        '|\{{"\$oid":"[0-9a-fA-F]{{24}}"\}}|\{{"\$number(Int|Long)":"-?[0-9]{{1,19}}"\}}'
+        '|\{{"\$uuid":"[0-9a-fA-F]{{8}}(-[0-9a-fA-F]{{4}}){{3}}-[0-9a-fA-F]{{12}}"\}}'
+        '|\{{"\$binary":\{{"base64":"([\w+/]{{4}})*([\w+/]{{2}}==|[\w+/]{{3}}=)?",'
+        '"subType":"[0-9a-fA-F]{{2}}"\}}\}}'
         '|\{{"\$number(Double|Decimal)":"-?[0-9]{{1,15}}(\.[0-9]{{1,15}})?"\}}')
     THEN what || ' is no id' END;
-CREATE MACRO rating_of(t) AS TRY_CAST(replace(regexp_extract(t, '^\s*([+-]?[0-9]+([.,][0-9]+)?'
-    '([eE][+-]?[0-9]+)?)\s*(/\s*[0-9]+\s*)?$', 1), ',', '.') AS DOUBLE);
+CREATE MACRO rating_of(t) AS TRY_CAST(replace(regexp_extract(t, '^\s*([+-]?([0-9]+([.,][0-9]*)?'
+    '|[.,][0-9]+)([eE][+-]?[0-9]+)?)\s*(/\s*[0-9]+([.,][0-9]+)?\s*)?$', 1), ',', '.') AS DOUBLE);
 CREATE MACRO number_of(t) AS
     CASE WHEN abs(TRY_CAST(t AS DOUBLE)) < 9.2e18 THEN TRY_CAST(t AS DOUBLE) END;
 CREATE MACRO unit_of(n) AS CASE {_UNIT_CASES} END;
@@ -156,13 +163,21 @@ def open_reviews(
         except UnicodeError as error:
             raise DataError(
                 f"{title} is not text of the encoding expected: {one_line(error)}; "
-                "name its encoding, such as by --encoding latin-1 or utf-16-le"
+                "name its encoding, such as by --encoding latin-1 or utf-16-le; or export text"
             ) from None
         except (OSError, *_DAMAGE) as error:
             if why := getattr(error, "strerror", None):
                 raise DataError(f"{title} is not readable: {why}") from None
+            if broken := _BROKEN_JSON.search(str(error)):
+                byte, value, why = broken.groups()
+                raise DataError(
+                    f"{title} is no JSON at byte {byte} of record {int(value) - 1}: {why}; correct "
+                    "it, or write one object a line, of which broken ones are left out"
+                ) from None
             why = one_line(str(error).replace(f"{temporary}/content", title), limit=200)
-            raise DataError(f"{title} is damaged or cut short: {why}") from None
+            raise DataError(
+                f"{title} is damaged or cut short: {why}; export or download it again"
+            ) from None
         reviews = "SELECT * EXCLUDE (row, rejection, notation) FROM reviews WHERE rejection IS NULL"
         yield report, iter(connection.sql(reviews).to_arrow_reader(block))
 
@@ -248,7 +263,8 @@ class _File:
         with self.content.open("w", encoding="utf-8") as text:
             text.writelines(_numbered(lines, delimiter, whole, stray))
         values = ", ".join(
-            f"trim(c{position}) AS {_RAW[what]}" for what, position in positions.items()
+            f"CASE WHEN trim(c{n}) NOT IN {_MISSING} THEN trim(c{n}) END AS {_RAW[what]}"
+            for what, n in positions.items()
         )
         columns = ["line", *(f"c{position}" for position in range(len(self._header)))]
         self.connection.execute(f"""
@@ -338,11 +354,13 @@ class _File:
             report.times["before 1990 or in the future"] += implausible
             if notation:
                 report.times[notation] += count
+        if not report.read:
+            raise DataError(f"{self.title} is empty, or holds only a header")
         if not report.loaded:
             reasons = ", ".join(f"{why} ({n:,})" for why, n in report.rejected.most_common())
             raise DataError(
                 f"{self.title} has no valid review among {report.read:,} rows: "
-                f"{reasons or 'it is empty or only a header'}; its columns are "
+                f"{reasons}; its columns are "
                 f"{one_line(', '.join(report.columns or []), limit=200)}; name others by --map"
             )
         return report
@@ -352,7 +370,7 @@ class _File:
 
 
 def _only_member(archive: zipfile.ZipFile) -> Any:
-    names = [name for name in archive.namelist() if not re.match(r"__MACOSX/|.*/$", name)]
+    names = [name for name in archive.namelist() if not re.match(r"__MACOSX/|(.*/)?\.|.*/$", name)]
     if len(names) != 1:
         raise DataError(
             f"the zip archive holds {len(names)} files ({one_line(', '.join(names), limit=200)}), "

@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bson import Int64, ObjectId
+from bson import Binary, Int64, ObjectId, json_util
 
 from recommender.core.errors import DatabaseUnavailableError, DataError, RecommenderError
 from recommender.core.mongo import MongoDatabase
@@ -249,6 +250,8 @@ def test_times_are_understood_by_their_whole_column(run: Run, db: MongoDatabase)
         (["1577836800", "1577836800000", "1577836800000000"], [new_year] * 3),
         (["2020-01-01T01:00:00+01:00", "2020-01-01 00:00:00"], [new_year] * 2),
         (["20200101", "2020", "1577836800"], [new_year] * 3),
+        (["1/1/2020 12:00:00 AM", "1-Jan-2020", "20200101T000000Z"], [new_year] * 3),
+        (["Wed, 01 Jan 2020 00:00:00 GMT", "Wed, 1 Jan 2020 01:00:00 +0100"], [new_year] * 2),
         (["2019", "2020", "2500"], [2019, 2020, 2500]),
         (["1/2/2020", *["2/1/2020"] * 9, "25/5/2020"], [new_year + 31 * 86_400_000]),
         (["1/2/2020", *["2/1/2020"] * 9, "5/25/2020"], [new_year + 86_400_000]),
@@ -256,6 +259,30 @@ def test_times_are_understood_by_their_whole_column(run: Run, db: MongoDatabase)
         rows = "".join(f'u,g,4,"{text}"\n' for text in texts)
         run(f"user_id,gmap_id,rating,time\n{rows}", "--replace")
         assert [r["time"] for r in loaded(db)][: len(expected)] == expected, texts
+
+
+def test_null_is_a_missing_value_and_blanks_are_no_id(run: Run, db: MongoDatabase) -> None:
+    rows = "u,g,4,NULL\nNULL,g,4,1\n\\N,g,4,1\nu,None,4,1\nu,g,null,1\n"
+    summary = run(f"user_id,gmap_id,rating,time\n{rows}")
+    assert loaded(db) == [{"user_id": "u", "gmap_id": "g", "rating": 4}]
+    for line in ("2  user_id missing", "1  gmap_id missing", "1  rating missing"):
+        assert f"\n  {line}\n" in summary
+    good = {"user_id": "u", "gmap_id": "g", "rating": 4}
+    summary = run(json_lines(good, good | {"user_id": "  "}), "--replace", name="f.jsonl")
+    assert "1  user_id missing" in summary
+
+
+def test_ids_of_extended_json_keep_their_type(run: Run, db: MongoDatabase) -> None:
+    ids = [ObjectId(), Int64(2**63 - 1), Binary.from_uuid(uuid.uuid4()), Binary(b"abcd", 5), 7]
+    rows = [{"user_id": i, "gmap_id": "g", "rating": 4, "time": None} for i in ids]
+    canonical = json_util.CANONICAL_JSON_OPTIONS
+    lines = [json_util.dumps(row, json_options=canonical) for row in rows]
+    lines += [json.dumps(rows[0] | {"user_id": {"$uuid": str(uuid.uuid4())}})]
+    lines += [json.dumps(rows[0] | {"user_id": {"$binary": {"base64": "A=", "subType": "00"}}})]
+    summary = run("\n".join(lines), name="f.jsonl")
+    assert [row["user_id"] for row in loaded(db)][:-1] == ids
+    assert loaded(db)[-1]["user_id"].subtype == 4
+    assert "1  user_id is no id" in summary
 
 
 def test_the_unit_of_times_may_be_given(run: Run, db: MongoDatabase) -> None:
@@ -290,7 +317,7 @@ def test_map_wins_over_preset(run: Run, db: MongoDatabase) -> None:
 def test_ratings_are_numbers_in_the_spellings_that_exports_have(
     run: Run, db: MongoDatabase
 ) -> None:
-    good = {"4": 4, " 4.50 ": 4.5, "4,5": 4.5, "4.5/5": 4.5, "4 / 5": 4, "4e0": 4}
+    good = {"4": 4, " 4.50 ": 4.5, "4,5": 4.5, "4.5/5": 4.5, "4 / 5,0": 4, "4e0": 4, "4.": 4}
     bad = ["nan", "inf", "-Infinity", "1e999", "five", "4_0", "1,000,000", "4/", "★★★★"]
     summary = run(with_rating(*(f'"{rating}"' for rating in [*good, *bad])))
     assert [r["rating"] for r in loaded(db)] == list(good.values())
@@ -441,7 +468,8 @@ BROKEN_FILES: list[tuple[bytes, str]] = [
     (b"a,x,5\n", "--columns"),
     (b"user_id,gmap_id,rating,rating\n", "columns rating once"),
     (b"{'user_id': u'a', 'gmap_id': 'x', 'rating': 5.0}\n", "Python dictionaries"),
-    (b'[{"user_id": "u", "gmap_id": "g", "rating": 4}, {"user_id": u7}]', "damaged"),
+    (b'[{"user_id": "u", "gmap_id": "g", "rating": 4}, {"user_id": u7}]', "byte 13 of record 2:"),
+    (b"[]", "file.csv is empty"),
     (json_lines({"who": "u", "rating": 4}).encode(), "user_id missing.*columns are who, rating"),
 ]
 
