@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST_OPTIONS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install java chromium run train test test-all lint types tests faults format docs lock bench clean
+.PHONY: help install java chromium run train test test-all lint types tests faults soak format docs lock bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test-all: lint types java chromium ## the same with what takes longer: fuzzing, 
 faults: java ## inject every fault of docs/faults.md, and write that page (some 45 minutes)
 	$(PY) -m pytest tests/faults -m "slow or not slow" --numprocesses 3 --dist load \
 		--write-table docs/faults.md
+
+soak: java ## inject random faults for MINUTES (20), from SEED (1), and print what readers saw
+	$(PY) -m tests.faults.soak --minutes $(or $(MINUTES),20) --seed $(or $(SEED),1)
 
 format: $(INSTALLED) ## format the code as `make lint` checks it
 	$(PY) -m ruff check --fix .

@@ -149,8 +149,8 @@ def populate(city: City) -> Population:
         ("gmap_id", "name", "cuisine", "neighbourhood"),
         gmap_ids,
         _make_names(rng, cuisine),
-        np.array(CUISINES)[cuisine].tolist(),
-        np.array(NEIGHBOURHOODS)[neighbourhood].tolist(),
+        np.array(CUISINES)[cuisine],
+        np.array(NEIGHBOURHOODS)[neighbourhood],
     )
     # Each taste's pull to each restaurant.
     near = home[:, None] == neighbourhood
@@ -206,8 +206,11 @@ def write_city(
             batches = (_user_documents(population, b) for b in review_blocks(population))
             with replacing(database, "Users") as users:
                 insert_batches(users, batches)
-        fields = settings.reviews.fields
-        batches = (_review_documents(population, b, fields) for b in review_blocks(population))
+        fields, user_ids, ids = settings.reviews.fields, population.user_ids, population.gmap_ids
+        batches = (
+            _documents(fields, user_ids[b.user], ids[b.restaurant], b.rating, b.time)
+            for b in review_blocks(population)
+        )
         with replacing(database, "Reviews") as reviews:
             return insert_batches(reviews, batches)
 
@@ -272,23 +275,14 @@ def _choose(
     return user, restaurant
 
 
-def _review_documents(
-    population: Population, block: ReviewBlock, fields: tuple[str, str, str, str]
-) -> list[Document]:
-    user_ids, gmap_ids = population.user_ids[block.user], population.gmap_ids[block.restaurant]
-    columns = user_ids, gmap_ids, block.rating, block.time
-    return _documents(fields, *(column.tolist() for column in columns))
-
-
 def _user_documents(population: Population, block: ReviewBlock) -> list[Document]:
     columns = population.gmap_ids[block.restaurant], block.rating, block.time
-    fields = ("gmap_id", "rating", "timestamp")
-    ratings = _documents(fields, *(column.tolist() for column in columns))
+    ratings = _documents(("gmap_id", "rating", "timestamp"), *columns)
     users, starts = np.unique(block.user, return_index=True)
-    bounds = pairwise([*starts.tolist(), len(ratings)])
-    lists = [ratings[start:end] for start, end in bounds]
-    return _documents(("user_id", "ratings"), population.user_ids[users].tolist(), lists)
+    lists = [ratings[start:end] for start, end in pairwise([*starts.tolist(), len(ratings)])]
+    return _documents(("user_id", "ratings"), population.user_ids[users], lists)
 
 
-def _documents(fields: tuple[str, ...], *columns: list[Any]) -> list[Document]:
-    return [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
+def _documents(fields: tuple[str, ...], *columns: list[Any] | NDArray[Any]) -> list[Document]:
+    lists = [column if isinstance(column, list) else column.tolist() for column in columns]
+    return [dict(zip(fields, row, strict=True)) for row in zip(*lists, strict=True)]

@@ -63,7 +63,7 @@ def _problem(run: Run, target: str) -> str | None:
         rehearsed = run.db[stage.name]
         rehearsed.insert_one(dict(sample))
         # The documents of the last training are better samples.
-        published = live.find_one(WRITTEN_BY_A_RUN, {"_id": 1})
+        published = live.count_documents(WRITTEN_BY_A_RUN, limit=1)
         if count_misfits(live, live if published else rehearsed, WRITTEN_BY_A_RUN):
             return "has a validator that refuses a training's documents (collMod changes it)"
         rehearsed.delete_many({})
@@ -80,7 +80,8 @@ def _sample(run: Run, target: str) -> Document:
     """Return a document of the form that a training publishes, with ids of a review."""
     fields = run.settings.reviews.fields[:2]
     reviews = source_of(run.db)[REVIEWS].with_options(codec_options=CODEC)
-    review = reviews.find_one({field: {"$ne": None} for field in fields}, fields) or {}
+    has_ids = {field: {"$ne": None} for field in fields}
+    review = next(reviews.aggregate([{"$match": has_ids}, {"$limit": 1}]), {})
     ids = (review.get(field) for field in fields)
     user, restaurant = (value if isinstance(encode_id(value), str) else "a" for value in ids)
     entry = {"gmap_id": restaurant, "score": 1.0}
@@ -90,13 +91,9 @@ def _sample(run: Run, target: str) -> Document:
         entries = [{**entry, "rating": 4.0}] * run.settings.als.top_n
         return {"user_id": user, "run_id": run.run_id, "recommendations": entries}
     return {
-        "cluster_id": 0,
+        **dict.fromkeys(("cluster_id", "size", "ratings"), 1),
+        **dict.fromkeys(("mean_rating", "mean_distance", "tightness"), 0.5),
         "recommendations": [entry] * run.settings.clusters.top_n,
-        "size": 1,
-        "ratings": 1,
-        "mean_rating": 4.0,
-        "mean_distance": 0.5,
-        "tightness": 0.5,
         "stands_out": [{"gmap_id": restaurant, "share": 0.5, "city_share": 0.1}],
         "run_id": run.run_id,
     }

@@ -231,7 +231,7 @@ def test_an_interrupted_city_leaves_no_reviews(
     def interrupt(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(synthetic_city, "_review_documents", interrupt)
+    monkeypatch.setattr(synthetic_city, "review_blocks", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_city(db, SMALL, db_settings)
-    assert set(db.list_collection_names()) == {"Restaurants", "Users"}
+        write_city(db, SMALL, db_settings, with_users=False)
+    assert db.list_collection_names() == ["Restaurants"]

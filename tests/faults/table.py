@@ -31,6 +31,7 @@ those named, of the attacked run (*new*) or of one that took over (*another's*).
 those of the generation that a rollback brings back.
 
 """
+_NEXT_SECTION = "\n## "
 HEADER = ("fault", "expected", "what happened", "the reader", "seconds", "on")
 
 
@@ -50,19 +51,25 @@ def read_table(file: Path) -> dict[str, Row]:
     """Return the rows of a table by fault; none where there is no file."""
     if not file.exists():
         return {}
-    lines = [line for line in file.read_text().splitlines() if line.startswith("| ")]
+    text = file.read_text().partition(_NEXT_SECTION)[0]
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
     cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:])
     return {row[0]: Row(*row) for row in cells}
 
 
 def write_table(file: Path, faults: Iterable[Fault], happened: Mapping[str, Row]) -> None:
-    """Write a row for each fault: what happened now, or else what the file says of it."""
+    """Write a row for each fault: what happened now, or else what the file says of it.
+
+    The sections after the table stay as they are.
+    """
     rows = read_table(file) | dict(happened)
     kept = [rows[fault.name] for fault in faults if fault.name in rows]
     rule = ("---", "---", "---", "---", "---:", "---")
     lines = [f"| {' | '.join(cells)} |" for cells in (HEADER, rule, *map(astuple, kept))]
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(INTRODUCTION + "\n".join(lines) + f"\n\n{_versions()}\n")
+    _, heading, rest = (file.read_text() if file.exists() else "").partition(_NEXT_SECTION)
+    table = INTRODUCTION + "\n".join(lines) + f"\n\n{_versions()}\n"
+    file.write_text(f"{table}{heading}{rest}")
 
 
 def today() -> str:
