@@ -47,7 +47,7 @@ TRAINED: Document = {
     "metrics": {
         "als": {"rmse": 0.7},
         "lists": {"ndcg": 0.3, "popular": {"ndcg": 0.2}},
-        "hindsight": {"share": 0.25, "reason": None},
+        "hindsight": {"run_id": "00000", "reviews": 4, "hits": 1, "popular_hits": None},
     },
 }
 RUNS = [
@@ -100,7 +100,7 @@ def test_the_figures_of_the_ledger_are_shown(client: TestClient, db: MongoDataba
         ("rmse",): 0.7,
         ("ndcg",): 0.3,
         ("lift",): pytest.approx(0.1),
-        ("hindsight", "share"): 0.25,
+        ("hindsight", "hits"): 1,
         ("users_served",): 2,
         ("cluster_users", "1"): 7,
     }
