@@ -98,7 +98,7 @@ def a_training_is_started_and_watched(
     assert "No training has published" in text(browser)
     press(browser, "Train now")
     until(lambda: shown(browser, ".card .state"))
-    until(lambda: shown(browser, ".steps .done"), TRAINING_SECONDS)  # without a reload
+    until(lambda: shown(browser, ".steps .done"), 3 * TRAINING_SECONDS)  # without a reload
     until(lambda: shown(browser, ".tiles .tile"), 3 * TRAINING_SECONDS)
     assert "popular list scores" in text(browser)
     assert not shown(browser, ".card")

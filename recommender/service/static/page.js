@@ -30,12 +30,10 @@ function follow() {
   events?.close();
   events = url ? new EventSource(url) : null;
   if (!events) return;
-  let first = true;
   events.onmessage = (event) => {
     const over = !["queued", "running"].includes(JSON.parse(event.data).state);
     if (over) events.close();
-    if (!first || over) refresh(location.href);
-    first = false;
+    refresh(location.href);
   };
 }
 
