@@ -95,9 +95,7 @@ class PublishedFactors:
     def popular(self, n: int) -> list[Document]:
         """Return at most ``n`` of the most popular restaurants: ``gmap_id``, ``score``."""
         items = np.flatnonzero(self.shown)[:n].astype(np.int32)  # published in this order
-        scores = self.preferences.popularity[items].tolist()
-        rows = zip(self._ids(items), scores, strict=True)
-        return [{"gmap_id": gmap_id, "score": score} for gmap_id, score in rows]
+        return self._entries(items, self.preferences.popularity[items])
 
     def similar(self, gmap_id: Any, n: int) -> list[Document]:
         """Return at most ``n`` restaurants rated by the same users: ``gmap_id``, ``score``.
@@ -112,7 +110,10 @@ class PublishedFactors:
         cosines[[item, *np.flatnonzero(~self.shown)]] = -1.0
         best = np.argsort(-cosines, kind="stable")[:n].astype(np.int32)
         best = best[cosines[best] > 0]
-        rows = zip(self._ids(best), cosines[best].tolist(), strict=True)
+        return self._entries(best, cosines[best])
+
+    def _entries(self, items: NDArray[np.int32], scores: NDArray[np.float32]) -> list[Document]:
+        rows = zip(self._ids(items), scores.tolist(), strict=True)
         return [{"gmap_id": gmap_id, "score": score} for gmap_id, score in rows]
 
     @cached_property

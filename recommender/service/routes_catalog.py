@@ -150,8 +150,13 @@ def clusters(service: CurrentService) -> Clusters:
 @router.get("/clusters/{cluster_id}", responses=responses(401, 404, 422, 503))
 def cluster(service: CurrentService, cluster_id: Annotated[int, Path(ge=0)]) -> Cluster:
     """Show one cluster."""
+    return cluster_of(service, cluster_id)
+
+
+def cluster_of(service: Service, cluster_id: int) -> Cluster:
+    """Return a cluster; 404 for an unknown one."""
     every = clusters_of(service)
-    if cluster_id >= len(every):
+    if not 0 <= cluster_id < len(every):
         raise HTTPException(404, f"no cluster {cluster_id}; they are 0 to {len(every) - 1}")
     return every[cluster_id]
 

@@ -24,7 +24,7 @@ from recommender.service.dependencies import (
     require_same_origin,
 )
 from recommender.service.pages import PageRoute, render
-from recommender.service.routes_catalog import clusters_of, similar_to, user_of
+from recommender.service.routes_catalog import cluster_of, clusters_of, similar_to, user_of
 from recommender.service.routes_recommendations import from_ratings, published
 
 _RUNS = 50
@@ -32,24 +32,14 @@ _LOG_BYTES = 40_000
 _TICKS = 8
 _FOUND, _MOST_STARS = 6, 10
 _OWN = {"_id", "run_id", "pid", "log"}  # fields that differ between any two runs
+_SHOWN = {"als", "lists", "clusters", "hindsight"}  # metrics with a section of their own
 _COOKIE_SECONDS = 30 * 86_400
 
 # For each chart, the dotted names of the metrics that it shows.
 _CHARTS = {
-    "NDCG of the lists: higher is better": {
-        "lists": "lists.ndcg",
-        "popular list": "lists.popular.ndcg",
-        "random lists": "lists.random.ndcg",
-    },
-    "RMSE of predicted ratings: lower is better": {
-        "prediction": "als.rmse",
-        "biases alone": "als.baseline_rmse",
-        "mean": "als.mean_rmse",
-    },
-    "Share of all restaurants that are recommended": {
-        "lists": "lists.coverage",
-        "popular list": "lists.popular.coverage",
-    },
+    "NDCG: higher is better": "lists.ndcg lists.popular.ndcg lists.random.ndcg",
+    "RMSE of ratings: lower is better": "als.rmse als.baseline_rmse als.mean_rmse",
+    "Share of all restaurants in lists": "lists.coverage lists.popular.coverage",
 }
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -149,18 +139,12 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def run(request: Request, service: CurrentService, run_id: str) -> Response:
     """Show one run: phases, metrics, verdicts, settings and the end of its log."""
     document = _run(service, run_id)
-    defaults = Settings.of({}).public()
-    changed = {k: v for k, v in document["settings"].items() if defaults.get(k) != v}
-    metrics = document["metrics"]
-    shown = {"als", "lists", "clusters", "hindsight"}
-    other = dict(_flat({key: value for key, value in metrics.items() if key not in shown}))
     return render(
         request,
         "run.html",
         run=document,
-        changed=changed,
-        defaults=defaults,
-        other=other,
+        defaults=Settings.of({}).public(),
+        other=dict(_flat({k: v for k, v in document["metrics"].items() if k not in _SHOWN})),
         is_open=document["state"] in OPEN_STATES,
         log=_log_of(service, run_id),
     )
@@ -211,8 +195,9 @@ def quality_plot(service: CurrentService) -> Response:
     ticks = tuple(start if i % every == 0 else "" for i, start in enumerate(starts))
     figures = [dict(_flat(run["metrics"])) for run in runs]
     charts = []
-    for title, lines in _CHARTS.items():
-        drawn = [(label, _points(figures, key)) for label, key in lines.items()]
+    for title, names in _CHARTS.items():
+        lines = {name.partition(".")[2]: _points(figures, name) for name in names.split()}
+        drawn = [(label.replace(".", " ").replace("_", " "), p) for label, p in lines.items()]
         charts.append(LineChart(title, "", "", ticks, tuple(line for line in drawn if line[1])))
     return _svg(service, line_charts_svg, *(chart for chart in charts if chart.lines))
 
@@ -237,11 +222,8 @@ def clusters(request: Request, service: CurrentService) -> Response:
 @router.get("/ui/clusters/{cluster_id}")
 def cluster(request: Request, service: CurrentService, cluster_id: int) -> Response:
     """Show one cluster."""
-    every = clusters_of(service)
-    if not 0 <= cluster_id < len(every):
-        raise HTTPException(404, f"no cluster {cluster_id}; they are 0 to {len(every) - 1}")
-    users = sum(one.size for one in every)
-    return render(request, "cluster.html", cluster=every[cluster_id], users=users, k=len(every))
+    one, sizes = cluster_of(service, cluster_id), [each.size for each in clusters_of(service, 0)]
+    return render(request, "cluster.html", cluster=one, users=sum(sizes), k=len(sizes))
 
 
 @router.get("/ui/users")
@@ -267,17 +249,14 @@ def restaurants(request: Request, service: CurrentService, q: Text = "") -> Resp
 @router.get("/ui/restaurants/{gmap_id:id}")
 def restaurant(request: Request, service: CurrentService, gmap_id: str) -> Response:
     """Show what is similar to a restaurant, and the clusters that like it."""
-    similar = similar_to(service, gmap_id, 10).restaurants
-    liked_by = [
-        (one, place)
-        for one in clusters_of(service)
-        for place, entry in enumerate(one.recommendations, start=1)
-        if str(entry.gmap_id) == gmap_id
-    ]
-    liked_by.sort(key=lambda pair: pair[1])
-    names = published(service).names
-    context: dict[str, Any] = {"gmap_id": gmap_id, "names": names, "liked_by": liked_by[:10]}
-    return render(request, "restaurant.html", similar=similar, **context)
+    return render(
+        request,
+        "restaurant.html",
+        gmap_id=gmap_id,
+        similar=similar_to(service, gmap_id, 10).restaurants,
+        clusters=clusters_of(service),
+        names=published(service).names,
+    )
 
 
 @router.get("/ui/try")
@@ -322,12 +301,6 @@ async def sign_in(request: Request, service: CurrentService) -> Response:
     if key is None or not hmac.compare_digest(sent.encode(), key.get_secret_value().encode()):
         return render(request, "login.html", 403, wrong=True)
     response = RedirectResponse("/", 303)
-    response.set_cookie(
-        PAGE_COOKIE,
-        page_token(key),
-        max_age=_COOKIE_SECONDS,
-        httponly=True,
-        samesite="strict",
-        secure=request.url.scheme == "https",
-    )
+    options: dict[str, Any] = {"max_age": _COOKIE_SECONDS, "secure": request.url.scheme == "https"}
+    response.set_cookie(PAGE_COOKIE, page_token(key), httponly=True, samesite="strict", **options)
     return response
