@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.faults.all import FAULTS
 from tests.faults.catalogue import Fault, in_words
-from tests.faults.table import read_table
+from tests.faults.table import Row, read_table, write_table
 from tests.faults.world import Outcome, World
 from tests.support import PROJECT
 
@@ -69,6 +70,18 @@ def test_the_documentation_tells_of_every_fault_what_the_suite_expects() -> None
     assert [(row.fault, row.expected) for row in rows.values()] == [
         (fault.name, fault.expected) for fault in FAULTS
     ], "run `make faults`"
+
+
+def test_writing_the_table_keeps_what_follows_it(tmp_path: Path) -> None:
+    file = tmp_path / "faults.md"
+    after = "\n## Soak\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+    row = Row(FAULTS[0].name, FAULTS[0].expected, "x", "1 polls", "1", "2026-01-01")
+    for _ in range(2):
+        write_table(file, FAULTS, {row.fault: row})
+        if after not in file.read_text():
+            file.write_text(file.read_text() + after)
+    assert file.read_text().endswith(after)
+    assert read_table(file) == {row.fault: row}
 
 
 def test_each_fault_has_a_name_of_its_own() -> None:
