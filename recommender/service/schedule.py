@@ -116,15 +116,14 @@ class Schedule:
 
     @mongo_errors("claiming the scheduled training")
     def claim(self) -> bool:
-        """Take the slot that is due and set the next; return False if none is due, or if paused."""
+        """Take the slot that is due and set the next; return False if none is due."""
         if self.look() > 0:  # also if the server's clock was set
             return False
         following = {"$add": ["$next_at", self._interval]}
         restart = {"$add": [_NOW, self._interval]}
         next_at = {"$cond": [{"$gt": [following, _NOW]}, following, restart]}
         due = {"_id": SCHEDULE_ID, "$expr": {"$lte": ["$next_at", _NOW]}}
-        moved = self._state.find_one_and_update(due, [{"$set": {"next_at": next_at}}])
-        return moved is not None and not moved.get("paused")
+        return bool(self._state.update_one(due, [{"$set": {"next_at": next_at}}]).modified_count)
 
     @mongo_errors("counting a skipped training")
     def count_skip(self, lease: Mapping[str, Any]) -> None:
