@@ -4,7 +4,9 @@
 prints two tables for all users of a file, and two for those with three ratings or more: errors of
 predicted ratings and quality of lists, as mean and deviation over several splits; the difference to
 the last row, this service, on the same split; and the median seconds of a fit.
-``python -m benchmarks.known_users --generated`` prints them for generated sets.
+``python -m benchmarks.known_users --generated`` prints them for generated sets. ``--regret`` prints
+instead, without Spark, what the parameters that each training chooses lose against the best fixed
+ones in hindsight.
 
 Each split is that of a training (`recommender.evaluation.splitting.split`): a fifth of each user's
 ratings, at least one of two, is the test part, the same for all methods. Ratings: the test ratings
@@ -31,6 +33,14 @@ from scipy.sparse import csr_array
 from benchmarks.datasets import GENERATED, generate
 from benchmarks.new_users import of_active_users
 from benchmarks.peers import Fitted, Method, Predict, Score, ranking_methods, rating_methods
+from recommender.als.choose_alpha import (
+    EMBEDDING_WEIGHTS,
+    REG_PARAM_SHARE,
+    PreferenceParameters,
+    choose_preference_parameters,
+    ndcg_by_weight,
+    trial_of,
+)
 from recommender.core.script import run_script
 from recommender.core.settings import Settings, load_settings
 from recommender.data.files import PRESETS
@@ -45,6 +55,8 @@ OF_RATINGS = ("RMSE", "MAE")
 OF_LISTS = ("ndcg", "recall", "hit_rate", "map", "coverage", "popularity")
 _BLOCK = 1024
 _MAX_TEST_USERS = 20_000
+_FIXED_ALPHAS = (1.0, 5.0, 10.0, 20.0, 40.0, 60.0)
+_FIXED_RANK = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sets[arguments.file] = read_file(arguments.file, settings, columns)
     if arguments.generated:
         sets |= {name: generate(law, settings) for name, law in GENERATED.items()}
+    if arguments.regret:
+        for name, least in product(sets, arguments.least):
+            ratings = of_active_users(sets[name], least)
+            splits = [split_of(ratings, settings, seed) for seed in range(arguments.splits)]
+            print(f"\n{name}, users with {least} or more ratings, {len(splits)} splits\n")
+            for line in regret_table(splits):
+                print(line, flush=True)
+        return 0
     with spark_session(settings, "known_users") as spark:
         for name, least in product(sets, arguments.least):
             ratings = of_active_users(sets[name], least)
@@ -98,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("file", nargs="?", help="CSV or JSON lines, as for recommender.load")
     parser.add_argument("--generated", action="store_true", help="evaluate generated sets")
+    parser.add_argument("--regret", action="store_true", help="compare the choice of parameters")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="as for recommender.load")
     parser.add_argument(
         "--map", action="append", default=[], metavar="FIELD=COLUMN", help="as for recommender.load"
@@ -130,6 +151,39 @@ def ratings_table(splits: Sequence[Split], methods: Sequence[Method[Predict]]) -
 def lists_table(splits: Sequence[Split], methods: Sequence[Method[Score]]) -> Iterator[str]:
     """Yield the lines of a table of the quality of lists."""
     return _table("list", OF_LISTS, splits, methods, _list_quality)
+
+
+def regret_table(splits: Sequence[Split]) -> Iterator[str]:
+    """Yield the lines of a table of the NDCG of fixed parameters, and of the chosen ones' regret.
+
+    The regret on a split is 1 less the NDCG of the chosen parameters over that of the fixed ones
+    with the best mean over all splits. Fits are those of the choice, on all training users.
+    """
+    fixed: dict[float, list[NDArray[np.float64]]] = {alpha: [] for alpha in _FIXED_ALPHAS}
+    chosen, descriptions = [], []
+    for parts in splits:
+        trial = trial_of(parts.train, parts.test, parts.settings)
+        if trial is None:
+            continue
+        n, seed = parts.settings.als.top_n, parts.settings.seed
+        for alpha, of_alpha in fixed.items():
+            parameters = PreferenceParameters(alpha, alpha * REG_PARAM_SHARE, _FIXED_RANK)
+            of_alpha.append(ndcg_by_weight(trial, parameters, n, seed).mean(axis=1))
+        own = choose_preference_parameters(parts.train, parts.settings)
+        by_weight = ndcg_by_weight(trial, own, n, seed).mean(axis=1)
+        chosen.append(by_weight[EMBEDDING_WEIGHTS.index(own.embedding_weight)])
+        descriptions.append(f"{own.alpha:g}/{own.rank}/{own.embedding_weight:g}")
+    ndcg = np.array([fixed[alpha] for alpha in _FIXED_ALPHAS])  # (alphas, splits, weights)
+    yield f"| alpha | {' | '.join(f'weight {weight:g}' for weight in EMBEDDING_WEIGHTS)} |"
+    yield f"| ---: |{' ---: |' * len(EMBEDDING_WEIGHTS)}"
+    for alpha, of_alpha in zip(_FIXED_ALPHAS, ndcg, strict=True):
+        yield f"| {alpha:g} | {' | '.join(_cell(column) for column in of_alpha.T)} |"
+    mean = ndcg.mean(axis=1)
+    row, column = np.unravel_index(mean.argmax(), mean.shape)
+    regret = 1 - np.array(chosen) / ndcg[row, :, column]
+    yield f"| chosen | {_cell(np.array(chosen))} |{' |' * (len(EMBEDDING_WEIGHTS) - 1)}"
+    yield ""
+    yield f"Regret: mean {regret.mean():.2%}, worst {regret.max():.2%}; {', '.join(descriptions)}"
 
 
 def _table(

@@ -74,6 +74,19 @@ def test_methods_that_use_more_of_the_data_rank_higher() -> None:
     assert all(0 <= figure <= 1 for row in lists.values() for figure in row[:figures])
 
 
+def test_no_fixed_parameters_in_the_table_are_better_than_those_of_the_regret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(known_users, "_FIXED_ALPHAS", (5.0, 20.0))
+    settings = load_settings(als_alpha=20.0, als_preference_rank=64)
+    splits = [known_users.split_of(_tiny_city(), settings, 0)]
+    lines = list(known_users.regret_table(splits))
+    rows = _rows(lines)
+    regret = float(lines[-1].split()[2].rstrip("%,")) / 100
+    assert rows["chosen"][0] in rows["20"]
+    assert regret == pytest.approx(1 - rows["chosen"][0] / max(rows["5"] + rows["20"]), abs=0.002)
+
+
 def test_missing_peers_are_left_out() -> None:
     splits = [known_users.split_of(_tiny_city(), load_settings(), 0)]
     absent = replace(peers.PLAIN_RANKING[0], name="a peer", needs="no_such_package")

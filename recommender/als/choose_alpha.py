@@ -31,13 +31,14 @@ from recommender.evaluation.splitting import relevant_items, split, with_fold_se
 DEFAULT_ALPHA = 20.0
 _LOWEST, _LOW, _HIGH = 1.0, 5.0, 60.0
 _RANKS = (32, 64)
-_EMBEDDING_WEIGHTS = (0.0, 0.15, 0.5)
+EMBEDDING_WEIGHTS = (0.0, 0.15, 0.5, 1.5)
+_DEFAULT_WEIGHT = EMBEDDING_WEIGHTS.index(0.5)
 _EMBEDDING_DIMENSIONS = 32
-_REG_PARAM_SHARE = 0.2
+REG_PARAM_SHARE = 0.2
 _MOST_SWEEPS = 10
 # Test ratings are those of one group of users at a time, so that the fit stays about as dense.
 _GROUPS = 5
-_REPEATS = 4
+_REPEATS = 8
 _ENOUGH_USERS = 5_000
 _FEWEST_USERS = 20  # fewer decide nothing
 
@@ -63,15 +64,15 @@ def choose_preference_parameters(ratings: Ratings, settings: Settings) -> Prefer
 
     Test users are the same in all trials, so that means are compared in pairs, each with its best
     embedding weight. NDCG has one peak over alpha: where the low alpha beats the default, the
-    lowest is tried, else the high one. Another alpha than the default, and the lower rank, are
-    taken if they are better by more than a standard error.
+    lowest is tried, else the high one. Another alpha or weight than the default, and the lower
+    rank, are taken if they are better by more than a standard error.
     """
     als = settings.als
     ranks = (als.preference_rank,) if als.preference_rank else _RANKS
     alpha, rank = als.alpha or DEFAULT_ALPHA, max(ranks)
 
     def parameters(alpha: float, rank: int, weight: float = 0.0) -> PreferenceParameters:
-        reg_param = als.preference_reg_param or alpha * _REG_PARAM_SHARE
+        reg_param = als.preference_reg_param or alpha * REG_PARAM_SHARE
         return PreferenceParameters(alpha, reg_param, rank, weight)
 
     trials = list(_trials(ratings, settings))
@@ -83,10 +84,10 @@ def choose_preference_parameters(ratings: Ratings, settings: Settings) -> Prefer
 
     def ndcg(alpha: float, rank: int) -> NDArray[np.float64]:
         tried, n, seed = parameters(alpha, rank), als.top_n, settings.seed
-        by_weight = np.hstack([_ndcg(trial, tried, n, seed) for trial in trials])
-        best = int(by_weight.mean(axis=1).argmax()) if by_weight.shape[1] >= _FEWEST_USERS else 0
-        weights[alpha, rank] = _EMBEDDING_WEIGHTS[best]
-        each, described = by_weight[best], (alpha, rank, _EMBEDDING_WEIGHTS[best])
+        by_weight = np.hstack([ndcg_by_weight(trial, tried, n, seed) for trial in trials])
+        best = _best_weight(by_weight)
+        weights[alpha, rank] = EMBEDDING_WEIGHTS[best]
+        each, described = by_weight[best], (alpha, rank, EMBEDDING_WEIGHTS[best])
         figures = each.mean(), len(each)
         log.info("alpha %g, rank %d, weight %g: NDCG %.4f of %d users", *described, *figures)
         return np.asarray(each)
@@ -130,28 +131,41 @@ def _trials(ratings: Ratings, settings: Settings) -> Iterator[Trial]:
     for number in range(_GROUPS * repeats):
         fold = with_fold_seed(settings, number)
         train, test = split(ratings, fold, group == number % _GROUPS)
-        test_users, relevant = relevant_items(test, fold, _ENOUGH_USERS)
-        if not len(test_users):
+        trial = trial_of(train, test, fold)
+        if trial is None:
             continue
-        confidence = confidence_matrix(train, settings)
-        rows = confidence[training_users(train, settings.als.preference_users, settings.seed)]
-        popularity, mean = popularity_of(train, settings), float(confidence.data.mean())
-        embedding = preference_embedding(rows, settings.seed)
-        yield Trial(rows, embedding, mean, popularity, confidence[test_users], relevant)
-        tested += len(test_users)
+        yield trial
+        tested += trial.seen.shape[0]
         if tested >= _ENOUGH_USERS:
             return
 
 
-def _ndcg(trial: Trial, parameters: PreferenceParameters, n: int, seed: int) -> NDArray[np.float64]:
-    """Return the NDCG of each test user's list of ``n``: (embedding weights, test users)."""
+def trial_of(train: Ratings, test: Ratings, settings: Settings) -> Trial | None:
+    """Return the trial of a split; None without a relevant test item."""
+    test_users, relevant = relevant_items(test, settings, _ENOUGH_USERS)
+    if not len(test_users):
+        return None
+    confidence = confidence_matrix(train, settings)
+    rows = confidence[training_users(train, settings.als.preference_users, settings.seed)]
+    popularity, mean = popularity_of(train, settings), float(confidence.data.mean())
+    embedding = preference_embedding(rows, settings.seed)
+    return Trial(rows, embedding, mean, popularity, confidence[test_users], relevant)
+
+
+def ndcg_by_weight(
+    trial: Trial, parameters: PreferenceParameters, n: int, seed: int
+) -> NDArray[np.float64]:
+    """Return the NDCG of each test user's list of ``n``, (weights, test users).
+
+    One fit by the parameters is tried with each of ``EMBEDDING_WEIGHTS``.
+    """
     alpha, reg_param = parameters.alpha / trial.mean, parameters.reg_param
     step = partial(implicit_step, alpha=alpha, reg_param=reg_param)
     start = random_factors(len(trial.popularity), parameters.rank, seed)
     items = sweep(step, trial.confidence, start, _MOST_SWEEPS)
     model = preference_model(items, trial.popularity, alpha=alpha, reg_param=reg_param)
     by_weight = []
-    for weight in _EMBEDDING_WEIGHTS:
+    for weight in EMBEDDING_WEIGHTS:
         wide = with_embedding(model, trial.embedding, weight)
         users = wide.user_factors(trial.seen)
         lists, _ = top_n(users, wide.restaurant_factors, n, trial.seen)
@@ -163,6 +177,14 @@ def preference_embedding(rows: csr_array, seed: int) -> NDArray[np.float64]:
     """Return the embedding that preferences are fitted with, from rows of the confidence matrix."""
     weights = np.ones(rows.shape[0])
     return spectral_embedding(rows, weights=weights, dimensions=_EMBEDDING_DIMENSIONS, seed=seed)
+
+
+def _best_weight(by_weight: NDArray[np.float64]) -> int:
+    """Return the position of the weight to take, by NDCG of (weights, test users)."""
+    if by_weight.shape[1] < _FEWEST_USERS:
+        return 0
+    best = int(by_weight.mean(axis=1).argmax())
+    return best if _beats(by_weight[best], by_weight[_DEFAULT_WEIGHT]) else _DEFAULT_WEIGHT
 
 
 def _beats(ndcg: NDArray[np.float64], other: NDArray[np.float64]) -> bool:

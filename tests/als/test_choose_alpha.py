@@ -68,12 +68,22 @@ def test_the_best_mean_wins_and_the_lower_rank_if_clearly_better(
 ) -> None:
     def ndcg(trial: Any, tried: PreferenceParameters, n: int, seed: int) -> Any:
         noise = np.random.default_rng(tried.rank).normal(0, 0.05, 30)
-        by_weight = means[tried.alpha, tried.rank] - np.array([0.1, 0, 0.2])
+        by_weight = means[tried.alpha, tried.rank] - np.array([0.1, 0, 0.2, 0.1])
         return by_weight[:, None] + noise - noise.mean()
 
-    monkeypatch.setattr(choose_alpha, "_ndcg", ndcg)
+    monkeypatch.setattr(choose_alpha, "ndcg_by_weight", ndcg)
     best = choose_preference_parameters(dense(1), db_settings)
     assert (best.alpha, best.rank, best.embedding_weight) == (*chosen, 0.15)
+
+
+def test_another_weight_is_taken_if_it_is_clearly_better() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, (4, 400))
+    noise -= noise.mean(axis=1, keepdims=True)
+    for weight, lead, taken in ((0, 0.001, 2), (0, 0.05, 0), (3, 0.05, 3), (2, 0.05, 2)):
+        by_weight = noise.copy()
+        by_weight[weight] += lead
+        assert choose_alpha._best_weight(by_weight) == taken
+        assert choose_alpha._best_weight(by_weight[:, :19]) == 0
 
 
 def test_the_embedding_has_a_weight_where_co_ratings_are_all_there_is(quick: Settings) -> None:
