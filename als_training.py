@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 from pyspark.sql import SparkSession
@@ -40,10 +41,11 @@ from recommender.publishing.staging import others_before, staged
 from recommender.publishing.targets import check_targets
 from recommender.runs.run import TrainingRun, training_run
 from recommender.runs.summary import print_summary
-from recommender.spark.reviews_source import read_ratings
+from recommender.spark.reviews_source import read_few, read_ratings
 from recommender.spark.session import spark_session
 
 _PARTS_A_CORE = 4  # so that no core waits long for the last one
+_FEW_BLOCKS = 4  # take no longer here than Python workers take to start
 _KINDS = {
     "dry_run": "train and evaluate, report the gate's verdict, publish nothing; then exit 0",
     "rollback": "publish what the latest run has replaced; no training",
@@ -54,9 +56,10 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
     """Train, and publish ``Recommendations``; return the ratings and the model that ranks them."""
     settings, db = run.settings, run.db
     old = others_before(db, RECOMMENDATIONS)  # what the backend wrote by itself
+    few = ThreadPoolExecutor(1).submit(read_few, settings)  # while Spark starts
     with spark_session(settings, f"als_training {run.run_id}") as spark:
         with run.phase("read"):
-            ratings = read_ratings(spark, settings)
+            ratings = few.result() or read_ratings(spark, settings)
             run.record(**counts_of(ratings))
             record_hindsight(run, ratings)
         with run.phase("choose"):
@@ -111,10 +114,13 @@ def recommend(
         restaurants=ratings.restaurants,
         top_n=run.settings.als.top_n,
     )
-    shared = spark.sparkContext.broadcast(task)
-    parts = min(len(blocks), _PARTS_A_CORE * spark.sparkContext.defaultParallelism)
-    tasks = spark.sparkContext.parallelize(blocks, parts)
-    counts = tasks.mapPartitions(lambda part: shared.value.run(part)).collect()
+    if len(blocks) <= _FEW_BLOCKS:
+        counts = list(task.run(blocks))
+    else:
+        shared = spark.sparkContext.broadcast(task)
+        parts = min(len(blocks), _PARTS_A_CORE * spark.sparkContext.defaultParallelism)
+        tasks = spark.sparkContext.parallelize(blocks, parts)
+        counts = tasks.mapPartitions(lambda part: shared.value.run(part)).collect()
     staged_users, not_finite = (sum(column) for column in zip(*counts, strict=True))
     if not_finite:
         raise ModelRejectedError(

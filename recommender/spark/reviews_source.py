@@ -9,7 +9,9 @@ from functools import partial
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
+from recommender.core.mongo import connect, database, mongo_errors, source_of
 from recommender.core.settings import Settings
+from recommender.data import reviews
 from recommender.data.cleaning import BLOCK_SCHEMA
 from recommender.data.ratings import Ratings, gather
 from recommender.data.reviews import BATCH_ROWS, IdRange, plan, read
@@ -19,6 +21,9 @@ SCHEMA = "block binary"
 
 # The JVM copies each block several times; lz4 halves them, and takes less time than one copy.
 _STREAM = pa.ipc.IpcWriteOptions(compression="lz4")
+
+# One process reads as many in the time in which Spark starts its readers.
+_FEW_REVIEWS = 100_000
 
 ROWS_A_BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
@@ -77,6 +82,15 @@ def _unpacked(rows: pa.Table) -> pa.Table:
     """Return the reviews of packed blocks, as rows of :data:`BLOCK_SCHEMA`."""
     blocks = (pa.ipc.open_stream(row.as_buffer()).read_all() for row in rows["block"])
     return pa.concat_tables([BLOCK_SCHEMA.empty_table(), *blocks])
+
+
+def read_few(settings: Settings) -> Ratings | None:
+    """Read Reviews in this process, without Spark, if there are few; else return None."""
+    with connect(settings) as client, mongo_errors("counting Reviews"):
+        collection = source_of(database(client, settings))[reviews.COLLECTION]
+        if collection.estimated_document_count() > _FEW_REVIEWS:
+            return None
+    return reviews.read_ratings(settings)
 
 
 def read_ratings(spark: SparkSession, settings: Settings, batch_rows: int = BATCH_ROWS) -> Ratings:

@@ -33,15 +33,21 @@ StageLists = Callable[..., dict[Any, Document]]
 
 
 @pytest.fixture
-def stage_lists(spark: SparkSession, city: Ratings, db: MongoDatabase) -> StageLists:
-    """Return a function that stages a model's lists and returns the documents by user."""
+def stage_lists(
+    spark: SparkSession, city: Ratings, db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
+) -> StageLists:
+    """Return a function that stages a model's lists and returns the documents by user.
+
+    Executors stage them and, of several times, this process does all but the first.
+    """
 
     def documents_of(model: Model, settings: Settings, times: int = 1) -> dict[Any, Document]:
         with (
             training_run(settings) as run,
             staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
         ):
-            for _ in range(times):
+            for turn in range(times):
+                monkeypatch.setattr(als_training, "_FEW_BLOCKS", 10 * turn)
                 users = als_training.recommend(spark, model, city, run, stage.name)
                 assert users == db[stage.name].count_documents({})
             documents = {d["user_id"]: d for d in db[stage.name].find()}
