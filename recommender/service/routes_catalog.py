@@ -155,22 +155,24 @@ def cluster(service: CurrentService, cluster_id: Annotated[int, Path(ge=0)]) -> 
 
 def cluster_of(service: Service, cluster_id: int) -> Cluster:
     """Return a cluster; 404 for an unknown one."""
-    every = clusters_of(service)
-    if not 0 <= cluster_id < len(every):
-        raise HTTPException(404, f"no cluster {cluster_id}; they are 0 to {len(every) - 1}")
-    return every[cluster_id]
+    served = published(service)
+    documents = served.model.clusters if served.model else []
+    if not 0 <= cluster_id < len(documents):
+        raise HTTPException(404, f"no cluster {cluster_id}; they are 0 to {len(documents) - 1}")
+    return _cluster(served, documents[cluster_id])
 
 
 def clusters_of(service: Service, restaurants: int | None = None) -> list[Cluster]:
     """Return the clusters with at most a number of restaurants in each list."""
     served = published(service)
     documents = served.model.clusters if served.model else []
+    return [_cluster(served, one, restaurants) for one in documents]
 
-    def lists_of(one: Document) -> Document:
-        names = ("stands_out", "recommendations")
-        return {name: served.named(one.get(name, [])[:restaurants]) for name in names}
 
-    return [Cluster.model_validate(one | lists_of(one)) for one in documents]
+def _cluster(served: Served, one: Document, restaurants: int | None = None) -> Cluster:
+    names = ("stands_out", "recommendations")
+    lists = {name: served.named(one.get(name, [])[:restaurants]) for name in names}
+    return Cluster.model_validate(one | lists)
 
 
 @router.get("/restaurants", responses=responses(401, 404, 422, 503))
