@@ -35,6 +35,7 @@ CODES = {
     "RecommenderError": 1,
     "DataError": 65,
     "DatabaseUnavailableError": 69,
+    "NoPreviousError": 66,
     "PublishError": 70,
     "SparkError": 70,
     "ModelRejectedError": 76,
@@ -468,7 +469,7 @@ def test_py4j_logs_nothing(
 
 ANY_SCRIPT = {0, 1, 2, 78, 130, 141, 143}
 OWN_CODES = {
-    "als_training.py": {65, 69, 70, 75, 76, 124},
+    "als_training.py": {65, 66, 69, 70, 75, 76, 124},
     "clustering_training.py": {65, 69, 70, 75, 76, 124},
     "clus_test.py": {65, 69},
     "clus_counter.py": {65, 69},
