@@ -49,9 +49,9 @@ def train(run: TrainingRun, ratings: Ratings, preferences: PreferenceModel | Non
         previous, moved = previous_labels(run.db, ratings), None
         train_users, fitted = training_users(matrix, settings), None
         if train_users is None:
-            clustering = cluster(matrix, settings)
+            clustering = cluster(matrix, settings.clusters, settings.seed)
         else:
-            fitted = cluster(matrix.subset(train_users), settings)
+            fitted = cluster(matrix.subset(train_users), settings.clusters, settings.seed)
             clustering = fitted.extended(matrix.rows, train_users)
         if previous is not None:
             k = len(clustering.centroids)

@@ -65,19 +65,10 @@ def distances(rows: Rows, centroids: Floats) -> Floats:
 def assign(
     rows: Rows, centroids: Floats, *, block_rows: int = BLOCK_ROWS
 ) -> tuple[NDArray[np.int32], Floats]:
-    """Find the nearest centroid of every row; the lowest id wins a tie.
+    """Find the nearest centroid of every row and its distance, (n,) each; the lowest id wins a tie.
 
-    Parameters
-    ----------
-    rows, centroids
-        (n, m), and (k, m), dense; non-negative.
-    block_rows
-        Rows computed at a time, which bounds the memory to block_rows x k.
-
-    Returns
-    -------
-    labels, distances
-        (n,) each. A row at distance 1 from every centroid has the meaningless label 0.
+    A row at distance 1 from every centroid has the meaningless label 0. ``block_rows`` bounds the
+    memory to block_rows x k.
     """
     # scipy's sparse product is fastest with a right operand in C order.
     csr, transposed = _as_csr(rows), np.ascontiguousarray(centroids.T)
@@ -92,21 +83,10 @@ def assign(
 
 
 def update(rows: Rows, labels: Labels, centroids: Floats, weights: Floats | None = None) -> Floats:
-    """Move every centroid to where its members' summed distance is least.
+    """Move every centroid, (k, m), to where its members' summed distance is least.
 
-    Parameters
-    ----------
-    rows, labels
-        (n, m), and (n,), each row's centroid. Zero rows have no effect.
-    centroids
-        (k, m). A centroid without members stays.
-    weights
-        (n,), multiplicities, 0 or more; 1 by default.
-
-    Returns
-    -------
-    ndarray
-        (k, m), the best centroid of each cluster, up to rounding.
+    ``labels``, (n,), are the rows' centroids, and ``weights``, (n,), their multiplicities, 0 or
+    more. Zero rows have no effect, and a centroid without members stays.
     """
     csr = _as_csr(rows)
     squared = _squared_norms(csr)
@@ -125,9 +105,9 @@ def update(rows: Rows, labels: Labels, centroids: Floats, weights: Floats | None
 
 
 def _best_centroid(members: Csr, squared: Floats, weights: Floats) -> Floats:
-    """Return the centroid with the norm that maximises (3) and its direction by (2).
+    """Return the centroid of the norm that maximises (3), in the direction of (2).
 
-    The members are not zero and in the order of their |x|^2, ``squared``; ``weights`` are the v_x.
+    No member is zero, and they are in the order of their |x|^2, ``squared``.
     """
     t = squared[_squared_gains(members, squared, weights).argmax()]
     direction = np.asarray(members.T @ (weights / np.maximum(squared, t)))
@@ -163,15 +143,11 @@ def _squared_gains(members: Csr, squared: Floats, weights: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DistinctRows:
-    """Rows (d, m) in an order that depends on their values only: by length, columns and values.
+    """Distinct rows, in the order of their length, columns and values."""
 
-    ``counts``, (d,), is how often each occurs, and ``inverse``, (n,), the position of each original
-    row among them.
-    """
-
-    rows: Csr
-    counts: Floats
-    inverse: Indices
+    rows: Csr  # (d, m)
+    counts: Floats  # (d,), how often each occurs
+    inverse: Indices  # (n,), the position of each original row among these
 
 
 def distinct_rows(rows: Rows) -> DistinctRows:
@@ -217,19 +193,8 @@ def kmeans_plusplus(
 
     Each step draws 2 + log(k) candidates with probability proportional to weight times squared
     distance to the chosen rows, and keeps the one that lowers the summed distance most
-    (Arthur and Vassilvitskii, 2007).
-
-    Parameters
-    ----------
-    rows, k
-        (n, m), finite and non-negative, none zero; k is at most the number of distinct rows.
-    weights
-        (n,), multiplicities, above 0; 1 by default.
-
-    Raises
-    ------
-    ValueError
-        If an argument is not as described.
+    (Arthur and Vassilvitskii, 2007). ``weights``, (n,), are multiplicities above 0. The rows and
+    the errors are those of `kmeans`.
     """
     if weights is not None and not (weights > 0).all():
         raise ValueError(f"weights hold {weights.min():g}: expected values above 0; leave rows out")
@@ -241,28 +206,16 @@ def kmeans_plusplus(
 
 @dataclass(frozen=True, eq=False, slots=True)
 class KMeansResult:
-    """A clustering.
+    """A clustering: nearest centroids as by `assign`, and how the iterations went."""
 
-    Attributes
-    ----------
-    centroids, sizes
-        (k, m), and (k,), rows in each cluster, none 0.
-    labels, distances
-        (n,) each: the nearest of these centroids and the distance to it, as by `assign`.
-    inertia, history
-        The sum of the distances, and the sums after each assignment, which rise only by rounding.
-    iterations, converged
-        Updates of the centroids; true if the tolerance ended them, false if the cap did.
-    """
-
-    centroids: Floats
-    labels: NDArray[np.int32]
-    distances: Floats
-    sizes: Indices
-    inertia: float
-    history: tuple[float, ...] = ()
-    iterations: int = 0
-    converged: bool = False
+    centroids: Floats  # (k, m)
+    labels: NDArray[np.int32]  # (n,)
+    distances: Floats  # (n,)
+    sizes: Indices  # (k,), rows in each cluster, none 0
+    inertia: float  # sum of the distances
+    history: tuple[float, ...] = ()  # inertia after each assignment; rises only by rounding
+    iterations: int = 0  # updates of the centroids
+    converged: bool = False  # ended by the tolerance, not by the maximum of iterations
 
 
 def kmeans(
@@ -278,7 +231,7 @@ def kmeans(
     rows, k
         (n, m), finite and non-negative, none zero; k is at most the number of distinct rows.
     max_iter, tolerance
-        Maximum number of updates, and the relative fall of the inertia that ends the iterations.
+        Maximum of updates, and the relative fall of the inertia that ends them.
 
     Raises
     ------
@@ -307,22 +260,15 @@ def kmeans(
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """Rows to cluster, and the operations of their space that K-Means needs.
+    """Rows to cluster, and the operations of their space, as `distances`, `assign` and `update`.
 
-    Attributes
-    ----------
-    rows, weights
-        (n, m), sparse or dense, distinct; and (n,), multiplicities, above 0.
-    distances, nearest, update
-        As the functions `distances`, `assign` and `update`, the last with weights.
-    strays_wait
-        If true, strays, rows at distance 1 from every centroid, are ignored until the others
-        converge. After the seeding of sparse rows there are many, all with label 0, and they would
-        make cluster 0 a giant. Ignoring them cannot raise the inertia if no distance is above 1.
+    With ``strays_wait``, strays, rows at distance 1 from every centroid, are ignored until the
+    others converge. After the seeding of sparse rows there are many, all with label 0, and they
+    would make cluster 0 a giant. Ignoring them cannot raise the inertia if no distance is above 1.
     """
 
-    rows: Any
-    weights: Floats
+    rows: Any  # (n, m), sparse or dense, distinct
+    weights: Floats  # (n,), multiplicities above 0
     distances: Callable[[Any, Floats], Floats]
     nearest: Callable[[Any, Floats], tuple[NDArray[np.int32], Floats]]
     update: Callable[[Any, Labels, Floats, Floats], Floats]
@@ -370,10 +316,9 @@ def _k_seeds(space: Space, k: int, rng: np.random.Generator) -> Indices:
 def lloyd(
     space: Space, seeds: Indices, *, max_iter: int = 100, tolerance: float = 1e-4
 ) -> KMeansResult:
-    """Find clusters by Lloyd's iterations from the rows ``seeds``; options as in `kmeans`.
+    """Find clusters by Lloyd's iterations from the rows ``seeds``; options and errors as `kmeans`.
 
-    There are fewer clusters than seeds where the rows differ by rounding only. An option out of
-    range is a ValueError.
+    There are fewer clusters than seeds where the rows differ by rounding only.
     """
     if max_iter < 1 or not tolerance >= 0:
         raise ValueError(f"{max_iter=}, {tolerance=}: expected at least 1 and at least 0")
@@ -397,41 +342,32 @@ def lloyd(
 
 
 def _settled(space: Space, centroids: Floats) -> KMeansResult:
-    """Assign the rows, and move empty centroids to the farthest rows or drop them.
+    """Assign the rows, and move empty centroids to the rows that cost most, or else drop them.
 
-    Neither raises the inertia: an empty centroid contributes nothing, and the row that it moves to
-    is then at distance 0.
+    Neither raises the inertia: the row that a centroid moves to is then at distance 0.
     """
     while True:
         labels, nearest = space.nearest(space.rows, centroids)
         sizes = np.bincount(labels, minlength=len(centroids))
-        empty = np.flatnonzero(sizes == 0)
-        costliest = _costliest(space.weights, nearest, len(empty))
-        if not len(costliest):
-            # No centroid is empty, or no row is left to move one to: drop the empty ones.
-            filled = sizes > 0
+        filled = sizes > 0
+        costs = np.where(nearest > RESOLUTION, space.weights * nearest, 0)
+        moves = min(np.count_nonzero(~filled), np.count_nonzero(costs))
+        if not moves:
             labels = (np.cumsum(filled) - 1).astype(np.int32)[labels]
             inertia = float(space.weights @ nearest)
             return KMeansResult(centroids[filled], labels, nearest, sizes[filled], inertia)
+        costliest = np.argsort(-costs, kind="stable")[:moves]
         centroids = centroids.copy()
-        centroids[empty[: len(costliest)]] = space.points(costliest)
-
-
-def _costliest(weights: Floats, nearest: Floats, n: int) -> Indices:
-    """Return at most n rows in the order of their share of the inertia, none within rounding."""
-    if not n:
-        return np.empty(0, dtype=np.intp)
-    costs = np.where(nearest > RESOLUTION, weights * nearest, 0)
-    return np.argsort(-costs, kind="stable")[: min(n, np.count_nonzero(costs))]
+        centroids[np.flatnonzero(~filled)[:moves]] = space.points(costliest)
 
 
 def silhouette(
     rows: Rows, labels: Labels, *, sample_size: int = 2000, seed: int = 0
 ) -> float | None:
-    """Compute the mean silhouette (Rousseeuw, 1987) under the distance (1), of a seeded sample.
+    """Compute the mean silhouette in [-1, 1] (Rousseeuw, 1987) of a seeded sample under (1).
 
-    It is in [-1, 1], and None where the sample has fewer than two clusters, or none with two rows.
-    Memory is of the order of the squared ``sample_size``.
+    None where it has fewer than two clusters, or none with two rows. Memory grows with the squared
+    ``sample_size``.
     """
     from sklearn.metrics import silhouette_score  # slow to import; readers do not need it
 

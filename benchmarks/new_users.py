@@ -135,7 +135,7 @@ def _split(
     """Return the training users' matrix, the test users and the settings of one split."""
     of_split = settings.with_values({"seed": seed})
     matrix = user_matrix(ratings, of_split)
-    test = split_users(matrix.ratings, relevant_from(matrix, of_split), seed=seed)
+    test = split_users(matrix.ratings, relevant_from(matrix, of_split.reviews), seed=seed)
     return matrix.subset(test.train_users), test, of_split
 
 
@@ -194,7 +194,7 @@ def scores(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
     figures: dict[str, list[Mapping[str, Any]]] = {}
     for seed in seeds:
         train, test, of_split = _split(ratings, settings, seed)
-        clustering = cluster(train, of_split)
+        clustering = cluster(train, of_split.clusters, of_split.seed)
         labels = clustering.assign(test.seen[:, train.columns])
         city = _city(_gains(train.ratings, train))
         for name, of_clusters in scored(train, clustering, of_split).items():
@@ -211,7 +211,7 @@ def scored(train: UserMatrix, clustering: Clustering, settings: Settings) -> dic
     members = members_of(clustering.labels, gains.shape[0])
     sizes: NDArray[Any] = np.asarray(members.sum(axis=1))[:, None]
     rated = csr_array((np.ones(gains.nnz), gains.indices, gains.indptr), shape=gains.shape)
-    is_relevant = train.ratings.data >= relevant_from(train, settings)
+    is_relevant = train.ratings.data >= relevant_from(train, settings.reviews)
     relevant = csr_array((is_relevant, gains.indices, gains.indptr), gains.shape)
     sums, counts = (members @ gains).toarray(), (members @ rated).toarray()
     city = _city(gains)
@@ -233,7 +233,8 @@ def descents(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iter
     for space in _SPACES:
         for seed in seeds:
             of_seed = settings.with_values({"clusters_space": space, "seed": seed})
-            result = cluster(user_matrix(ratings, of_seed), of_seed)
+            matrix = user_matrix(ratings, of_seed)
+            result = cluster(matrix, of_seed.clusters, seed)
             rise = (np.diff(result.history) / result.history[:-1]).max()
             yield (
                 f"{result.space:<10} {seed:>5} {result.iterations:>8} {result.inertia:>12.2f} "

@@ -49,7 +49,8 @@ def test_the_compared_scores_follow_their_definitions() -> None:
     rows = [("u", "a", 5), ("u", "b", 3), ("v", "a", 4), ("v", "c", 1)]
     settings = load_settings(clusters_k=1)
     matrix = user_matrix(ratings_of([(u, p, float(r)) for u, p, r in rows]), settings)
-    scores = new_users.scored(matrix, cluster(matrix, settings), settings)
+    clustering = cluster(matrix, settings.clusters, settings.seed)
+    scores = new_users.scored(matrix, clustering, settings)
     assert scores["member mean, unrated 0"].tolist() == [[4.5, 1.5, 0.5]]
     assert scores["... damped by 100"] == pytest.approx(np.array([[4.5, 1.5, 0.5]]))
     assert scores["share of relevant"].tolist() == [[1, 0, 0]]

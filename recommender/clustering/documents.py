@@ -31,6 +31,7 @@ def cluster_documents(
         rated = csr_array(matrix.ratings[members])
         distinctive = standing_out(_raters(rated), len(members), city_shares, _STANDING_OUT)
         shares = (_raters(rated) / len(members))[distinctive]
+        of_city = city_shares[distinctive]
         documents.append(
             {
                 "cluster_id": cluster_id,
@@ -40,9 +41,7 @@ def cluster_documents(
                 "mean_rating": float(rated.data.mean()) - matrix.shift,
                 "mean_distance": float(clustering.distances[members].mean()),
                 "tightness": float(np.nanmean(clustering.closeness[members])),
-                "stands_out": _entries(
-                    matrix, distinctive, share=shares, city_share=city_shares[distinctive]
-                ),
+                "stands_out": _entries(matrix, distinctive, share=shares, city_share=of_city),
                 "run_id": run_id,
             }
         )
@@ -78,10 +77,9 @@ def metadata_documents(
     top_n: int,
     run_id: str,
 ) -> list[Document]:
-    """Return the documents of ``Metadata`` by which a reader finds a user's cluster.
+    """Return the documents of ``Metadata``, by which a reader finds a user's cluster.
 
-    ``figures`` are those of `figures_of`, and ``rating_bounds`` the lowest and the highest valid
-    rating; the fallback list holds the ``top_n`` best restaurants.
+    ``figures`` are those of `figures_of`, ``rating_bounds`` the lowest and highest valid rating.
     """
     columns = decode_ids(matrix.restaurants.take(matrix.columns))
     documents: list[Document] = [

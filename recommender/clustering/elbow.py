@@ -43,7 +43,7 @@ def run_elbow(ks: range, settings: Settings, *, as_json: bool) -> None:
         print_json({"points": curve, "knee": knee, "plot": str(path)})
         return
     advice = "no knee" if knee is None else f"the knee is at CLUSTERS_K={knee}"
-    header = ("k", "inertia", "silhouette", "seconds", "")
+    header = (*CurvePoint._fields, "")
     print_table(f"{advice}; plot: {path}", table_rows(points, knee), header, range(4))
 
 
@@ -52,7 +52,8 @@ def elbow_curve(matrix: UserMatrix, ks: Iterable[int], settings: Settings) -> li
     points = []
     for k in ks:
         started = time.perf_counter()
-        clustering = cluster(matrix, settings.with_values({"clusters_k": k}))
+        clusters = settings.with_values({"clusters_k": k}).clusters
+        clustering = cluster(matrix, clusters, settings.seed)
         seconds = time.perf_counter() - started
         silhouette = silhouette_of(clustering, matrix, settings.seed)
         count = len(clustering.centroids)

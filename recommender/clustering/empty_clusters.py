@@ -1,7 +1,7 @@
 """Empty-cluster repair: large clusters are split until each centroid is some user's nearest.
 
-Centroids of ``recommender.clustering.spectral`` can be fewer than requested, if few users differ.
-And one can be nearest to no user, because its negative values are not published.
+Spherical K-Means finds fewer centroids than requested if few users differ, and a centroid can be
+nearest to no user, because its negative values are not published.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ def repair_empty_clusters(rows: csr_array, clusters: KMeansResult, k: int) -> KM
 
         r_y = max_j y.p_j / y.x_u < a.
 
-    The largest cluster is split by its farthest member u. The scale a is that which comes nearest
-    to halving the cluster while u is taken, no cluster becomes empty, and a x_u is no longer than
-    the longest centroid. If there is none, the next farthest members are tried. Fewer than ``k``
-    clusters result where the users are too few or too similar.
+    The largest cluster is split by its farthest member u, with the scale a that comes nearest to
+    halving it while u is taken, no cluster becomes empty, and a x_u is no longer than the longest
+    centroid. If there is none, the next farthest members are tried. Fewer than ``k`` clusters
+    result where the users are too few or too similar.
 
-    The ratings, (n, m), have no empty row. Users taken by a split get new labels, and as distance
-    1 - cosine over the items.
+    The ratings, (n, m), have no empty row. Users taken by a split have 1 - cosine as distance.
     """
     distinct = distinct_rows(rows)
     state = _Assignment(csr_array(distinct.rows), distinct.counts, clusters.centroids)

@@ -13,7 +13,7 @@ from dists import silhouette
 from recommender.clustering.fit import Clustering, cluster
 from recommender.clustering.scoring import least_cost, lists_of, score
 from recommender.clustering.user_matrix import UserMatrix
-from recommender.core.settings import Settings
+from recommender.core.settings import ReviewsSettings, Settings
 from recommender.evaluation.metrics import no_quality, quality_beside, rating_error
 from recommender.evaluation.splitting import UserSplit, split_users
 
@@ -22,9 +22,9 @@ _TEST_SHARE = 0.1
 _MOST_TEST_USERS = 20_000
 
 
-def relevant_from(matrix: UserMatrix, settings: Settings) -> float:
+def relevant_from(matrix: UserMatrix, reviews: ReviewsSettings) -> float:
     """Return the lowest rating of a relevant item, as in ``matrix.ratings``."""
-    return settings.reviews.relevant_from + matrix.shift
+    return reviews.relevant_from + matrix.shift
 
 
 def silhouette_of(clustering: Clustering, matrix: UserMatrix, seed: int) -> float | None:
@@ -36,31 +36,31 @@ def silhouette_of(clustering: Clustering, matrix: UserMatrix, seed: int) -> floa
 def training_users(matrix: UserMatrix, settings: Settings) -> NDArray[np.int64] | None:
     """Return the users, (n,), whose clusters can be evaluated and published alike.
 
-    The test users are then left out of the published centroids too, and only assigned to them. None
-    where these are a tenth of all: there, a second clustering of all users takes seconds.
+    The test users are then only assigned to the published clusters. None where these are a tenth of
+    all: there, a second clustering of all users takes seconds.
     """
     if matrix.ratings.shape[0] * _TEST_SHARE <= _MOST_TEST_USERS:
         return None
-    users = _split(matrix, relevant_from(matrix, settings), settings.seed).train_users
+    relevant = relevant_from(matrix, settings.reviews)
+    users = _split(matrix, relevant, settings.seed).train_users
     return users if matrix.rows[users].nnz else None
 
 
 def evaluate_clusters(
     matrix: UserMatrix, settings: Settings, clustering: Clustering | None = None
 ) -> dict[str, Any]:
-    """Evaluate the clusters on test users, beside one list for all users.
+    """Evaluate the clusters on test users: the ledger's ``metrics.clusters.held_out``.
 
     A tenth of the users, 20,000 at most, are test users, and a fifth of their relevant items are
-    test items; their other ratings find the cluster. ``ratings`` evaluates predicted ratings on the
-    same users, on a fifth of all their ratings, because an error on relevant items only would
-    reward high guesses. ``clustering`` is that of the `training_users`, who are clustered here if
-    it is None. The result is the ledger's ``metrics.clusters.held_out``.
+    test items; their other ratings find the cluster. ``ratings`` evaluates predicted ratings on a
+    fifth of all their ratings, because an error on relevant items only would reward high guesses.
+    ``clustering`` is that of the `training_users`, who are clustered here if it is None.
     """
-    test = _split(matrix, relevant_from(matrix, settings), settings.seed)
+    test = _split(matrix, relevant_from(matrix, settings.reviews), settings.seed)
     rating_test = _split(matrix, -np.inf, settings.seed)
     train = matrix.subset(test.train_users)
     if clustering is None and rating_test.relevant.nnz and train.rows.nnz:
-        clustering = cluster(train, settings)
+        clustering = cluster(train, settings.clusters, settings.seed)
     return {
         **_evaluate_lists(test, train, clustering, settings),
         "ratings": _evaluate_ratings(rating_test, train, clustering),
@@ -115,15 +115,8 @@ def rating_means(ratings: csr_array, labels: NDArray[np.int32], k: int) -> NDArr
 
     The damping w and v minimises the squared error of each rating predicted by the others.
 
-    Parameters
-    ----------
-    ratings, labels
-        (users, items), and (users,), each user's cluster, 0 to k - 1; -1 for none.
-
-    Returns
-    -------
-    float64 (k + 1, items)
-        The last row is that of all users. NaN for an item without ratings.
+    ``labels``, (users,), are the clusters, 0 to k - 1, or -1. Returns float64 (k + 1, items), last
+    that of all users; NaN for an item without ratings.
     """
     items, mean = ratings.shape[1], ratings.data.mean()
     # Means over all users, damped towards the mean of all ratings.
@@ -144,11 +137,9 @@ def _damped_means(
     prior: NDArray[np.float64],
     cell_prior: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Average ratings by cell, damped towards a prior.
+    """Return the damped mean of each cell, (cells,), and of each rating's cell without it, (n,).
 
-    Each rating has a cell and a prior, its prediction without that cell, (n,) each. ``cell_prior``
-    predicts a further rating in each cell, (cells,). Returns the means, (cells,), and the mean of
-    each rating's cell without that rating, (n,).
+    ``prior``, (n,), predicts each rating without its cell; ``cell_prior``, (cells,), a further one.
     """
     sums = np.bincount(cell, weights=rating, minlength=len(cell_prior))
     counts = np.bincount(cell, minlength=len(cell_prior))

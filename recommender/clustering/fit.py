@@ -14,7 +14,7 @@ from recommender.clustering.empty_clusters import repair_empty_clusters
 from recommender.clustering.spectral import embedding_clusters
 from recommender.clustering.user_matrix import UserMatrix
 from recommender.core.errors import DataError
-from recommender.core.settings import Settings
+from recommender.core.settings import ClustersSettings
 
 _LEAST_SHARE = 1e-6
 
@@ -26,22 +26,14 @@ class Clustering(KMeansResult):
     """The clusters as every reader of the published centroids finds them.
 
     A user without a common item with any centroid has label -1 and distance 1. Inertia, history,
-    iterations and convergence are of the training in ``space``.
-
-    Attributes
-    ----------
-    closeness
-        float64 (users,), cosine of user and centroid in the embedding, or 1 - distance where
-        ratings were clustered; NaN for users who were not clustered.
-    space
-        What was clustered: ``tastes`` (the spectral embedding) or ``ratings``.
-    reader_agreement
-        Share of the clustered users that a reader assigns to the training's cluster.
+    iterations and convergence are of the training in ``space``. ``closeness``, (users,), is the
+    cosine of user and centroid in the embedding, or 1 - distance where ratings were clustered; NaN
+    for users who were not clustered.
     """
 
     closeness: NDArray[np.float64]
-    space: str
-    reader_agreement: float
+    space: str  # what was clustered: ``tastes`` (the spectral embedding) or ``ratings``
+    reader_agreement: float  # share of the users whom a reader assigns to the training's cluster
 
     def assign(self, rows: csr_array) -> NDArray[np.int32]:
         """Return the cluster in which a reader finds each row, (n,); -1 for none."""
@@ -66,33 +58,25 @@ class Clustering(KMeansResult):
         return replace(self, centroids=centroids, sizes=sizes, labels=labels)
 
 
-def cluster(matrix: UserMatrix, settings: Settings) -> Clustering:
-    """Cluster the users in the space of ``CLUSTERS_SPACE``.
+def cluster(matrix: UserMatrix, clusters: ClustersSettings, seed: int) -> Clustering:
+    """Cluster the users in the space of ``CLUSTERS_SPACE``; those with an empty row are in none.
 
     There are fewer than ``CLUSTERS_K`` clusters if fewer users differ. Raw ratings are clustered
     where the embedding does not exist, because no user has rated two restaurants, or does not
-    separate as many clusters as the ratings. Users with an empty row are in no cluster.
-
-    Raises
-    ------
-    DataError
-        If users differ by rounding only.
+    separate as many clusters as the ratings. DataError if users differ by rounding only.
     """
-    k, users = settings.clusters.k, matrix.rows.shape[0]
     rated = np.flatnonzero(np.diff(matrix.rows.indptr))
     rows = csr_array(matrix.rows[rated])
     clustering = None
-    if settings.clusters.space == "tastes":
-        clustering = _by_embedding(rows, k, matrix.lowest, settings.seed)
-    clustering = clustering or _by_ratings(rows, k, settings.seed)
-    if (n := len(clustering.centroids)) < k:
-        log.warning("%d clusters instead of CLUSTERS_K=%d: the users do not form more", n, k)
-    # Users with an empty row are in no cluster.
-    labels, distances = np.full(users, -1, dtype=np.int32), np.ones(users)
-    closeness = np.full(users, np.nan)
-    labels[rated], distances[rated] = clustering.labels, clustering.distances
-    closeness[rated] = clustering.closeness
-    return replace(clustering, labels=labels, distances=distances, closeness=closeness)
+    if clusters.space == "tastes":
+        clustering = _by_embedding(rows, clusters.k, matrix.lowest, seed)
+    clustering = clustering or _by_ratings(rows, clusters.k, seed)
+    if (n := len(clustering.centroids)) < clusters.k:
+        log.warning(
+            "%d clusters instead of CLUSTERS_K=%d: the users do not form more", n, clusters.k
+        )
+    everybody = len(rated) == matrix.rows.shape[0]
+    return clustering if everybody else clustering.extended(matrix.rows, rated)
 
 
 def _by_embedding(rows: csr_array, k: int, lowest: float, seed: int) -> Clustering | None:

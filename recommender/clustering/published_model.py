@@ -70,10 +70,7 @@ class PublishedModel:
 
 
 def load_model(db: MongoDatabase) -> PublishedModel:
-    """Read the published model and check that its parts belong together.
-
-    DataError if a part is missing, of another training or of another size than the rest.
-    """
+    """Read the published model; DataError if a part is missing or does not fit the rest."""
     db = db.with_options(codec_options=CODEC)
     for _ in range(_READS):  # the parts are switched one after the other; see both before or after
         with mongo_errors("reading the published model"):
@@ -145,8 +142,6 @@ def previous_labels(db: MongoDatabase, ratings: Ratings) -> NDArray[np.int32] | 
         return None
 
 
-class LiveModel(Live[PublishedModel]):
-    """Caches the published model until a training publishes another; for any thread."""
-
-    def __init__(self, db: MongoDatabase) -> None:
-        super().__init__(db, CLUSTERS_ID, load_model)
+def live_model(db: MongoDatabase) -> Live[PublishedModel]:
+    """Return the published model, cached until a training publishes another; for any thread."""
+    return Live(db, CLUSTERS_ID, load_model)

@@ -36,9 +36,8 @@ def user_checks(
 ) -> list[dict[str, Any]]:
     """Return synthetic users with the cluster in which a reader must find them.
 
-    Each has rated the items of largest weight in one centroid with ``ratings``, to which a reader
-    adds the shift. One has rated nothing and is in no cluster; neither is one whose only rating is
-    0, on scales from 0. Users whose two nearest clusters differ by rounding only are left out.
+    Each has rated the items of largest weight in one centroid, but one nothing and, on scales from
+    0, one an item with 0. Users whose two nearest clusters differ by rounding only are left out.
     """
     checks: list[dict[str, Any]] = [{"ratings": [], "cluster_id": None, "distance": 1.0}]
     if not shift and 0 in ratings:
@@ -52,10 +51,8 @@ def user_checks(
         to_centroids = distances(user, centroids)[0]
         nearest, second = np.sort(np.append(to_centroids, np.inf))[:2].tolist()
         if nearest < 1 - _CLEAR and second - nearest > _CLEAR:
-            rated = [
-                {"gmap_id": columns[item], "rating": float(rating)}
-                for item, rating in zip(items, values, strict=True)
-            ]
+            pairs = zip(items, values.tolist(), strict=True)
+            rated = [{"gmap_id": columns[item], "rating": rating} for item, rating in pairs]
             cluster_id = int(to_centroids.argmin())
             checks.append({"ratings": rated, "cluster_id": cluster_id, "distance": nearest})
     return checks

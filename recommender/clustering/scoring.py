@@ -26,19 +26,11 @@ _CENTROID_SHARE = 0.95  # the rest keeps every rated item's share above 0
 
 @dataclass(frozen=True, eq=False)
 class ClusterScores:
-    """Scores of all items for each cluster.
+    """Scores of all items for each cluster."""
 
-    Attributes
-    ----------
-    scores, fallback
-        (k, items), and (items,), for users without a cluster.
-    shrinkage
-        Number of ratings that the prior counts for in each cluster.
-    """
-
-    scores: NDArray[np.float64]
-    fallback: NDArray[np.float64]
-    shrinkage: float
+    scores: NDArray[np.float64]  # (k, items)
+    fallback: NDArray[np.float64]  # (items,), for users without a cluster
+    shrinkage: float  # number of ratings that the prior counts for in each cluster
 
 
 def score(
@@ -56,14 +48,9 @@ def score(
     knows items that few members have rated from items like them. The counts decide by their
     likelihood. Only users of two or more ratings have a next one. All ratings together break ties.
 
-    Parameters
-    ----------
-    ratings
-        (users, items), as a reader computes with them; ratings of 0 are stored.
-    centroids, columns
-        (k, columns), and (columns,), the items of the centroids' columns.
-    lowest
-        The lowest valid rating. If it is 0, each rating counts one more, because unrated is 0.
+    The ratings, (users, items), include stored zeros, and ``columns`` are the items of the columns
+    of the centroids, (k, columns). Where the ``lowest`` valid rating is 0, each rating counts one
+    more, because unrated is 0.
     """
     k, items = len(centroids), ratings.shape[1]
     values = ratings.data + (lowest == 0)
@@ -180,9 +167,8 @@ def standing_out(
 ) -> NDArray[np.int64]:
     """Return at most n items that distinguish a cluster from all users, most distinctive first.
 
-    These have ratings of two or more members and at least twice the share of all users, in the
-    order of (count - expected) / sqrt(expected). Of the ``size`` members, ``counts`` have rated
-    each item, (items,), and of all users a share of ``city_shares``, (items,).
+    Of its ``size`` members, ``counts``, (items,), have rated each item: two or more, and twice the
+    share of all users, ``city_shares``, or more. Ordered by (count - expected) / sqrt(expected).
     """
     expected = size * city_shares
     distinctive = np.flatnonzero((counts >= 2) & (counts >= 2 * expected))

@@ -29,21 +29,11 @@ _ROUNDING = 1e-9
 def embedding_clusters(
     rows: csr_array, k: int, *, shortest: float, seed: int, dimensions: int = DIMENSIONS
 ) -> KMeansResult | None:
-    """Cluster users in the spectral embedding of their ratings, into at most k clusters.
+    """Cluster users by their positive ratings, (n, m), no row empty, into at most k clusters.
 
-    Parameters
-    ----------
-    rows
-        (n, m), ratings, positive, 0 where unrated; no row is empty.
-    shortest, dimensions
-        As in `published_centroids` and `spectral_embedding`.
-
-    Returns
-    -------
-    KMeansResult or None
-        The centroids are over the items; all else is of the embedding, with distance 1 - cosine: a
-        user without embedded items has label -1 and distance NaN. None if no user has rated two
-        items.
+    The centroids are over the items, none longer than ``shortest``; all else is of the embedding,
+    with distance 1 - cosine: a user without embedded items has label -1 and distance NaN. None if
+    no user has rated two items.
     """
     # Users are compared by direction: normalise their rows, then collapse equal ones.
     lengths = np.sqrt(np.asarray(rows.power(2).sum(axis=1)).ravel())

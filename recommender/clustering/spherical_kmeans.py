@@ -21,18 +21,9 @@ def spherical_kmeans(
     Among unit centroids the sum of v_x x.c is largest for c along sum v_x x (Cauchy-Schwarz), so
     each update is optimal and the inertia cannot rise (Dhillon and Modha, 2001).
 
-    Parameters
-    ----------
-    rows, k
-        (n, d), dense, each of length 1. There are fewer than k clusters if fewer rows differ by
-        more than rounding.
-    weights
-        (n,), multiplicities v_x, above 0. They count in the inertia.
-
-    Raises
-    ------
-    ValueError
-        If an argument is not as described.
+    ``weights``, (n,), are the multiplicities v_x above 0, which count in the inertia. There are
+    fewer than k clusters if fewer rows differ by more than rounding. ValueError for k below 1, or a
+    row, of (n, d), that is not of length 1.
     """
     if k < 1:
         raise ValueError(f"{k=}: expected at least 1")

@@ -10,20 +10,10 @@ Labels = NDArray[np.int32]
 
 
 def matched_ids(labels: Labels, previous: Labels, k: int) -> NDArray[np.int64]:
-    """Return the ids under which most users stay in the cluster of the same id.
+    """Return ids, (k,), of the clusters 0 to k - 1 under which most users keep the cluster's id.
 
-    This is a linear assignment on the contingency table of both clusterings. Clusters without
-    common users get the remaining ids.
-
-    Parameters
-    ----------
-    labels, previous
-        (users,), new cluster, 0 to k - 1, and previous id of each user; -1 for none.
-
-    Returns
-    -------
-    int64 (k,)
-        The id of each new cluster, a permutation of 0 to k - 1.
+    This is a linear assignment on the contingency table of both clusterings: ``labels`` and the
+    ``previous`` ids, (users,) each, -1 for none. Clusters without common users get the other ids.
     """
     both = (labels >= 0) & (previous >= 0) & (previous < k)
     cells = labels[both] * np.int64(k) + previous[both]

@@ -23,26 +23,16 @@ log = logging.getLogger(__name__)
 class UserMatrix:
     """Ratings by user, as a reader of the clusters computes with them.
 
-    Attributes
-    ----------
-    ratings, restaurants
-        (users, restaurants), each rating plus ``shift``; and the keys of the restaurants' ids. A
-        rating of 0 is stored.
-    rows, columns
-        (users, columns), the same over the columns; and (columns,), the restaurants of these, the
-        most rated first. A rating of 0 is not stored, because a reader cannot distinguish it from
-        unrated; rows can be empty.
-    shift, lowest
-        Added to each rating by the training and by every reader, above 0 on scales below 0; and the
-        lowest valid rating with it.
+    A rating of 0 is stored in ``ratings`` only, because a reader cannot distinguish it from
+    unrated; so rows can be empty.
     """
 
-    ratings: csr_array
-    restaurants: pa.StringArray
-    rows: csr_array
-    columns: NDArray[np.int64]
-    shift: float
-    lowest: float
+    ratings: csr_array  # (users, restaurants), each rating plus ``shift``
+    restaurants: pa.StringArray  # keys of the restaurants' ids
+    rows: csr_array  # (users, columns), the ratings of the columns
+    columns: NDArray[np.int64]  # the restaurants of the columns, the most rated first
+    shift: float  # added to each rating by every reader; above 0 on scales below 0
+    lowest: float  # the lowest valid rating, with the shift
 
     @property
     def restaurants_left_out(self) -> int:
@@ -57,10 +47,7 @@ class UserMatrix:
 def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
     """Build the matrix of all users, with as many columns as published documents can hold.
 
-    Raises
-    ------
-    DataError
-        If no rating above 0 is left.
+    DataError if no rating above 0 is left.
     """
     # Order the restaurants by ratings, and take those that fit.
     counts = np.bincount(ratings.restaurant, minlength=len(ratings.restaurants))

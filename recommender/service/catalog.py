@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from recommender.als.published_factors import LiveFactors, PublishedFactors
-from recommender.clustering.published_model import LiveModel, PublishedModel
+from recommender.clustering.published_model import PublishedModel, live_model
 from recommender.core.errors import DatabaseUnavailableError, DataError
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
 from recommender.core.mongo_collections import RECOMMENDATIONS, SIMPLE
@@ -140,7 +140,7 @@ class Catalog:
         self._db = db
         self._settings = settings
         self._factors = factors
-        self._clusters = LiveModel(db)
+        self._clusters = live_model(db)
         self._loading = Lock()
         self._served: Served | None = None
 

@@ -56,7 +56,8 @@ def test_the_curve_is_that_of_the_clusterings_and_ends_where_k_does() -> None:
     points = elbow_curve(matrix, [1, 3, 9, 10], settings)
     assert [point.k for point in points] == [1, 3, 5]
     for point in points:
-        clustering = cluster(matrix, load_settings(clusters_space="ratings", clusters_k=point.k))
+        of_k = load_settings(clusters_space="ratings", clusters_k=point.k)
+        clustering = cluster(matrix, of_k.clusters, of_k.seed)
         assert point.inertia == clustering.inertia
         assert point.silhouette == silhouette(matrix.rows, clustering.labels, seed=settings.seed)
         assert point.seconds > 0

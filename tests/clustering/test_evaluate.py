@@ -14,7 +14,7 @@ from recommender.clustering import evaluate
 from recommender.clustering.evaluate import evaluate_clusters, rating_means
 from recommender.clustering.fit import Clustering, cluster
 from recommender.clustering.user_matrix import UserMatrix, user_matrix
-from recommender.core.settings import Settings, load_settings
+from recommender.core.settings import ClustersSettings, load_settings
 from recommender.evaluation.metrics import RankingQuality
 from recommender.evaluation.splitting import split_users
 from tests.small_cities import DEGENERATE, DRAWN, some_users, tiny_ratings
@@ -45,7 +45,7 @@ def test_predicted_ratings_are_evaluated_on_ratings_of_any_value() -> None:
     quality = evaluate_clusters(matrix, settings)["ratings"]
     test = split_users(matrix.ratings, 0, seed=settings.seed)
     train = matrix.subset(test.train_users)
-    clustering = cluster(train, settings)
+    clustering = cluster(train, settings.clusters, settings.seed)
     means = rating_means(train.ratings, clustering.labels, 4)
     errors, errors_of_mean = [], []
     for seen, unseen in zip(test.seen.toarray(), test.relevant.toarray(), strict=True):
@@ -84,9 +84,9 @@ def test_test_users_do_not_take_part_in_the_training(monkeypatch: pytest.MonkeyP
     matrix = user_matrix(tiny_ratings(), settings)
     trained_on: list[UserMatrix] = []
 
-    def spied(train: UserMatrix, settings: Settings) -> Clustering:
+    def spied(train: UserMatrix, clusters: ClustersSettings, seed: int) -> Clustering:
         trained_on.append(train)
-        return cluster(train, settings)
+        return cluster(train, clusters, seed)
 
     monkeypatch.setattr(evaluate, "cluster", spied)
     evaluate_clusters(matrix, settings)

@@ -33,7 +33,7 @@ def _clean(clean_environment: object) -> None:
 
 def clustered(ratings: Ratings, settings: Settings) -> tuple[UserMatrix, Clustering]:
     matrix = user_matrix(ratings, settings)
-    return matrix, cluster(matrix, settings)
+    return matrix, cluster(matrix, settings.clusters, settings.seed)
 
 
 def check_against_reader(matrix: UserMatrix, clustering: Clustering) -> None:
