@@ -130,12 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = script_parser(__doc__ or "", *READER_CODES)
     user = parser.add_mutually_exclusive_group(required=True)
     user.add_argument("user_id", nargs="?", help="a user with ratings in Reviews or Users")
-    user.add_argument(
-        "--ratings",
-        type=parse_ratings,
-        metavar="GMAP_ID=RATING,...",
-        help="the ratings of a user who is not in the database",
-    )
+    ratings_help = "the ratings of a user who is not in the database"
+    form = "GMAP_ID=RATING,..."
+    user.add_argument("--ratings", type=parse_ratings, metavar=form, help=ratings_help)
     add_json_option(parser)
     arguments = parser.parse_args(argv)
     settings = load_settings()

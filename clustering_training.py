@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from recommender.als.fold_in import PreferenceModel
@@ -84,10 +84,7 @@ def train(run: TrainingRun, ratings: Ratings, preferences: PreferenceModel | Non
 
 
 def _factors_documents(
-    run: TrainingRun,
-    ratings: Ratings,
-    preferences: PreferenceModel | None,
-    shown: NDArray[np.bool_],
+    run: TrainingRun, ratings: Ratings, preferences: PreferenceModel | None, shown: NDArray[Any]
 ) -> list[Document]:
     """Return the item factors of this training, or the published ones under this run's id."""
     if preferences is None:
@@ -101,12 +98,8 @@ def _factors_documents(
 def main(argv: Sequence[str] | None = None) -> int:
     """Cluster the users of the reviews in MongoDB and publish the clusters."""
     parser = script_parser("Cluster the users and publish Clusters and Metadata.", *TRAINING_CODES)
-    parser.add_argument(
-        "--elbow",
-        type=parse_range,
-        metavar="FIRST:LAST:STEP",
-        help="compare these numbers of clusters; publish nothing",
-    )
+    elbow_help = "compare these numbers of clusters; publish nothing"
+    parser.add_argument("--elbow", type=parse_range, metavar="FIRST:LAST:STEP", help=elbow_help)
     gate.add_force_option(parser)
     add_json_option(parser)
     arguments = parser.parse_args(argv)

@@ -77,10 +77,7 @@ def metadata_documents(
     top_n: int,
     run_id: str,
 ) -> list[Document]:
-    """Return the documents of ``Metadata``, by which a reader finds a user's cluster.
-
-    ``figures`` are those of `figures_of`, ``rating_bounds`` the lowest and highest valid rating.
-    """
+    """Return the documents of ``Metadata``; ``rating_bounds`` are the lowest and highest rating."""
     columns = decode_ids(matrix.restaurants.take(matrix.columns))
     documents: list[Document] = [
         {"_id": names.COLUMNS_ID, "columns": columns},

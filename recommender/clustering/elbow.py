@@ -27,10 +27,7 @@ class CurvePoint(NamedTuple):
 
 
 def run_elbow(ks: range, settings: Settings, *, as_json: bool) -> None:
-    """Cluster the reviews for each k, plot ``elbow.svg`` in ``WORK_DIR``, and print the curve.
-
-    It publishes nothing and takes no lease, so it can run during a training.
-    """
+    """Cluster the reviews for each k, plot ``elbow.svg`` in ``WORK_DIR``, and print the curve."""
     settings.make_folder(settings.work_dir)
     keep_cache_in(settings.work_dir)  # kneed imports matplotlib, too
     matrix = user_matrix(read_ratings(settings), settings.with_values({"clusters_k": ks[-1]}))

@@ -51,11 +51,7 @@ def repair_empty_clusters(rows: csr_array, clusters: KMeansResult, k: int) -> KM
 
 
 class _Assignment:
-    """Distinct users, their nearest centroids, and the splits made so far.
-
-    ``best`` and ``nearest``, (n,) each, are the largest x.p of each user and its centroid, -1 where
-    it is 0. ``moved``, (n,), is true for users taken by a split.
-    """
+    """Distinct users, (n,), their nearest centroids, and the splits made so far."""
 
     def __init__(self, rows: csr_array, weights: Floats, centroids: Floats) -> None:
         self.rows, self.weights, self.centroids = rows, weights, centroids
@@ -63,9 +59,9 @@ class _Assignment:
         self.lengths = np.sqrt(squared)
         self.longest = np.linalg.norm(centroids, axis=1).max()
         nearest, distances = assign(rows, centroids)
-        self.best = (1 - distances) * squared
-        self.nearest = np.where(distances < 1, nearest, -1)
-        self.moved = np.zeros(rows.shape[0], dtype=bool)
+        self.best = (1 - distances) * squared  # the largest x.p
+        self.nearest = np.where(distances < 1, nearest, -1)  # its centroid, -1 where it is 0
+        self.moved = np.zeros(rows.shape[0], dtype=bool)  # taken by a split
 
     def sizes(self) -> NDArray[np.int64]:
         """Return the distinct users of each centroid."""
@@ -90,10 +86,7 @@ class _Assignment:
         return False
 
     def _candidates(self) -> NDArray[np.int64]:
-        """Return users to split off: by size of the cluster, then the farthest first.
-
-        Users without a cluster come last, because few others share an item with them.
-        """
+        """Return users to split off: by size of the cluster, those of none last; farthest first."""
         cluster = self.nearest + 1
         sizes = np.bincount(cluster, weights=self.weights)
         sizes[0] = 0

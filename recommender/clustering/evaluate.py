@@ -36,8 +36,7 @@ def silhouette_of(clustering: Clustering, matrix: UserMatrix, seed: int) -> floa
 def training_users(matrix: UserMatrix, settings: Settings) -> NDArray[np.int64] | None:
     """Return the users, (n,), whose clusters can be evaluated and published alike.
 
-    The test users are then only assigned to the published clusters. None where these are a tenth of
-    all: there, a second clustering of all users takes seconds.
+    None where test users are a tenth of all: there, clustering everybody again takes seconds.
     """
     if matrix.ratings.shape[0] * _TEST_SHARE <= _MOST_TEST_USERS:
         return None

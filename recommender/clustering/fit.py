@@ -40,9 +40,9 @@ class Clustering(KMeansResult):
         return _as_reader(rows, self.centroids)[0]
 
     def extended(self, rows: csr_array, clustered: NDArray[np.int64]) -> Clustering:
-        """Return the clusters of ``rows``, (n, columns), of which ``clustered`` were clustered.
+        """Return the clusters of ``rows``, (n, columns), as a reader finds them.
 
-        The other users are in the cluster that a reader finds, and have no closeness.
+        Only ``clustered`` rows, those of this clustering, have a closeness.
         """
         labels, distances = _as_reader(rows, self.centroids)
         sizes = np.bincount(labels[labels >= 0], minlength=len(self.centroids))

@@ -13,24 +13,17 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dists import assign
+from recommender.core import mongo_collections as names
 from recommender.core.errors import DataError
 from recommender.core.logs import one_line
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
-from recommender.core.mongo_collections import (
-    CENTROIDS_ID,
-    CLUSTERS,
-    CLUSTERS_ID,
-    COLUMNS_ID,
-    FALLBACK_ID,
-    METADATA,
-)
 from recommender.data.ids import CODEC, KeyIndex, decode_ids, encode_id, keys_of
 from recommender.data.ratings import Ratings
 from recommender.data.rejection import Rejection
 from recommender.publishing.live import Live
 
 _READS = 3
-_REQUIRED = (COLUMNS_ID, CENTROIDS_ID, CLUSTERS_ID)
+_REQUIRED = (names.COLUMNS_ID, names.CENTROIDS_ID, names.CLUSTERS_ID)
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +67,10 @@ def load_model(db: MongoDatabase) -> PublishedModel:
     db = db.with_options(codec_options=CODEC)
     for _ in range(_READS):  # the parts are switched one after the other; see both before or after
         with mongo_errors("reading the published model"):
-            named = db[METADATA].find({"_id": {"$in": [*_REQUIRED, FALLBACK_ID]}})
+            named = db[names.METADATA].find({"_id": {"$in": [*_REQUIRED, names.FALLBACK_ID]}})
             metadata = {part["_id"]: part for part in named}
-            clusters = list(db[CLUSTERS].find().sort("cluster_id"))
-        run_id = metadata.get(CENTROIDS_ID, {}).get("run_id")
+            clusters = list(db[names.CLUSTERS].find().sort("cluster_id"))
+        run_id = metadata.get(names.CENTROIDS_ID, {}).get("run_id")
         if all(cluster.get("run_id") == run_id for cluster in clusters):
             break
     missing = [f"Metadata's {name}" for name in _REQUIRED if name not in metadata]
@@ -118,22 +111,22 @@ def _problems(metadata: Mapping[str, Document], clusters: list[Document]) -> Ite
 
 
 def _model(metadata: Mapping[str, Document], clusters: list[Document]) -> PublishedModel:
-    figures = metadata[CLUSTERS_ID]
+    figures = metadata[names.CLUSTERS_ID]
     return PublishedModel(
         run_id=str(figures.get("run_id")),
-        columns=keys_of(metadata[COLUMNS_ID]["columns"]),
-        centroids=np.array(metadata[CENTROIDS_ID]["centroids"], dtype=np.float64),
+        columns=keys_of(metadata[names.COLUMNS_ID]["columns"]),
+        centroids=np.array(metadata[names.CENTROIDS_ID]["centroids"], dtype=np.float64),
         sizes=[int(size) for size in figures["sizes"]],
         unclustered=int(figures.get("users_without_overlap", 0)),
         rating_shift=float(figures.get("rating_shift", 0.0)),
         clusters=clusters,
-        fallback=metadata.get(FALLBACK_ID, {}).get("recommendations", []),
+        fallback=metadata.get(names.FALLBACK_ID, {}).get("recommendations", []),
     )
 
 
 def previous_labels(db: MongoDatabase, ratings: Ratings) -> NDArray[np.int32] | None:
     """Return each user's cluster in the published model, (users,); None without a usable model."""
-    if db[CLUSTERS].find_one({}, {"_id": 1}) is None:  # as in a first training
+    if db[names.CLUSTERS].find_one({}, {"_id": 1}) is None:  # as in a first training
         return None
     try:
         return load_model(db).labels(ratings)
@@ -144,4 +137,4 @@ def previous_labels(db: MongoDatabase, ratings: Ratings) -> NDArray[np.int32] | 
 
 def live_model(db: MongoDatabase) -> Live[PublishedModel]:
     """Return the published model, cached until a training publishes another; for any thread."""
-    return Live(db, CLUSTERS_ID, load_model)
+    return Live(db, names.CLUSTERS_ID, load_model)

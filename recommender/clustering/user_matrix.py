@@ -45,10 +45,7 @@ class UserMatrix:
 
 
 def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
-    """Build the matrix of all users, with as many columns as published documents can hold.
-
-    DataError if no rating above 0 is left.
-    """
+    """Build the matrix with as many columns as fit MongoDB; DataError without a rating above 0."""
     # Order the restaurants by ratings, and take those that fit.
     counts = np.bincount(ratings.restaurant, minlength=len(ratings.restaurants))
     order = np.argsort(-counts, kind="stable")

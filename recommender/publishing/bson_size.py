@@ -24,14 +24,9 @@ def bytes_of_ids(ids: Sequence[Any]) -> NDArray[np.int64]:
 
 
 def entries_that_fit(entry_bytes: NDArray[np.int64], fixed_bytes: int = 0) -> int:
-    """Return how many entries, from the first on, fit one document.
+    """Return how many entries, from the first on, fit one document, by the bytes of each, (n,).
 
-    Parameters
-    ----------
-    entry_bytes
-        (n,), the bytes that each entry adds to the document.
-    fixed_bytes
-        Bytes of the document without entries, beyond 4 KB of short fields.
+    ``fixed_bytes`` are those of the document without entries, beyond 4 KB of short fields.
     """
     available = MAX_DOCUMENT_BYTES - _OTHER_FIELDS_BYTES - fixed_bytes
     return int(np.searchsorted(np.cumsum(entry_bytes), available, side="right"))

@@ -11,7 +11,7 @@ import numpy as np
 from recommender.core.errors import ModelRejectedError
 from recommender.core.mongo import Document, mongo_errors
 from recommender.core.mongo_collections import CLUSTERS_ID, METADATA, RECOMMENDATIONS
-from recommender.core.settings import Settings, load_settings
+from recommender.core.settings import GateSettings, Settings, load_settings
 from recommender.data.ratings import reader_shift
 from recommender.publishing.lift import compare_lifts, lift_of
 from recommender.runs.ledger import Ledger
@@ -44,10 +44,7 @@ def settings_with_force(arguments: argparse.Namespace) -> Settings:
 
 
 def check_finite(name: str, *arrays: Any, remedy: str) -> None:
-    """Raise ModelRejectedError if a number is not finite, also with ``--force``.
-
-    Readers could not rank by such a score, or find a user's nearest centroid.
-    """
+    """Raise ModelRejectedError if a number is not finite, also with ``--force``."""
     broken = sum(int((~np.isfinite(array)).sum()) for array in arrays)
     if broken:
         raise ModelRejectedError(
@@ -59,15 +56,14 @@ def check_finite(name: str, *arrays: Any, remedy: str) -> None:
 def check_recommendations(run: TrainingRun, stage: str) -> None:
     """Compare staged recommendations, and the run's figures of them, with the live ones.
 
-    Raise ModelRejectedError, with the gate on, if the users are too few, the RMSE is too high or
-    the lift over the popular list too low.
+    Raise ModelRejectedError, with the gate on, for too few users, a worse RMSE or a worse lift.
     """
     with mongo_errors("comparing with the recommendations that are live"):
         live = run.db[RECOMMENDATIONS].find_one(WRITTEN_BY_A_RUN, {"run_id": 1}) or {}
         users = run.db[stage].count_documents(_WITH_A_LIST)
         live_users = run.db[RECOMMENDATIONS].count_documents({**WRITTEN_BY_A_RUN, **_WITH_A_LIST})
         ours, theirs = _entries(run, live)
-    reasons = _too_few("recommendations", users, live_users, run.settings)
+    reasons = _too_few("recommendations", users, live_users, run.settings.gate)
     reasons += _too_far_off(ours, theirs, run.settings)
     _decide(run, "recommendations", reasons, ours, theirs, "lists")
 
@@ -75,9 +71,8 @@ def check_recommendations(run: TrainingRun, stage: str) -> None:
 def check_clusters(run: TrainingRun, users: int) -> None:
     """Compare the clusters' users, and the run's figures of their lists, with the live ones.
 
-    Raise ModelRejectedError, with the gate on, if the users are too few or the lift over the
-    popular list is too low. The users are not compared if the settings that select them, or the
-    shift of ratings, have changed since.
+    Raise ModelRejectedError, with the gate on, for too few users or a worse lift. The users are not
+    compared if the settings that select them, or the shift of ratings, have changed since.
     """
     with mongo_errors("comparing with the clusters that are live"):
         live = run.db[METADATA].find_one({"_id": CLUSTERS_ID}) or {}
@@ -85,34 +80,29 @@ def check_clusters(run: TrainingRun, users: int) -> None:
     same_shift = live.get("rating_shift", 0) == reader_shift(run.settings.reviews.rating_min)
     same = same_shift and _same(run.settings, theirs, *_SAME)
     live_users = sum(live.get("sizes", [])) if same else 0
-    reasons = _too_few("clusters", users, live_users, run.settings)
+    reasons = _too_few("clusters", users, live_users, run.settings.gate)
     _decide(run, "clusters", reasons, ours, theirs, "clusters", "held_out")
 
 
 def _entries(run: TrainingRun, live: Document) -> tuple[Document, Document]:
-    """Return the ledger's documents of this run and of the run that wrote a live document.
-
-    Of a pruned run, only the ``run_id`` is returned, and nothing if nothing is live.
-    """
+    """Return the ledger's documents of this run and of the live one, only an id if pruned."""
     ours, theirs = (Ledger(run.db).get(str(each)) for each in (run.run_id, live.get("run_id")))
     return ours or {}, theirs or ({"run_id": live.get("run_id")} if live else {})
 
 
 def _metrics(entry: Document, *path: str) -> Document:
     """Return a part of a run's metrics, {} if it was not measured."""
-    part: Document = entry.get("metrics", {})
-    for name in path:
-        part = part.get(name) or {}
-    return part
+    for name in ("metrics", *path):
+        entry = entry.get(name) or {}
+    return entry
 
 
-def _too_few(name: str, users: int, live_users: int, settings: Settings) -> list[str]:
-    share = settings.gate.min_users_share
-    if users >= share * live_users:
+def _too_few(name: str, users: int, live_users: int, gate: GateSettings) -> list[str]:
+    if users >= gate.min_users_share * live_users:
         return []
     return [
         f"{name} for {users:,} users where {live_users:,} have them now, fewer than the share of "
-        f"GATE_MIN_USERS_SHARE={share:g}"
+        f"GATE_MIN_USERS_SHARE={gate.min_users_share:g}"
     ]
 
 
@@ -143,11 +133,7 @@ def _same(settings: Settings, live_run: Document, *names: str) -> bool:
 def _decide(
     run: TrainingRun, name: str, reasons: list[str], ours: Document, theirs: Document, *lists: str
 ) -> None:
-    """Compare the lifts of the lists, whose figures are at the path ``lists`` of the metrics.
-
-    Record the verdict; raise an error if it is against the model, the gate is on, and the run is
-    to publish.
-    """
+    """Compare the lifts at the path ``lists`` of the metrics, record the verdict, and act on it."""
     lifts = lift_of(_metrics(ours, *lists)), lift_of(_metrics(theirs, *lists))
     same_test = _same(run.settings, theirs, *_SAME_TEST[lists[0]])
     lift = compare_lifts(*lifts, is_live=bool(theirs), same_test=same_test)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 # Of fewer test users, a standard error means little.
 _FEWEST_USERS = 30
@@ -28,26 +28,14 @@ class Lift:
 
 
 def lift_of(figures: Mapping[str, Any]) -> Lift | None:
-    """Return the lift in a run's figures of its lists; None with too few test users.
-
-    Earlier versions recorded no lift: it is the difference of both NDCGs, and the error of an
-    unpaired difference bounds that of a paired one.
-    """
-    if (figures.get("users") or 0) < _FEWEST_USERS:
+    """Return the lift in a run's figures of its lists; None with too few test users."""
+    if (figures.get("users") or 0) < _FEWEST_USERS or figures.get("lift_error") is None:
         return None
-    if figures.get("lift_error") is not None:
-        return Lift(figures["lift"], figures["lift_error"])
-    try:
-        popular = figures["popular"]
-        error = math.hypot(figures["ndcg_error"], popular["ndcg_error"])
-        return Lift(figures["ndcg"] - popular["ndcg"], error)
-    except (KeyError, TypeError):
-        return None
+    return Lift(figures["lift"], figures["lift_error"])
 
 
-@dataclass(frozen=True)
-class LiftVerdict:
-    """The figures of a comparison for the ledger, a reason to reject the lists, and warnings."""
+class LiftVerdict(NamedTuple):
+    """The figures of a comparison for the ledger, reasons to reject the lists, and warnings."""
 
     figures: dict[str, float | None]
     reasons: list[str]
@@ -61,15 +49,13 @@ def compare_lifts(
 
     It may fall by a fifth and two standard errors of the difference. Lists that do not beat the
     popular list are rejected where the live ones beat it beyond chance, else there is a warning.
-
-    Parameters
-    ----------
-    is_live
-        Whether a training has published such lists.
-    same_test
-        Whether both were tested alike, so that the size of the lifts compares.
+    ``is_live`` is true if a training has published such lists, and ``same_test`` if both were
+    tested alike, so that the size of the lifts compares.
     """
-    limit = _limit(ours, live) if same_test else None
+    limit = None
+    if ours and live and same_test:
+        chance = _STANDARD_ERRORS * math.hypot(ours.error, live.error)
+        limit = live.value - _TOLERANCE * abs(live.value) - chance
     figures = {
         "value": ours.value if ours else None,
         "error": ours.error if ours else None,
@@ -98,10 +84,3 @@ def compare_lifts(
     elif ours and live and not same_test:
         warnings.append("a lift that is not compared: the live run tested its lists differently")
     return LiftVerdict(figures, reasons, warnings)
-
-
-def _limit(ours: Lift | None, live: Lift | None) -> float | None:
-    if not (ours and live):
-        return None
-    chance = _STANDARD_ERRORS * math.hypot(ours.error, live.error)
-    return live.value - _TOLERANCE * abs(live.value) - chance

@@ -28,10 +28,7 @@ class Live(Generic[T]):
         self._loaded: tuple[object, T | None] | None = None
 
     def get(self) -> T | None:
-        """Return what is published.
-
-        One thread loads what is new; the others go on with the old, or wait for the first.
-        """
+        """Return what is published; one thread loads it, the others go on with the old, if any."""
         with mongo_errors("reading what is published"):
             live = self._db[METADATA].find_one({"_id": self._document_id}, {"run_id": 1}) or {}
         run_id, loaded = live.get("run_id"), self._loaded

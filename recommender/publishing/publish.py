@@ -11,15 +11,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 
+from recommender.core import mongo_collections as names
 from recommender.core.errors import PublishError
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
-from recommender.core.mongo_collections import (
-    CLUSTERS,
-    METADATA,
-    copy_indexes,
-    copy_validator,
-    create_like,
-)
+from recommender.core.mongo_collections import copy_indexes, copy_validator, create_like
 from recommender.core.signals import signals_deferred
 from recommender.publishing.staging import Stage, staged
 from recommender.publishing.transaction import has_transactions, replace_in_transaction
@@ -35,14 +30,10 @@ def publish(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
     :func:`~recommender.runs.switch.finish_switch` does the rest. The targets are copied before: as
     the previous generation, and to be put back if the server refuses a later rename.
 
-    Raises
-    ------
-    LeaseLostError
-        If another run holds the lease when the switch begins.
-    PublishError
-        If the live collections are not this run's after the switch.
+    LeaseLostError if another run holds the lease when the switch begins, and PublishError if the
+    live collections are not this run's after it.
     """
-    pair = [stage for stage in stages if stage.target in (METADATA, CLUSTERS)]
+    pair = [stage for stage in stages if stage.target in (names.METADATA, names.CLUSTERS)]
     renamed = [stage for stage in stages if stage not in pair]
     with _publishing(stages):
         generations = _copy_previous(db, stages)
@@ -75,13 +66,10 @@ def publish_clusters(
     *,
     lease: Lease,
 ) -> None:
-    """Stage and publish ``Clusters`` and ``Metadata``.
-
-    The errors are those of :func:`publish`.
-    """
+    """Stage and publish ``Clusters`` and ``Metadata``; the errors are those of :func:`publish`."""
     with (
-        staged(db, CLUSTERS, run_id, "cluster_id") as new_clusters,
-        staged(db, METADATA, run_id, "_id", keep_others=True) as new_metadata,
+        staged(db, names.CLUSTERS, run_id, "cluster_id") as new_clusters,
+        staged(db, names.METADATA, run_id, "_id", keep_others=True) as new_metadata,
     ):
         for stage, documents in ((new_clusters, clusters), (new_metadata, metadata)):
             with mongo_errors("staging the clusters"):
@@ -117,10 +105,7 @@ def _switch_of(
 
 
 def _copy_previous(db: MongoDatabase, stages: Iterable[Stage]) -> dict[str, Document]:
-    """Copy the stages' targets beside, to become the previous generation in the switch.
-
-    Return the :func:`.generation_of` each target.
-    """
+    """Copy the targets, to be the previous generation; return the `generation_of` each."""
     generations = {}
     for stage in stages:
         live, previous = db[stage.target], db[stage.name + PREVIOUS]

@@ -19,10 +19,7 @@ _UNIQUE = {METADATA: "_id", CLUSTERS: "cluster_id", RECOMMENDATIONS: "user_id"}
 def previous_generation(db: MongoDatabase) -> dict[str, Document]:
     """Return the generations that a rollback publishes: ``run_id`` and ``documents`` by target.
 
-    Raises
-    ------
-    NoPreviousError
-        If nothing was replaced, or a part of it is no longer as it was kept.
+    NoPreviousError if nothing was replaced, or a part of it is no longer as it was kept.
     """
     with mongo_errors("reading the previous generation"):
         generations = replaced_generations(db)
@@ -44,10 +41,9 @@ def previous_generation(db: MongoDatabase) -> dict[str, Document]:
 
 
 def rollback(run: TrainingRun) -> None:
-    """Publish the previous generation, which the live one then becomes.
+    """Publish the previous generation, in one switch; the live one becomes the previous.
 
-    All collections that the latest run replaced are rolled back in one switch. Documents of others
-    are kept as in a publish, and the live ones win. The errors are those of
+    Documents of others are kept as in a publish, and the live ones win. The errors are those of
     :func:`previous_generation` and :func:`~recommender.publishing.publish.publish`.
     """
     db = run.db

@@ -39,31 +39,19 @@ log = logging.getLogger(__name__)
 class Stage:
     """A collection that is filled beside its target and then replaces it.
 
-    Attributes
-    ----------
-    target
-        Name of the live collection.
-    unique
-        Field that no two documents share.
-    keep_others
-        Whether documents of the target that no training wrote (without ``run_id``) are kept.
-    old
-        Digests of such documents that lose to a staged one with the same ``unique`` field; newer
-        ones win, as they were written since the training began.
-    written_by
-        The run that wrote the staged documents: ``run_id``, or an earlier one in a rollback.
-    carried
-        Digests of the documents of others that :meth:`carry_over` read.
+    With ``keep_others``, documents of the target that no training wrote (without ``run_id``) are
+    kept. Those whose digests are ``old`` lose to a staged one with the same ``unique`` field; newer
+    ones win, as they were written since the training began.
     """
 
     db: MongoDatabase
-    target: str
+    target: str  # name of the live collection
     run_id: str
-    unique: str
+    unique: str  # field that no two documents share
     keep_others: bool
     old: Set[bytes]
-    written_by: str
-    carried: set[bytes] = field(default_factory=set)
+    written_by: str  # the run that wrote the documents: ``run_id``, or an earlier one in a rollback
+    carried: set[bytes] = field(default_factory=set)  # digests that :meth:`carry_over` read
 
     @property
     def name(self) -> str:
@@ -77,11 +65,8 @@ class Stage:
     def seal(self, expected: int) -> None:
         """Create the indexes and check the documents, of which ``expected`` were computed.
 
-        Raises
-        ------
-        PublishError
-            If the count differs, the target's validator would refuse a document, or one of a
-            random sample is wrong.
+        PublishError if the count differs, the target's validator would refuse a document, or one of
+        a random sample is wrong.
         """
         with mongo_errors(f"checking the stage of {self.target}"):
             live, stage = self.db[self.target], self.db[self.name]
@@ -157,7 +142,6 @@ def staged(
     """Yield an empty :class:`Stage`, and drop it unless its switch has begun.
 
     ``old`` is the result of :func:`others_before` when the training began; None reads it now.
-    ``written_by`` is the run that wrote the documents to stage, this one unless given.
     """
     if old is None:
         old = others_before(db, target) if keep_others else set()

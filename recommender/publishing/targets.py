@@ -8,18 +8,10 @@ from typing import Any
 
 from pymongo.errors import DuplicateKeyError
 
+from recommender.core import mongo_collections as names
 from recommender.core.errors import PublishError
 from recommender.core.mongo import Document, mongo_errors, source_of
-from recommender.core.mongo_collections import (
-    CENTROIDS_ID,
-    CLUSTERS,
-    COLUMNS_ID,
-    METADATA,
-    PUBLISHED,
-    RECOMMENDATIONS,
-    copy_indexes,
-    count_misfits,
-)
+from recommender.core.mongo_collections import copy_indexes, count_misfits
 from recommender.data.ids import CODEC, encode_id
 from recommender.data.reviews import COLLECTION as REVIEWS
 from recommender.publishing.gate import WRITTEN_BY_A_RUN
@@ -28,16 +20,16 @@ from recommender.runs.run import Run
 
 # The unique field of each target, and two values of it that are not equal to a reader.
 _UNIQUE: dict[str, tuple[str, Sequence[Any]]] = {
-    RECOMMENDATIONS: ("user_id", ("a", "A")),
-    CLUSTERS: ("cluster_id", (0, 1)),
-    METADATA: ("_id", (COLUMNS_ID, CENTROIDS_ID)),
+    names.RECOMMENDATIONS: ("user_id", ("a", "A")),
+    names.CLUSTERS: ("cluster_id", (0, 1)),
+    names.METADATA: ("_id", (names.COLUMNS_ID, names.CENTROIDS_ID)),
 }
 
 
-def check_targets(run: Run, targets: Sequence[str] = PUBLISHED) -> None:
+def check_targets(run: Run, targets: Sequence[str] = names.PUBLISHED) -> None:
     """Raise PublishError if a training's documents could not replace a collection.
 
-    That is so if the collection is a view or a time series, or if its validator or a unique index
+    A view or a time series cannot be replaced, nor a collection whose validator or unique index
     refuses sample documents, which are staged for it and dropped.
     """
     for target in targets:
@@ -85,9 +77,9 @@ def _sample(run: Run, target: str) -> Document:
     ids = (review.get(field) for field in fields)
     user, restaurant = (value if isinstance(encode_id(value), str) else "a" for value in ids)
     entry = {"gmap_id": restaurant, "score": 1.0}
-    if target == METADATA:
-        return {"_id": COLUMNS_ID, "columns": [restaurant], "run_id": run.run_id}
-    if target == RECOMMENDATIONS:
+    if target == names.METADATA:
+        return {"_id": names.COLUMNS_ID, "columns": [restaurant], "run_id": run.run_id}
+    if target == names.RECOMMENDATIONS:
         entries = [{**entry, "rating": 4.0}] * run.settings.als.top_n
         return {"user_id": user, "run_id": run.run_id, "recommendations": entries}
     return {

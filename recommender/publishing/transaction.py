@@ -67,10 +67,9 @@ def replace_in_transaction(
 
 
 def _is_ready(db: MongoDatabase, stage: Stage) -> bool:
-    """Copy the stage's indexes to the target; return whether its documents can be replaced.
+    """Copy the stage's indexes to the target, as a transaction cannot create one.
 
-    A transaction cannot create an index, and without a unique one several documents could match.
-    Then the stage is renamed over the target, which repairs it.
+    Return false without a unique index: renaming the stage over the target repairs that.
     """
     try:
         copy_indexes(db[stage.name], db[stage.target])

@@ -62,18 +62,11 @@ def stream_position(db: MongoDatabase) -> Document | None:
 
 
 def replay(db: MongoDatabase, position: Document, name: str, unique: str, previous: str) -> None:
-    """Repeat the writes of others to a replaced collection on the one that replaced it.
+    """Repeat the writes of others since ``position`` to a collection on the one that replaced it.
 
-    It can be repeated, also by two processes at once. The live documents are read before the last
-    events are: so each is changed only if it is still as it was read and no event after the rename
-    is about it.
-
-    Parameters
-    ----------
-    position
-        Position in the change stream, before the documents of others were copied.
-    name, previous
-        The live collection, unique by ``unique``, and the copy of the one that it replaced.
+    ``name`` is live, unique by ``unique``, and ``previous`` the copy of what it replaced. It can be
+    repeated, also by two processes at once. The live documents are read before the last events are:
+    so each is changed only if it is still as it was read and no event after the rename is about it.
     """
     raw = _majority(db)
     live = raw[name]
@@ -110,8 +103,8 @@ def _writes(
             return
 
 
-# A live document as it was read, and the writes to repeat on it in their order, by the key of the
-# document in the live collection and in the replaced one.
+# A live document as it was read, and the writes to repeat on it, by the document's keys in the
+# live collection and in the replaced one.
 _Groups = dict[bytes, tuple[RawBSONDocument | None, list[Event]]]
 
 
@@ -191,8 +184,7 @@ def _updates(event: Event) -> Iterator[Document]:
 class Polling:
     """Polls the documents of others in a block in which another collection replaces theirs.
 
-    After the block, the latest version of each that is neither live nor known, as it was copied to
-    the new collection, is written.
+    Then it writes the latest version of each that is neither live nor ``known`` (copied before).
     """
 
     def __init__(self, live: Collection[Any], unique: str, known: set[bytes]) -> None:

@@ -66,10 +66,9 @@ class Lease:
         self._extend({}, None)
 
     def begin_switch(self, switch: Document, session: ClientSession | None = None) -> None:
-        """Extend the lease, as :meth:`renew` does, and note a switch in the same write.
+        """Extend the lease, as :meth:`renew` does, and note a switch for the next holder to finish.
 
-        The next holder reads the note, see `recommender.runs.switch.finish_switch`. A transaction
-        whose session this is commits only if no other run takes the lease meanwhile.
+        A transaction whose session this is commits only if no other run takes the lease meanwhile.
         """
         self._extend({SWITCH: {"$literal": switch}}, session)
 

@@ -70,10 +70,7 @@ class Ledger:
     def add_ended(
         self, run_id: str, trigger: Trigger, settings: Settings, fields: Document
     ) -> None:
-        """Record a run that has ended.
-
-        For runs without the lease: while open, they would be taken for dead trainings.
-        """
+        """Record an ended run without the lease: while open, it would pass for a dead training."""
         self._runs.insert_one({**_begun(run_id, trigger, settings, None, "tuning"), **fields})
 
     def update(self, run_id: str, fields: Document) -> None:
@@ -94,7 +91,7 @@ class Ledger:
     def is_cancel_requested(self, run_id: str) -> bool:
         """Return true if a run was asked to stop."""
         asked = {"_id": run_id, "cancel_requested_at": {"$exists": True}}
-        return self._runs.find_one(asked, {"_id": 1}) is not None
+        return bool(self._runs.count_documents(asked))
 
     def open_run(self) -> str | None:
         """Return the id of a run that has not ended, as far as the ledger knows."""

@@ -18,10 +18,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def run_log(settings: Settings, run_id: str) -> Iterator[Path | None]:
-    """Copy the block's log lines, and how it ended, to a file in the log folder.
-
-    If the folder is not writable or the disk is full, the training goes on with a warning.
-    """
+    """Copy the block's log lines, and how it ended, to a file; warn if it cannot be written."""
     handler = _opened(settings, run_id)
     if handler is None:
         yield None

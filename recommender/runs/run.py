@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -49,17 +50,17 @@ _BEAT_SECONDS = 3.0  # at most between two beats, so that a cancelled run stops 
 log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, repr=False)
 class Run(ABC):
     """A run in progress, with its id, which every document that it writes has."""
 
-    def __init__(self, run_id: str, db: MongoDatabase, settings: Settings) -> None:
-        self.run_id = run_id
-        self.db = db
-        self.settings = settings
-        self._phases: list[Document] = []
-        self.earlier: list[Document] = []  # runs of the ledger before this one, the latest first
-        self.display = Progress(disable=True)
-        self.warnings: list[str] = []
+    run_id: str
+    db: MongoDatabase
+    settings: Settings
+    earlier: list[Document] = field(default_factory=list, init=False)  # the latest run first
+    display: Progress = field(default_factory=lambda: Progress(disable=True), init=False)
+    warnings: list[str] = field(default_factory=list, init=False)
+    _phases: list[Document] = field(default_factory=list, init=False)
 
     @abstractmethod
     def record(self, **fields: Any) -> None:
@@ -87,29 +88,19 @@ class Run(ABC):
         self.record(phases=self._phases)
 
 
+@dataclass(eq=False, repr=False)
 class TrainingRun(Run):
     """A training or a rollback, which holds the lease and is in the ledger from its start."""
 
-    document: Document | None = None  # that of the ledger, after the run has succeeded
-
-    def __init__(
-        self,
-        run_id: str,
-        db: MongoDatabase,
-        settings: Settings,
-        lease: Lease,
-        lost: list[LeaseLostError],
-        kind: Kind,
-    ) -> None:
-        super().__init__(run_id, db, settings)
-        self.lease = lease
-        self.kind = kind
-        self._lost = lost
+    lease: Lease
+    lost: list[LeaseLostError]  # the error, once another run has taken the lease over
+    kind: Kind
+    document: Document | None = field(default=None, init=False)  # of the ledger, after a success
 
     def record(self, **fields: Any) -> None:
         """Write fields of the run to the ledger, unless another run has taken the lease over."""
-        if self._lost:
-            raise self._lost[0]
+        if self.lost:
+            raise self.lost[0]
         with mongo_errors("writing to the ledger"):
             Ledger(self.db).update(self.run_id, fields)
 
@@ -119,8 +110,7 @@ class SideRun(Run):
 
     def __init__(self, db: MongoDatabase, settings: Settings) -> None:
         super().__init__(new_run_id(), db, settings)
-        started_at = now()
-        self._fields: Document = {"queued_at": started_at, "started_at": started_at}
+        self._fields: Document = dict.fromkeys(("queued_at", "started_at"), now())
 
     def record(self, **fields: Any) -> None:
         """Keep fields of the run until it ends."""
@@ -137,10 +127,7 @@ class SideRun(Run):
 def _heartbeat(
     lease: Lease, seconds: float, is_cancelled: Callable[[], bool]
 ) -> Iterator[list[LeaseLostError]]:
-    """Renew the lease from a thread; yield a list that holds the error once the lease is lost.
-
-    The thread stops the run once it is cancelled.
-    """
+    """Renew the lease from a thread, which stops a cancelled run; yield a list of its errors."""
     stopped = threading.Event()
     lost: list[LeaseLostError] = []
 
@@ -171,16 +158,8 @@ def training_run(
     """Hold the lease for the block, and record how it ended.
 
     The parent process has acquired the lease and opened the ledger for ``run_id``; None starts a
-    new run. A ``dry_run`` is to publish nothing.
-
-    Raises
-    ------
-    LeaseHeldError
-        If another training is in progress.
-    DatabaseUnavailableError
-        If MongoDB does not answer.
-    TimedOut
-        If it takes longer than ``TRAIN_TIMEOUT_MINUTES``.
+    new run. LeaseHeldError if another training is in progress, DatabaseUnavailableError if MongoDB
+    does not answer, and TimedOut if it takes longer than ``TRAIN_TIMEOUT_MINUTES``.
     """
     with connect(settings) as client:
         db = database(client, settings)
@@ -212,8 +191,7 @@ def training_run(
                         run = TrainingRun(run_id, db, settings, lease, lost, kind)
                         run.display = display
                         with mongo_errors("reading the ledger"):
-                            recent = Ledger(db).recent(_EARLIER_RUNS)
-                        run.earlier = [other for other in recent if other["_id"] < run_id]
+                            run.earlier = Ledger(db).recent(_EARLIER_RUNS, before=run_id)
                         yield run
                 with _logged("the ledger could not be read"):
                     document = Ledger(db).get(run_id) or {}
@@ -234,10 +212,7 @@ def _release(lease: Lease, db: MongoDatabase, run_id: str) -> None:
 
 @contextmanager
 def _lost_lease_first(lease: Lease) -> Iterator[None]:
-    """Raise LeaseLostError however the block ends, if another run has taken the lease over.
-
-    That run has dropped the stages of this one and may have published, which explains any failure.
-    """
+    """Raise LeaseLostError if another run has taken the lease over: it explains any failure."""
     try:
         yield
     except RecommenderError:

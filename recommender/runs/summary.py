@@ -18,52 +18,38 @@ _LISTS: _Pieces = {
     "random": ", random {random[ndcg]:.3f}",
     "lift_error": "; lift {lift:.3f} ± {lift_error:.3f}",
 }
+_REVIEWS: _Pieces = {
+    "rows_read": "{rows_read:,} read; rejected: {rejected}; ",
+    "rows_merged": "repeated and merged: {rows_merged:,}",
+}
+_RATINGS: _Pieces = {"ratings": "{ratings:,} of {restaurants:,} restaurants by {users:,} users"}
+_CHOSEN: _Pieces = {
+    "confidence": "alpha {confidence[alpha]:g}, regularisation {confidence[reg_param]:g}, "
+    "rank {confidence[rank]}, embedding weight {confidence[embedding_weight]:g}; ",
+    "weights": "bias damping: user {weights[user]:g}, restaurant {weights[restaurant]:g}",
+}
+_RMSE: _Pieces = {
+    "rmse": "{rmse:.3f} on {rows:,} test ratings; their mean {mean_rmse:.3f}",
+    "baseline_rmse": ", bias alone {baseline_rmse:.3f}",
+    "cold": "; cold: {cold:,}",
+}
+_HINDSIGHT: _Pieces = {
+    "reviews": "{hits:,} of {reviews:,} reviews since {run_id} were in their author's list",
+    "popular_hits": "; in the popular list {popular_hits:,}",
+}
+_CLUSTERS: _Pieces = {
+    "k": "{k} of {space}, each of {smallest:,} to {largest:,} users; ",
+    "tightness": "mean closeness {tightness:.3f} after {iterations} iterations",
+}
 # Name of the line, path of its figures in the document, pieces.
 _LINES: tuple[tuple[str, str, _Pieces], ...] = (
-    (
-        "reviews",
-        "",
-        {
-            "rows_read": "{rows_read:,} read; rejected: {rejected}; ",
-            "rows_merged": "repeated and merged: {rows_merged:,}",
-        },
-    ),
-    ("ratings", "", {"ratings": "{ratings:,} of {restaurants:,} restaurants by {users:,} users"}),
-    (
-        "chosen",
-        "chosen",
-        {
-            "confidence": "alpha {confidence[alpha]:g}, regularisation {confidence[reg_param]:g}, "
-            "rank {confidence[rank]}, embedding weight {confidence[embedding_weight]:g}; ",
-            "weights": "bias damping: user {weights[user]:g}, restaurant {weights[restaurant]:g}",
-        },
-    ),
-    (
-        "RMSE",
-        "metrics.als",
-        {
-            "rmse": "{rmse:.3f} on {rows:,} test ratings; their mean {mean_rmse:.3f}",
-            "baseline_rmse": ", bias alone {baseline_rmse:.3f}",
-            "cold": "; cold: {cold:,}",
-        },
-    ),
+    ("reviews", "", _REVIEWS),
+    ("ratings", "", _RATINGS),
+    ("chosen", "chosen", _CHOSEN),
+    ("RMSE", "metrics.als", _RMSE),
     ("lists", "metrics.lists", _LISTS),
-    (
-        "hindsight",
-        "metrics.hindsight",
-        {
-            "reviews": "{hits:,} of {reviews:,} reviews since {run_id} were in their author's list",
-            "popular_hits": "; in the popular list {popular_hits:,}",
-        },
-    ),
-    (
-        "clusters",
-        "metrics.clusters",
-        {
-            "k": "{k} of {space}, each of {smallest:,} to {largest:,} users; ",
-            "tightness": "mean closeness {tightness:.3f} after {iterations} iterations",
-        },
-    ),
+    ("hindsight", "metrics.hindsight", _HINDSIGHT),
+    ("clusters", "metrics.clusters", _CLUSTERS),
     ("their lists", "metrics.clusters.held_out", _LISTS),
 )
 
@@ -90,10 +76,7 @@ def print_summary(run: TrainingRun, *, as_json: bool) -> None:
 def summary_of(
     run: Mapping[str, Any], earlier: Iterable[Mapping[str, Any]] = ()
 ) -> tuple[str, Sequence[tuple[str, ...]], tuple[str, ...]]:
-    """Return the title, the rows and the header of a run's summary.
-
-    A column shows the changes since the first success with the same steps among ``earlier``.
-    """
+    """Return title, rows and header; a column has the changes since the latest like success."""
     kind = run["kind"].replace("_", " ").capitalize()
     title = f"{kind} {run['run_id']} {run['state']} in {_figure(run, 'seconds'):.1f} s"
     successes = (other for other in earlier if other["state"] == "succeeded")
@@ -114,23 +97,20 @@ def _steps(run: Mapping[str, Any]) -> set[str]:
 
 
 def _figure(run: Mapping[str, Any], path: str) -> Any:
-    """Return the figure at a dotted path of a run's document, or None."""
-    figure: Any = {**run, "seconds": (run["ended_at"] - run["started_at"]).total_seconds()}
-    for key in path.split("."):
+    """Return the figure at a dotted path of a run's document, or None; the whole for no path."""
+    rejected = (f"{count:,} {reason}" for reason, count in run.get("rows_rejected", {}).items())
+    seconds = (run["ended_at"] - run["started_at"]).total_seconds()
+    figure: Any = {**run, "seconds": seconds, "rejected": ", ".join(rejected) or "none"}
+    for key in path.split(".") if path else ():
         figure = (figure or {}).get(key)
     return figure
 
 
 def _lines(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    reasons = ", ".join(
-        f"{count:,} {reason}" for reason, count in run.get("rows_rejected", {}).items()
-    )
     for target, run_id in run.get("rollback", {}).items():
         yield "published", f"{target} of run {run_id}"
     for name, path, pieces in _LINES:
-        figures: Mapping[str, Any] = {**run, "rejected": reasons or "none"}
-        for key in path.split(".") if path else ():
-            figures = figures.get(key) or {}
+        figures = _figure(run, path) or {}
         if figures.get("reason"):
             yield name, f"none: {figures['reason']}"
         elif figures:

@@ -41,27 +41,19 @@ def switch_of(
     in_place: Sequence[str] = (),
     replaced: Document | None = None,
 ) -> Document:
-    """Return the note of a switch.
+    """Return the note of a switch, in the order of the ``targets`` by stage.
 
-    Parameters
-    ----------
-    targets
-        The target of each stage, in the order of the switch.
-    kept
-        The unique field of each target that keeps documents of others.
-    position
-        Position in the change stream before these were copied; None without change streams.
-    in_place
-        Targets whose documents are replaced by the transaction that writes this note.
-    replaced
-        The run that switches, ``by``, and the ``generations`` that it replaces, by target.
+    The transaction that writes the note replaces the targets ``in_place``. ``kept`` holds the
+    unique field of each other target that keeps documents of others, ``position`` the one in the
+    change stream before these were copied, if MongoDB has change streams. ``replaced`` holds the
+    run that switches, ``by``, and the ``generations`` that it replaces, by target.
     """
     stages = [
         {"stage": stage, "target": target, "in_place": target in in_place}
         for stage, target in targets.items()
     ]
-    note = {"stages": stages, "kept": kept or {}, "position": position}
-    return {**note, REPLACED: replaced or {}}
+    kept, replaced = kept or {}, replaced or {}
+    return {"stages": stages, "kept": kept, "position": position, REPLACED: replaced}
 
 
 def is_switching(db: MongoDatabase, stage: str) -> bool:
@@ -70,13 +62,7 @@ def is_switching(db: MongoDatabase, stage: str) -> bool:
 
 
 def finish_with_retries(db: MongoDatabase) -> None:
-    """Finish the switch, also if the connection is lost for as long as a server restarts.
-
-    Raises
-    ------
-    PublishError
-        If the server had refused it before the connection was lost.
-    """
+    """Finish the switch, also over a server's restart; PublishError if it was refused before."""
     deadline = time.monotonic() + _SWITCH_SECONDS
     while True:
         try:
@@ -133,11 +119,8 @@ def _joined(earlier: Document, replaced: Document) -> Document:
 
 def generation_of(db: MongoDatabase, name: str) -> Document:
     """Return the run that wrote a collection, None if no run did, and its number of documents."""
-    document = db[name].find_one(_OF_A_RUN, {"run_id": 1}) or {}
-    return {
-        "run_id": document.get("run_id"),
-        "documents": db[name].count_documents({"run_id": document.get("run_id", "")}),
-    }
+    run_id = (db[name].find_one(_OF_A_RUN, {"run_id": 1}) or {}).get("run_id")
+    return {"run_id": run_id, "documents": db[name].count_documents({"run_id": run_id or ""})}
 
 
 def replaced_generations(db: MongoDatabase) -> dict[str, Document]:
@@ -193,10 +176,8 @@ def _undo(db: MongoDatabase, switch: Document) -> None:
 
 
 def _change(db: MongoDatabase, switch: Document, change: Document) -> None:
-    """Change the note of this switch, but not of a later one.
-
-    By a command of another name than the heartbeat's, so that a log tells the two apart.
-    """
+    """Change the note of this switch, but not of a later one."""
+    # Not update_one, the heartbeat's command, so that MongoDB's log separates the two.
     db[STATE].find_one_and_update({"_id": LEASE_ID, SWITCH: switch}, change)
 
 
