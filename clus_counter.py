@@ -1,7 +1,5 @@
 """Counts the users of each cluster of the published model in the current reviews."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

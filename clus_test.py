@@ -1,7 +1,5 @@
 """Shows what a user has rated, what the backend serves, and what the published model recommends."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any

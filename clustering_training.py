@@ -3,8 +3,6 @@
 ``als_training.py`` calls `train` on the ratings that it has read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

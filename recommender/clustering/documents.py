@@ -1,7 +1,5 @@
 """The documents of ``Clusters`` and ``Metadata`` that a clustering publishes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The elbow curve: K-Means for several numbers of clusters, as a table and a plot with its knee."""
 
-from __future__ import annotations
-
 import re
 import time
 from argparse import ArgumentTypeError

@@ -4,8 +4,6 @@ Spherical K-Means finds fewer centroids than requested if few users differ, and 
 nearest to no user, because its negative values are not published.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Evaluation of clusters on users who did not take part in the training."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

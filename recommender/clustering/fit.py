@@ -1,9 +1,8 @@
 """Clusters of users, by the spectral embedding or by raw ratings, as a reader finds them."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +38,7 @@ class Clustering(KMeansResult):
         """Return the cluster in which a reader finds each row, (n,); -1 for none."""
         return _as_reader(rows, self.centroids)[0]
 
-    def extended(self, rows: csr_array, clustered: NDArray[np.int64]) -> Clustering:
+    def extended(self, rows: csr_array, clustered: NDArray[np.int64]) -> Self:
         """Return the clusters of ``rows``, (n, columns), as a reader finds them.
 
         Only ``clustered`` rows, those of this clustering, have a closeness.
@@ -50,7 +49,7 @@ class Clustering(KMeansResult):
         closeness[clustered] = self.closeness
         return replace(self, labels=labels, distances=distances, sizes=sizes, closeness=closeness)
 
-    def renumbered(self, ids: NDArray[np.int64]) -> Clustering:
+    def renumbered(self, ids: NDArray[np.int64]) -> Self:
         """Return the same clusters under other ids, (k,), a permutation of 0 to k - 1."""
         order = np.argsort(ids)
         labels = np.where(self.labels >= 0, ids[self.labels], -1).astype(np.int32)

@@ -1,7 +1,5 @@
 """The published model of the clusters, read as a backend reads it."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

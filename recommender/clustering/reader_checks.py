@@ -1,7 +1,5 @@
 """Test vectors for readers of the published model in any language."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ the cluster nearest to its user *without* that rating, and the scores describe t
 user in this cluster.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

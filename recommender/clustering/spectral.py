@@ -6,8 +6,6 @@ the users are clustered there by spherical K-Means. Each cluster is published as
 items, to compare raw ratings with by the distance of ``dists``.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import TypeAlias
 

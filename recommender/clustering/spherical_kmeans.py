@@ -1,7 +1,5 @@
 """Spherical K-Means: clusters of unit vectors of any sign, by cosine."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Stable cluster ids: each cluster keeps the id under which most of its users were before."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment

@@ -1,9 +1,8 @@
 """The sparse matrix of users and restaurants that is clustered."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +38,7 @@ class UserMatrix:
         """Restaurants that are no columns."""
         return self.ratings.shape[1] - len(self.columns)
 
-    def subset(self, users: NDArray[np.int64]) -> UserMatrix:
+    def subset(self, users: NDArray[np.int64]) -> Self:
         """Return the matrix of some of the users."""
         return replace(self, ratings=self.ratings[users], rows=self.rows[users])
 

@@ -1,7 +1,5 @@
 """How many array elements fit a MongoDB document, computed without encoding the document."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

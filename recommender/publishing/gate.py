@@ -1,7 +1,5 @@
 """The gate: rejects a model that is worse than the live one."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """The lift of lists over the popular list, and its comparison with that of the live lists."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a training has published, kept in memory until another one publishes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from threading import Lock
 from typing import Generic, TypeVar

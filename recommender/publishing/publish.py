@@ -5,8 +5,6 @@ replaced in a transaction where MongoDB has them. What was live before is kept a
 generation, with its run ids.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial

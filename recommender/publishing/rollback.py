@@ -1,7 +1,5 @@
 """Brings back what the latest run to publish has replaced."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 
 from recommender.core.errors import NoPreviousError

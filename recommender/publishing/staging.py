@@ -1,7 +1,5 @@
 """Staging: documents are collected and checked beside the collection that they will replace."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set

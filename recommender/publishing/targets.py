@@ -1,7 +1,5 @@
 """The check, before a training, that its documents can replace the published collections."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

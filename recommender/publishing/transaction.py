@@ -1,7 +1,5 @@
 """Replaces the documents of several collections in one transaction."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 

@@ -5,15 +5,13 @@ are read from a change stream and repeated on the new collection. A standalone s
 streams: there the old collection is polled until the rename is done.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 import bson
 from bson.codec_options import CodecOptions
@@ -198,7 +196,7 @@ class Polling:
             for read in (self._read_all, self._read_newest)
         ]
 
-    def __enter__(self) -> Polling:
+    def __enter__(self) -> Self:
         self._read_all()
         for thread in self._threads:
             thread.start()

@@ -1,7 +1,5 @@
 """The lease: one training at a time on a database, by the server's clock."""
 
-from __future__ import annotations
-
 import os
 import socket
 

@@ -1,7 +1,5 @@
 """The ledger: one document in ``TrainingRuns`` for each run, from queued to its end."""
 
-from __future__ import annotations
-
 import datetime
 import importlib.metadata
 import platform

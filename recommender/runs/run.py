@@ -1,7 +1,5 @@
 """A run's life inside the process that trains: lease, heartbeat, phases, outcome."""
 
-from __future__ import annotations
-
 import logging
 import os
 import threading

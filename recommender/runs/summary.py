@@ -1,7 +1,5 @@
 """The summary of a training, printed at its end: a few lines from its ledger document."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 

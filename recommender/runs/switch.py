@@ -6,8 +6,6 @@ before is kept under the target's name and :data:`PREVIOUS`; the same document r
 replaced it, see :func:`replaced_generations`.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import time
