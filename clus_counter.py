@@ -30,8 +30,8 @@ def count_users(model: PublishedModel, ratings: Ratings) -> tuple[NDArray[np.int
 def check_belongs(counts: NDArray[np.int64], unclustered: int, model: PublishedModel) -> None:
     """Raise DataError if the model was trained on other reviews.
 
-    That is, if the share of users in a cluster is less than half of that at the training, or if
-    more than half of them would have to change clusters to match the sizes at the training.
+    That is, if the share of users in a cluster is less than half of that at the training, or more
+    than half of them would have to change clusters to match its sizes.
     """
     clustered, trained = int(counts.sum()), sum(model.sizes)
     users, expected = clustered + unclustered, trained / max(trained + model.unclustered, 1)

@@ -153,8 +153,8 @@ class DistinctRows:
 def distinct_rows(rows: Rows) -> DistinctRows:
     """Collapse equal rows into one each, in a canonical order.
 
-    Clustering these, weighted by their counts, gives equal rows equal labels and makes the result
-    independent of the order of the rows. It also saves time: most users have one or two ratings.
+    Clustering these, weighted by their counts, gives equal rows equal labels, is independent of the
+    order of the rows, and saves time: most users have one or two ratings.
     """
     csr = _as_csr(rows)
     if not csr.data.all():
@@ -226,17 +226,9 @@ def kmeans(
     The result depends on the rows and the seed only: a permutation of the rows permutes the
     labels, equal rows have equal labels, and a repeated row has twice the weight.
 
-    Parameters
-    ----------
-    rows, k
-        (n, m), finite and non-negative, none zero; k is at most the number of distinct rows.
-    max_iter, tolerance
-        Maximum of updates, and the relative fall of the inertia that ends them.
-
-    Raises
-    ------
-    ValueError
-        If an argument is not as described, or if k clusters would differ by rounding only.
+    The rows, (n, m), are finite and non-negative, none zero, and at least k of them are distinct:
+    otherwise, or if k clusters would differ by rounding only, a ValueError is raised. The updates
+    end after ``max_iter``, or once the inertia falls by no more than ``tolerance`` of itself.
     """
     distinct, exponent = _prepared(rows, k)
     space = Space(distinct.rows, distinct.counts, distances, assign, update, strays_wait=True)

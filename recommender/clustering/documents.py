@@ -47,7 +47,6 @@ def cluster_documents(
 
 
 def _raters(ratings: csr_array) -> NDArray[np.int64]:
-    """Return how many users have rated each restaurant."""
     return np.bincount(ratings.indices, minlength=ratings.shape[1])
 
 

@@ -47,13 +47,13 @@ def elbow_curve(matrix: UserMatrix, ks: Iterable[int], settings: Settings) -> li
     points = []
     for k in ks:
         started = time.perf_counter()
-        clusters = settings.with_values({"clusters_k": k}).clusters
+        clusters = settings.clusters.model_copy(update={"k": k})
         clustering = cluster(matrix, clusters, settings.seed)
         seconds = time.perf_counter() - started
         silhouette = silhouette_of(clustering, matrix, settings.seed)
-        count = len(clustering.centroids)
-        points.append(CurvePoint(count, clustering.inertia, silhouette, seconds))
-        if count < k:
+        k_formed = len(clustering.centroids)
+        points.append(CurvePoint(k_formed, clustering.inertia, silhouette, seconds))
+        if k_formed < k:
             break
     return points
 

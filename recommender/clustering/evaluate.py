@@ -15,6 +15,8 @@ from recommender.core.settings import ReviewsSettings, Settings
 from recommender.evaluation.metrics import no_quality, quality_beside, rating_error
 from recommender.evaluation.splitting import UserSplit, split_users
 
+Floats = NDArray[np.float64]
+
 _LARGEST_DAMPING = 1e6
 _TEST_SHARE = 0.1
 _MOST_TEST_USERS = 20_000
@@ -73,7 +75,6 @@ def _split(matrix: UserMatrix, relevant_from: float, seed: int) -> UserSplit:
 def _evaluate_lists(
     test: UserSplit, train: UserMatrix, clustering: Clustering | None, settings: Settings
 ) -> dict[str, Any]:
-    """Evaluate the lists of the clusters, and the fallback list, on test users."""
     users, shown = test.seen.shape[0], settings.als.top_n
     if not users:
         return {"users": 0, **no_quality("no test user has two ratings with a relevant one")}
@@ -102,7 +103,7 @@ def _evaluate_ratings(
     return {**asdict(error), "city_rmse": overall.rmse}
 
 
-def rating_means(ratings: csr_array, labels: NDArray[np.int32], k: int) -> NDArray[np.float64]:
+def rating_means(ratings: csr_array, labels: NDArray[np.int32], k: int) -> Floats:
     """Predict the rating of each item in each cluster, by damped means.
 
     With n_ki ratings of item i by cluster k, of sum s_ki, the n_i and s_i of all users, and the
@@ -112,8 +113,8 @@ def rating_means(ratings: csr_array, labels: NDArray[np.int32], k: int) -> NDArr
 
     The damping w and v minimises the squared error of each rating predicted by the others.
 
-    ``labels``, (users,), are the clusters, 0 to k - 1, or -1. Returns float64 (k + 1, items), last
-    that of all users; NaN for an item without ratings.
+    ``labels``, (users,), are the clusters, 0 to k - 1, or -1. The result is (k + 1, items), with
+    all users in the last row, and NaN for an item without ratings.
     """
     items, mean = ratings.shape[1], ratings.data.mean()
     # Means over all users, damped towards the mean of all ratings.
@@ -129,11 +130,8 @@ def rating_means(ratings: csr_array, labels: NDArray[np.int32], k: int) -> NDArr
 
 
 def _damped_means(
-    cell: NDArray[np.integer[Any]],
-    rating: NDArray[np.float64],
-    prior: NDArray[np.float64],
-    cell_prior: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    cell: NDArray[np.integer[Any]], rating: Floats, prior: Floats, cell_prior: Floats
+) -> tuple[Floats, Floats]:
     """Return the damped mean of each cell, (cells,), and of each rating's cell without it, (n,).
 
     ``prior``, (n,), predicts each rating without its cell; ``cell_prior``, (cells,), a further one.
@@ -142,7 +140,7 @@ def _damped_means(
     counts = np.bincount(cell, minlength=len(cell_prior))
     other_sums, other_counts = sums[cell] - rating, counts[cell] - 1
 
-    def without(damping: float) -> NDArray[np.float64]:
+    def without(damping: float) -> Floats:
         return np.asarray((other_sums + damping * prior) / (other_counts + damping))
 
     def cost(damping: float) -> float:

@@ -15,6 +15,9 @@ from recommender.clustering.user_matrix import UserMatrix
 from recommender.core.errors import DataError
 from recommender.core.settings import ClustersSettings
 
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int32]
+
 _LEAST_SHARE = 1e-6
 
 log = logging.getLogger(__name__)
@@ -30,19 +33,16 @@ class Clustering(KMeansResult):
     for users who were not clustered.
     """
 
-    closeness: NDArray[np.float64]
+    closeness: Floats
     space: str  # what was clustered: ``tastes`` (the spectral embedding) or ``ratings``
     reader_agreement: float  # share of the users whom a reader assigns to the training's cluster
 
-    def assign(self, rows: csr_array) -> NDArray[np.int32]:
+    def assign(self, rows: csr_array) -> Labels:
         """Return the cluster in which a reader finds each row, (n,); -1 for none."""
         return _as_reader(rows, self.centroids)[0]
 
     def extended(self, rows: csr_array, clustered: NDArray[np.int64]) -> Self:
-        """Return the clusters of ``rows``, (n, columns), as a reader finds them.
-
-        Only ``clustered`` rows, those of this clustering, have a closeness.
-        """
+        """Assign ``rows`` as a reader does; ``clustered`` are those of this clustering."""
         labels, distances = _as_reader(rows, self.centroids)
         sizes = np.bincount(labels[labels >= 0], minlength=len(self.centroids))
         closeness = np.full(len(labels), np.nan)
@@ -132,9 +132,7 @@ def as_read(rows: csr_array, trained: KMeansResult, space: str) -> Clustering:
     )
 
 
-def _as_reader(
-    rows: csr_array, centroids: NDArray[np.float64]
-) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+def _as_reader(rows: csr_array, centroids: Floats) -> tuple[Labels, Floats]:
     labels, distances = assign(rows, centroids)
     labels[distances == 1] = -1
     return labels, distances

@@ -34,8 +34,8 @@ def user_checks(
 ) -> list[dict[str, Any]]:
     """Return synthetic users with the cluster in which a reader must find them.
 
-    Each has rated the items of largest weight in one centroid, but one nothing and, on scales from
-    0, one an item with 0. Users whose two nearest clusters differ by rounding only are left out.
+    Each has rated the items of largest weight in one centroid; none whose two nearest clusters
+    differ by rounding only. One has rated nothing and, on scales from 0, one an item with 0.
     """
     checks: list[dict[str, Any]] = [{"ratings": [], "cluster_id": None, "distance": 1.0}]
     if not shift and 0 in ratings:

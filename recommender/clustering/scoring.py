@@ -16,6 +16,9 @@ from scipy.special import gammaln
 
 from recommender.als.popularity import popularity_scores
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
 _BLOCK_RATINGS = 65_536
 _LARGEST_WEIGHT = 1e6
 _TIE_BREAK = 1e-9
@@ -26,14 +29,12 @@ _CENTROID_SHARE = 0.95  # the rest keeps every rated item's share above 0
 class ClusterScores:
     """Scores of all items for each cluster."""
 
-    scores: NDArray[np.float64]  # (k, items)
-    fallback: NDArray[np.float64]  # (items,), for users without a cluster
+    scores: Floats  # (k, items)
+    fallback: Floats  # (items,), for users without a cluster
     shrinkage: float  # number of ratings that the prior counts for in each cluster
 
 
-def score(
-    ratings: csr_array, centroids: NDArray[np.float64], columns: NDArray[np.int64], lowest: float
-) -> ClusterScores:
+def score(ratings: csr_array, centroids: Floats, columns: Ints, lowest: float) -> ClusterScores:
     """Score every item for every cluster by the ratings that count for it.
 
     Of the n_k ratings that count for cluster k, those of item i sum to s_ki. With a prior p_ki
@@ -80,9 +81,7 @@ def score(
     return ClusterScores((sums + weight * priors[best]) / total, fallback, weight)
 
 
-def clusters_without(
-    ratings: csr_array, centroids: NDArray[np.float64], columns: NDArray[np.int64]
-) -> NDArray[np.int32]:
+def clusters_without(ratings: csr_array, centroids: Floats, columns: Ints) -> NDArray[np.int32]:
     """Find the cluster of each rating's user by the user's other ratings.
 
     Without the rating r of item i, x.c falls by r c_i and |x|^2 by r^2. The clusters, (ratings,),
@@ -113,7 +112,7 @@ def clusters_without(
     return clusters
 
 
-def prior_weight(counts: NDArray[np.int64], shares: NDArray[np.float64]) -> tuple[float, float]:
+def prior_weight(counts: Ints, shares: Floats) -> tuple[float, float]:
     """Return the weight of a prior that maximises the likelihood of the counts, and its logarithm.
 
     Each cluster's counts are multinomial with shares from a Dirichlet distribution of mean q_k and
@@ -145,24 +144,20 @@ def least_cost(cost: Callable[[float], float], low: float, high: float) -> float
     return float(np.exp(minimize_scalar(lambda x: cost(np.exp(x)), bounds=bounds).x))
 
 
-def best_items(scores: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+def best_items(scores: Floats, n: int) -> Ints:
     """Return the ``n`` items of the highest scores above 0, best first, ties by position."""
     best = np.argsort(-scores, kind="stable")[:n]
     return best[scores[best] > 0]
 
 
-def lists_of(
-    scores: NDArray[np.float64], fallback: NDArray[np.float64], n: int
-) -> NDArray[np.int64]:
+def lists_of(scores: Floats, fallback: Floats, n: int) -> Ints:
     """Return the `best_items` of each cluster and, last, of all: (k + 1, n), filled with -1."""
     every = np.vstack([scores, fallback])
     lists = np.argsort(-every, axis=1, kind="stable")[:, :n]
     return np.where(np.take_along_axis(every, lists, axis=1) > 0, lists, -1)
 
 
-def standing_out(
-    counts: NDArray[np.int64], size: int, city_shares: NDArray[np.float64], n: int
-) -> NDArray[np.int64]:
+def standing_out(counts: Ints, size: int, city_shares: Floats, n: int) -> Ints:
     """Return at most n items that distinguish a cluster from all users, most distinctive first.
 
     Of its ``size`` members, ``counts``, (items,), have rated each item: two or more, and twice the

@@ -20,8 +20,8 @@ def spherical_kmeans(
     each update is optimal and the inertia cannot rise (Dhillon and Modha, 2001).
 
     ``weights``, (n,), are the multiplicities v_x above 0, which count in the inertia. There are
-    fewer than k clusters if fewer rows differ by more than rounding. ValueError for k below 1, or a
-    row, of (n, d), that is not of length 1.
+    fewer than k clusters if fewer rows differ by more than rounding. The rows, (n, d), must be of
+    length 1, and k at least 1, or a ValueError is raised.
     """
     if k < 1:
         raise ValueError(f"{k=}: expected at least 1")

@@ -11,7 +11,7 @@ from recommender.core.mongo import Document, mongo_errors
 from recommender.core.mongo_collections import CLUSTERS_ID, METADATA, RECOMMENDATIONS
 from recommender.core.settings import GateSettings, Settings, load_settings
 from recommender.data.ratings import reader_shift
-from recommender.publishing.lift import compare_lifts, lift_of
+from recommender.publishing.lift import STANDARD_ERRORS, compare_lifts, lift_of
 from recommender.runs.ledger import Ledger
 from recommender.runs.run import TrainingRun
 
@@ -24,8 +24,6 @@ _SAME_TEST = {
 }
 WRITTEN_BY_A_RUN: Document = {"run_id": {"$type": "string"}}
 _WITH_A_LIST: Document = {"recommendations.0": {"$exists": True}}
-# Two RMSEs of the same model differ by more than this in one of twenty cases.
-_STANDARD_ERRORS = 2
 _RMSE_TOLERANCE = 0.1
 
 
@@ -113,7 +111,7 @@ def _too_far_off(ours: Document, theirs: Document, settings: Settings) -> list[s
         return []
     # The standard error of an RMSE on n ratings is about RMSE / sqrt(2 n).
     rows = (error.get("rows"), live_error.get("rows"))
-    chance = _STANDARD_ERRORS * math.sqrt(sum(1 / (2 * n) for n in rows if n))
+    chance = STANDARD_ERRORS * math.sqrt(sum(1 / (2 * n) for n in rows if n))
     limit = live_rmse * (1 + _RMSE_TOLERANCE + chance)
     if rmse <= limit:
         return []

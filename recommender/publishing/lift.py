@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 # Of fewer test users, a standard error means little.
 _FEWEST_USERS = 30
-# Two lifts of equal lists differ by more than this in one of twenty cases.
-_STANDARD_ERRORS = 2
+# Two figures of the same model differ by more than this in one of twenty cases.
+STANDARD_ERRORS = 2
 _TOLERANCE = 0.2
 
 
@@ -22,7 +22,7 @@ class Lift:
     @property
     def beats_popular(self) -> bool:
         """Whether the lists beat the popular list beyond chance."""
-        return self.value > _STANDARD_ERRORS * self.error
+        return self.value > STANDARD_ERRORS * self.error
 
 
 def lift_of(figures: Mapping[str, Any]) -> Lift | None:
@@ -52,15 +52,12 @@ def compare_lifts(
     """
     limit = None
     if ours and live and same_test:
-        chance = _STANDARD_ERRORS * math.hypot(ours.error, live.error)
+        chance = STANDARD_ERRORS * math.hypot(ours.error, live.error)
         limit = live.value - _TOLERANCE * abs(live.value) - chance
-    figures = {
-        "value": ours.value if ours else None,
-        "error": ours.error if ours else None,
-        "live": live.value if live else None,
-        "live_error": live.error if live else None,
-        "limit": limit,
-    }
+    value, error = (ours.value, ours.error) if ours else (None, None)
+    live_value, live_error = (live.value, live.error) if live else (None, None)
+    figures = {"value": value, "error": error, "live": live_value, "live_error": live_error}
+    figures["limit"] = limit
     reasons, warnings = [], []
     if ours and limit is not None and live and ours.value < limit:
         reasons.append(

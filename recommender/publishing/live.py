@@ -1,6 +1,7 @@
 """What a training has published, kept in memory until another one publishes."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -10,25 +11,23 @@ from recommender.core.mongo_collections import METADATA
 T = TypeVar("T")
 
 
+@dataclass(eq=False)
 class Live(Generic[T]):
     """Caches what ``load`` reads until a document of Metadata has another run id; for any thread.
 
     ``load`` returns None, or raises, before anything is published.
     """
 
-    def __init__(
-        self, db: MongoDatabase, document_id: str, load: Callable[[MongoDatabase], T | None]
-    ) -> None:
-        self._db = db
-        self._document_id = document_id
-        self._load = load
-        self._loading = Lock()
-        self._loaded: tuple[object, T | None] | None = None
+    db: MongoDatabase
+    document_id: str
+    load: Callable[[MongoDatabase], T | None]
+    _loading: Lock = field(default_factory=Lock, init=False)
+    _loaded: tuple[object, T | None] | None = field(default=None, init=False)
 
     def get(self) -> T | None:
-        """Return what is published; one thread loads it, the others go on with the old, if any."""
+        """Return what is published; one thread loads it, others go on with the old or wait."""
         with mongo_errors("reading what is published"):
-            live = self._db[METADATA].find_one({"_id": self._document_id}, {"run_id": 1}) or {}
+            live = self.db[METADATA].find_one({"_id": self.document_id}, {"run_id": 1}) or {}
         run_id, loaded = live.get("run_id"), self._loaded
         if run_id is None:
             return None
@@ -37,7 +36,7 @@ class Live(Generic[T]):
             return loaded[1] if loaded else None
         try:
             if self._loaded is loaded:  # not loaded by another thread meanwhile
-                self._loaded = run_id, self._load(self._db)
+                self._loaded = run_id, self.load(self.db)
             return self._loaded[1] if self._loaded else None
         finally:
             self._loading.release()

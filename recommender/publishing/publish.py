@@ -1,11 +1,10 @@
 """Publishes staged collections: all of the old documents are live, then all of the new.
 
 A stage is renamed over its target. ``Clusters`` and ``Metadata``, which belong together, are
-replaced in a transaction where MongoDB has them. What was live before is kept as one previous
-generation, with its run ids.
+replaced in a transaction where MongoDB has them. What was live before is kept.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 
@@ -18,7 +17,10 @@ from recommender.publishing.staging import Stage, staged
 from recommender.publishing.transaction import has_transactions, replace_in_transaction
 from recommender.runs.late_writes import Polling, stream_position
 from recommender.runs.lease import Lease
-from recommender.runs.switch import PREVIOUS, finish_with_retries, generation_of, switch_of
+from recommender.runs.switch import PREVIOUS, REPLACED, finish_with_retries, generation_of
+
+Documents = Sequence[Document]
+Stages = Sequence[Stage]
 
 
 def publish(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
@@ -26,10 +28,8 @@ def publish(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
 
     The switch is noted first: if this process or its connection dies on the way,
     :func:`~recommender.runs.switch.finish_switch` does the rest. The targets are copied before: as
-    the previous generation, and to be put back if the server refuses a later rename.
-
-    LeaseLostError if another run holds the lease when the switch begins, and PublishError if the
-    live collections are not this run's after it.
+    the previous generation, and to be put back if the server refuses a later rename. LeaseLostError
+    if another run holds the lease, PublishError if the live collections are not this run's after.
     """
     pair = [stage for stage in stages if stage.target in (names.METADATA, names.CLUSTERS)]
     renamed = [stage for stage in stages if stage not in pair]
@@ -57,12 +57,7 @@ def publish(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
 
 
 def publish_clusters(
-    db: MongoDatabase,
-    run_id: str,
-    clusters: Sequence[Document],
-    metadata: Sequence[Document],
-    *,
-    lease: Lease,
+    db: MongoDatabase, run_id: str, clusters: Documents, metadata: Documents, *, lease: Lease
 ) -> None:
     """Stage and publish ``Clusters`` and ``Metadata``; the errors are those of :func:`publish`."""
     with (
@@ -76,7 +71,7 @@ def publish_clusters(
         publish(db, new_metadata, new_clusters, lease=lease)
 
 
-def _replace_pair(db: MongoDatabase, pair: Sequence[Stage], lease: Lease, switch: Document) -> bool:
+def _replace_pair(db: MongoDatabase, pair: Stages, lease: Lease, switch: Document) -> bool:
     """Replace stages and note the switch at one moment; return false if MongoDB cannot."""
     if not pair or not has_transactions(db):
         return False
@@ -84,25 +79,24 @@ def _replace_pair(db: MongoDatabase, pair: Sequence[Stage], lease: Lease, switch
     return replace_in_transaction(db, pair, partial(lease.begin_switch, switch))
 
 
-def _publishing(stages: Iterable[Stage]) -> AbstractContextManager[None]:
+def _publishing(stages: Stages) -> AbstractContextManager[None]:
     return mongo_errors(f"publishing {' and '.join(stage.target for stage in stages)}")
 
 
 def _switch_of(
-    stages: Sequence[Stage],
-    position: Document | None,
-    replaced: Document,
-    in_place: Sequence[Stage] = (),
+    stages: Stages, position: Document | None, replaced: Document, in_place: Stages = ()
 ) -> Document:
-    """Return the note of a switch in which some of the stages are replaced in place."""
-    targets = {stage.name: stage.target for stage in stages}
-    renamed = [stage for stage in stages if stage not in in_place]
+    """Return the note of a switch, as `recommender.runs.switch` describes it."""
+    noted = [
+        {"stage": stage.name, "target": stage.target, "in_place": stage in in_place}
+        for stage in stages
+    ]
+    renamed = (stage for stage in stages if stage not in in_place)
     kept = {stage.target: stage.unique for stage in renamed if stage.keep_others}
-    names = [stage.target for stage in in_place]
-    return switch_of(targets, kept, position, in_place=names, replaced=replaced)
+    return {"stages": noted, "kept": kept, "position": position, REPLACED: replaced}
 
 
-def _copy_previous(db: MongoDatabase, stages: Iterable[Stage]) -> dict[str, Document]:
+def _copy_previous(db: MongoDatabase, stages: Stages) -> dict[str, Document]:
     """Copy the targets, to be the previous generation; return the `generation_of` each."""
     generations = {}
     for stage in stages:
@@ -116,7 +110,7 @@ def _copy_previous(db: MongoDatabase, stages: Iterable[Stage]) -> dict[str, Docu
     return generations
 
 
-def _check_live(db: MongoDatabase, stages: Iterable[Stage]) -> None:
+def _check_live(db: MongoDatabase, stages: Stages) -> None:
     for stage in stages:
         if db[stage.target].find_one({"run_id": stage.written_by}, {"_id": 1}) is None:
             raise PublishError(

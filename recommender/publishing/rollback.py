@@ -15,10 +15,7 @@ _UNIQUE = {METADATA: "_id", CLUSTERS: "cluster_id", RECOMMENDATIONS: "user_id"}
 
 
 def previous_generation(db: MongoDatabase) -> dict[str, Document]:
-    """Return the generations that a rollback publishes: ``run_id`` and ``documents`` by target.
-
-    NoPreviousError if nothing was replaced, or a part of it is no longer as it was kept.
-    """
+    """Return the generations to publish, by target; NoPreviousError if there is no whole one."""
     with mongo_errors("reading the previous generation"):
         generations = replaced_generations(db)
         kept = {target: generation_of(db, target + PREVIOUS) for target in generations}
@@ -55,8 +52,8 @@ def rollback(run: TrainingRun) -> None:
                 options = {"keep_others": others, "old": set(), "written_by": written_by}
                 stage = stages.enter_context(staged(db, target, run.run_id, unique, **options))
                 with mongo_errors(f"staging {target}"):
-                    kept: Document = {"run_id": written_by}
-                    db[target + PREVIOUS].aggregate([{"$match": kept}, {"$out": stage.name}])
+                    kept = {"$match": {"run_id": written_by}}
+                    db[target + PREVIOUS].aggregate([kept, {"$out": stage.name}])
                 stage.seal(generation["documents"])
                 sealed.append(stage)
         publish(db, *sealed, lease=run.lease)

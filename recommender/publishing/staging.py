@@ -61,11 +61,7 @@ class Stage:
         insert_once(self.db[self.name], documents)
 
     def seal(self, expected: int) -> None:
-        """Create the indexes and check the documents, of which ``expected`` were computed.
-
-        PublishError if the count differs, the target's validator would refuse a document, or one of
-        a random sample is wrong.
-        """
+        """Create the indexes; PublishError for a wrong count, misfits or a fault in a sample."""
         with mongo_errors(f"checking the stage of {self.target}"):
             live, stage = self.db[self.target], self.db[self.name]
             if self.unique != "_id":

@@ -25,10 +25,9 @@ _UNIQUE: dict[str, tuple[str, Sequence[Any]]] = {
 
 
 def check_targets(run: Run, targets: Sequence[str] = names.PUBLISHED) -> None:
-    """Raise PublishError if a training's documents could not replace a collection.
+    """Raise PublishError for a target that is a view or a time series, or refuses samples.
 
-    A view or a time series cannot be replaced, nor a collection whose validator or unique index
-    refuses sample documents, which are staged for it and dropped.
+    A validator or a unique index refuses sample documents, which are staged for it and dropped.
     """
     for target in targets:
         with mongo_errors(f"checking {target}"):

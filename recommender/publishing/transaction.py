@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 
-from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference, ReplaceOne
 from pymongo.client_session import ClientSession
@@ -14,11 +13,11 @@ from pymongo.write_concern import WriteConcern
 from recommender.core.mongo import Document, MongoDatabase, reason_of
 from recommender.core.mongo_collections import copy_indexes
 from recommender.publishing.staging import Stage
+from recommender.runs.late_writes import RAW
 
 _MONGODB_4_2 = 8  # its wire version: before it, a transaction holds 16 MB at most
 # IllegalOperation, CommandNotSupported, NotImplemented, OperationNotSupportedInTransaction.
 _NO_TRANSACTIONS = {20, 115, 238, 263}
-_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +42,12 @@ def replace_in_transaction(
     if not all(_is_ready(db, stage) for stage in stages):
         return False
     # Read before, as documents staged just now may be too new for a transaction's snapshot.
-    documents = [list(db[stage.name].with_options(_RAW).find()) for stage in stages]
+    documents = [list(db[stage.name].with_options(RAW).find()) for stage in stages]
 
     def replace(session: ClientSession) -> None:
         begin(session)
         for stage, staged in zip(stages, documents, strict=True):
-            _replace(db, stage, staged, session)
+            _replace(stage, staged, session)
 
     try:
         with db.client.start_session() as session:
@@ -79,10 +78,8 @@ def _is_ready(db: MongoDatabase, stage: Stage) -> bool:
     return stage.unique == "_id" or [(stage.unique, 1)] in uniques
 
 
-def _replace(
-    db: MongoDatabase, stage: Stage, documents: Sequence[RawBSONDocument], session: ClientSession
-) -> None:
-    live, unique = db[stage.target], stage.unique
+def _replace(stage: Stage, documents: Sequence[RawBSONDocument], session: ClientSession) -> None:
+    live, unique = stage.db[stage.target], stage.unique
     writes = [
         # The document that is replaced keeps its _id.
         ReplaceOne({unique: each[unique]}, {k: each[k] for k in each if k != "_id"}, upsert=True)

@@ -26,7 +26,7 @@ from pymongo.read_concern import ReadConcern
 from recommender.core.mongo import Document, MongoDatabase, reason_of
 from recommender.core.mongo_collections import WRITTEN_BY_OTHERS
 
-_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 _NO_CHANGE_STREAMS = 40573  # a standalone server
 _RENAME_SECONDS = 30.0  # for the rename to appear in the change stream
 # Known documents in a row, from the newest on, after which no newer one is expected.
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 def others_in(collection: Collection[Any]) -> Iterator[RawBSONDocument]:
     """Yield the documents of others, undecoded, as Python cannot represent all of BSON."""
-    return iter(collection.with_options(codec_options=_RAW).find(WRITTEN_BY_OTHERS))
+    return iter(collection.with_options(codec_options=RAW).find(WRITTEN_BY_OTHERS))
 
 
 def digest(document: RawBSONDocument) -> bytes:
@@ -85,7 +85,7 @@ def replay(db: MongoDatabase, position: Document, name: str, unique: str, previo
 
 def _majority(db: MongoDatabase) -> Database[RawBSONDocument]:
     """Return the database as change streams need it: undecoded, of read concern majority."""
-    return db.with_options(codec_options=_RAW, read_concern=ReadConcern("majority"))
+    return db.with_options(codec_options=RAW, read_concern=ReadConcern("majority"))
 
 
 def _writes(
@@ -186,7 +186,7 @@ class Polling:
     """
 
     def __init__(self, live: Collection[Any], unique: str, known: set[bytes]) -> None:
-        self._live: RawCollection = live.with_options(codec_options=_RAW)
+        self._live: RawCollection = live.with_options(codec_options=RAW)
         self._unique = unique
         self._known = known
         self.seen: dict[bytes, RawBSONDocument] = {}  # versions that are not known, by digest

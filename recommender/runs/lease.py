@@ -19,9 +19,8 @@ _NOW = "$$NOW"
 class Lease:
     """The right to train and publish, held by one run at a time.
 
-    It expires if it is not renewed. Each holder gets a higher token than the one before, so that a
-    holder that slept past its expiry finds that it was replaced. All times are the server's, so a
-    wrong clock of this machine has no effect.
+    It expires by the server's clock if it is not renewed. Each holder gets a higher token than the
+    one before, so that a holder that slept past its expiry finds that it was replaced.
     """
 
     def __init__(self, db: MongoDatabase, seconds: float) -> None:
@@ -32,8 +31,7 @@ class Lease:
     def acquire(self, run_id: str, dead: Document | None = None) -> None:
         """Take the lease for a run, or raise LeaseHeldError if another run holds it.
 
-        ``dead`` is a lease that was not renewed for too long by a steady clock, to be taken over
-        if it is unchanged. The server's clock may have been set back since.
+        A ``dead`` lease, not renewed for too long by a steady clock, is taken over if unchanged.
         """
         never: Document = {"$setOnInsert": {"token": 0, "run_id": None}}
         self._state.update_one({"_id": LEASE_ID}, never, upsert=True)

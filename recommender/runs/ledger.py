@@ -65,11 +65,9 @@ class Ledger:
         crashed = {"state": "crashed", "error": error, "ended_at": now()}
         self._runs.update_many(_OPEN, {"$set": crashed})
 
-    def add_ended(
-        self, run_id: str, trigger: Trigger, settings: Settings, fields: Document
-    ) -> None:
+    def add_ended(self, run_id: str, trigger: Trigger, settings: Settings, ended: Document) -> None:
         """Record an ended run without the lease: while open, it would pass for a dead training."""
-        self._runs.insert_one({**_begun(run_id, trigger, settings, None, "tuning"), **fields})
+        self._runs.insert_one({**_begun(run_id, trigger, settings, None, "tuning"), **ended})
 
     def update(self, run_id: str, fields: Document) -> None:
         """Set fields of a run; dotted names reach into its parts."""

@@ -1,7 +1,5 @@
 """The log file of a run that is started by hand; the service keeps the logs of its own."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Iterator
@@ -35,18 +33,6 @@ def run_log(settings: Settings, run_id: str) -> Iterator[Path | None]:
             handler.close()
 
 
-def _opened(settings: Settings, run_id: str) -> _RunLog | None:
-    path = settings.log_dir / f"{run_id}.log"
-    try:
-        settings.make_folder(settings.log_dir)
-        handler = _RunLog(path, encoding="utf-8", errors="backslashreplace")
-    except (ConfigurationError, OSError) as error:
-        log.warning("this run has no log file: %s", error)
-        return None
-    set_log_format(handler, secrets_of(settings))
-    return handler
-
-
 class _RunLog(logging.FileHandler):
     def add_end(self, error: BaseException) -> None:
         """Write the error that ended the run, with a traceback if it is unexpected."""
@@ -63,3 +49,15 @@ class _RunLog(logging.FileHandler):
             return
         logging.root.removeHandler(self)
         log.warning("%s is not written any further: %s", self.baseFilename, error)
+
+
+def _opened(settings: Settings, run_id: str) -> _RunLog | None:
+    path = settings.log_dir / f"{run_id}.log"
+    try:
+        settings.make_folder(settings.log_dir)
+        handler = _RunLog(path, encoding="utf-8", errors="backslashreplace")
+    except (ConfigurationError, OSError) as error:
+        log.warning("this run has no log file: %s", error)
+        return None
+    set_log_format(handler, secrets_of(settings))
+    return handler

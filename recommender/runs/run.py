@@ -270,13 +270,12 @@ def _closing(settings: Settings, close: _Close) -> Iterator[None]:
 
 def _close(settings: Settings, close: _Close, error: BaseException | None) -> None:
     state: State = "failed"
-    match error:
-        case None:
-            state = "succeeded"
-        case Cancelled() | KeyboardInterrupt():
-            state = "cancelled"
-        case ModelRejectedError():
-            state = "rejected"
+    if error is None:
+        state = "succeeded"
+    elif isinstance(error, Cancelled | KeyboardInterrupt):
+        state = "cancelled"
+    elif isinstance(error, ModelRejectedError):
+        state = "rejected"
     unexpected = 130 if isinstance(error, KeyboardInterrupt) else 1
     exit_code = getattr(error, "exit_code", unexpected) if error else 0
     line = one_line(redact(str(error), secrets_of(settings))) if error else None

@@ -2,14 +2,18 @@
 
 It is noted in the lease's document first (`recommender.runs.lease.Lease.begin_switch`): only the
 lease's holder can begin one, and the next holder reads the note and does the rest. What was live
-before is kept under the target's name and :data:`PREVIOUS`; the same document records which run
-replaced it, see :func:`replaced_generations`.
+before is kept under the target's name and :data:`PREVIOUS`. The note holds
+
+- ``stages``: each stage and its target, in the order of the switch, and whether the transaction
+  that wrote the note has replaced the target's documents in place;
+- ``kept``: the unique field of each other target that keeps documents of others;
+- ``position``: that in the change stream before these were copied, None without change streams;
+- ``replaced``: the run that switches, ``by``, and the ``generations`` that it replaces, by target.
 """
 
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
 
 from pymongo.errors import AutoReconnect, OperationFailure, WriteConcernError
 
@@ -29,29 +33,6 @@ _SWITCH_SECONDS = 30.0
 _RETRY_SECONDS = 0.2
 
 log = logging.getLogger(__name__)
-
-
-def switch_of(
-    targets: Mapping[str, str],
-    kept: Mapping[str, str] | None = None,
-    position: Document | None = None,
-    *,
-    in_place: Sequence[str] = (),
-    replaced: Document | None = None,
-) -> Document:
-    """Return the note of a switch, in the order of the ``targets`` by stage.
-
-    The transaction that writes the note replaces the targets ``in_place``. ``kept`` holds the
-    unique field of each other target that keeps documents of others, ``position`` the one in the
-    change stream before these were copied, if MongoDB has change streams. ``replaced`` holds the
-    run that switches, ``by``, and the ``generations`` that it replaces, by target.
-    """
-    stages = [
-        {"stage": stage, "target": target, "in_place": target in in_place}
-        for stage, target in targets.items()
-    ]
-    kept, replaced = kept or {}, replaced or {}
-    return {"stages": stages, "kept": kept, "position": position, REPLACED: replaced}
 
 
 def is_switching(db: MongoDatabase, stage: str) -> bool:

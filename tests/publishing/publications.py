@@ -52,6 +52,14 @@ class HookedLease(Lease):
         super().begin_switch(switch, session)
 
 
+def switch_of(
+    targets: dict[str, str], kept: dict[str, str] | None = None, position: Document | None = None
+) -> Document:
+    """Return the note of a switch that renames stages over their targets."""
+    stages = [{"stage": stage, "target": target} for stage, target in targets.items()]
+    return {"stages": stages, "kept": kept or {}, "position": position}
+
+
 def nothing() -> None:
     pass
 

@@ -12,8 +12,8 @@ from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.publishing.publish import publish
 from recommender.publishing.staging import staged
 from recommender.runs.late_writes import Polling, digest, others_in, stream_position
-from recommender.runs.switch import PREVIOUS, sweep, switch_of
-from tests.publishing.publications import HookedLease, nothing, recommendations, train
+from recommender.runs.switch import PREVIOUS, sweep
+from tests.publishing.publications import HookedLease, nothing, recommendations, switch_of, train
 from tests.waiting import until
 
 

@@ -15,7 +15,7 @@ from recommender.core.mongo_collections import CLUSTERS, METADATA, RECOMMENDATIO
 from recommender.publishing.publish import publish
 from recommender.publishing.staging import staged
 from recommender.runs import switch as switching
-from recommender.runs.switch import finish_switch, sweep, switch_of
+from recommender.runs.switch import finish_switch, sweep
 from tests.publishing.publications import (
     HookedLease,
     clusters,
@@ -24,6 +24,7 @@ from tests.publishing.publications import (
     nothing,
     publish_pair,
     recommendations,
+    switch_of,
 )
 
 

@@ -13,11 +13,12 @@ from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.settings import Settings
 from recommender.runs.lease import COLLECTION, LEASE_ID, Lease, abandoned, holder
 from recommender.runs.ledger import Ledger
-from recommender.runs.switch import sweep, switch_of
+from recommender.runs.switch import sweep
 from recommender.service import recovery
 from recommender.service.recovery import Recovery
 from recommender.service.schedule import Schedule
 from recommender.service.scheduler import TrainingClock
+from tests.publishing.publications import switch_of
 from tests.waiting import until
 
 MINUTE = 60.0
