@@ -41,7 +41,7 @@ from recommender.service.limits import LimitedBody, LimitedProtocol
 from recommender.service.problems import handle_errors
 from recommender.service.progress import Progress
 from recommender.service.schedule import Schedule
-from recommender.service.scheduler import TrainingClock
+from recommender.service.training_clock import TrainingClock
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from recommender.runs.switch import sweep
 from recommender.service import recovery
 from recommender.service.recovery import Recovery
 from recommender.service.schedule import Schedule
-from recommender.service.scheduler import TrainingClock
+from recommender.service.training_clock import TrainingClock
 from tests.publishing.publications import switch_of
 from tests.waiting import until
 
@@ -209,7 +209,7 @@ def test_a_training_that_has_taken_over_is_left_alone(
 def test_the_clock_recovers_between_two_slots(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recommender.service.scheduler._MOST_SECONDS", 0.05)
+    monkeypatch.setattr("recommender.service.training_clock._MOST_SECONDS", 0.05)
     hour, observer = 3600.0, Recovery(db, 0.1)
     clock = TrainingClock(Schedule(db, hour), pytest.fail, observer.look)
     clock.start()

@@ -23,9 +23,9 @@ from recommender.core.settings import Settings, load_settings
 from recommender.demo.embedded_mongod import EmbeddedMongo
 from recommender.runs.lease import COLLECTION
 from recommender.runs.ledger import Trigger
-from recommender.service import scheduler
+from recommender.service import training_clock
 from recommender.service.schedule import SCHEDULE_ID, Schedule
-from recommender.service.scheduler import TrainingClock
+from recommender.service.training_clock import TrainingClock
 from tests.support import PROJECT
 from tests.waiting import DEADLINE_SECONDS, until
 
@@ -141,7 +141,7 @@ def test_a_slot_during_a_training_is_skipped_and_counted(db: MongoDatabase) -> N
 def test_a_slot_is_kept_until_mongodb_can_start_its_training(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(training_clock, "_RETRY_SECONDS", 0.1)
     make_due(db)
     trainings = Trainings(DatabaseUnavailableError("an election"))
     with running(db, trainings.start, HOUR):
@@ -166,7 +166,7 @@ def test_a_slot_that_never_starts_is_counted(db: MongoDatabase) -> None:
 def test_a_retry_that_is_due_is_started_once_and_is_no_slot(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "_MOST_SECONDS", 0.05)
+    monkeypatch.setattr(training_clock, "_MOST_SECONDS", 0.05)
     for failure in (None, LeaseHeldError({"run_id": "run-7"})):
         trainings, due = Trainings(failure), [True]
         clock = TrainingClock(Schedule(db, HOUR), trainings.start, lambda: bool(due and due.pop()))  # noqa: B023
@@ -205,8 +205,8 @@ class WallClock(datetime.datetime):
 def wall(monkeypatch: pytest.MonkeyPatch) -> type[WallClock]:
     monkeypatch.setattr(WallClock, "ahead", 0.0)
     monkeypatch.setattr(apscheduler.schedulers.base, "datetime", WallClock)
-    monkeypatch.setattr(scheduler, "_wall_time", lambda: WallClock.now(datetime.UTC))
-    monkeypatch.setattr(scheduler, "_CORRECTION_SECONDS", 0.05)
+    monkeypatch.setattr(training_clock, "_wall_time", lambda: WallClock.now(datetime.UTC))
+    monkeypatch.setattr(training_clock, "_CORRECTION_SECONDS", 0.05)
     return WallClock
 
 
@@ -224,7 +224,7 @@ def test_setting_the_wall_clock_does_not_delay_a_slot(
 def test_setting_the_wall_clock_fires_nothing(
     db: MongoDatabase, wall: type[WallClock], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "_MOST_SECONDS", 0.1)
+    monkeypatch.setattr(training_clock, "_MOST_SECONDS", 0.1)
     trainings = Trainings()
     with running(db, trainings.start, HOUR) as schedule:
         for ahead in JUMPS:
@@ -239,7 +239,7 @@ def test_setting_the_wall_clock_fires_nothing(
 def test_a_slot_that_another_process_moves_is_noticed(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "_MOST_SECONDS", 0.1)
+    monkeypatch.setattr(training_clock, "_MOST_SECONDS", 0.1)
     trainings = Trainings()
     with running(db, trainings.start, HOUR):
         make_due(db)
@@ -256,7 +256,7 @@ def test_a_stopped_clock_leaves_no_thread(db: MongoDatabase) -> None:
 def test_a_clock_without_mongodb_at_the_start_waits_and_then_fires(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(scheduler, "_RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(training_clock, "_RETRY_SECONDS", 0.2)
     caplog.set_level(logging.WARNING)
     mongo = EmbeddedMongo(tmp_path / "mongo")
     with mongo:
@@ -284,7 +284,7 @@ def test_a_clock_without_mongodb_at_the_start_waits_and_then_fires(
 STOP_IN_A_TICK = """
 import sys, threading
 sys.path.insert(0, PROJECT)
-from recommender.service.scheduler import TrainingClock
+from recommender.service.training_clock import TrainingClock
 from recommender.core.mongo import connect, database
 from recommender.service.schedule import Schedule
 from recommender.core.settings import load_settings
