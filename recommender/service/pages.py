@@ -62,8 +62,6 @@ templates.env.filters |= {
 
 def render(request: Request, name: str, status_code: int = 200, /, **context: Any) -> Response:
     """Return a page from its template."""
-    # Buttons are shown for the calls that the application has.
-    context["calls"] = {getattr(route, "path", "") for route in request.app.routes}
     return templates.TemplateResponse(request, name, context, status_code)
 
 

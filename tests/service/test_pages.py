@@ -40,7 +40,9 @@ def page(client: TestClient, path: str, status: int = 200) -> str:
 
 
 def test_an_empty_database_has_pages(client: TestClient) -> None:
-    assert 'action="/train"' in page(client, "/")
+    overview = page(client, "/")
+    assert 'action="/train"' in overview
+    assert 'action="/schedule"' in overview
     for path in ("/ui/runs", "/ui/quality", "/ui/users"):
         page(client, path)
     for path in ("/ui/clusters", "/ui/users/u", "/ui/try", "/ui/restaurants"):
