@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _REQUEST_SECONDS = 10.0
-_BODY_BYTES = 10_000
+_BODY_BYTES = 100_000  # 1,000 ratings fit
 # Half of the file descriptors; the rest is for MongoDB, logs and trainings.
 _CONNECTIONS = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 

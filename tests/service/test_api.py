@@ -305,7 +305,7 @@ def test_the_schedule_can_be_paused_across_a_restart(
         invalid: list[Any] = [{}, {"paused": "yes"}, {"paused": True, "other": 1}, [], None]
         for wrong in invalid:
             assert client.put("/schedule", json=wrong).status_code == 422
-        assert client.put("/schedule", content=bytes(20_000)).status_code == 413
+        assert client.put("/schedule", content=bytes(200_000)).status_code == 413
     with TestClient(model.create_app()) as client:
         assert client.get("/next-training").json()["paused"] is True
 
