@@ -18,6 +18,7 @@ from recommender.service.problems import responses
 from recommender.service.routes_recommendations import published
 
 _FEW = 3  # restaurants of a cluster in the list of clusters
+_NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Not Modified"}}
 
 router = APIRouter(dependencies=[Depends(require_key)])
 
@@ -74,7 +75,7 @@ class Restaurants(BaseModel):
     restaurants: list[Restaurant]
 
 
-@router.get("/model", responses=responses(401, 404, 503) | {304: {"description": "Not Modified"}})
+@router.get("/model", responses=responses(401, 404, 422, 503) | _NOT_MODIFIED)
 def model(
     service: CurrentService,
     response: Response,
