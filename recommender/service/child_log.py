@@ -16,15 +16,9 @@ log = logging.getLogger(__name__)
 
 
 class ChildLog:
-    """A training's log file, which is read as it grows; its training does not wait for that.
+    """A training's log file, which is read as it grows; its training does not wait for that."""
 
-    Attributes
-    ----------
-    reason
-        The error that the training ended with, empty if it has printed none.
-    """
-
-    reason = ""
+    reason = ""  # the error that the training ended with, if it has printed one
 
     def __init__(self, path: Path, run_id: str) -> None:
         self._file = path.open("rb")

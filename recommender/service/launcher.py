@@ -65,16 +65,10 @@ class Trainer:
     def start(self, trigger: Trigger, *, force: bool = False, rollback: bool = False) -> str:
         """Start a training, or a rollback, and return its run's id; ``force`` turns the gate off.
 
-        Raises
-        ------
-        LeaseHeldError
-            If a training is in progress, of this process or another.
-        DatabaseUnavailableError
-            If MongoDB does not answer.
+        Raises LeaseHeldError if a training is in progress, of this process or another.
         """
         run_id = new_run_id()
         kind: Kind = "rollback" if rollback else "training"
-        options = ["--force"] * force + ["--rollback"] * rollback
         lease = Lease(self._db, self._settings.schedule.lease_seconds)
         log_file = self._settings.log_dir / f"{run_id}.log"
         ledger = Ledger(self._db)
@@ -90,16 +84,20 @@ class Trainer:
                 settings = self._settings.with_values({"gate": False} if force else {})
                 ledger.open(run_id, trigger, settings, log_file, kind)
                 self._stop_crashed(ledger)
-                child, lines = self._spawn(run_id, log_file, options)
+                options = ["--force"] * force + ["--rollback"] * rollback
+                command = [sys.executable, str(self._script), "--run-id", run_id, *options]
+                grace = settings.schedule.stop_grace_seconds
+                with log_file.open("wb") as output:
+                    lines = ChildLog(log_file, run_id)
+                    child = Guarded(command, grace_seconds=grace, output=output)
             except BaseException as error:
                 ledger.close(run_id, "failed", 1, one_line(error))
                 lease.release()
                 raise
             self._unreleased = None
             self._retry_at = math.inf
-            watcher = threading.Thread(
-                target=self._watch, args=(run_id, trigger, child, lines, lease)
-            )
+            about = run_id, trigger, child, lines, lease
+            watcher = threading.Thread(target=self._watch, args=about)
             self._watched[watcher] = run_id, child
             watcher.start()
         log.info("%s started by %s", kind, trigger, extra={"run_id": run_id})
@@ -111,8 +109,7 @@ class Trainer:
             self._stopping = True
             running = self._running()
         with ThreadPoolExecutor() as pool:  # each may take as long as the grace
-            for _, child in running.values():
-                pool.submit(child.stop)
+            pool.map(lambda training: training[1].stop(), running.values())
         for watcher in running:
             watcher.join()
 
@@ -141,26 +138,17 @@ class Trainer:
                 log.warning("training %s lost its lease and is still running: stopping it", run_id)
                 threading.Thread(target=child.stop, name=f"stop {run_id}").start()
 
-    def _spawn(self, run_id: str, log_file: Path, options: list[str]) -> tuple[Guarded, ChildLog]:
-        command = [sys.executable, str(self._script), "--run-id", run_id, *options]
-        grace = self._settings.schedule.stop_grace_seconds
-        with log_file.open("wb") as output:
-            lines = ChildLog(log_file, run_id)
-            return Guarded(command, grace_seconds=grace, output=output), lines
-
     def _watch(
         self, run_id: str, trigger: Trigger, child: Guarded, lines: ChildLog, lease: Lease
     ) -> None:
         """Wait for the child's end; record it and clean up if the child could not."""
         code, overdue = self._wait(child, lines)
         state, error = _outcome(code, overdue=overdue, stopping=self._stopping)
-        about = {"run_id": run_id}
+        level, ending = logging.INFO, "succeeded"
         if code:
             level = logging.WARNING if state == "cancelled" else logging.ERROR
-            reason = lines.reason or error
-            log.log(level, "training %s with code %d: %s", state, code, reason, extra=about)
-        else:
-            log.info("training succeeded", extra=about)
+            ending = f"{state} with code {code}: {lines.reason or error}"
+        log.log(level, "training %s", ending, extra={"run_id": run_id})
         try:
             with pymongo.timeout(_RECORD_SECONDS):
                 Ledger(self._db).close(run_id, state, code, error)

@@ -15,15 +15,9 @@ _SECONDS = 2.0  # between two readings
 
 
 class Progress:
-    """Reads the training in progress from a thread, of this service or of another process.
+    """Reads the training in progress from a thread, of this service or of another process."""
 
-    Attributes
-    ----------
-    training
-        Its ``run_id``, ``phase`` and ``started_at``, or None.
-    """
-
-    training: Document | None = None
+    training: Document | None = None  # its run_id, phase and started_at
 
     def __init__(self, db: MongoDatabase) -> None:
         self._db = db

@@ -22,10 +22,7 @@ class Recovery:
     """
 
     def __init__(
-        self,
-        db: MongoDatabase,
-        lease_seconds: float,
-        steady: Callable[[], float] = steady_seconds,
+        self, db: MongoDatabase, lease_seconds: float, steady: Callable[[], float] = steady_seconds
     ) -> None:
         self._db = db
         self._lease_seconds = lease_seconds
@@ -43,10 +40,7 @@ class Recovery:
           renewed for twice as long.
         - Its run is open in the ledger without a lease: its end could not be written.
 
-        Raises
-        ------
-        DatabaseUnavailableError
-            If MongoDB does not answer; the watch then starts again.
+        After an error of MongoDB the watch starts again.
         """
         before, self._seen = self._seen, None
         self._seen = self._silent()

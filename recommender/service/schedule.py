@@ -33,43 +33,28 @@ def steady_seconds() -> float:
 
 
 class Schedule:
-    """The slots of the scheduled trainings, one every ``interval_seconds``; none if that is 0.
+    """The slots of the scheduled trainings, one every ``interval`` seconds; none if that is 0.
 
-    Attributes
-    ----------
-    interval
-        Seconds from one slot to the next.
-    paused
-        Whether slots pass without a training, as last read.
-    skipped
-        Number of slots so far in which another training was in progress, as last read.
-    last_skipped
-        The latest of them: ``run_id`` and ``host`` of that training, and the time (``at``).
+    The attributes are as last read.
     """
 
-    paused: bool = False
-    skipped: int = 0
-    last_skipped: Document | None = None
+    paused: bool = False  # slots pass without a training
+    skipped: int = 0  # slots so far in which another training was in progress
+    last_skipped: Document | None = None  # run_id and host of that training, and the time (at)
 
     def __init__(
-        self,
-        db: MongoDatabase,
-        interval_seconds: float,
-        steady: Callable[[], float] = steady_seconds,
+        self, db: MongoDatabase, interval: float, steady: Callable[[], float] = steady_seconds
     ) -> None:
         self._state = db[COLLECTION]
-        self.interval = interval_seconds
-        self._interval = round(interval_seconds * 1000)
+        self.interval = interval
+        self._milliseconds = round(interval * 1000)
         self._steady = steady
         self._next_at = self._asked_at = datetime.now(UTC)
         self._asked_steady = steady()
-        self._due = self._asked_steady + (interval_seconds or math.inf)  # until MongoDB answers
+        self._due = self._asked_steady + (interval or math.inf)  # until MongoDB answers
 
     def seconds_left(self) -> float:
-        """Return the seconds to the next slot as last read, at least 0; MongoDB is not asked.
-
-        They are infinite without a schedule.
-        """
+        """Return the seconds to the next slot as last read; infinite without a schedule."""
         return max(self._due - self._steady(), 0.0)
 
     @mongo_errors("pausing or resuming the schedule")
@@ -86,7 +71,7 @@ class Schedule:
         The very first call starts the schedule. If the interval was shortened, the next slot comes
         forward to one interval from now. Without a schedule, the seconds are infinite.
         """
-        if not self._interval:
+        if not self._milliseconds:
             self.paused = bool((self._state.find_one({"_id": SCHEDULE_ID}) or {}).get("paused"))
             return math.inf
         steady = self._steady()
@@ -94,7 +79,7 @@ class Schedule:
         jump = {"$subtract": [{"$subtract": [_NOW, self._asked_at]}, elapsed]}
         unmoved = {"$eq": ["$next_at", self._next_at]}  # else another process has moved the slot
         jumped = {"$and": [unmoved, {"$gt": [{"$abs": jump}, _JUMP_MILLISECONDS]}]}
-        next_at = {"$min": [{"$add": ["$next_at", "$jump"]}, {"$add": [_NOW, self._interval]}]}
+        next_at = {"$min": [{"$add": ["$next_at", "$jump"]}, {"$add": [_NOW, self._milliseconds]}]}
         state: Any = self._state.find_one_and_update(
             {"_id": SCHEDULE_ID},
             [
@@ -119,8 +104,8 @@ class Schedule:
         """Take the slot that is due and set the next; return False if none is due."""
         if self.look() > 0:  # also if the server's clock was set
             return False
-        following = {"$add": ["$next_at", self._interval]}
-        restart = {"$add": [_NOW, self._interval]}
+        following = {"$add": ["$next_at", self._milliseconds]}
+        restart = {"$add": [_NOW, self._milliseconds]}
         next_at = {"$cond": [{"$gt": [following, _NOW]}, following, restart]}
         due = {"_id": SCHEDULE_ID, "$expr": {"$lte": ["$next_at", _NOW]}}
         return bool(self._state.update_one(due, [{"$set": {"next_at": next_at}}]).modified_count)
