@@ -15,35 +15,30 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
-from recommender.als.published_factors import LiveFactors
 from recommender.core.logs import configure_service_logging, quieten_probes
 from recommender.core.mongo import connect, database
-from recommender.core.ports import check_port_is_free, is_loopback
+from recommender.core.ports import check_port_is_free
 from recommender.core.script import exit_on_error, run_script, script_parser
 from recommender.core.settings import load_settings
 from recommender.core.signals import Cancelled
 from recommender.service import (
     pages,
     routes_catalog,
-    routes_events,
     routes_health,
     routes_metrics,
-    routes_model,
     routes_pages,
     routes_recommendations,
     routes_runs,
     routes_training,
 )
-from recommender.service.dependencies import Service
+from recommender.service.catalog import Catalog
+from recommender.service.dependencies import Service, warn_if_exposed
 from recommender.service.launcher import Trainer
-from recommender.service.ledger_metrics import LedgerMetrics
 from recommender.service.limits import LimitedBody, LimitedProtocol
 from recommender.service.problems import handle_errors
 from recommender.service.progress import Progress
 from recommender.service.schedule import Schedule
 from recommender.service.training_clock import TrainingClock
-
-log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -61,7 +56,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         schedule = Schedule(db, settings.schedule.interval_hours * 3600)
         clock = TrainingClock(schedule, trainer.start, trainer.tidy_up)
         progress = Progress(db)
-        readers = LiveFactors(db), LedgerMetrics(db, schedule)
+        readers = Catalog(db, settings), routes_metrics.LedgerMetrics(db, schedule)
         app.state.service = Service(settings, db, trainer, schedule, progress, *readers)
         await run_in_threadpool(clock.start)
         with progress:
@@ -86,11 +81,9 @@ def create_app() -> FastAPI:
     routes_metrics.count_requests(app)
     for routes in (
         routes_training,
-        routes_model,
         routes_runs,
         routes_recommendations,
         routes_catalog,
-        routes_events,
         routes_health,
         routes_metrics,
         routes_pages,
@@ -110,8 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = load_settings()
     configure_service_logging(settings)
     connect(settings).close()  # refuse a bad MONGO_URI before the server starts
-    if settings.api.key is None and not is_loopback(settings.api.host):
-        log.warning("HOST=%s without API_KEY: any client can start trainings", settings.api.host)
+    if settings.api.key is None:
+        warn_if_exposed(settings.api.host, settings.api.port)
     check_port_is_free(settings.api.host, settings.api.port)
     config = uvicorn.Config(
         app,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from threading import Lock
 from typing import Annotated, Any, Literal
 
@@ -31,11 +30,7 @@ _POPULARITY_SCORES = 1e-6
 _CHEAP_MILLISECONDS, _SHOWN_MILLISECONDS = 20, 3000
 
 
-def _as_json(value: object) -> str | int:
-    return value if isinstance(value, (str, int)) else str(value)
-
-
-JsonId = Annotated[str | int, BeforeValidator(_as_json)]
+JsonId = Annotated[str | int, BeforeValidator(lambda i: i if isinstance(i, str | int) else str(i))]
 
 
 class Restaurant(BaseModel):
@@ -72,17 +67,13 @@ class Served:
     factors: PublishedFactors | None
     model: PublishedModel | None
     names: RestaurantNames
+    keys: frozenset[str]  # of the known restaurants
     loaded_at: float = field(default_factory=time.monotonic)
 
     @property
     def run_id(self) -> str | None:
         """The last training that published; None before any."""
         return max((part.run_id for part in (self.factors, self.model) if part), default=None)
-
-    @cached_property
-    def keys(self) -> frozenset[str]:
-        """The keys of the known restaurants."""
-        return frozenset(_keys(self.factors, self.model))
 
     def unknown(self, ids: Iterable[str]) -> list[str]:
         """Return the texts that spell no known restaurant's id."""
@@ -117,36 +108,33 @@ class Served:
         self, source: Any, run_id: str | None, cluster_id: int | None, entries: list[Document]
     ) -> Recommendations:
         """Return the entries of a list with the restaurants' names."""
+        named = self.named(entries)
         return Recommendations(
-            run_id=run_id,
-            source=source,
-            unknown=[],
-            cluster_id=cluster_id,
-            recommendations=self.named(entries),
+            run_id=run_id, source=source, unknown=[], cluster_id=cluster_id, recommendations=named
         )
 
     @property
     def fallback(self) -> list[Document]:
         """The list for users of whom nothing is known."""
-        if self.model and self.model.fallback:
-            return self.model.fallback
-        return self.factors.popular(LONGEST_LIST) if self.factors else []
+        stored = self.model.fallback if self.model else []
+        return stored or (self.factors.popular(LONGEST_LIST) if self.factors else [])
 
 
 class Catalog:
     """Answers for users and restaurants; reads MongoDB only for a user and for what is new."""
 
-    def __init__(self, db: MongoDatabase, settings: Settings, factors: LiveFactors) -> None:
+    def __init__(self, db: MongoDatabase, settings: Settings) -> None:
+        self.factors = LiveFactors(db)
         self._db = db
         self._settings = settings
-        self._factors = factors
         self._clusters = live_model(db)
+        self._recommendations: Any = db[RECOMMENDATIONS].with_options(codec_options=CODEC)
         self._loading = Lock()
         self._served: Served | None = None
 
     def served(self) -> Served:
         """Return what is published; its parts are None before the first training."""
-        factors, model = self._factors.get(), self._clusters.get()
+        factors, model = self.factors.get(), self._clusters.get()
         with self._loading:
             served, now = self._served, time.monotonic()
             if (
@@ -155,23 +143,24 @@ class Catalog:
                 or served.model is not model
                 or now - served.loaded_at > _NAMES_SECONDS
             ):
-                ids = [decode_id(key) for key in _keys(factors, model)]
+                keys = _keys(factors, model)
+                ids = [decode_id(key) for key in keys]
                 names = RestaurantNames(ids, restaurant_names(self._db, ids))
-                self._served = served = Served(factors, model, names)
+                self._served = served = Served(factors, model, names, frozenset(keys))
         return served
 
+    @mongo_errors("reading Recommendations")
     def users(self, prefix: str, limit: int) -> list[Any]:
         """Return at most ``limit`` ids of users with recommendations, texts with this prefix."""
         between = {"user_id": {"$gte": prefix, "$lt": prefix + "\U0010ffff"}}
-        with mongo_errors("reading Recommendations"):
-            cursor = self._recommendations().find(between, {"_id": 0, "user_id": 1})
-            cursor = cursor.collation(SIMPLE).sort("user_id", 1).limit(limit)
-            return [document["user_id"] for document in cursor]
+        cursor = self._recommendations.find(between, {"_id": 0, "user_id": 1})
+        cursor = cursor.collation(SIMPLE).sort("user_id", 1).limit(limit)
+        return [document["user_id"] for document in cursor]
 
+    @mongo_errors("reading Recommendations")
     def count_users(self) -> int:
         """Return about how many users have recommendations."""
-        with mongo_errors("reading Recommendations"):
-            return int(self._recommendations().estimated_document_count())
+        return int(self._recommendations.estimated_document_count())
 
     def user(self, user: str, *, cheap: bool = False) -> tuple[Document | None, Ratings | None]:
         """Return a user's document of Recommendations and ratings, each if there is one.
@@ -179,18 +168,16 @@ class Catalog:
         With ``cheap``, ratings beside a document are left out where MongoDB does not return them
         at once.
         """
-        document = self._document(user)
-        same = document["user_id"] if document else {"$in": spelled_ids(user)}
+        ids = spelled_ids(user)
+        document = self._document(ids)
+        same = document["user_id"] if document else {"$in": ids}
         cheap = cheap and document is not None
         milliseconds = _CHEAP_MILLISECONDS if cheap else _SHOWN_MILLISECONDS
+        left_out = (DataError, DatabaseUnavailableError) if cheap else DataError
         try:
             return document, rated_by(self._db, self._settings, same, milliseconds)
-        except DataError:
+        except left_out:
             return document, None
-        except DatabaseUnavailableError:
-            if cheap:
-                return document, None
-            raise
 
     def answer(self, document: Document | None, ratings: Ratings | None, n: int) -> Recommendations:
         """Return the list of a user as :meth:`user` returns one: the stored one, else a new one."""
@@ -207,16 +194,12 @@ class Catalog:
         source = "fallback" if popular else "personal"
         return served.answer(source, document.get("run_id"), cluster_id, entries)
 
-    def _document(self, user: str) -> Document | None:
-        """Return a user's document of Recommendations by the id's text."""
-        with mongo_errors("reading Recommendations"):
-            same = {"user_id": {"$in": spelled_ids(user)}}
-            document = self._recommendations().find_one(same)
+    @mongo_errors("reading Recommendations")
+    def _document(self, ids: list[object]) -> Document | None:
+        """Return the valid document of Recommendations of a user with one of the ids."""
+        document: Document | None = self._recommendations.find_one({"user_id": {"$in": ids}})
         valid = document and isinstance(document.get("recommendations"), list)
         return document if valid else None
-
-    def _recommendations(self) -> Any:
-        return self._db[RECOMMENDATIONS].with_options(codec_options=CODEC)
 
 
 def _keys(factors: PublishedFactors | None, model: PublishedModel | None) -> list[str]:

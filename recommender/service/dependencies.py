@@ -7,21 +7,19 @@ import hmac
 import logging
 from asyncio import Future
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client.registry import Collector
 from pydantic import SecretStr
 
-from recommender.als.published_factors import LiveFactors
 from recommender.core.mongo import MongoDatabase
 from recommender.core.ports import is_loopback
 from recommender.core.settings import Settings
 from recommender.service.catalog import Catalog
 from recommender.service.launcher import Trainer
-from recommender.service.ledger_metrics import LedgerMetrics
 from recommender.service.progress import Progress
 from recommender.service.schedule import Schedule
 
@@ -37,16 +35,11 @@ class Service:
     trainer: Trainer
     schedule: Schedule
     progress: Progress
-    factors: LiveFactors
-    metrics: LedgerMetrics
+    catalog: Catalog
+    metrics: Collector
     # The clients that follow a run, and the latest readings of runs, by their ids.
     followers: set[object] = field(default_factory=set)
     readings: dict[str, tuple[float, Future[Any]]] = field(default_factory=dict)
-
-    @cached_property
-    def catalog(self) -> Catalog:
-        """What is recommended and shown, from what is published."""
-        return Catalog(self.db, self.settings, self.factors)
 
 
 # A coroutine: FastAPI runs plain functions in its thread pool, where they wait for a free thread.
@@ -80,7 +73,7 @@ async def require_key(
 ) -> None:
     """Answer 401 to a request without the API key or the page's cookie, if a key is set."""
     if service.settings.api.key is None:
-        _warn_if_exposed(*(request.scope.get("server") or ("localhost", None)))
+        warn_if_exposed(*(request.scope.get("server") or ("localhost", None)))
         return
     if has_page_cookie(request, service):
         return
@@ -93,7 +86,8 @@ async def require_key(
 
 
 @functools.cache  # once for each address
-def _warn_if_exposed(host: str, port: int | None) -> None:
+def warn_if_exposed(host: str, port: int | None) -> None:
+    """Warn if an address without an API key can be reached from other machines."""
     if port and not is_loopback(host):
         log.warning("requests reach %s:%d and API_KEY is not set: set it", host, port)
 

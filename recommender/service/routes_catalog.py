@@ -109,12 +109,7 @@ def users(
 
 @router.get("/users/{user_id:id}", responses=responses(401, 404, 422, 503))
 def user(service: CurrentService, user_id: Annotated[str, Path(max_length=1024)]) -> User:
-    """Show what a user has rated, and is served."""
-    return user_of(service, user_id)
-
-
-def user_of(service: Service, user_id: str) -> User:
-    """Return a user; 404 without a rating and without a list."""
+    """Show what a user has rated, and is served; 404 without a rating and without a list."""
     served = published(service)
     document, ratings = service.catalog.user(user_id)
     if document is None and ratings is None:
@@ -150,12 +145,7 @@ def clusters(service: CurrentService) -> Clusters:
 
 @router.get("/clusters/{cluster_id}", responses=responses(401, 404, 422, 503))
 def cluster(service: CurrentService, cluster_id: Annotated[int, Path(ge=0)]) -> Cluster:
-    """Show one cluster."""
-    return cluster_of(service, cluster_id)
-
-
-def cluster_of(service: Service, cluster_id: int) -> Cluster:
-    """Return a cluster; 404 for an unknown one."""
+    """Show one cluster; 404 for an unknown one."""
     served = published(service)
     documents = served.model.clusters if served.model else []
     if not 0 <= cluster_id < len(documents):
@@ -190,12 +180,7 @@ def restaurants(
 
 @router.get("/restaurants/{gmap_id:id}/similar", responses=responses(401, 404, 422, 503))
 def similar(service: CurrentService, gmap_id: str, limit: Limit = 10) -> Restaurants:
-    """List the restaurants most similar to one by their factors."""
-    return similar_to(service, gmap_id, limit)
-
-
-def similar_to(service: Service, gmap_id: str, limit: int) -> Restaurants:
-    """Return similar restaurants; 404 for an unknown one."""
+    """List the restaurants most similar to one by their factors; 404 for an unknown one."""
     served = published(service)
     if served.unknown([gmap_id]):
         raise HTTPException(404, f"the model knows no restaurant {gmap_id!r}; check the id")

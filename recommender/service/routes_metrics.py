@@ -1,19 +1,32 @@
-"""``GET /metrics``: the ledger, read at each scrape, and the requests to this process."""
+"""``GET /metrics``: the ledger, the published collections, and the requests to this process."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pymongo
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector
 from prometheus_client import generate_latest as text_of
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_fastapi_instrumentator import Instrumentator, metrics
+from pymongo import DESCENDING
+from pymongo.collection import Collection
+from pymongo.errors import PyMongoError
 
+from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.mongo_collections import CLUSTERS_ID, METADATA, RECOMMENDATIONS
+from recommender.runs.ledger import COLLECTION, OPEN_STATES
 from recommender.service.dependencies import CurrentService, require_key
 from recommender.service.problems import responses
+from recommender.service.schedule import Schedule
 
 _METHODS = {"GET", "HEAD", "POST", "PUT"}
+_SECONDS = 1.0  # for all queries of a scrape
+_CRASHED = 137  # a run that died has recorded no code
+_TRAININGS: Document = {"trigger": {"$ne": "tune"}, "kind": {"$nin": ["dry_run", "rollback"]}}
 
 router = APIRouter(dependencies=[Depends(require_key)])
 
@@ -38,3 +51,82 @@ async def show_metrics(request: Request, service: CurrentService) -> Response:
     # Not in the pool of the other calls, all of which may wait for MongoDB.
     text = await asyncio.to_thread(text_of, service.metrics)
     return Response(text_of(request.app.state.registry) + text, media_type=CONTENT_TYPE_LATEST)
+
+
+class LedgerMetrics:
+    """The metrics of the ledger and of the published collections, read when they are collected.
+
+    While MongoDB does not answer, they are as last read, and ``recommender_mongodb_up`` is 0.
+    """
+
+    def __init__(self, db: MongoDatabase, schedule: Schedule) -> None:
+        self._db = db
+        self._schedule = schedule
+        self._last: list[Metric] = []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        up = True
+        try:
+            with pymongo.timeout(_SECONDS):
+                self._last = [*_of_runs(self._db[COLLECTION]), *_of_collections(self._db)]
+        except PyMongoError:
+            up = False
+        yield _gauge("mongodb_up", "0 if MongoDB did not answer: the rest is as last read.", up)
+        yield _gauge("schedule_paused", "1 if the schedule is paused.", self._schedule.paused)
+        yield _gauge("schedule_interval_seconds", "0: no schedule.", self._schedule.interval)
+        yield _gauge("schedule_skipped", "Scheduled times skipped so far.", self._schedule.skipped)
+        yield from self._last
+
+
+def _of_runs(runs: Collection[Document]) -> Iterator[Metric]:
+    by_kind = {"_id": ["$trigger", "$state"], "count": {"$sum": 1}}
+    counts = {tuple(each["_id"]): each["count"] for each in runs.aggregate([{"$group": by_kind}])}
+    yield _gauge("runs", "Runs in the ledger.", counts, "trigger", "state")
+    open_runs = sum(n for (_, state), n in counts.items() if state in OPEN_STATES)
+    yield _gauge("training_in_progress", "1 during a training.", open_runs)
+    last = _latest(runs, {"state": {"$nin": OPEN_STATES}})
+    code = last.get("exit_code", _CRASHED) if last else None
+    yield _gauge("last_run_exit_code", "Exit code of the latest training; 137: it died.", code)
+    success = _latest(runs, {"state": "succeeded"})
+    at = success["ended_at"].timestamp() if success else None
+    yield _gauge("last_success_timestamp_seconds", "End of the latest successful training.", at)
+    seconds = {phase["name"]: phase["seconds"] for phase in success.get("phases", ())}
+    yield _gauge("phase_seconds", "Seconds of its phases.", seconds, "phase")
+    # A clustering alone has no figures of the lists.
+    als = _latest(runs, {"state": "succeeded", "metrics.lists": {"$exists": True}})
+    rejected, warnings = als.get("rows_rejected", {}), len(als.get("warnings", ()))
+    yield _gauge("reviews_rejected", "Reviews left out, by reason.", rejected, "reason")
+    yield _gauge("warnings", "Warnings of the latest published lists.", warnings)
+    figures = als.get("metrics", {})
+    lists = figures.get("lists", {})
+    ndcg, popular = lists.get("ndcg"), (lists.get("popular") or {}).get("ndcg")
+    lift = None if ndcg is None or popular is None else ndcg - popular
+    yield _gauge("rmse", "RMSE on test ratings.", figures.get("als", {}).get("rmse"))
+    yield _gauge("ndcg", "NDCG of the lists of test users.", ndcg)
+    yield _gauge("lift", "NDCG less that of the popular list.", lift)
+    hindsight = figures.get("hindsight") or {}
+    yield _gauge("hindsight", "Later reviews that the live lists had.", hindsight, "figure")
+
+
+def _of_collections(db: MongoDatabase) -> Iterator[Metric]:
+    users = db[RECOMMENDATIONS].estimated_document_count()
+    yield _gauge("users_served", "Documents in Recommendations.", users)
+    clusters = db[METADATA].find_one({"_id": CLUSTERS_ID}, {"sizes": 1}) or {}
+    sizes = {str(number): size for number, size in enumerate(clusters.get("sizes", ()))}
+    yield _gauge("cluster_users", "Users of a cluster.", sizes, "cluster")
+
+
+def _latest(runs: Collection[Document], condition: Document) -> Document:
+    """Return the latest training that has ended like this; empty if there is none."""
+    condition = {**_TRAININGS, **condition}
+    return runs.find_one(condition, {"settings": 0}, sort=[("_id", DESCENDING)]) or {}
+
+
+def _gauge(name: str, text: str, values: Mapping[Any, Any] | float | None, *labels: str) -> Metric:
+    """Return a gauge of a number, or of each number by its labels."""
+    family = GaugeMetricFamily(f"recommender_{name}", text, labels=labels)
+    for key, value in (values if isinstance(values, Mapping) else {(): values}).items():
+        if isinstance(value, (int, float)):
+            family.add_metric([key] if isinstance(key, str) else [*map(str, key)], value)
+    return family

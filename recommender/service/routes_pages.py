@@ -14,8 +14,8 @@ from fastapi.responses import RedirectResponse
 from recommender.core.mongo import Document, mongo_errors
 from recommender.core.plots import LineChart, Point, keep_cache_in, line_charts_svg, timeline_svg
 from recommender.core.settings import Settings
-from recommender.data.one_user import parse_rating
-from recommender.runs.ledger import OPEN_STATES, RUN_ID, STATES, Ledger, State
+from recommender.runs.ledger import OPEN_STATES, STATES, Ledger, State
+from recommender.service import routes_catalog as api
 from recommender.service.dependencies import (
     PAGE_COOKIE,
     CurrentService,
@@ -24,8 +24,8 @@ from recommender.service.dependencies import (
     require_same_origin,
 )
 from recommender.service.pages import PageRoute, render
-from recommender.service.routes_catalog import cluster_of, clusters_of, similar_to, user_of
-from recommender.service.routes_recommendations import from_ratings, published
+from recommender.service.routes_recommendations import from_ratings, parsed, published
+from recommender.service.routes_runs import document_of, end_of_log
 
 _RUNS = 50
 _LOG_BYTES = 40_000
@@ -52,14 +52,6 @@ def _recent(
     service: Service, before: str | None = None, state: str | None = None
 ) -> list[Document]:
     return Ledger(service.db).recent(_RUNS, before, state=state)
-
-
-@mongo_errors("reading the ledger")
-def _run(service: Service, run_id: str) -> Document:
-    run = Ledger(service.db).get(run_id)
-    if run is None:
-        raise HTTPException(404, f"no run {run_id} is in the ledger")
-    return run
 
 
 @router.get("/")
@@ -116,7 +108,7 @@ def compare(
     run: Annotated[list[str], Query(min_length=2, max_length=2)],
 ) -> Response:
     """Show where two runs differ."""
-    first, second = (dict(_flat(_run(service, run_id))) for run_id in sorted(run))
+    first, second = (dict(_flat(document_of(service, run_id))) for run_id in sorted(run))
     rows = [(key, first.get(key), second.get(key)) for key in dict.fromkeys([*first, *second])]
     different = [row for row in rows if row[1] != row[2] and row[0] not in _OWN]
     return render(
@@ -138,7 +130,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 @router.get("/ui/runs/{run_id}")
 def run(request: Request, service: CurrentService, run_id: str) -> Response:
     """Show one run: phases, metrics, verdicts, settings and the end of its log."""
-    document = _run(service, run_id)
+    document = document_of(service, run_id)
     return render(
         request,
         "run.html",
@@ -146,24 +138,14 @@ def run(request: Request, service: CurrentService, run_id: str) -> Response:
         defaults=Settings.of({}).public(),
         other=dict(_flat({k: v for k, v in document["metrics"].items() if k not in _SHOWN})),
         is_open=document["state"] in OPEN_STATES,
-        log=_log_of(service, run_id),
+        log=end_of_log(service, run_id, _LOG_BYTES),
     )
-
-
-def _log_of(service: Service, run_id: str) -> str | None:
-    """Return the end of a run's log; its path comes from the id, never from the database."""
-    path = service.settings.log_dir / f"{run_id}.log"
-    if not RUN_ID.fullmatch(run_id) or not path.is_file():
-        return None
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _LOG_BYTES))
-        return file.read().decode(errors="replace")
 
 
 @router.get("/ui/runs/{run_id}/phases.svg")
 def phases(service: CurrentService, run_id: str) -> Response:
     """Draw the phases of a run as bars."""
-    recorded = _run(service, run_id)["phases"]
+    recorded = document_of(service, run_id)["phases"]
     if not recorded:
         raise HTTPException(404, "the run has no finished phase")
     first = recorded[0]["started_at"]
@@ -215,14 +197,17 @@ def _points(figures: list[Document], key: str) -> tuple[Point, ...]:
 def clusters(request: Request, service: CurrentService) -> Response:
     """List the clusters and what sets each apart."""
     return render(
-        request, "clusters.html", clusters=clusters_of(service, 3), served=published(service)
+        request, "clusters.html", clusters=api.clusters_of(service, 3), served=published(service)
     )
 
 
 @router.get("/ui/clusters/{cluster_id}")
 def cluster(request: Request, service: CurrentService, cluster_id: int) -> Response:
     """Show one cluster."""
-    one, sizes = cluster_of(service, cluster_id), [each.size for each in clusters_of(service, 0)]
+    one, sizes = (
+        api.cluster(service, cluster_id),
+        [each.size for each in api.clusters_of(service, 0)],
+    )
     return render(request, "cluster.html", cluster=one, users=sum(sizes), k=len(sizes))
 
 
@@ -236,7 +221,7 @@ def users(request: Request, service: CurrentService, q: Text = "") -> Response:
 def user(request: Request, service: CurrentService, user_id: str) -> Response:
     """Show what a user has rated, and is served."""
     names = published(service).names
-    return render(request, "user.html", user=user_of(service, user_id), names=names)
+    return render(request, "user.html", user=api.user(service, user_id), names=names)
 
 
 @router.get("/ui/restaurants")
@@ -253,8 +238,8 @@ def restaurant(request: Request, service: CurrentService, gmap_id: str) -> Respo
         request,
         "restaurant.html",
         gmap_id=gmap_id,
-        similar=similar_to(service, gmap_id, 10).restaurants,
-        clusters=clusters_of(service),
+        similar=api.similar(service, gmap_id, 10).restaurants,
+        clusters=api.clusters_of(service),
         names=published(service).names,
     )
 
@@ -269,10 +254,7 @@ def try_out(
 ) -> Response:
     """Recommend to a visitor, who rates restaurants by links; nothing is stored."""
     names = published(service).names
-    try:
-        ratings = dict(map(parse_rating, rated or []))
-    except ValueError as error:
-        raise HTTPException(422, str(error)) from None
+    ratings = parsed(rated or [])
     ratings.pop(remove or "", None)
     low, high = service.settings.reviews.rating_min, service.settings.reviews.rating_max
     return render(

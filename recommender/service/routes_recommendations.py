@@ -52,12 +52,9 @@ def recommendations(
     n: ListLength = None,
 ) -> Recommendations:
     """Recommend restaurants from the ratings sent."""
-    if service.factors.get() is None:
+    if service.catalog.factors.get() is None:
         raise HTTPException(404, "no training has published factors; POST /train first")
-    try:
-        return from_ratings(service, dict(map(parse_rating, rated)), n)
-    except ValueError as error:
-        raise HTTPException(422, f"query.rated: {error}") from None
+    return from_ratings(service, parsed(rated), n)
 
 
 @router.post("", responses=responses(401, 404, 413, 422, 503))
@@ -84,6 +81,14 @@ def published(service: Service) -> Served:
     if served.run_id is None:
         raise HTTPException(404, "no training has published a model; POST /train first")
     return served
+
+
+def parsed(rated: list[str]) -> dict[str, str]:
+    """Return ratings by id from texts ``gmap_id=rating``; 422 if one is invalid."""
+    try:
+        return dict(map(parse_rating, rated))
+    except ValueError as error:
+        raise HTTPException(422, f"query.rated: {error}") from None
 
 
 def from_ratings(

@@ -1,26 +1,40 @@
-"""``/runs``: the ledger of trainings; a run in progress can be cancelled."""
+"""``/runs``: the ledger of trainings; a run in progress can be followed and cancelled."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from typing import Annotated, get_args
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
+from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from recommender.core.errors import DatabaseUnavailableError
 from recommender.core.logs import redact, secrets_of
 from recommender.core.mongo import Document, mongo_errors
-from recommender.runs.ledger import STATES, Ledger, State, Trigger
-from recommender.service.dependencies import CurrentService, require_key, require_same_origin
+from recommender.runs.ledger import OPEN_STATES, STATES, Ledger, State, Trigger
+from recommender.service.dependencies import (
+    CurrentService,
+    Service,
+    require_key,
+    require_same_origin,
+)
 from recommender.service.problems import responses
+
+_LOG_BYTES = 1_000_000  # read at most
+_POLL_SECONDS = 1.0
+_MOST_CLIENTS = 50  # that follow runs
+_MOST_SECONDS = 900.0  # of one client; browsers come again
 
 router = APIRouter(prefix="/runs", dependencies=[Depends(require_key)])
 
-
-RunId = Annotated[str, Path(pattern=r"^[0-9A-Za-z-]{1,64}$", description="a run's id")]
-
-_LOG_BYTES = 1_000_000  # read at most
+_RUN_ID = r"^[0-9A-Za-z-]{1,64}$"
+RunId = Annotated[str, Path(pattern=_RUN_ID, description="a run's id")]
 
 
 class Run(BaseModel):
@@ -51,25 +65,32 @@ def runs(
     limit: Annotated[int, Query(ge=1, le=1000, description="how many at most")] = 20,
     state: Annotated[State | None, Query(description="only runs in this state")] = None,
     trigger: Annotated[Trigger | None, Query(description="only runs started so")] = None,
-    before: Annotated[
-        str | None, Query(pattern=r"^[0-9A-Za-z-]{1,64}$", description="only older runs")
-    ] = None,
+    before: Annotated[str | None, Query(pattern=_RUN_ID, description="only older runs")] = None,
     summary: Annotated[bool, Query(description="without settings, versions and metrics")] = False,
 ) -> Runs:
     """List the latest runs, newest first."""
     without = ("settings", "versions", "metrics", "chosen", "gate") if summary else ()
     latest = Ledger(service.db).recent(limit, before, *without, state=state, trigger=trigger)
-    return Runs(runs=[_run(document) for document in latest])
+    return Runs(runs=[_shown(document) for document in latest])
 
 
 @router.get("/{run_id}", responses=responses(401, 404, 422, 503))
-@mongo_errors("reading the ledger")
 def run(service: CurrentService, run_id: RunId) -> Run:
     """Show one run."""
+    return _shown(document_of(service, run_id))
+
+
+def _shown(document: Document) -> Run:
+    return Run(**{key: value for key, value in document.items() if key != "_id"})
+
+
+@mongo_errors("reading the ledger")
+def document_of(service: Service, run_id: str) -> Document:
+    """Return the ledger's document of a run; 404 for an unknown one."""
     document = Ledger(service.db).get(run_id)
     if document is None:
         raise HTTPException(404, f"no run {run_id} is in the ledger; GET /runs lists the latest")
-    return _run(document)
+    return document
 
 
 @router.post(
@@ -96,16 +117,70 @@ def run_log(
     tail: Annotated[int, Query(ge=1, le=10_000, description="how many lines at most")] = 200,
 ) -> str:
     """Show the last lines of a run's log; it is on the host of the run."""
-    path = service.settings.log_dir / f"{run_id}.log"
+    text = end_of_log(service, run_id, _LOG_BYTES)
+    if text is None:
+        raise HTTPException(404, f"the log of run {run_id} is not on this host")
+    return "".join(f"{line}\n" for line in text.rstrip("\n").split("\n")[-tail:])
+
+
+def end_of_log(service: Service, run_id: str, size: int) -> str | None:
+    """Return the last bytes of a run's log without secrets, None if it is not on this host.
+
+    The path comes from a checked id, never from the database.
+    """
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
-            text = file.read(_LOG_BYTES).decode("utf-8", "replace")
+        with (service.settings.log_dir / f"{run_id}.log").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            text = file.read(size).decode("utf-8", "replace")
     except OSError:
-        raise HTTPException(404, f"the log of run {run_id} is not on this host") from None
-    lines = text.rstrip("\n").split("\n")[-tail:]
-    return redact("".join(f"{line}\n" for line in lines), secrets_of(service.settings))
+        return None
+    return redact(text, secrets_of(service.settings))
 
 
-def _run(document: Document) -> Run:
-    return Run(**{key: value for key, value in document.items() if key != "_id"})
+async def _follower(service: CurrentService, run_id: RunId) -> AsyncIterator[Document]:
+    """Count a client until its connection ends; yield the run that it follows."""
+    if len(service.followers) >= _MOST_CLIENTS:
+        raise HTTPException(503, "too many clients follow runs; poll GET /runs/{run_id} instead")
+    service.followers.add(me := object())
+    try:
+        yield await _read(service, run_id)
+    finally:
+        service.followers.discard(me)
+
+
+@router.get(
+    "/{run_id}/events", response_class=EventSourceResponse, responses=responses(401, 404, 422, 503)
+)
+async def events(
+    service: CurrentService, run: Annotated[Document, Depends(_follower)]
+) -> AsyncIterator[Any]:
+    """Stream the run's state and phases, at once and at each change, until it has ended."""
+    began = time.monotonic()
+    yield run
+    while run["state"] in OPEN_STATES and time.monotonic() - began < _MOST_SECONDS:
+        await asyncio.sleep(_POLL_SECONDS)
+        try:
+            latest = await _read(service, run["run_id"])
+        except (DatabaseUnavailableError, HTTPException):  # or the run was pruned
+            continue
+        if latest != run:
+            run = latest
+            yield run
+
+
+async def _read(service: Service, run_id: str) -> Document:
+    """Return what events show of a run; read once for all clients."""
+    read_at, reading = service.readings.get(run_id, (0.0, None))
+    if reading is None or time.monotonic() - read_at > _POLL_SECONDS / 2:
+        reading = asyncio.ensure_future(run_in_threadpool(_read_ledger, service, run_id))
+        service.readings.clear()
+        service.readings[run_id] = time.monotonic(), reading
+    return await asyncio.shield(reading)
+
+
+def _read_ledger(service: Service, run_id: str) -> Document:
+    run = document_of(service, run_id)
+    return {
+        **{key: run.get(key) for key in ("run_id", "state", "phase", "exit_code", "error")},
+        "phases": [{"name": p["name"], "seconds": p["seconds"]} for p in run["phases"]],
+    }

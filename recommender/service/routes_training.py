@@ -1,4 +1,4 @@
-"""``POST /train``, ``GET /next-training`` and ``PUT /schedule``."""
+"""Trainings and rollbacks on demand, and the schedule."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import datetime
 import math
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
+from recommender.core.errors import NoPreviousError
+from recommender.publishing.rollback import previous_generation
 from recommender.service.dependencies import (
     CurrentService,
     Service,
@@ -16,6 +18,8 @@ from recommender.service.dependencies import (
     require_same_origin,
 )
 from recommender.service.problems import responses
+
+_MAY_CHANGE = [Depends(require_same_origin), Depends(require_key)]
 
 router = APIRouter()
 
@@ -69,7 +73,7 @@ class WantedSchedule(BaseModel):
     "/train",
     status_code=202,
     responses=responses(401, 403, 409, 422, 503),
-    dependencies=[Depends(require_same_origin), Depends(require_key)],
+    dependencies=_MAY_CHANGE,
 )
 def train(
     service: CurrentService,
@@ -82,17 +86,33 @@ def train(
     return TrainingStarted(message="Training started", run_id=run_id)
 
 
+@router.post(
+    "/model/rollback",
+    status_code=202,
+    responses=responses(401, 403, 404, 409, 503),
+    dependencies=_MAY_CHANGE,
+)
+def rollback(service: CurrentService, response: Response) -> TrainingStarted:
+    """Publish what the latest run has replaced.
+
+    404 if there is nothing, 409 if it is incomplete or a training is in progress.
+    """
+    try:
+        previous_generation(service.db)
+    except NoPreviousError as error:
+        raise HTTPException(409 if error.incomplete else 404, str(error)) from None
+    run_id = service.trainer.start("api", rollback=True)
+    response.headers["Location"] = f"/runs/{run_id}"
+    return TrainingStarted(message="Rollback started", run_id=run_id)
+
+
 @router.get("/next-training")
 async def next_training(service: CurrentService) -> NextTraining:
     """Return the time left to the next scheduled training."""
     return _next_training(service)
 
 
-@router.put(
-    "/schedule",
-    responses=responses(401, 403, 422, 503),
-    dependencies=[Depends(require_same_origin), Depends(require_key)],
-)
+@router.put("/schedule", responses=responses(401, 403, 422, 503), dependencies=_MAY_CHANGE)
 def put_schedule(service: CurrentService, wanted: WantedSchedule) -> NextTraining:
     """Pause or resume the schedule; ``POST /train`` starts trainings all the same."""
     service.schedule.pause(wanted.paused)

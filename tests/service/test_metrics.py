@@ -23,7 +23,7 @@ import model
 from recommender.core.mongo import Document, MongoDatabase, connect, database
 from recommender.core.settings import Settings
 from recommender.demo.embedded_mongod import EmbeddedMongo
-from recommender.service.ledger_metrics import LedgerMetrics
+from recommender.service.routes_metrics import LedgerMetrics
 from recommender.service.schedule import Schedule
 from tests.support import PROJECT, set_environment
 from tests.waiting import until

@@ -19,7 +19,7 @@ import model
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.runs.ledger import Ledger
-from recommender.service import routes_events
+from recommender.service import routes_runs
 from recommender.service.dependencies import Service
 from tests.support import set_environment, some_factors, write_tiny_city
 from tests.waiting import at_once, until
@@ -250,8 +250,8 @@ def test_runs_are_filtered(empty: TestClient, db: MongoDatabase, db_settings: Se
 def test_clients_follow_a_run_to_its_end(
     empty: TestClient, db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routes_events, "_POLL_SECONDS", 0.02)
-    monkeypatch.setattr(routes_events, "_MOST_CLIENTS", 3)
+    monkeypatch.setattr(routes_runs, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(routes_runs, "_MOST_CLIENTS", 3)
     ledger = Ledger(db)
     ledger.open("r", "api", db_settings, None)
     assert empty.get("/runs/other/events").status_code == 404
@@ -263,8 +263,8 @@ def test_clients_follow_a_run_to_its_end(
         reads[(run or {})["phase"]] += 1
         return run
 
-    read = routes_events._read_ledger
-    monkeypatch.setattr(routes_events, "_read_ledger", counted)
+    read = routes_runs._read_ledger
+    monkeypatch.setattr(routes_runs, "_read_ledger", counted)
 
     def follow(number: int) -> list[Any]:
         if number == 3:
