@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from fastapi.templating import Jinja2Templates
 from jinja2 import ChainableUndefined
 
 from recommender.core.errors import RecommenderError
+from recommender.runs.ledger import now
 from recommender.service.dependencies import has_page_cookie
 
 FOLDER = Path(__file__).parent
@@ -44,18 +44,13 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d"
 
 
-def seconds_since(at: datetime.datetime) -> float:
-    """Return the seconds from a time to now."""
-    return (datetime.datetime.now(datetime.UTC) - at).total_seconds()
-
-
 templates = Jinja2Templates(FOLDER / "templates")
 # Documents of the ledger have parts only from the phase on that writes them.
 templates.env.undefined = ChainableUndefined
 templates.env.trim_blocks = templates.env.lstrip_blocks = True
 templates.env.filters |= {
     "duration": duration,
-    "since": seconds_since,
+    "since": lambda at: (now() - at).total_seconds(),
     "in_path": lambda value: quote(str(value), safe=""),
 }
 

@@ -66,10 +66,7 @@ class Problem(BaseModel):
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI descriptions of these error statuses."""
     content = {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}Problem"}}}
-    return {
-        status: {"description": HTTPStatus(status).phrase, "content": content}
-        for status in statuses
-    }
+    return {s: {"description": HTTPStatus(s).phrase, "content": content} for s in statuses}
 
 
 def handle_errors(app: FastAPI) -> None:
@@ -116,10 +113,7 @@ def _problem(
     **members: Any,
 ) -> JSONResponse:
     title, code = HTTPStatus(status).phrase, code or _CODES.get(status, "bad_request")
-    content = Problem(title=title, status=status, code=code, detail=detail, **members)
-    return JSONResponse(
-        content.model_dump(mode="json", exclude_none=True),
-        status,
-        media_type=MEDIA_TYPE,
-        headers=_RETRY_AFTER.get(status) if headers is None else headers,
-    )
+    problem = Problem(title=title, status=status, code=code, detail=detail, **members)
+    content = problem.model_dump(mode="json", exclude_none=True)
+    headers = _RETRY_AFTER.get(status) if headers is None else headers
+    return JSONResponse(content, status, headers, MEDIA_TYPE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
@@ -19,7 +19,8 @@ from recommender.service.dependencies import (
 )
 from recommender.service.problems import responses
 
-_MAY_CHANGE = [Depends(require_same_origin), Depends(require_key)]
+_CHANGES = [Depends(require_same_origin), Depends(require_key)]
+_STARTS: dict[str, Any] = {"status_code": 202, "dependencies": _CHANGES}
 
 router = APIRouter()
 
@@ -69,12 +70,7 @@ class WantedSchedule(BaseModel):
     paused: StrictBool
 
 
-@router.post(
-    "/train",
-    status_code=202,
-    responses=responses(401, 403, 409, 422, 503),
-    dependencies=_MAY_CHANGE,
-)
+@router.post("/train", responses=responses(401, 403, 409, 422, 503), **_STARTS)
 def train(
     service: CurrentService,
     response: Response,
@@ -86,12 +82,7 @@ def train(
     return TrainingStarted(message="Training started", run_id=run_id)
 
 
-@router.post(
-    "/model/rollback",
-    status_code=202,
-    responses=responses(401, 403, 404, 409, 503),
-    dependencies=_MAY_CHANGE,
-)
+@router.post("/model/rollback", responses=responses(401, 403, 404, 409, 503), **_STARTS)
 def rollback(service: CurrentService, response: Response) -> TrainingStarted:
     """Publish what the latest run has replaced.
 
@@ -112,7 +103,7 @@ async def next_training(service: CurrentService) -> NextTraining:
     return _next_training(service)
 
 
-@router.put("/schedule", responses=responses(401, 403, 422, 503), dependencies=_MAY_CHANGE)
+@router.put("/schedule", responses=responses(401, 403, 422, 503), dependencies=_CHANGES)
 def put_schedule(service: CurrentService, wanted: WantedSchedule) -> NextTraining:
     """Pause or resume the schedule; ``POST /train`` starts trainings all the same."""
     service.schedule.pause(wanted.paused)
