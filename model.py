@@ -3,8 +3,6 @@
 Run it with ``python model.py`` or ``uvicorn model:app``.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """What the service recommends to any user, from what is published; kept in memory."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Passes the log of a training on to the log of the service, with the run and its phase."""
 
-from __future__ import annotations
-
 import logging
 import re
 from pathlib import Path

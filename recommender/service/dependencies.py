@@ -1,7 +1,5 @@
 """Dependencies of the routes: shared resources, the API key, and the origin of requests."""
 
-from __future__ import annotations
-
 import functools
 import hmac
 import logging

@@ -1,7 +1,5 @@
 """Starts trainings as child processes of the service, and records how they ended."""
 
-from __future__ import annotations
-
 import logging
 import math
 import subprocess

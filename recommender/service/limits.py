@@ -1,7 +1,5 @@
 """Limits on connections and bodies, so that no client can keep others out."""
 
-from __future__ import annotations
-
 import asyncio
 import resource
 from typing import Any

@@ -1,7 +1,5 @@
 """Renders the pages: templates, the headers of each answer, errors, and the key asked for once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Errors of the API as ``application/problem+json`` (RFC 9457)."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus

@@ -1,7 +1,5 @@
 """The training in progress, as read every few seconds, so that no request waits for MongoDB."""
 
-from __future__ import annotations
-
 import threading
 from contextlib import suppress
 

@@ -1,7 +1,5 @@
 """Recovery from a training that died: recorded in the ledger, its switch finished or undone."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 

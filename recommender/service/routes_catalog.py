@@ -1,7 +1,5 @@
 """What is published, to read: ``/model``, ``/users``, ``/clusters`` and ``/restaurants``."""
 
-from __future__ import annotations
-
 import datetime
 from typing import Annotated, Any
 

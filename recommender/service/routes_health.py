@@ -1,7 +1,5 @@
 """``GET`` and ``HEAD`` of ``/health/live`` and ``/health/ready``."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import pymongo

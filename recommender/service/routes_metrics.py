@@ -1,7 +1,5 @@
 """``GET /metrics``: the ledger, the published collections, and the requests to this process."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The page: ``/`` and ``/ui/...``, for people; each is rendered here and changes nothing."""
 
-from __future__ import annotations
-
 import hmac
 import math
 from collections.abc import Iterator

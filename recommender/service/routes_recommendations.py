@@ -1,7 +1,5 @@
 """``/recommendations``: restaurants for known users, and for any user from the ratings sent."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """``/runs``: the ledger of trainings; a run in progress can be followed and cancelled."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import time

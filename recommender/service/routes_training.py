@@ -1,7 +1,5 @@
 """Trainings and rollbacks on demand, and the schedule."""
 
-from __future__ import annotations
-
 import datetime
 import math
 from typing import Annotated, Any

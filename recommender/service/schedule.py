@@ -5,8 +5,6 @@ After downtime, one missed slot is made up for. If the server's clock is set, th
 it.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import time

@@ -1,7 +1,5 @@
 """Starts the scheduled trainings: APScheduler waits, the schedule in MongoDB decides."""
 
-from __future__ import annotations
-
 import datetime
 import logging
 import threading
