@@ -1,12 +1,8 @@
 """Trains Spark ALS on the reviews and publishes every user's top restaurants.
 
 The steps: read -> choose parameters -> fit on the training part -> evaluate on the test part ->
-refit on all ratings -> recommend -> publish -> chain into the clustering. Run it by hand for a
-retrain at once; the service runs the same file. ``--tune`` searches for better parameters instead,
-and ``--rollback`` publishes the previous generation.
+refit on all ratings -> recommend -> publish -> chain into the clustering. The service runs it, too.
 """
-
-from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
@@ -49,6 +45,7 @@ _FEW_BLOCKS = 4  # take no longer here than Python workers take to start
 _KINDS = {
     "dry_run": "train and evaluate, report the gate's verdict, publish nothing; then exit 0",
     "rollback": "publish what the latest run has replaced; no training",
+    "tune": "search for better parameters, or continue a search; publish nothing",
 }
 
 
@@ -93,16 +90,17 @@ def recommend(
 ) -> int:
     """Stage the best unrated restaurants of each user of Reviews or ``Users``; return their number.
 
-    With ``ALS_OBJECTIVE=rating``, users without a review get the most popular restaurants. A score
-    that is not finite raises ModelRejectedError.
+    A score that is not finite raises ModelRejectedError.
     """
     in_users = read_users(run.db, ratings, run.settings)
     newcomers = in_users.newcomers
     run.record(newcomers=len(newcomers))
     users = pa.concat_arrays([ratings.users, newcomers])
-    confidence = stack_rows(confidence_matrix(ratings, run.settings), in_users.newcomer_ratings)
+    confidence = stack_rows(
+        confidence_matrix(ratings, run.settings.reviews), in_users.newcomer_ratings
+    )
     also_rated = stack_rows(in_users.also_rated, stored_entries(in_users.newcomer_ratings))
-    model = model.with_newcomers(len(newcomers), popularity_of(ratings, run.settings))
+    model = model.with_newcomers(len(newcomers), popularity_of(ratings, run.settings.reviews))
     blocks = list(user_blocks(model, users, confidence, stored_entries(confidence) + also_rated))
     task = RecommendTask(
         settings=run.settings,
@@ -131,32 +129,27 @@ def recommend(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train on the reviews in MongoDB, publish, and chain into the clustering."""
-    parser = script_parser(
-        "Train ALS, publish Recommendations, cluster users.", 66, *TRAINING_CODES
-    )
+    purpose = "Train ALS, publish Recommendations, cluster users."
+    parser = script_parser(purpose, 66, *TRAINING_CODES)
     parser.add_argument("--no-clustering", action="store_true", help="end after Recommendations")
     mode = parser.add_mutually_exclusive_group()
     for kind, meaning in _KINDS.items():
         option = f"--{kind.replace('_', '-')}"
-        mode.add_argument(
-            option, action="store_const", const=kind, dest="kind", default="training", help=meaning
-        )
+        mode.add_argument(option, action="store_const", const=kind, dest="kind", help=meaning)
+    parser.set_defaults(kind="training")
     add_force_option(parser)
     add_json_option(parser)
     add_tuning_options(parser)
     # The service has acquired the lease and opened the ledger for this run.
     parser.add_argument("--run-id", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if arguments.tune and arguments.run_id:
+    if arguments.kind == "tune" and arguments.run_id:
         parser.error("--tune takes no --run-id, which is for the service's trainings")
     settings = settings_with_force(arguments)
     axes = tuning_axes(parser, arguments, settings)
     configure_logging(settings)
-    if arguments.tune and arguments.kind != "training":
-        parser.error("--tune publishes nothing: give it without --dry-run and --rollback")
-    if arguments.tune:
-        for line in run_tuning(settings, arguments, axes):
-            print(line)
+    if arguments.kind == "tune":
+        run_tuning(settings, arguments, axes)
         return 0
     with training_run(settings, arguments.run_id, arguments.kind) as run:
         if run.kind == "rollback":

@@ -128,7 +128,7 @@ def _own_ranking(spark: SparkSession, train: Ratings, settings: Settings) -> Sco
     preferences = fit_preferences(
         spark, train, settings, choose_preference_parameters(train, settings)
     )
-    confidence, items = confidence_matrix(train, settings), preferences.restaurant_factors
+    confidence, items = confidence_matrix(train, settings.reviews), preferences.restaurant_factors
     return lambda users: preferences.user_factors(csr_array(confidence[users])) @ items.T
 
 

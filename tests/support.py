@@ -166,5 +166,7 @@ class ContractReader:
 def scores_of(model: Model, ratings: Ratings, settings: Settings) -> NDArray[np.float64]:
     """Return what ranks, (users, restaurants)."""
     users = np.arange(len(ratings.users), dtype=np.int32)
-    factors = model.user_factors(users, confidence_matrix(ratings, settings)).astype(np.float64)
+    factors = model.user_factors(users, confidence_matrix(ratings, settings.reviews)).astype(
+        np.float64
+    )
     return np.asarray(factors @ model.restaurant_factors.T.astype(np.float64))

@@ -4,8 +4,6 @@ The best damping is a property of the data: the variance of a rating about its b
 variance of the biases. It is high where ratings are noisy or users and restaurants differ little.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -40,17 +38,16 @@ class Bias:
 
 @dataclass(frozen=True)
 class BiasDamping:
-    """Damping of the bias, above 0: the number of ratings of the mean that are added to each."""
+    """Damping above 0: how many ratings of the mean are added to each user and restaurant."""
 
     user: float = 3.0
     restaurant: float = 20.0
 
 
 def fit_bias(ratings: Ratings, damping: BiasDamping) -> Bias:
-    """Fit the bias to one or more ratings by coordinate descent.
+    """Fit the bias to one or more ratings by coordinate descent (Koren, 2010).
 
-    Minimises the squared error plus ``damping.user`` times the squared b_u plus
-    ``damping.restaurant`` times the squared b_i (Koren, 2010).
+    Minimises the squared errors + ``damping.user`` |b_u|^2 + ``damping.restaurant`` |b_i|^2.
     """
     user, item = ratings.user, ratings.restaurant
     users, items = len(ratings.users), len(ratings.restaurants)
@@ -67,11 +64,10 @@ def fit_bias(ratings: Ratings, damping: BiasDamping) -> Bias:
 
 
 def choose_damping(ratings: Ratings, settings: Settings) -> BiasDamping:
-    """Return the damping of the settings; choose by cross-validation where they set none.
+    """Return the damping of the settings; where they set none, that of the least test error.
 
-    Each combination is fitted to a training part and evaluated on the test part of at most half a
-    million ratings of random users: more ratings do not change the choice. Without a test rating,
-    it is the default.
+    Cross-validation takes at most half a million ratings of random users: more do not change the
+    choice. Without a test rating, it is the default.
     """
     user, restaurant = settings.als.user_weight, settings.als.restaurant_weight
     if user and restaurant:

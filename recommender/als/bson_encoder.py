@@ -1,7 +1,5 @@
 """Encodes recommendations straight to BSON, in blocks of users."""
 
-from __future__ import annotations
-
 import hashlib
 import struct
 from collections.abc import Iterator, Sequence
@@ -24,10 +22,9 @@ _RATING_NAME = b"\x01rating\0"
 
 
 class RecommendationEncoder:
-    """Encodes blocks of recommendations straight to BSON, one document a user.
+    """Encodes ``{_id, user_id, run_id, recommendations: [{gmap_id, score, rating?}, ...]}``.
 
-    ``{_id, user_id, run_id, recommendations: [{gmap_id, score, rating?}, ...]}``, with predicted
-    ratings if ``with_ratings``. Each restaurant's part of an entry is encoded once for all lists.
+    Each restaurant's part of an entry is encoded once for all lists.
     """
 
     def __init__(
@@ -50,14 +47,10 @@ class RecommendationEncoder:
         scores: NDArray[np.float32],
         ratings: NDArray[np.float64] | None = None,
     ) -> Iterator[RawBSONDocument]:
-        """Yield the documents of a block of users.
+        """Yield the documents of users, from their positions and ids, (n,).
 
-        Parameters
-        ----------
-        user, user_ids
-            Positions of the users, (n,), and their ids.
-        items, scores, ratings
-            (n, m), the first two as `top_n` returns them; predicted ratings if ``with_ratings``.
+        ``items`` and ``scores``, (n, m), are as `top_n` returns them; ``ratings``, (n, m), are
+        predicted ones, if ``with_ratings``.
         """
         if (ratings is None) != (self._dtype == _SCORE):
             raise ValueError(f"ratings={ratings!r}, expected if and only if with_ratings")

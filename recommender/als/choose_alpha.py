@@ -7,8 +7,6 @@ where a missing rating means something. The weight of the spectral embedding is 
 of them, on the same fit.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -145,9 +143,9 @@ def trial_of(train: Ratings, test: Ratings, settings: Settings) -> Trial | None:
     test_users, relevant = relevant_items(test, settings, _ENOUGH_USERS)
     if not len(test_users):
         return None
-    confidence = confidence_matrix(train, settings)
+    confidence = confidence_matrix(train, settings.reviews)
     rows = confidence[training_users(train, settings.als.preference_users, settings.seed)]
-    popularity, mean = popularity_of(train, settings), float(confidence.data.mean())
+    popularity, mean = popularity_of(train, settings.reviews), float(confidence.data.mean())
     embedding = preference_embedding(rows, settings.seed)
     return Trial(rows, embedding, mean, popularity, confidence[test_users], relevant)
 

@@ -1,7 +1,5 @@
 """Spectral embedding of the items: the leading eigenvectors of their co-rating graph."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -19,7 +17,7 @@ _NOISE = 1e-9
 
 
 def spectral_embedding(rows: csr_array, *, weights: Floats, dimensions: int, seed: int) -> Floats:
-    """Embed the items by their co-ratings.
+    """Embed the items by their co-ratings: (items, at most dimensions), 0 without a co-rating.
 
     With n_u the number of items that user u has rated, the graph is A_ij = sum over the users of
     both i and j of (n_u - 1)^-1/2, and A_ii = 0. With D = diag(A 1), the embedding is
@@ -27,19 +25,8 @@ def spectral_embedding(rows: csr_array, *, weights: Floats, dimensions: int, see
         W = D^-1/4 V (L / max L)^1/2,     D^-1/4 A D^-1/4 V = V L,     L the largest eigenvalues.
 
     Negative eigenvalues count as 0. V is computed by subspace iteration (Halko, Martinsson and
-    Tropp, 2011), with products by the rows only: A is never built.
-
-    Parameters
-    ----------
-    rows, weights
-        (n, m), non-zero where rated, and (n,), how many users each row stands for.
-    dimensions
-        Most eigenvectors; at most m are computed.
-
-    Returns
-    -------
-    float64 (m, dimensions)
-        0 for an item without co-ratings.
+    Tropp, 2011), with products by the rows only: A is never built. ``rows``, (n, items), are
+    non-zero where rated, and each stands for ``weights``, (n,), users.
     """
     scale, scaled_graph = _graph(rows, weights)
     values, vectors = _leading(scaled_graph, len(scale), dimensions, seed)

@@ -1,7 +1,5 @@
 """Evaluation of a model on test ratings: its predictions and its lists, for the ledger."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 
@@ -13,12 +11,7 @@ from recommender.als.model import Model, RatingModel, confidence_matrix, popular
 from recommender.als.top_n import top_n
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.evaluation.metrics import (
-    no_quality,
-    quality_beside,
-    ranking_quality,
-    rating_error,
-)
+from recommender.evaluation.metrics import no_quality, quality_beside, ranking_quality, rating_error
 from recommender.evaluation.splitting import relevant_items
 
 EVALUATED_USERS = 20_000
@@ -32,10 +25,9 @@ _RANDOM_FACTORS = 16
 def evaluate_ratings(
     model: RatingModel, train: Ratings, test: Ratings, settings: Settings
 ) -> tuple[float, dict[str, Any]]:
-    """Compare the predictions of a model of ``train`` with the test ratings.
+    """Return the blend weight of ALS and the errors of a model of ``train``, for ``metrics.als``.
 
-    Return the blend weight of ALS, fitted to the test ratings, 1 with ``ALS_OBJECTIVE=rating``; and
-    the ledger's ``metrics.als``: a :class:`.RatingError`, and the blend weight as ``share``.
+    The weight is fitted to the test ratings; with ``ALS_OBJECTIVE=rating``, it is 1.
     """
     pairs, mean = (test.user, test.restaurant), float(train.rating.mean())
     if settings.als.objective == "rating":
@@ -52,17 +44,16 @@ def evaluate_ratings(
 def evaluate_lists(
     model: Model, train: Ratings, test: Ratings, settings: Settings
 ) -> dict[str, Any]:
-    """Compare the lists of a model of ``train`` with the relevant items of test users.
+    """Return ``metrics.lists``: the lists of a model of ``train`` beside the popular list.
 
-    Return the ledger's ``metrics.lists``: the `quality_beside` the popular list, which is served to
-    unknown users, a :class:`.RankingQuality` of ``random`` lists, and, by how many training ratings
-    users have, ``by_activity``. Without a relevant item, figures are None, and ``reason`` says why.
+    It has a :class:`.RankingQuality` of ``random`` lists, too, and figures ``by_activity``, the
+    number of training ratings. Without a relevant item, figures are None, with a ``reason``.
     """
     users, relevant = relevant_items(test, settings, EVALUATED_USERS)
     if not len(users):
         return {"users": 0, **no_quality("no test rating is high enough to be relevant")}
-    seen, n = confidence_matrix(train, settings)[users], settings.als.top_n
-    popularity = popularity_of(train, settings).astype(np.float32)[:, None]
+    seen, n = confidence_matrix(train, settings.reviews)[users], settings.als.top_n
+    popularity = popularity_of(train, settings.reviews).astype(np.float32)[:, None]
     rng = np.random.default_rng(settings.seed)
     chance = (rng.standard_normal((size, _RANDOM_FACTORS), np.float32) for size in seen.shape)
 
@@ -95,12 +86,11 @@ def _by_activity(
 def cross_fitted(
     predictor: NDArray[np.float64], actual: NDArray[np.float64], *, seed: int
 ) -> tuple[float, NDArray[np.float64]]:
-    """Scale a predictor by the blend weight that minimises the squared error out of sample.
+    """Return the blend weight of a predictor, (n,), and the predictor times its weight.
 
-    The weight w minimises the sum of (actual - w predictor)^2, less one standard error and clipped
-    to [0, 1]; rows with NaN in ``predictor`` are ignored. Each random half is predicted with the
-    weight of the other half. Return the weight of both halves together, 0 without data, and the
-    scaled predictor, (n,).
+    The weight w, within [0, 1], minimises the sum of (actual - w predictor)^2, less one standard
+    error; it is 0 without a row other than NaN. Each random half is scaled by the weight of the
+    other half, so that errors are out of sample.
     """
     half = np.random.default_rng(seed).random(len(actual)) < 0.5
     predicted = np.empty(len(actual))

@@ -1,7 +1,5 @@
 """The fits of a training: MLlib's ALS once, on some users, then exact sweeps over all ratings."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +26,7 @@ from recommender.als.model import (
 from recommender.als.reuse import ChosenParameters
 from recommender.als.sweeps import Factors, explicit_step, implicit_step, sweep
 from recommender.core.errors import ModelRejectedError
-from recommender.core.settings import Settings
+from recommender.core.settings import ReviewsSettings, Settings
 from recommender.data.ratings import Ratings
 from recommender.publishing.gate import check_finite
 
@@ -54,7 +52,7 @@ def refit(
     model: Model, ratings: Ratings, settings: Settings, chosen: ChosenParameters | None
 ) -> Model:
     """Continue a fit on more ratings of the same users and restaurants, by sweeps alone."""
-    bias_model = fit_bias_only(ratings, settings, chosen.damping if chosen else None)
+    bias_model = fit_bias_only(ratings, settings.reviews, chosen.damping if chosen else None)
     items, sweeps = model.rating.restaurant_factors, _most_sweeps(len(ratings))
     residuals = _residuals(bias_model, ratings)
     rating = _sweep_rating(bias_model, items, residuals, settings.als.reg_param, sweeps)
@@ -67,23 +65,25 @@ def refit(
 def fit_rating(
     spark: SparkSession, ratings: Ratings, settings: Settings, damping: BiasDamping | None
 ) -> RatingModel:
-    """Fit how much a user likes a restaurant: the bias, and ALS on its residuals.
+    """Fit the bias, and ALS to its residuals: MLlib on the training users, then sweeps over all.
 
-    MLlib fits the training users, and sweeps extend the fit to all. Without a damping, MLlib alone
-    fits the ratings of all users as they are.
+    Without a damping, MLlib alone fits the ratings of all users as they are.
     """
-    bias_model = fit_bias_only(ratings, settings, damping)
-    users = training_users(ratings, settings.als.preference_users, settings.seed)
+    als, seed = settings.als, settings.seed
+    bias_model = fit_bias_only(ratings, settings.reviews, damping)
+    users = training_users(ratings, als.preference_users, seed)
     sweeps = _most_sweeps(len(ratings))
     if damping is None:
         users, sweeps = np.ones_like(users), 0
-    als = ALS(rank=settings.als.rank, regParam=settings.als.reg_param)
+    mllib = ALS(rank=als.rank, regParam=als.reg_param, maxIter=als.max_iter, seed=seed)
     residuals = _residuals(bias_model, ratings)
-    items = _mllib_items(spark, als, settings, residuals, users)
-    return _sweep_rating(bias_model, items, residuals, settings.als.reg_param, sweeps)
+    items = _mllib_items(spark, mllib, residuals, users)
+    return _sweep_rating(bias_model, items, residuals, als.reg_param, sweeps)
 
 
-def fit_bias_only(ratings: Ratings, settings: Settings, damping: BiasDamping | None) -> RatingModel:
+def fit_bias_only(
+    ratings: Ratings, reviews: ReviewsSettings, damping: BiasDamping | None
+) -> RatingModel:
     """Return the rating model without ALS: the bias, and factors of 0, NaN without a rating.
 
     Without a damping, the bias is 0 and predictions have no bounds.
@@ -94,7 +94,7 @@ def fit_bias_only(ratings: Ratings, settings: Settings, damping: BiasDamping | N
     )
     if damping is None:
         return RatingModel(Bias(0.0, np.zeros(len(users)), np.zeros(len(items))), users, items)
-    bounds = settings.reviews.rating_min, settings.reviews.rating_max
+    bounds = reviews.rating_min, reviews.rating_max
     return RatingModel(fit_bias(ratings, damping), users, items, bounds)
 
 
@@ -122,17 +122,18 @@ def _sweep_rating(
 def fit_preferences(
     spark: SparkSession, ratings: Ratings, settings: Settings, parameters: PreferenceParameters
 ) -> PreferenceModel:
-    """Fit which restaurants a user goes to; a rating sets the confidence.
+    """Fit which restaurants a user goes to: MLlib on the training users, then sweeps.
 
-    MLlib fits the item factors to the training users, and sweeps extend them to all users of two
-    ratings or more. Single ratings are left out: they relate no two restaurants, and there
-    are more of them than of all others.
+    Users of one rating are left out: they relate no two restaurants, and are more than all others.
     """
-    confidence = confidence_matrix(ratings, settings)
-    users = training_users(ratings, settings.als.preference_users, settings.seed)
+    als, seed = settings.als, settings.seed
+    confidence = confidence_matrix(ratings, settings.reviews)
+    users = training_users(ratings, als.preference_users, seed)
     alpha = parameters.alpha / float(confidence.data.mean())
-    als = ALS(rank=parameters.rank, regParam=parameters.reg_param, implicitPrefs=True, alpha=alpha)
-    items = _mllib_items(spark, als, settings, confidence, users)
+    mllib = ALS(
+        rank=parameters.rank, regParam=parameters.reg_param, maxIter=als.max_iter, seed=seed
+    )
+    items = _mllib_items(spark, mllib.setImplicitPrefs(True).setAlpha(alpha), confidence, users)
     return _sweep_preferences(items, ratings, settings, parameters)
 
 
@@ -140,7 +141,8 @@ def _sweep_preferences(
     items: Factors, ratings: Ratings, settings: Settings, parameters: PreferenceParameters
 ) -> PreferenceModel:
     """Sweep over all users of two ratings or more from these item factors."""
-    confidence, popularity = confidence_matrix(ratings, settings), popularity_of(ratings, settings)
+    confidence = confidence_matrix(ratings, settings.reviews)
+    popularity = popularity_of(ratings, settings.reviews)
     alpha, reg_param = parameters.alpha / float(confidence.data.mean()), parameters.reg_param
     rows = csr_array(confidence[np.diff(confidence.indptr) >= 2])
     if not rows.nnz:
@@ -171,7 +173,7 @@ def _singular_rejected() -> Iterator[None]:
 
 
 def _mllib_items(
-    spark: SparkSession, als: ALS, settings: Settings, matrix: csr_array, users: NDArray[np.bool_]
+    spark: SparkSession, als: ALS, matrix: csr_array, users: NDArray[np.bool_]
 ) -> Factors:
     """Fit MLlib's ALS to the rows of some users; return the item factors, NaN where unseen."""
     rows = csr_array(matrix[users])
@@ -182,8 +184,8 @@ def _mllib_items(
     columns = [user, rows.indices.astype(np.int32), rows.data.astype(np.float32)]
     table = pa.table(columns, names=names)
     als = als.setUserCol(names[0]).setItemCol(names[1]).setRatingCol(names[2]).setNumBlocks(blocks)
-    als = als.setMaxIter(settings.als.max_iter).setCheckpointInterval(_CHECKPOINT_INTERVAL)
-    model = als.setSeed(settings.seed).fit(spark.createDataFrame(table).coalesce(blocks))
+    als = als.setCheckpointInterval(_CHECKPOINT_INTERVAL)
+    model = als.fit(spark.createDataFrame(table).coalesce(blocks))
     return factor_matrix(model.itemFactors, matrix.shape[1], model.rank)
 
 

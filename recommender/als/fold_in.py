@@ -3,8 +3,6 @@
 It serves users of the training and users who have rated since alike.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,8 +41,7 @@ class PreferenceModel:
     def restaurant_factors(self) -> NDArray[np.float32]:
         """The factors that `user_factors` are multiplied by: float32 (restaurants, rank + 1).
 
-        The last column breaks ties by popularity. It alone ranks for a user without a rating of a
-        restaurant that has factors.
+        The last column breaks ties by popularity, and alone ranks for a user without factors.
         """
         return np.column_stack([self.factors, np.float32(_TIE_BREAK) * self.popularity])
 
@@ -55,15 +52,13 @@ class PreferenceModel:
         return np.column_stack([solved, np.ones(len(solved), np.float32)])
 
     def reasons(
-        self, confidence: csr_array, items: NDArray[np.int32], count: int
+        self, confidence: csr_array, items: NDArray[np.integer[Any]], count: int
     ) -> NDArray[np.int32]:
-        """Return the rated restaurants that contribute most to one user's recommendations.
+        """Return the rated restaurants that add most to each recommendation, (m,), of one user.
 
         With u = A^-1 F'c, the solution of the user's half-step, a score is a sum over the rated
-        restaurants: u.v_j = sum_i (A^-1 v_j).f_i c_i. A reason has a contribution above 0.
-
-        ``confidence``, (1, restaurants), is the user's row of the confidence matrix, ``items``,
-        (m,), the recommendations. The reasons are (m, count), the largest first, -1 after the last.
+        restaurants: u.v_j = sum_i (A^-1 v_j).f_i c_i. ``confidence`` is (1, restaurants). The
+        reasons, of parts above 0, are (m, count), the largest first, -1 after the last.
         """
         rated, weight = confidence.indices, self.alpha * confidence.data
         factors, recommended = (self.factors[i].astype(np.float64) for i in (rated, items))
@@ -100,13 +95,8 @@ def with_embedding(
     The factors become [v_i, c e_i], with c such that the mean squared length of the c e_i is
     ``weight`` times that of the v_i. The Gram matrix of the wider factors is replaced: without the
     products of v and e, the two do not compete to explain the same unrated items, and a constant
-    diagonal keeps the embedding's proportions. The model stays as it is if ``weight`` or all
-    v_i or e_i are 0.
-
-    Parameters
-    ----------
-    embedding
-        (restaurants, dimensions), 0 for a restaurant that is not embedded.
+    diagonal keeps the proportions of the ``embedding``, (restaurants, dimensions). The model stays
+    as it is if ``weight`` or all v_i or e_i are 0.
     """
     lengths, dimensions = float((embedding**2).sum()), embedding.shape[1]
     squared = float(model.spectrum.sum())  # the trace of the Gram matrix of the v_i

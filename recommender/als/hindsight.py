@@ -1,20 +1,18 @@
 """Hindsight: how many reviews since the live run were in the list that it had published."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from recommender.als.reuse import live_entry
 from recommender.core.mongo import Document, mongo_errors
 from recommender.core.mongo_collections import FALLBACK_ID, METADATA, RECOMMENDATIONS
 from recommender.data.ids import CODEC, KeyIndex, decode_ids
 from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import hits
 from recommender.publishing.gate import WRITTEN_BY_A_RUN
-from recommender.runs.ledger import Ledger
 from recommender.runs.run import TrainingRun
 
 _BATCH_USERS = 10_000
@@ -23,15 +21,12 @@ _BATCH_USERS = 10_000
 def record_hindsight(run: TrainingRun, ratings: Ratings) -> None:
     """Record ``metrics.hindsight``, if a run is live and the ledger has it.
 
-    New reviews are those of a time after the live run's start; reviews of unknown time are not
-    counted. ``reviews`` are those of users with a published list, ``unlisted`` the others. ``hits``
-    of them are of a restaurant in their author's list, and ``popular_hits`` of one in the popular
-    list, of equal length and less what the author had rated; None without a popular list.
+    It counts the reviews of a time after the live run's start: the ``reviews`` of users with a
+    published list, and the ``unlisted`` others. ``hits`` are of a restaurant in the author's list,
+    ``popular_hits`` of one in the popular list of equal length, None without a popular list.
     """
-    with mongo_errors("reading the live lists"):
-        live = run.db[RECOMMENDATIONS].find_one(WRITTEN_BY_A_RUN, {"run_id": 1}) or {}
-        entry = Ledger(run.db).get(str(live.get("run_id"))) or {}
-        if "started_at" in entry:
+    if "started_at" in (entry := live_entry(run)):
+        with mongo_errors("reading the live lists"):
             run.record(**{"metrics.hindsight": _hindsight(run, ratings, entry)})
 
 

@@ -1,8 +1,7 @@
 """A trained model as plain arrays: it predicts ratings and ranks restaurants."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from scipy.sparse import csr_array
 from recommender.als.bias import Bias
 from recommender.als.fold_in import PreferenceModel
 from recommender.als.popularity import popularity_scores
-from recommender.core.settings import Settings
+from recommender.core.settings import ReviewsSettings
 from recommender.data.ratings import Ratings, rating_shift
 
 Positions = NDArray[np.int32]
@@ -21,8 +20,7 @@ Positions = NDArray[np.int32]
 class RatingModel:
     """Predicts ratings: b_ui + w p_u.q_i, within ``bounds``, with the blend weight w from 0 to 1.
 
-    The factors p_u and q_i are (users, rank) and (restaurants, rank), NaN in the rows of users and
-    restaurants without a training rating.
+    The factors, (users, rank) and (restaurants, rank), are NaN in rows without a training rating.
     """
 
     bias: Bias
@@ -60,12 +58,12 @@ class Model:
             return self.preferences.user_factors(confidence)
         return self.rating.user_factors[user]
 
-    def with_users(self, bias: NDArray[np.float64], factors: NDArray[np.float32]) -> Model:
+    def with_users(self, bias: NDArray[np.float64], factors: NDArray[np.float32]) -> Self:
         """Return the model of other users: their b_u, (users,), and p_u, (users, rank)."""
         b_ui = replace(self.rating.bias, users=bias)
         return replace(self, rating=replace(self.rating, bias=b_ui, user_factors=factors))
 
-    def with_newcomers(self, count: int, popularity: NDArray[np.float64]) -> Model:
+    def with_newcomers(self, count: int, popularity: NDArray[np.float64]) -> Self:
         """Return the model with ``count`` more users, who have no training rating.
 
         Where ``rating`` ranks, one more factor ranks the newcomers' restaurants by popularity,
@@ -80,19 +78,19 @@ class Model:
         model = replace(self, rating=replace(rating, restaurant_factors=restaurants))
         return model.with_users(np.pad(rating.bias.users, (0, count)), users)
 
-    def with_blend_weight(self, blend_weight: float) -> Model:
+    def with_blend_weight(self, blend_weight: float) -> Self:
         """Return the model with another blend weight of ALS in the predicted ratings."""
         return replace(self, rating=replace(self.rating, blend_weight=blend_weight))
 
 
-def confidence_matrix(ratings: Ratings, settings: Settings) -> csr_array:
+def confidence_matrix(ratings: Ratings, reviews: ReviewsSettings) -> csr_array:
     """Return the confidence matrix, (users, restaurants): the ratings, shifted to be above 0."""
-    return ratings.matrix(rating_shift(settings.reviews.rating_min))
+    return ratings.matrix(rating_shift(reviews.rating_min))
 
 
-def popularity_of(ratings: Ratings, settings: Settings) -> NDArray[np.float64]:
+def popularity_of(ratings: Ratings, reviews: ReviewsSettings) -> NDArray[np.float64]:
     """Return the popularity of each restaurant, (restaurants,); see `popularity_scores`."""
-    shifted = ratings.rating + rating_shift(settings.reviews.rating_min)
+    shifted = ratings.rating + rating_shift(reviews.rating_min)
     return popularity_scores(ratings.restaurant, shifted, len(ratings.restaurants))
 
 

@@ -1,7 +1,5 @@
 """Popularity of items: the list for a user without usable ratings."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

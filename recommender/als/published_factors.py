@@ -1,7 +1,5 @@
 """The restaurants' factors as a document of Metadata: any user can be folded in with them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +26,8 @@ from recommender.publishing.live import Live
 _FLOAT32 = np.dtype("<f4")
 _REASONS = 2
 _NO_KEYS = pa.array([], pa.string())
+
+Items = NDArray[np.integer[Any]]
 
 log = logging.getLogger(__name__)
 
@@ -61,15 +61,13 @@ class PublishedFactors:
     ) -> list[Document]:
         """Return at most ``n`` of the best unrated restaurants for one user, best first.
 
-        ``also_rated`` are the keys of more restaurants that the user has rated. Each entry has
-        ``gmap_id``, ``score``, and ``because``: at most two of the user's rated restaurants, those
-        that add most to the score.
+        ``also_rated`` are the keys of more restaurants that are left out. Each entry has
+        ``gmap_id``, ``score``, and ``because``: the at most two rated ones that add most to it.
         """
         confidence = self._confidence(ratings)
-        excluded = np.concatenate([confidence.indices, self._items(also_rated)])
-        excluded = excluded[excluded >= 0]
         user_factors = self.preferences.user_factors(confidence)
-        left_out = self._row(excluded, np.ones(len(excluded)))
+        excluded = np.concatenate([confidence.indices, self._items(also_rated)])
+        left_out = self._row(excluded[excluded >= 0], 1.0)
         items, scores = top_n(user_factors, self._item_factors, n, left_out, self.shown)
         because = self.preferences.reasons(confidence, items[0], _REASONS)
         rows = zip(self._ids(items[0]), scores[0].tolist(), because, strict=False)
@@ -82,10 +80,8 @@ class PublishedFactors:
         """Return, for each recommended id, the reasons as :meth:`recommend` does."""
         items = self._find(gmap_ids)
         reasons = np.full((len(items), _REASONS), -1, dtype=np.int32)
-        known = items >= 0
-        reasons[known] = self.preferences.reasons(
-            self._confidence(ratings), items[known].astype(np.int32), _REASONS
-        )
+        confidence, known = self._confidence(ratings), items >= 0
+        reasons[known] = self.preferences.reasons(confidence, items[known], _REASONS)
         return [self._ids(row) for row in reasons]
 
     def covers(self, ratings: Ratings) -> bool:
@@ -94,25 +90,24 @@ class PublishedFactors:
 
     def popular(self, n: int) -> list[Document]:
         """Return at most ``n`` of the most popular restaurants: ``gmap_id``, ``score``."""
-        items = np.flatnonzero(self.shown)[:n].astype(np.int32)  # published in this order
+        items = np.flatnonzero(self.shown)[:n]  # published in this order
         return self._entries(items, self.preferences.popularity[items])
 
     def similar(self, gmap_id: Any, n: int) -> list[Document]:
         """Return at most ``n`` restaurants rated by the same users: ``gmap_id``, ``score``.
 
-        The score is the cosine of the factors. A restaurant that is unknown or without factors has
-        none.
+        The score is the cosine of the factors; an unknown restaurant, or one of no factors, has [].
         """
         (item,) = self._find([gmap_id])
         if item < 0 or not self._directions[item].any():
             return []
         cosines = self._directions @ self._directions[item]
         cosines[[item, *np.flatnonzero(~self.shown)]] = -1.0
-        best = np.argsort(-cosines, kind="stable")[:n].astype(np.int32)
+        best = np.argsort(-cosines, kind="stable")[:n]
         best = best[cosines[best] > 0]
         return self._entries(best, cosines[best])
 
-    def _entries(self, items: NDArray[np.int32], scores: NDArray[np.float32]) -> list[Document]:
+    def _entries(self, items: Items, scores: NDArray[np.float32]) -> list[Document]:
         rows = zip(self._ids(items), scores.tolist(), strict=True)
         return [{"gmap_id": gmap_id, "score": score} for gmap_id, score in rows]
 
@@ -128,20 +123,21 @@ class PublishedFactors:
         known = rated >= 0
         return self._row(rated[known], ratings.rating[known] + self.rating_shift)
 
-    def _items(self, keys: pa.StringArray) -> NDArray[np.int64]:
+    def _items(self, keys: pa.StringArray) -> Items:
         """Return the position of each key, -1 where it is unknown."""
         return self._find(decode_ids(keys))
 
-    def _find(self, ids: Sequence[Any]) -> NDArray[np.int64]:
-        return np.array([self._index.find(i) for i in ids], dtype=np.int64)
+    def _find(self, ids: Sequence[Any]) -> Items:
+        return np.array([self._index.find(i) for i in ids], dtype=np.int32)
 
-    def _ids(self, items: NDArray[np.int32]) -> list[Any]:
+    def _ids(self, items: Items) -> list[Any]:
         """Return the ids of the items, which -1 may follow."""
         return decode_ids(self.restaurants.take(pa.array(items[items >= 0])))
 
-    def _row(self, items: NDArray[np.int64], values: NDArray[np.float64]) -> csr_array:
+    def _row(self, items: Items, values: NDArray[np.float64] | float) -> csr_array:
         """Return the values of the items as a matrix of one row."""
-        return csr_array((values, items, [0, len(items)]), shape=(1, len(self.restaurants)))
+        data = np.full(items.shape, values)
+        return csr_array((data, items, [0, len(items)]), shape=(1, len(self.restaurants)))
 
 
 def factors_document(
@@ -153,8 +149,7 @@ def factors_document(
 ) -> Document:
     """Return the document of as many restaurants as fit 16 MB, the most popular ones.
 
-    ``restaurants`` are keys in the order of the factors; ``shown``, bool (restaurants,), marks
-    those to recommend; a reader adds ``shift`` to each rating.
+    ``restaurants`` are keys, ``shown`` marks those to recommend; readers add ``shift`` to ratings.
     """
     order = np.argsort(-preferences.popularity, kind="stable")
     ids = decode_ids(restaurants.take(pa.array(order)))
@@ -189,10 +184,9 @@ def read_factors_document(db: MongoDatabase) -> Document | None:
 def with_shown(
     live: Document, restaurants: pa.StringArray, shown: NDArray[np.bool_], run_id: str
 ) -> Document | None:
-    """Return the published document of another training with the restaurants to show now.
+    """Return the published document with these restaurants, by their keys, ``shown`` or not.
 
-    ``restaurants`` are keys of ids; ``shown``, bool (restaurants,), marks those to recommend. Other
-    restaurants stay as they are. None, with a warning, if the document is invalid.
+    Others stay as they are. None, with a warning, if the document is invalid.
     """
     try:
         published = _decoded(live)
@@ -212,35 +206,31 @@ def load_factors(db: MongoDatabase) -> PublishedFactors | None:
 
 def _decoded(document: Document) -> PublishedFactors:
     try:
-        return _parsed(document)
+        restaurants = keys_of(document["gmap_ids"])
+        count, rank = len(restaurants), int(document["rank"])
+        factors, popularity = (
+            np.frombuffer(document[name], _FLOAT32).astype(np.float32)
+            for name in ("factors", "popularity")
+        )
+        return PublishedFactors(
+            run_id=str(document["run_id"]),
+            fitted_by=str(document["fitted_by"]),
+            restaurants=restaurants,
+            preferences=PreferenceModel(
+                factors=factors.reshape(count, rank),
+                spectrum=np.array(document["spectrum"], dtype=np.float64).reshape(rank),
+                popularity=popularity.reshape(count),
+                alpha=float(document["alpha"]),
+                reg_param=float(document["reg_param"]),
+            ),
+            shown=np.frombuffer(document["shown"], np.bool_).reshape(count),
+            rating_shift=float(document["rating_shift"]),
+        )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"Metadata's {FACTORS_ID} has an unexpected shape ({one_line(repr(error))}); "
             "run als_training.py"
         ) from None
-
-
-def _parsed(document: Document) -> PublishedFactors:
-    restaurants = keys_of(document["gmap_ids"])
-    count, rank = len(restaurants), int(document["rank"])
-    return PublishedFactors(
-        run_id=str(document["run_id"]),
-        fitted_by=str(document["fitted_by"]),
-        restaurants=restaurants,
-        preferences=PreferenceModel(
-            factors=_floats(document["factors"]).reshape(count, rank),
-            spectrum=np.array(document["spectrum"], dtype=np.float64).reshape(rank),
-            popularity=_floats(document["popularity"]).reshape(count),
-            alpha=float(document["alpha"]),
-            reg_param=float(document["reg_param"]),
-        ),
-        shown=np.frombuffer(document["shown"], np.bool_).reshape(count),
-        rating_shift=float(document["rating_shift"]),
-    )
-
-
-def _floats(data: bytes) -> NDArray[np.float32]:
-    return np.frombuffer(data, _FLOAT32).astype(np.float32)
 
 
 class LiveFactors(Live[PublishedFactors]):

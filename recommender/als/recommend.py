@@ -1,7 +1,5 @@
 """Stages every user's recommendations: the work of a Spark executor on a block of users."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass

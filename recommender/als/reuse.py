@@ -1,7 +1,5 @@
 """The parameters of the fits: chosen by a training, or reused while they suit the ratings."""
 
-from __future__ import annotations
-
 import datetime
 import logging
 import math
@@ -33,41 +31,42 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ChosenParameters:
-    """The parameters of both fits, chosen ``at`` a time in UTC, by this or by an earlier run.
-
-    ``ratings`` is the number of ratings that the choosing run had, its test ratings included.
-    """
+    """The parameters of both fits, chosen by this or by an earlier run."""
 
     damping: BiasDamping
     preference: PreferenceParameters
-    at: datetime.datetime | None = None
-    from_run: str | None = None
-    ratings: int | None = None
+    at: datetime.datetime  # in UTC
+    ratings: int  # of the run that chose, test ratings included
+    from_run: str | None = None  # None if this run chose
 
     def document(self) -> Document:
         """Return the ledger's ``chosen``."""
-        parts = {"weights": asdict(self.damping), "confidence": asdict(self.preference)}
-        return {**parts, "at": self.at, "from_run": self.from_run, "ratings": self.ratings}
+        document = asdict(self)
+        return {
+            "weights": document.pop("damping"),
+            "confidence": document.pop("preference"),
+            **document,
+        }
 
 
 def choose_parameters(train: Ratings, settings: Settings, ratings: int) -> ChosenParameters | None:
-    """Choose the parameters of both fits; None if ``ALS_OBJECTIVE=rating``, which needs none.
-
-    ``ratings`` is the number of all ratings, for the ledger.
-    """
+    """Choose the parameters of both fits; None if ``ALS_OBJECTIVE=rating``, which needs none."""
     if settings.als.objective == "rating":
         return None
     damping = choose_damping(train, settings)
-    preference = choose_preference_parameters(train, settings)
-    return ChosenParameters(damping, preference, at=now(), ratings=ratings)
+    return ChosenParameters(damping, choose_preference_parameters(train, settings), now(), ratings)
+
+
+def live_entry(run: TrainingRun) -> Document:
+    """Return the ledger's document of the run whose recommendations are live, {} without one."""
+    with mongo_errors("reading which run is live"):
+        live = run.db[RECOMMENDATIONS].find_one(WRITTEN_BY_A_RUN, {"run_id": 1}) or {}
+        return Ledger(run.db).get(str(live.get("run_id"))) or {}
 
 
 def reused_parameters(run: TrainingRun, ratings: int) -> ChosenParameters | None:
     """Return the parameters of the live run if they suit this number of ratings, or None."""
-    with mongo_errors("reading the parameters of the live run"):
-        live = run.db[RECOMMENDATIONS].find_one(WRITTEN_BY_A_RUN, {"run_id": 1})
-        entry = Ledger(run.db).get(live["run_id"]) if live else None
-    chosen = parameters_of(entry or {}, run.settings, ratings, now())
+    chosen = parameters_of(live_entry(run), run.settings, ratings, now())
     if chosen:
         log.info("reusing the parameters that %s chose: %s", chosen.from_run, chosen)
     return chosen
@@ -76,10 +75,9 @@ def reused_parameters(run: TrainingRun, ratings: int) -> ChosenParameters | None
 def parameters_of(
     entry: Document, settings: Settings, ratings: int, at: datetime.datetime
 ) -> ChosenParameters | None:
-    """Return the parameters of a ledger entry if a training may reuse them, or None.
+    """Return the parameters of a ledger entry, or None if they are invalid or do not suit.
 
-    They have to be well-formed, less than a day old, of the same settings, and of a number of
-    ratings that differs by less than a tenth.
+    They suit within a day, with the same settings, and with about as many ratings.
     """
     try:
         document, theirs, ours = entry["chosen"], entry["settings"], settings.public()

@@ -10,8 +10,6 @@ and Volinsky, 2008) have the confidence c = 1 + alpha r, w = c - 1, s = c and th
 G = V'V of *all* items. MLlib minimises the same two objectives.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -44,16 +42,14 @@ def sweep(
     most: int,
     settled: float = 0.05,
 ) -> Factors:
-    """Alternate user and item half-steps, and return the item factors once they settle.
+    """Alternate user and item half-steps, and return the item factors, (items, rank).
 
     ``half_step`` is `implicit_step` or `explicit_step` with its parameters bound, ``rows`` are
-    (users, items). Of the factors to start from, (items, rank), NaN counts as 0 in the first user
-    half-step; the item half-step then gives such items their least-squares solution. Items without
-    a stored value get factors of 0. There are at most ``most`` sweeps, and none after one that
-    changes the item factors by less than ``settled``, relative to their norm.
+    (users, items). In the ``items`` to start from, NaN counts as 0; items without a stored value
+    get factors of 0. There are at most ``most`` sweeps, and none after one that changes the factors
+    by less than ``settled``, relative to their norm.
     """
     columns = csr_array(rows.T)
-    # Items without factors, or without a stored value, start from 0.
     items = np.nan_to_num(items)
     items[np.diff(columns.indptr) == 0] = 0
     for number in range(1, most + 1):
@@ -102,10 +98,7 @@ def _blas() -> ThreadpoolController:
 
 
 def diagonalise(items: Factors) -> tuple[Factors, NDArray[np.float64], Factors]:
-    """Rotate factors so that their Gram matrix is diagonal; inner products stay as they are.
-
-    Return the rotated factors (items, rank), the diagonal (rank,), and the rotation (rank, rank).
-    """
+    """Return factors rotated so that their Gram matrix is diagonal, the diagonal, the rotation."""
     spectrum, rotation = np.linalg.eigh((items.T @ items).astype(np.float64))
     rotation = rotation.astype(np.float32)
     return items @ rotation, np.maximum(spectrum, 0), rotation
@@ -120,10 +113,9 @@ def _solve_rows(
     reg_param: float,
     threads: int,
 ) -> Factors:
-    """Solve the regression of each row; 0 for a row without values.
+    """Solve the regression of each row, 0 without values; each thread with single-threaded BLAS.
 
-    ``weight`` and ``side`` are the w and s of each stored value, ``items`` the v, finite, and
-    ``spectrum`` the diagonal of G. Each thread solves blocks with single-threaded BLAS.
+    ``weight`` and ``side`` are the w and s of each stored value, ``spectrum`` the diagonal of G.
     """
     safe = weight.max(initial=0) <= _ILL_CONDITIONED * reg_param
     precision: Any = np.float32 if safe else np.float64

@@ -1,7 +1,5 @@
 """The exact best items of each user from factor matrices, a block of users at a time."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -15,6 +13,7 @@ _TINY = 1e-30
 
 Floats = NDArray[np.float32]
 Norms = NDArray[np.float64]
+Positions = NDArray[np.intp]
 
 
 def top_n(
@@ -24,27 +23,15 @@ def top_n(
     rated: csr_array,
     shown: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int32], Floats]:
-    """Return each user's ``n`` unrated items of the highest score, best first.
+    """Return each user's ``n`` unrated items of the highest score, best first, and the scores.
 
     A score is the inner product of the user's and the item's factors, so it is at most the product
     of their norms. Items are scored from the largest norm down, until the bound of the next one is
     below the user's ``n`` best scores.
 
-    Parameters
-    ----------
-    user_factors, item_factors
-        (users, rank) and (items, rank), finite.
-    rated
-        (users, items); the items stored in a user's row are left out, zeros included.
-    shown
-        (items,), the items to recommend; by default all.
-
-    Returns
-    -------
-    items : int32 (users, m)
-        ``m`` is the lesser of ``n`` and the number of items; -1 where a user has no more items.
-    scores : float32 (users, m)
-        Highest first; -inf where ``items`` is -1.
+    The factors are finite, the items stored in a user's row of ``rated``, (users, items), are left
+    out, and so are those not in ``shown``, (items,). Both results are (users, m), with m = n or the
+    number of items if less; where a user has no more items, they are -1 and -inf.
     """
     users, count = len(user_factors), len(item_factors)
     items = np.full((users, min(n, count)), -1, dtype=np.int32)
@@ -64,17 +51,16 @@ def top_n(
         row = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
         left_out = row, position[rated.indices[starts[0] : starts[-1]]]
         columns, values = search.candidates(user_factors[rows], user_norms[rows], left_out)
-        items[rows, :kept], scores[rows, :kept] = _best(
-            order.take(columns, mode="clip"), values, kept
-        )
+        ranked = _best(order.take(columns, mode="clip"), values, kept)
+        items[rows, :kept], scores[rows, :kept] = ranked
     return items, scores
 
 
 def _norms(users: Floats, items: Floats) -> tuple[Norms, Norms]:
     """Return norms of users and items whose products bound the scores.
 
-    A factor may be scaled for the users if it is divided by as much for the items. The bound is
-    tight if it is of one size for both.
+    A factor may be scaled for the users if it is divided by as much for the items; the bound is
+    tight if both are of one size.
     """
     of_users, of_items = (np.sqrt((f.astype(np.float64) ** 2).mean(axis=0)) for f in (users, items))
     used = (of_users > 0) & (of_items > 0)
@@ -94,11 +80,8 @@ class _Search:
         self._table = np.full((_BLOCK_ROWS, width), -np.inf, dtype=np.float32)
 
     def candidates(
-        self,
-        users: Floats,
-        norms: Norms,
-        left_out: tuple[NDArray[np.intp], NDArray[np.intp]],
-    ) -> tuple[NDArray[np.intp], Floats]:
+        self, users: Floats, norms: Norms, left_out: tuple[Positions, Positions]
+    ) -> tuple[Positions, Floats]:
         """Return columns and scores that contain the best of each user, (users, candidates).
 
         The pairs ``left_out``, of a row and a column, have a score of -inf.
@@ -129,7 +112,7 @@ class _Search:
         return self._kept * max(1, round(math.sqrt(width / self._kept)))
 
 
-def _best(items: NDArray[np.intp], values: Floats, kept: int) -> tuple[NDArray[np.intp], Floats]:
+def _best(items: Positions, values: Floats, kept: int) -> tuple[Positions, Floats]:
     """Return the ``kept`` items of each row with the highest values, and these, best first."""
     best = _largest(values, kept)
     scores = np.take_along_axis(values, best, axis=1)
@@ -140,7 +123,7 @@ def _best(items: NDArray[np.intp], values: Floats, kept: int) -> tuple[NDArray[n
     return np.where(np.isneginf(scores), -1, np.take_along_axis(items, order, axis=1)), scores
 
 
-def _largest(values: Floats, count: int) -> NDArray[np.intp]:
+def _largest(values: Floats, count: int) -> Positions:
     """Return, for each row, the positions of its ``count`` largest values, in any order."""
     if count == values.shape[1]:
         return np.broadcast_to(np.arange(count), values.shape)

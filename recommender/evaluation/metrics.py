@@ -1,7 +1,5 @@
 """Metrics of predicted ratings and of recommendation lists, on plain arrays."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -15,12 +13,10 @@ Lists = NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class RatingError:
-    """Errors of predicted test ratings, on the ratings' scale.
+    """Errors of predicted test ratings, on the ratings' scale; None, with a reason, without any.
 
-    ``mean_*`` are the errors of the training ratings' mean on the same ratings, ``baseline_*``
-    those of the user and item bias alone, None where no bias was fitted. ``rows`` test ratings were
-    predicted, and ``cold`` ones are of a user or a restaurant without a training rating. Without a
-    prediction, errors are None, and ``reason`` says why.
+    ``mean_*`` are the errors of the training ratings' mean, ``baseline_*`` those of the bias alone,
+    None without one. ``cold`` test ratings are of a user or restaurant without a training rating.
     """
 
     rmse: float | None
@@ -42,11 +38,9 @@ def rating_error(
     *,
     drop_cold: bool = True,
 ) -> RatingError:
-    """Return the errors of predicted test ratings, (n,).
+    """Return the errors of predicted test ratings, (n,), beside the mean and the bias alone.
 
-    ``predicted`` is NaN where the user or the restaurant has no training rating (cold); such rows
-    are dropped or, without ``drop_cold``, mean no result. ``mean`` is that of the training ratings,
-    ``baseline``, (n,), the prediction of the bias alone.
+    ``predicted`` is NaN for cold rows, which are dropped or, without ``drop_cold``, mean no result.
     """
     known = ~np.isnan(predicted)
     rows, cold, reason = int(known.sum()), int((~known).sum()), None
@@ -61,10 +55,8 @@ def rating_error(
     truth = actual[known]
     rmse, mae = _rmse_mae(predicted[known] - truth)
     mean_rmse, mean_mae = _rmse_mae(mean - truth)
-    baseline_rmse, baseline_mae = (
-        (None, None) if baseline is None else _rmse_mae(baseline[known] - truth)
-    )
-    return RatingError(rmse, mae, mean_rmse, mean_mae, baseline_rmse, baseline_mae, rows, cold)
+    bias = (None, None) if baseline is None else _rmse_mae(baseline[known] - truth)
+    return RatingError(rmse, mae, mean_rmse, mean_mae, bias[0], bias[1], rows, cold)
 
 
 def _rmse_mae(error: Floats) -> tuple[float, float]:
@@ -73,22 +65,15 @@ def _rmse_mae(error: Floats) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class RankingQuality:
-    """Quality of recommendation lists, as means over the test users.
+    """Quality of recommendation lists, as means over the test users."""
 
-    ``ndcg`` has gains of 0 or 1 (Jarvelin and Kekalainen, 2002); ``ndcg_error`` is its standard
-    error, None for one user. ``recall`` is the share of the relevant items, at most the list's
-    length, that are listed, ``hit_rate`` the share of users with a relevant item in the list, and
-    ``map`` the mean average precision. ``coverage`` is the share of all items that are in any list,
-    ``popularity`` the share of test users who have seen a listed item, on average.
-    """
-
-    ndcg: float
-    ndcg_error: float | None
-    recall: float
-    hit_rate: float
-    map: float
-    coverage: float
-    popularity: float
+    ndcg: float  # with gains of 0 or 1 (Jarvelin and Kekalainen, 2002)
+    ndcg_error: float | None  # its standard error, None for one user
+    recall: float  # listed share of the relevant items, of n at most
+    hit_rate: float  # share of users with a relevant item in the list
+    map: float  # mean average precision
+    coverage: float  # share of all items that are in any list
+    popularity: float  # share of test users who have seen a listed item
 
 
 def no_quality(reason: str) -> dict[str, Any]:
@@ -109,10 +94,10 @@ def ndcg_of_each(lists: Lists, seen: csr_array, relevant: csr_array, n: int) -> 
 def quality_beside(
     lists: Lists, popular: Lists, seen: csr_array, relevant: csr_array, n: int
 ) -> dict[str, Any]:
-    """Return the :class:`RankingQuality` of lists, and of the ``popular`` list.
+    """Return the `ranking_quality` of lists and of the ``popular`` list, and the lift.
 
-    ``lift`` is the mean over users of their NDCG less the popular list's for the same user, and
-    ``lift_error`` its standard error, None for one user. Arguments are as in `ranking_quality`.
+    ``lift`` is the mean difference of their NDCG, ``lift_error`` its standard error, None for one
+    user.
     """
     truth = (seen, relevant, n)
     lift, error = _mean_and_error(ndcg_of_each(lists, *truth) - ndcg_of_each(popular, *truth))

@@ -1,7 +1,5 @@
 """Which ratings are for training and which for testing, and which users stand for all."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +16,9 @@ _SEEDS = 2**31
 def split(
     ratings: Ratings, settings: Settings, of: NDArray[np.bool_] | None = None
 ) -> tuple[Ratings, Ratings]:
-    """Divide the ratings of each user into a training part and a test part.
+    """Return a training part and a test part of each user's ratings, as `choose_test_rows` does.
 
-    The test part is random or, with ``ALS_TEST_SPLIT=time``, the latest ratings; the only rating of
-    a user stays in training. ``of``, bool (users,), restricts the test part to some users.
+    ``of``, bool (users,), restricts the test part to some users.
     """
     time = ratings.time if settings.als.test_split == "time" else None
     is_test = choose_test_rows(ratings.user, settings.als.test_fraction, settings.seed, time)
@@ -48,10 +45,7 @@ def sample_users(ratings: Ratings, max_ratings: int, seed: int) -> Ratings:
 def relevant_items(
     test: Ratings, settings: Settings, most: int | None = None
 ) -> tuple[NDArray[np.int32], csr_array]:
-    """Return the users with relevant test items, and these items: (users, restaurants).
-
-    Of more than ``most`` users, as many are drawn at random.
-    """
+    """Return the users, at random ``most``, with relevant test items: (users, restaurants)."""
     relevant = test.rows(test.rating >= settings.reviews.relevant_from)
     users = np.unique(relevant.user)
     if most is not None and len(users) > most:
@@ -62,11 +56,10 @@ def relevant_items(
 def choose_test_rows(
     user: NDArray[np.int32], fraction: float, seed: int, time: NDArray[np.float64] | None = None
 ) -> NDArray[np.bool_]:
-    """Choose the test ratings of each user, bool (n,), from the user of each rating, (n,).
+    """Choose the test ratings of each user, bool (n,), at random or by ``time`` the latest.
 
     ``fraction`` of each user's ratings is rounded down, but at least one of two or more; the only
-    rating of a user is never chosen. By ``time``, (n,), the latest are chosen; ratings of unknown
-    time, NaN, come last, and ties are random.
+    rating of a user is never chosen. Unknown times, NaN, count as the oldest; ties are random.
     """
     chance = np.random.default_rng(seed).random(len(user))
     age = np.zeros(len(user)) if time is None else -np.where(np.isnan(time), -np.inf, time)
@@ -88,15 +81,11 @@ def _first_of_each(
 
 @dataclass(frozen=True, eq=False)
 class UserSplit:
-    """Training users, int64, and the seen and the relevant ratings of test users.
-
-    ``seen`` and ``relevant`` are (test users, items): the ratings that a model may use, and the
-    relevant items missing from them, one or more of each user.
-    """
+    """Training users, and two parts of the test users' ratings, (test users, items)."""
 
     train_users: NDArray[np.int64]
-    seen: csr_array
-    relevant: csr_array
+    seen: csr_array  # those that a model may use
+    relevant: csr_array  # relevant items not among them, one or more of each user
 
 
 def split_users(
@@ -109,9 +98,8 @@ def split_users(
 ) -> UserSplit:
     """Choose test users of the ratings, (users, items), and a share of their relevant items.
 
-    The shares are rounded down, but at least one relevant item is chosen. Relevant items have a
-    rating of ``relevant_from`` or more. Of the chosen users, those with one rating or without a
-    relevant item are left out.
+    The shares are rounded down, but at least one relevant item is chosen. Users with one rating, or
+    with none of ``relevant_from`` or more, are left out.
     """
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(rows.shape[0])[: int(rows.shape[0] * users_share)])

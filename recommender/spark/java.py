@@ -4,8 +4,6 @@
 one, ALS of many factors takes half the time.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os
@@ -38,10 +36,7 @@ log = logging.getLogger(__name__)
 def find_java() -> Path:
     """Return the ``java`` program that Spark will start: JAVA_HOME's, else the one on PATH.
 
-    Raises
-    ------
-    ConfigurationError
-        If there is none, it does not start, or is of a version that Spark does not run on.
+    ConfigurationError if there is none, it does not start, or Spark does not run on its version.
     """
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home, "bin", "java")) if home else shutil.which("java")

@@ -31,21 +31,15 @@ ROWS_A_BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 def read_reviews(
     spark: SparkSession, settings: Settings, ranges: int, batch_rows: int = BATCH_ROWS
 ) -> DataFrame:
-    """Return Reviews as a data frame of cleaned blocks (:data:`SCHEMA`), read when it is used.
+    """Return Reviews as a data frame of cleaned blocks, of at most ``ranges`` partitions.
 
-    It has at most ``ranges`` partitions.
-
-    Raises
-    ------
-    DatabaseUnavailableError
-        If MongoDB does not answer; also raised in the executors, when the frame is used.
+    It is read when it is used. DatabaseUnavailableError, there too, if MongoDB does not answer.
     """
     # Imported here, as an older PySpark lacks it: the session names that problem.
     from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 
-    # Pickled bytes for two reasons: options of a data source appear in Spark's plans and logs, and
-    # MONGO_URI may hold a password; and the two processes in which Spark plans a read need not
-    # import this package.
+    # Pickled bytes hide the password of MONGO_URI from Spark's plans and logs, and spare the two
+    # processes in which Spark plans a read the import of this package.
     parts = plan(settings, ranges, batch_rows)
     tasks = [pickle.dumps(partial(_packed, settings, part, batch_rows)) for part in parts]
 
@@ -94,11 +88,7 @@ def read_few(settings: Settings) -> Ratings | None:
 
 
 def read_ratings(spark: SparkSession, settings: Settings, batch_rows: int = BATCH_ROWS) -> Ratings:
-    """Read and clean Reviews in Spark's executors, and number users and restaurants here.
-
-    The numbering is that of one process, which the clustering uses too, and faster than Spark's
-    StringIndexer.
-    """
+    """Read and clean Reviews in Spark's executors; number users and restaurants here, as alone."""
     ranges = 2 * spark.sparkContext.defaultParallelism
     frame = read_reviews(spark, settings, ranges, batch_rows)
     # A batch holds 2 GiB at most, and blocks at Spark's default of 10,000 rows would exceed it.

@@ -1,7 +1,5 @@
 """The one place that builds a Spark session, and removes its JVM and files at the end."""
 
-from __future__ import annotations
-
 import fcntl
 import locale
 import logging
@@ -18,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import PicklingError
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyspark
 from py4j.protocol import Py4JError
@@ -27,13 +25,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 import recommender
-from recommender.core.errors import (
-    ConfigurationError,
-    DatabaseUnavailableError,
-    DataError,
-    RecommenderError,
-    SparkError,
-)
+from recommender.core import errors
+from recommender.core.errors import ConfigurationError, RecommenderError, SparkError
 from recommender.core.logs import one_line
 from recommender.core.settings import Settings, SparkSettings
 from recommender.core.signals import call_on_stop, signals_deferred, stop_behind
@@ -57,9 +50,9 @@ _JAVA_OPTIONS = {
     _STACK: r"-Xss|-XX:ThreadStackSize=",
     "-XX:+UseParallelGC": r"-XX:\+Use\w+GC\b",
 }
-# Variables of Spark's scripts, which another Spark on the machine may have left behind.
 _NO_SPACE = "No space left on device"  # in the text of Java's errors
 _NO_SPACE_ADVICE = "no space is left for Spark's files; set WORK_DIR elsewhere"
+# Variables of Spark's scripts, which another Spark on the machine may have left behind.
 _SPARKS_OWN = ("PYSPARK_SUBMIT_ARGS", "SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR")
 _OPTION_VARIABLES = (*OPTION_VARIABLES, "SPARK_SUBMIT_OPTS")
 # PySpark raises PicklingError for any failure to write the data of executors.
@@ -70,17 +63,9 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
-    """Yield a Spark session with a checkpoint directory; end its JVM and remove its files after.
+    """Yield a Spark session of an application ``name``; end its JVM and remove its files after.
 
-    ``name`` is the application's name on a cluster's pages.
-
-    Raises
-    ------
-    ConfigurationError
-        If there is no Java that Spark runs on, Spark does not start, or ``spark-submit`` has
-        started it before.
-    SparkError
-        In place of PySpark's errors in the block.
+    ConfigurationError if Spark does not start; SparkError for PySpark's errors in the block.
     """
     if "PYSPARK_GATEWAY_PORT" in os.environ:
         raise ConfigurationError(
@@ -165,7 +150,7 @@ def _failure(text: str) -> RecommenderError:
             f"Spark's JVM ended with code {code}, perhaps for lack of memory; nothing more was "
             "published; set SPARK_DRIVER_MEMORY"
         )
-    for kind in (DatabaseUnavailableError, DataError, ConfigurationError):
+    for kind in (errors.DatabaseUnavailableError, errors.DataError, ConfigurationError):
         if ours := re.search(rf"{kind.__module__}\.{kind.__name__}: (.*)", text):
             return kind(ours[1])
     if _NO_SPACE in text:
@@ -177,8 +162,7 @@ def _failure(text: str) -> RecommenderError:
 def spark_errors(ours: Callable[[str], RecommenderError] = _failure) -> Iterator[None]:
     """Raise ``ours`` of an error's text for PySpark's errors, or the stop that caused them.
 
-    A stop can end in any error: the answer to the call that it cut short is still in the
-    connection, and PySpark's clean-up takes it for the answer to its next call.
+    A stop can end in any error: PySpark's clean-up reads the answer to the call that it cut short.
     """
     try:
         yield
@@ -196,8 +180,7 @@ def spark_errors(ours: Callable[[str], RecommenderError] = _failure) -> Iterator
 
 def _jvm() -> subprocess.Popen[bytes]:
     gateway: Any = SparkContext._gateway
-    process: subprocess.Popen[bytes] = gateway.proc
-    return process
+    return cast("subprocess.Popen[bytes]", gateway.proc)
 
 
 def _lock(folder: Path) -> IO[str]:
@@ -209,10 +192,7 @@ def _lock(folder: Path) -> IO[str]:
 
 
 def _sweep(work_dir: Path) -> None:
-    """Remove the folders of killed trainings, whose locks are free.
-
-    Process ids would not do: containers that share the volume do not see each other's.
-    """
+    """Remove the folders of killed trainings, also in other containers: their locks are free."""
     for folder in work_dir.glob(f"{_SCRATCH}*/"):
         with suppress(OSError):  # locked, not ours to open, or just removed by its owner
             if (folder / _LOCK).exists():
@@ -224,13 +204,11 @@ def _sweep(work_dir: Path) -> None:
 
 
 def driver_memory(spark: SparkSettings) -> str:
-    """Return the driver's heap: as set, else the default, or less where memory is short.
-
-    Python, numpy and the page cache need 40 % of the machine's memory, and at least 1.25 GiB.
-    """
+    """Return the driver's heap: as set, else the default, or less where memory is short."""
     if "driver_memory" in spark.model_fields_set:
         return spark.driver_memory
     limit_mib = memory_limit() // 2**20
+    # Python, numpy and the page cache need 40 % of the memory, and at least 1.25 GiB.
     fits = max(min(limit_mib * 6 // 10, limit_mib - 1280), 512)
     wanted = 2**10 * int(spark.driver_memory.removesuffix("g"))
     if fits >= wanted:
@@ -299,7 +277,7 @@ def _end_jvm() -> None:
     # Unless Spark was stopped in order, its server would print that the JVM is gone.
     if (server := getattr(context, "_accumulatorServer", None)) is not None:
         server.handle_error = lambda *_: None
-    process: subprocess.Popen[bytes] = gateway.proc
+    process = gateway.proc
     if process.stdin is not None:
         process.stdin.close()  # the JVM ends with its standard input
     process.terminate()

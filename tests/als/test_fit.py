@@ -23,10 +23,11 @@ from recommender.core.errors import ModelRejectedError
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from recommender.evaluation.splitting import split
+from recommender.runs.ledger import now
 from tests.support import ratings_of, scores_of
 
 PARAMETERS = PreferenceParameters(alpha=20.0, reg_param=4.0, rank=16, embedding_weight=0.5)
-CHOSEN = ChosenParameters(BiasDamping(), PARAMETERS)
+CHOSEN = ChosenParameters(BiasDamping(), PARAMETERS, at=now(), ratings=1)
 
 
 def checkerboard() -> Ratings:
@@ -111,7 +112,7 @@ def test_sweeps_continue_the_fit_of_mllib(
 ) -> None:
     """A sweep is an iteration of MLlib's ALS, on the same ratings."""
     several = city.rows(np.bincount(city.user)[city.user] >= 2)
-    confidence = confidence_matrix(city, quick_settings)
+    confidence = confidence_matrix(city, quick_settings.reviews)
     alpha = PARAMETERS.alpha / float(confidence.data.mean())
     als = ALS(
         rank=PARAMETERS.rank,

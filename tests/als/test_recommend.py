@@ -151,7 +151,7 @@ def test_by_rating_newcomers_get_the_most_popular_ones(
     stage_lists: StageLists,
 ) -> None:
     settings = quick_settings.with_values({"als_objective": "rating"})
-    popularity = popularity_of(city, settings)
+    popularity = popularity_of(city, settings.reviews)
     best = [decode_ids(city.restaurants)[i] for i in np.argsort(-popularity, kind="stable")]
     rating = {"gmap_id": best[0], "rating": 5}
     db["Users"].insert_many([{"user_id": "rated", "ratings": [rating]}, {"user_id": "blank"}])

@@ -32,7 +32,7 @@ def entry_of(settings: Settings, **chosen: Any) -> dict[str, Any]:
 def test_the_parameters_of_the_live_run_are_reused(db_settings: Settings) -> None:
     entry = entry_of(db_settings)
     chosen = ChosenParameters(
-        BiasDamping(3, 20), PreferenceParameters(5, 1, 32), AT - 23 * HOUR, "r1", 1_000
+        BiasDamping(3, 20), PreferenceParameters(5, 1, 32), AT - 23 * HOUR, 1_000, "r1"
     )
     for ratings in (901, 1_000, 1_099):
         assert parameters_of(entry, db_settings, ratings, AT) == chosen

@@ -63,7 +63,7 @@ class Fitted:
 def fitted(seed: int, ratings: Ratings | None = None) -> Fitted:
     settings = load_settings(seed=seed)
     train, test = split(ratings or city(), settings)
-    confidence = confidence_matrix(train, settings)
+    confidence = confidence_matrix(train, settings.reviews)
     step = partial(implicit_step, alpha=ALPHA, reg_param=REG_PARAM)
     items = sweep(step, confidence, random_factors(confidence.shape[1], RANK, seed), 5)
     popularity = np.bincount(train.restaurant, minlength=len(items))
@@ -90,7 +90,7 @@ def test_an_equally_good_model_of_half_the_users_passes() -> None:
 
 def test_models_made_worse_are_rejected() -> None:
     live = fitted(0)
-    confidence = confidence_matrix(live.train, live.settings)
+    confidence = confidence_matrix(live.train, live.settings.reviews)
     assert live.model.preferences
     users = live.model.preferences.user_factors(confidence)
     items = live.model.restaurant_factors
@@ -99,7 +99,7 @@ def test_models_made_worse_are_rejected() -> None:
     shuffled = live.ranked_by(users, np.random.default_rng(0).permutation(items))
     assert reasons(shuffled, live.lift) == ["a", "lists"]
 
-    popularity = popularity_of(live.train, live.settings)[:, None]
+    popularity = popularity_of(live.train, live.settings.reviews)[:, None]
     own = np.arange(len(users))[:, None] % 2
     half_popular = live.ranked_by(np.hstack([users * own, 1 - own]), np.hstack([items, popularity]))
     assert reasons(half_popular, live.lift) == ["a"]

@@ -1,13 +1,11 @@
 """``als_training.py --tune``: its options, and the search with the fits that trainings use."""
 
-from __future__ import annotations
-
 import argparse
-import json
 import logging
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -18,12 +16,13 @@ from recommender.als.choose_alpha import choose_preference_parameters
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
 from recommender.als.fit import fit_bias_only, fit_preferences, fit_rating
 from recommender.als.model import Model
-from recommender.als.tuning.report import best_parameters, env_lines, format_table, line_chart
+from recommender.als.tuning.report import env_lines, line_chart, print_search
 from recommender.als.tuning.search import ResultStore, Trial, make_trials, run_trials, summarize
-from recommender.als.tuning.space import BIAS, PREFERENCE, RATING, STAGES, Axes, Search, parse_grid
+from recommender.als.tuning.space import PREFERENCE, RATING, SEARCHES, Axes, Search, parse_grid
 from recommender.core.errors import DataError
 from recommender.core.plots import save_line_charts
 from recommender.core.settings import Settings
+from recommender.core.terminal import print_json
 from recommender.data.ratings import Ratings, counts_of
 from recommender.evaluation.splitting import split, with_fold_seed
 from recommender.runs.run import SideRun, side_run
@@ -36,10 +35,8 @@ log = logging.getLogger(__name__)
 
 
 def add_tuning_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--tune`` and the options that go with it."""
-    group = parser.add_argument_group("search for better parameters; it publishes nothing")
-    add = group.add_argument
-    add("--tune", action="store_true", help="search, or continue a search, and print the best")
+    """Add the options that go with ``--tune``."""
+    add = parser.add_argument_group("options of --tune").add_argument
     add("--grid", action="append", default=[], metavar="NAME=VALUE,...", help="values to try")
     add("--budget", type=float, default=math.inf, metavar="MINUTES", help="start no fit later")
     add("--folds", type=int, default=_FOLDS, help=f"splits to try each on (default {_FOLDS})")
@@ -50,7 +47,7 @@ def tuning_axes(
 ) -> Axes:
     """Return the values to try; end with a usage error if the tuning options are invalid."""
     options = (arguments.grid, arguments.budget, arguments.folds)
-    if not arguments.tune and options != ([], math.inf, _FOLDS):
+    if arguments.kind != "tune" and options != ([], math.inf, _FOLDS):
         parser.error("--grid, --budget and --folds need --tune")
     if not (arguments.budget >= 0 and arguments.folds >= 1):
         parser.error("expected --budget of 0 or more minutes, and --folds of 1 or more")
@@ -60,8 +57,8 @@ def tuning_axes(
         parser.error(str(error))
 
 
-def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) -> Iterator[str]:
-    """Search, plot ``tuning.svg`` in ``WORK_DIR``, and yield the lines to print.
+def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) -> None:
+    """Search, plot ``tuning.svg`` in ``WORK_DIR``, and print the trials and the best values.
 
     It publishes nothing and takes no lease, so it can run during a training. It ends with a
     DataError if fits failed and no trial is complete.
@@ -74,28 +71,25 @@ def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) ->
         save_line_charts(path, [line_chart(n, e) for n, e in entries.items() if e["table"]])
         lines = env_lines(entries.values(), axes)
         failed = [failure for entry in entries.values() for failure in entry["failed"]]
-        if arguments.json and (lines or not failed):
+        if not arguments.json:
+            for name, entry in entries.items():
+                print_search(name, entry)
+        if failed and not lines:
+            raise DataError(f"no trial is complete; the first failed: {failed[0]['reason']}")
+        if arguments.json:
             best = dict(line.split("=", 1) for line in lines)
             outcome = {"run_id": run.run_id, "plot": str(path), "searches": entries, "best": best}
-            yield json.dumps(outcome)
+            print_json(outcome)
             return
-        yield from (format_table(name, entry) + "\n" for name, entry in entries.items())
-        yield f"search {run.run_id}; plot: {path}"
-        if lines:
-            yield "\n".join(["best values, as lines for .env:", *lines])
-        elif failed:
-            raise DataError(f"no trial is complete; the first failed: {failed[0]['reason']}")
-        else:
-            yield "no trial is complete; run the same command again to continue"
+        best_values = "best values, as lines for .env:"
+        to_continue = "no trial is complete; run the same command again to continue"
+        closing = [f"search {run.run_id}; plot: {path}", best_values if lines else to_continue]
+        sys.stdout.write("\n".join([*closing, *lines, ""]))
 
 
-def tune(
-    run: SideRun, axes: Axes, folds: int, expired: Callable[[], bool]
-) -> dict[str, dict[str, Any]]:
+def tune(run: SideRun, axes: Axes, folds: int, expired: Callable[[], bool]) -> dict[str, Any]:
     """Search, and return and record the ledger's entry of each search, by its name."""
-    settings = run.settings
-    in_force = settings.public()
-    entries: dict[str, dict[str, Any]] = {}
+    settings, in_force = run.settings, run.settings.public()
     with spark_session(settings, f"als_training --tune {run.run_id}") as spark:
         with run.phase("read"):
             ratings = read_ratings(spark, settings)
@@ -107,17 +101,15 @@ def tune(
             fold_settings = with_fold_seed(settings, fold).with_values(trial.parameters)
             return measure(spark, trial.search, *parts[fold], fold_settings)
 
+        searches = [s for s in SEARCHES[settings.als.objective] if axes.keys() & s.grid]
+        groups = [make_trials(search, axes, in_force) for search in searches]
         with run.phase("search"):
-            for stage in STAGES[settings.als.objective]:
-                base = best_parameters(entries.values())
-                searches = [s for s in stage if not axes.keys().isdisjoint(s.parameters)]
-                groups = [make_trials(search, axes, in_force, base) for search in searches]
+            try:
                 trials = list(chain(*groups))
-                try:
-                    run_trials(trials, folds, fit, store, seed=settings.seed, expired=expired)
-                finally:
-                    entries |= {g[0].search.name: summarize(g, folds) for g in groups}
-                    run.record(metrics={"tuning": {"folds": folds, "searches": entries}})
+                run_trials(trials, folds, fit, store, seed=settings.seed, expired=expired)
+            finally:
+                entries = {group[0].search.name: summarize(group, folds) for group in groups}
+                run.record(metrics={"tuning": {"folds": folds, "searches": entries}})
     return entries
 
 
@@ -134,18 +126,12 @@ def split_folds(ratings: Ratings, settings: Settings, folds: int) -> list[tuple[
 def measure(
     spark: SparkSession, search: Search, train: Ratings, test: Ratings, settings: Settings
 ) -> float:
-    """Return the measure, on the test part, of a fit to the training part as a training does it.
-
-    DataError if the test part has nothing to measure; ModelRejectedError if the fit is not finite.
-    """
+    """Return the measure of a training's fit; DataError if the test part has nothing to measure."""
     if search is PREFERENCE:
         parameters = choose_preference_parameters(train, settings)
         preferences = fit_preferences(spark, train, settings, parameters)
-        model = Model(fit_bias_only(train, settings, BiasDamping()), preferences)
+        model = Model(fit_bias_only(train, settings.reviews, BiasDamping()), preferences)
         metrics = evaluate_lists(model, train, test, settings)
-    elif search is BIAS:
-        rating = fit_bias_only(train, settings, choose_damping(train, settings))
-        metrics = evaluate_ratings(rating, train, test, settings)[1]
     else:
         damping = choose_damping(train, settings) if search is RATING else None
         rating = fit_rating(spark, train, settings, damping)

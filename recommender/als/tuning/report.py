@@ -3,49 +3,47 @@
 An entry is one search of ``metrics.tuning.searches``; its table has the best trial first.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from recommender.core.plots import LineChart, Point
+from recommender.core.terminal import print_table
 
 Entry = Mapping[str, Any]
 
 
-def format_table(name: str, entry: Entry) -> str:
-    """Return a search as a table, best first, with its failed trials below."""
+def print_search(name: str, entry: Entry) -> None:
+    """Print the trials of a search, best first, and its failed ones."""
     table, failed = entry["table"], entry["failed"]
+    missing = entry["candidates"] - len(table) - len(failed)
+    title = f"{name}: {entry['measure']}, best first"
+    if missing:
+        title += f"; {missing} of {entry['candidates']} not reached within the budget"
     names = [name.upper() for row in table[:1] for name in row["parameters"]]
-    rows = [["mean", "deviation", "seconds", *names, ""]] if table else []
-    for row in table:
-        deviation = "none" if row["deviation"] is None else f"{row['deviation']:.4f}"
-        values = map(_format_value, row["parameters"].values())
-        mark = "<- in force" if row["in_force"] else ""
-        rows.append([f"{row['mean']:.4f}", deviation, f"{row['seconds']:.1f}", *values, mark])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"{name}: {entry['measure']}, best first"]
-    lines += ["  ".join(["", *map(str.rjust, row, widths)]).rstrip() for row in rows]
-    for row in failed:
-        point = " ".join(f"{n.upper()}={_format_value(v)}" for n, v in row["parameters"].items())
-        lines.append(f"  failed: {point}: {row['reason']}")
-    if missing := entry["candidates"] - len(table) - len(failed):
-        lines.append(f"  {missing} of {entry['candidates']} not reached within the budget")
-    return "\n".join(lines)
+    header = ["mean", "deviation", "seconds", *names, ""] if table else []
+    rows = [
+        [
+            f"{row['mean']:.4f}",
+            "none" if row["deviation"] is None else f"{row['deviation']:.4f}",
+            f"{row['seconds']:.1f}",
+            *map(_format_value, row["parameters"].values()),
+            "<- in force" if row["in_force"] else "",
+        ]
+        for row in table
+    ]
+    print_table(title, rows, header, range(len(header) - 1))
+    if failed:
+        print_table("failed", [(_assignments(row["parameters"]), row["reason"]) for row in failed])
 
 
 def env_lines(entries: Iterable[Entry], names: Collection[str]) -> list[str]:
     """Return the best values of the searched parameters ``names`` as ``NAME=value`` lines."""
-    best = {n: value for n, value in best_parameters(entries).items() if n in names}
+    best = [row["parameters"] for entry in entries for row in entry["table"][:1]]
+    values = [(n, value) for each in best for n, value in each.items() if n in names]
     # An empty value leaves a setting unset.
-    return [f"{n.upper()}={'' if v is None else _format_value(v)}" for n, v in best.items()]
-
-
-def best_parameters(entries: Iterable[Entry]) -> dict[str, Any]:
-    """Return the parameters of each search's best trial; those of a later search win."""
-    return {n: v for e in entries for row in e["table"][:1] for n, v in row["parameters"].items()}
+    return [f"{n.upper()}={'' if v is None else _format_value(v)}" for n, v in values]
 
 
 def line_chart(name: str, entry: Entry) -> LineChart:
@@ -63,7 +61,7 @@ def line_chart(name: str, entry: Entry) -> LineChart:
         notes = ["best"] * (row is table[0]) + ["in force"] * row["in_force"]
         tick = values[axis].index(row["parameters"][axis])
         point = Point(tick, row["mean"], row["deviation"] or 0.0, ", ".join(notes))
-        lines[", ".join(_label(n, row["parameters"][n]) for n in others)].append(point)
+        lines[_assignments({n: row["parameters"][n] for n in others})].append(point)
     return LineChart(
         title=f"{name}: mean {entry['measure']} over the folds, with its deviation",
         x_label=axis.upper(),
@@ -73,9 +71,8 @@ def line_chart(name: str, entry: Entry) -> LineChart:
     )
 
 
-def _label(name: str, value: float | None) -> str:
-    short = name.removeprefix("als_").removeprefix("preference_").replace("_", " ")
-    return f"{short} {_format_value(value)}"
+def _assignments(parameters: Mapping[str, float | None]) -> str:
+    return " ".join(f"{n.upper()}={_format_value(value)}" for n, value in parameters.items())
 
 
 def _format_value(value: float | None) -> str:

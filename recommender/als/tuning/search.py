@@ -1,7 +1,5 @@
 """The parameter search: trials, the order and budget of their fits, and their stored results."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
@@ -58,9 +56,7 @@ class ResultStore:
         self, db: MongoDatabase, run_id: str, settings: Mapping[str, Any], ratings: Ratings
     ) -> None:
         self._collection = db[COLLECTION]
-        self._run_id = run_id
-        self._settings = settings
-        self._data = fingerprint(ratings)
+        self._run_id, self._settings, self._data = run_id, settings, fingerprint(ratings)
 
     def get(self, trial: Trial, fold: int) -> Result | None:
         """Return the stored result of a fit, or None."""
@@ -91,19 +87,15 @@ def fingerprint(ratings: Ratings) -> str:
     return digest.hexdigest()
 
 
-def make_trials(
-    search: Search, axes: Axes, settings: Mapping[str, Any], base: Parameters
-) -> list[Trial]:
+def make_trials(search: Search, axes: Axes, settings: Mapping[str, Any]) -> list[Trial]:
     """Return the trial in force, and one for each other combination of the axes' values.
 
-    The axes may be of other searches, too. ``settings`` are the public ones in force, and ``base``
-    has the parameters that earlier searches have chosen.
+    The axes may be of other searches, too. ``settings`` are the public ones in force.
     """
-    in_force = {name: settings[name] for name in search.parameters}
-    fixed = {name: base.get(name, value) for name, value in in_force.items()}
+    in_force = {name: settings[name] for name in search.grid}
     names = [name for name in search.grid if name in axes]
     combinations = product(*(axes[name] for name in names))
-    points = [fixed | dict(zip(names, values, strict=True)) for values in combinations]
+    points = [in_force | dict(zip(names, values, strict=True)) for values in combinations]
     others = [Trial(search, point) for point in points if point != in_force]
     return [Trial(search, in_force, in_force=True), *others]
 
@@ -155,6 +147,7 @@ def summarize(trials: Sequence[Trial], folds: int) -> dict[str, Any]:
     Its table has the trials with a measure on each fold, best first; among equals, the trial in
     force comes first.
     """
+    measure = trials[0].search.measure
     table = [
         {
             "parameters": trial.parameters,
@@ -169,9 +162,9 @@ def summarize(trials: Sequence[Trial], folds: int) -> dict[str, Any]:
     ]
     failed = [(trial.parameters, trial.results[-1].reason) for trial in trials if trial.results]
     return {
-        "measure": trials[0].search.measure,
+        "measure": measure,
         "candidates": len(trials),
         "complete": len(table),
-        "table": sorted(table, key=itemgetter("mean"), reverse=trials[0].search.maximize),
+        "table": sorted(table, key=itemgetter("mean"), reverse=measure == "NDCG"),
         "failed": [{"parameters": p, "reason": reason} for p, reason in failed if reason],
     }

@@ -1,8 +1,6 @@
 """The search space of ``als_training.py --tune``: its searches, their parameters and values."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +11,9 @@ Parameters = dict[str, Any]
 Axes = dict[str, tuple[Any, ...]]
 
 _SPLIT = ("seed", "rating_min", "rating_max", "als_test_fraction", "als_test_split")
-_RATINGS = (*_SPLIT, "als_objective", "als_cold_start_strategy")
-_BIAS_GRID = {"als_user_weight": (1.5, 3.0, 6.0), "als_restaurant_weight": (2.5, 10.0, 40.0)}
+_USERS = (*_SPLIT, "als_preference_users")
+_RATINGS = (*_USERS, "als_objective", "als_cold_start_strategy")
+_BIAS = ("als_user_weight", "als_restaurant_weight")
 _RATING_GRID = {"als_reg_param": (0.05, 0.1, 0.3), "als_rank": (5, 10, 20)}
 _PREFERENCE_GRID = {
     "als_preference_reg_param": (1.0, 4.0, 12.0),
@@ -29,37 +28,25 @@ class Search:
     """A fit whose parameters are searched, and the measure that compares them."""
 
     name: str
-    measure: str
-    maximize: bool  # a higher measure is better
-    grid: Mapping[str, tuple[Any, ...]]  # default values to try of each searched parameter
+    measure: str  # RMSE, of which the lowest is best, or NDCG, of which the highest is
+    grid: Axes  # default values to try of each searched parameter
     depends_on: tuple[str, ...]  # other settings that change the measure
-    base: tuple[str, ...] = ()  # parameters that an earlier search chooses
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of all parameters of the fit."""
-        return (*self.base, *self.grid)
 
 
-BIAS = Search("baseline", "RMSE", False, _BIAS_GRID, _RATINGS)
-RATING = Search("rating", "RMSE", False, _RATING_GRID, (*_RATINGS, "als_max_iter"), (*_BIAS_GRID,))
-RATING_ALONE = Search("rating", "RMSE", False, {**_RATING_GRID, "als_max_iter": (5, 10)}, _RATINGS)
-PREFERENCE = Search(
-    "preference", "NDCG", True, _PREFERENCE_GRID, (*_SPLIT, "als_top_n", "als_preference_users")
-)
-# By ALS_OBJECTIVE: each stage starts from the best parameters of the one before. ALS_MAX_ITER
-# belongs to the fit that ranks restaurants.
-STAGES = {"preference": [[BIAS], [RATING, PREFERENCE]], "rating": [[RATING_ALONE]]}
+RATING = Search("rating", "RMSE", _RATING_GRID, (*_RATINGS, *_BIAS, "als_max_iter"))
+RATING_ALONE = Search("rating", "RMSE", {**_RATING_GRID, "als_max_iter": (5, 10)}, _RATINGS)
+PREFERENCE = Search("preference", "NDCG", _PREFERENCE_GRID, (*_USERS, "als_top_n"))
+# By ALS_OBJECTIVE. ALS_MAX_ITER belongs to the fit that ranks restaurants.
+SEARCHES = {"preference": (RATING, PREFERENCE), "rating": (RATING_ALONE,)}
 
 
 def parse_grid(texts: Sequence[str], objective: str) -> Axes:
-    """Return the values to try of each searched parameter.
+    """Return the values to try of each parameter from ``NAME=VALUE,VALUE,...`` texts.
 
-    ``texts`` are ``NAME=VALUE,VALUE,...`` each; without any, the default grids are tried.
-    ``objective``, the value of ``ALS_OBJECTIVE``, decides the parameters that can be searched.
+    Without a text, they are the default grids of the ``objective``, as in ``ALS_OBJECTIVE``.
     ValueError if a name is unknown or repeated, or a value is invalid for its setting.
     """
-    defaults = {n: v for stage in STAGES[objective] for each in stage for n, v in each.grid.items()}
+    defaults = {n: values for each in SEARCHES[objective] for n, values in each.grid.items()}
     axes: Axes = {}
     for text in texts:
         name, _, values = text.partition("=")

@@ -14,7 +14,7 @@ from recommender.als import fit as fitting
 from recommender.als.bias import choose_damping
 from recommender.als.evaluate import evaluate_ratings
 from recommender.als.tuning import cli as searching
-from recommender.als.tuning.space import BIAS, PREFERENCE, RATING
+from recommender.als.tuning.space import PREFERENCE, RATING
 from recommender.core.errors import DataError
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
@@ -41,12 +41,9 @@ def test_the_measure_is_that_of_a_training(
     spark: SparkSession, city: Ratings, quick_settings: Settings
 ) -> None:
     ((train, test),) = searching.split_folds(city, quick_settings, 1)
-    bias, rating = (
-        searching.measure(spark, search, train, test, quick_settings) for search in (BIAS, RATING)
-    )
+    rating = searching.measure(spark, RATING, train, test, quick_settings)
     model = fitting.fit_rating(spark, train, quick_settings, choose_damping(train, quick_settings))
     _, error = evaluate_ratings(model, train, test, quick_settings)
-    assert bias == pytest.approx(error["baseline_rmse"], rel=1e-12)
     assert rating == pytest.approx(error["rmse"], rel=1e-3)
     none_relevant = test.rows(test.rating < 4)
     with pytest.raises(DataError):
@@ -73,7 +70,7 @@ def test_tuning_runs_beside_a_training_publishes_nothing_and_continues(
 ) -> None:
     Lease(db, 60).acquire("1999-training")
     Ledger(db).open("1999-training", "api", db_settings, None)
-    grid = ("--tune", "--grid", "ALS_ALPHA=20,40", "--grid", "ALS_USER_WEIGHT=3", "--folds", "2")
+    grid = ("--tune", "--grid", "ALS_ALPHA=20,40", "--grid", "ALS_RANK=3", "--folds", "2")
     small = {"ALS_PREFERENCE_RANK": "4"}
     assert train_here(als_training.main, *grid, **small) == 0
     printed = capsys.readouterr().out
@@ -84,13 +81,13 @@ def test_tuning_runs_beside_a_training_publishes_nothing_and_continues(
     assert tuning["folds"] == 2
     tables = {name: entry["table"] for name, entry in tuning["searches"].items()}
     sizes = {name: len(table) for name, table in tables.items()}
-    assert sizes == {"baseline": 2, "rating": 2, "preference": 3}
+    assert sizes == {"rating": 2, "preference": 3}
     assert all(sum(row["in_force"] for row in table) == 1 for table in tables.values())
     best = tables["rating"][0]["parameters"] | tables["preference"][0]["parameters"]
-    values = ["" if best[n] is None else f"{best[n]:g}" for n in ("als_user_weight", "als_alpha")]
-    lines = [f"ALS_USER_WEIGHT={values[0]}", f"ALS_ALPHA={values[1]}"]
+    values = ["" if best[n] is None else f"{best[n]:g}" for n in ("als_rank", "als_alpha")]
+    lines = [f"ALS_RANK={values[0]}", f"ALS_ALPHA={values[1]}"]
     assert printed.splitlines()[-2:] == lines
-    assert db["Tuning"].count_documents({"figure": {"$gt": 0}}) == 2 * (2 + 2 + 3)
+    assert db["Tuning"].count_documents({"figure": {"$gt": 0}}) == 2 * (2 + 3)
     assert not {"Recommendations", "Clusters", "Metadata"} & set(db.list_collection_names())
     assert (Ledger(db).get("1999-training") or {})["state"] == "queued"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from recommender.als.tuning.report import env_lines, format_table, line_chart
+from recommender.als.tuning.report import env_lines, line_chart, print_search
 from recommender.core.settings import load_settings
 
 
@@ -24,16 +24,19 @@ def entry(*table: dict[str, Any], candidates: int = 5) -> dict[str, Any]:
     return {"measure": "NDCG", "candidates": candidates, "table": table, "failed": [failed]}
 
 
-def test_the_table_has_the_best_first_then_the_failed_and_the_count_of_the_others() -> None:
+def test_the_table_has_the_best_first_then_the_failed_and_the_count_of_the_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     table = [row(0.305, 20.0, 4.0), row(0.15, None, 2.0, in_force=True, deviation=None)]
-    lines = format_table("preference", entry(*table)).splitlines()
+    print_search("preference", entry(*table))
+    lines = capsys.readouterr().out.splitlines()
     assert lines[2].split() == ["0.3050", "0.0100", "3.0", "20", "4", "10"]
     assert lines[3].split()[:6] == ["0.1500", "none", "3.0", "unset", "2", "10"]
     assert [line.endswith("in force") for line in lines] == [i == 3 for i in range(6)]
-    assert "ALS_ALPHA=5" in lines[4]
-    assert "not finite" in lines[4]
-    assert lines[5].split()[:3] == ["2", "of", "5"]
-    assert len(format_table("preference", entry(candidates=1)).splitlines()) == 2
+    assert lines[5].split() == ["ALS_ALPHA=5", "not", "finite"]
+    assert "2 of 5" in lines[0]
+    print_search("preference", entry(candidates=1))
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 @pytest.mark.usefixtures("clean_environment")
@@ -54,6 +57,6 @@ def test_the_chart_is_over_the_longest_axis_with_unset_last() -> None:
     assert (chart.x_label, chart.y_label) == ("ALS_ALPHA", "NDCG")
     assert list(chart.ticks) == ["5", "20", "unset"]
     assert dict(chart.lines) == {
-        "reg param 2": [(0, 0.1, 0.0, ""), (2, 0.2, 0.01, "in force")],
-        "reg param 4": [(0, 0.3, 0.01, ""), (1, 0.4, 0.01, "best")],
+        "ALS_PREFERENCE_REG_PARAM=2": [(0, 0.1, 0.0, ""), (2, 0.2, 0.01, "in force")],
+        "ALS_PREFERENCE_REG_PARAM=4": [(0, 0.3, 0.01, ""), (1, 0.4, 0.01, "best")],
     }

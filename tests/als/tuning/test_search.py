@@ -17,7 +17,7 @@ from recommender.als.tuning.search import (
     run_trials,
     summarize,
 )
-from recommender.als.tuning.space import BIAS, PREFERENCE, RATING, Search
+from recommender.als.tuning.space import PREFERENCE, RATING, Search
 from recommender.core.errors import DataError, ModelRejectedError, SparkError
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
@@ -164,19 +164,18 @@ def test_the_fingerprint_depends_on_the_ratings_and_not_on_their_order() -> None
 def test_trials_are_the_one_in_force_and_all_other_combinations(db_settings: Settings) -> None:
     axes = {"als_rank": (10, 20), "als_reg_param": (0.1, 1.0), "als_alpha": (5.0,)}
     settings = db_settings.public()
-    trials = make_trials(RATING, axes, settings, {"als_user_weight": 6.0, "als_alpha": 1.0})
-    assert [trial.in_force for trial in trials] == [True, False, False, False, False]
-    names = ("als_user_weight", "als_restaurant_weight", "als_rank", "als_reg_param")
-    assert [tuple(trial.parameters) for trial in trials] == [tuple(trials[0].parameters)] * 5
+    trials = make_trials(RATING, axes, settings)
+    assert [trial.in_force for trial in trials] == [True, False, False, False]
+    names = ("als_rank", "als_reg_param")
+    assert [tuple(trial.parameters) for trial in trials] == [tuple(trials[0].parameters)] * 4
     points = [tuple(trial.parameters[name] for name in names) for trial in trials]
-    assert points[0] == (None, None, 10, 0.1)
-    assert set(points[1:]) == {(6, None, r, reg) for r in (10, 20) for reg in (0.1, 1.0)}
+    assert points[0] == (10, 0.1)
+    assert set(points[1:]) == {(10, 1.0), (20, 0.1), (20, 1.0)}
     assert "als_alpha" not in trials[0].parameters
-    assert len(make_trials(RATING, axes, settings, {})) == 4  # without one like it in force
 
 
 def test_the_lowest_error_or_the_highest_gain_is_best_and_in_force_among_equals() -> None:
-    for search, best in ((RATING, 0), (BIAS, 0), (PREFERENCE, 3)):
+    for search, best in ((RATING, 0), (PREFERENCE, 3)):
         trials = make(4, search)
         for trial in trials:
             trial.results.append(Result(float(rank(trial)), 1.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from recommender.als.tuning.space import STAGES, parse_grid
+from recommender.als.tuning.space import SEARCHES, parse_grid
 from recommender.core.settings import load_settings
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
@@ -22,9 +22,9 @@ def test_the_default_grids_are_valid_and_include_the_defaults() -> None:
 
 def test_every_parameter_and_dependency_is_a_setting() -> None:
     settings = load_settings().public()
-    for search in (search for stages in STAGES.values() for stage in stages for search in stage):
-        assert {*search.parameters, *search.depends_on} <= settings.keys()
-        assert not {*search.parameters} & {*search.depends_on}
+    for search in (search for searches in SEARCHES.values() for search in searches):
+        assert {*search.grid, *search.depends_on} <= settings.keys()
+        assert not {*search.grid} & {*search.depends_on}
 
 
 def test_a_grid_replaces_the_defaults() -> None:
