@@ -88,10 +88,7 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
 def recommend(
     spark: SparkSession, model: Model, ratings: Ratings, run: TrainingRun, stage: str
 ) -> int:
-    """Stage the best unrated restaurants of each user of Reviews or ``Users``; return their number.
-
-    A score that is not finite raises ModelRejectedError.
-    """
+    """Stage the best unrated restaurants of all users of Reviews and ``Users``; return how many."""
     in_users = read_users(run.db, ratings, run.settings)
     newcomers = in_users.newcomers
     run.record(newcomers=len(newcomers))

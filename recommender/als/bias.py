@@ -18,7 +18,7 @@ from recommender.evaluation.splitting import sample_users, split, with_fold_seed
 _SWEEPS = 10
 _USER_DAMPINGS = (0.75, 1.5, 3.0, 6.0, 12.0)
 _ITEM_DAMPINGS = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
-_MAX_RATINGS = 500_000
+_MAX_RATINGS = 500_000  # more do not change the choice
 _ENOUGH_TEST_RATINGS = 10_000
 _MAX_FOLDS = 5
 
@@ -64,11 +64,7 @@ def fit_bias(ratings: Ratings, damping: BiasDamping) -> Bias:
 
 
 def choose_damping(ratings: Ratings, settings: Settings) -> BiasDamping:
-    """Return the damping of the settings; where they set none, that of the least test error.
-
-    Cross-validation takes at most half a million ratings of random users: more do not change the
-    choice. Without a test rating, it is the default.
-    """
+    """Return the damping of the settings, else of the least test error, else the default."""
     user, restaurant = settings.als.user_weight, settings.als.restaurant_weight
     if user and restaurant:
         return BiasDamping(user, restaurant)

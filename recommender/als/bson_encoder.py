@@ -22,10 +22,7 @@ _RATING_NAME = b"\x01rating\0"
 
 
 class RecommendationEncoder:
-    """Encodes ``{_id, user_id, run_id, recommendations: [{gmap_id, score, rating?}, ...]}``.
-
-    Each restaurant's part of an entry is encoded once for all lists.
-    """
+    """Encodes ``{_id, user_id, run_id, recommendations: [{gmap_id, score, rating?}, ...]}``."""
 
     def __init__(
         self, restaurant_ids: Sequence[Any], run_id: str, *, with_ratings: bool = False
@@ -33,6 +30,7 @@ class RecommendationEncoder:
         self._dtype = _SCORE_AND_RATING if with_ratings else _SCORE
         empty = {"score": 0.0, "rating": 0.0} if with_ratings else {"score": 0.0}
         tail = self._dtype.itemsize
+        # Each restaurant's part of an entry is encoded once for all lists.
         heads = [bson.encode({"gmap_id": i, **empty})[:-tail] for i in restaurant_ids]
         self._heads = pa.array(heads, pa.binary())
         self._run_id = run_id
@@ -49,8 +47,7 @@ class RecommendationEncoder:
     ) -> Iterator[RawBSONDocument]:
         """Yield the documents of users, from their positions and ids, (n,).
 
-        ``items`` and ``scores``, (n, m), are as `top_n` returns them; ``ratings``, (n, m), are
-        predicted ones, if ``with_ratings``.
+        ``items`` and ``scores``, (n, m), are those of `top_n`, ``ratings``, (n, m), predicted ones.
         """
         if (ratings is None) != (self._dtype == _SCORE):
             raise ValueError(f"ratings={ratings!r}, expected if and only if with_ratings")

@@ -2,9 +2,7 @@
 
 Implicit-feedback ALS gives a rating 1 + alpha times the confidence of no rating, and regularises
 the factors. Quality has a ridge along which the two grow together, so the regularisation follows
-alpha, and alpha is searched. It is high where users have rated little of what they know, and low
-where a missing rating means something. The weight of the spectral embedding is tried with each
-of them, on the same fit.
+alpha, and alpha is searched. It is low where a missing rating means something.
 """
 
 import logging
@@ -45,25 +43,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreferenceParameters:
-    """The parameters of the preference's fit; the mean rating has a confidence of 1 + alpha.
+    """The parameters of the preference's fit."""
 
-    ALS defines its alpha for a rating of 1: this one by the mean of the confidence matrix. The
-    ``embedding_weight`` is that of `with_embedding`.
-    """
-
-    alpha: float
+    alpha: float  # the mean rating has a confidence of 1 + alpha; ALS takes it for a rating of 1
     reg_param: float
     rank: int
-    embedding_weight: float = 0.0
+    embedding_weight: float = 0.0  # as in `with_embedding`
 
 
 def choose_preference_parameters(ratings: Ratings, settings: Settings) -> PreferenceParameters:
     """Return the parameters of the settings and, where they set none, those of the best NDCG.
 
-    Test users are the same in all trials, so that means are compared in pairs, each with its best
-    embedding weight. NDCG has one peak over alpha: where the low alpha beats the default, the
-    lowest is tried, else the high one. Another alpha or weight than the default, and the lower
-    rank, are taken if they are better by more than a standard error.
+    NDCG, with the best embedding weight, has one peak over alpha: where the low alpha beats the
+    default, the lowest is tried, else the high one. Over the same users, another alpha or weight
+    than the default, and the lower rank, must be better by more than a standard error.
     """
     als = settings.als
     ranks = (als.preference_rank,) if als.preference_rank else _RANKS
@@ -85,10 +78,10 @@ def choose_preference_parameters(ratings: Ratings, settings: Settings) -> Prefer
         by_weight = np.hstack([ndcg_by_weight(trial, tried, n, seed) for trial in trials])
         best = _best_weight(by_weight)
         weights[alpha, rank] = EMBEDDING_WEIGHTS[best]
-        each, described = by_weight[best], (alpha, rank, EMBEDDING_WEIGHTS[best])
-        figures = each.mean(), len(each)
-        log.info("alpha %g, rank %d, weight %g: NDCG %.4f of %d users", *described, *figures)
-        return np.asarray(each)
+        each: NDArray[np.float64] = by_weight[best]
+        described = alpha, rank, EMBEDDING_WEIGHTS[best], each.mean(), len(each)
+        log.info("alpha %g, rank %d, weight %g: NDCG %.4f of %d users", *described)
+        return each
 
     by_alpha = {alpha: ndcg(alpha, rank)}
     if als.alpha is None:
@@ -105,19 +98,14 @@ def choose_preference_parameters(ratings: Ratings, settings: Settings) -> Prefer
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A split that parameters are tried on.
+    """A split that parameters are tried on."""
 
-    ``confidence`` has the training users' rows of the confidence matrix, whose ``mean`` is over all
-    users; ``embedding`` is that of these rows. ``seen`` and ``relevant`` have the test users' rows
-    and their relevant items.
-    """
-
-    confidence: csr_array
-    embedding: NDArray[np.float64]
-    mean: float
+    confidence: csr_array  # the training users' rows of the confidence matrix
+    embedding: NDArray[np.float64]  # of these rows
+    mean: float  # of the whole confidence matrix
     popularity: NDArray[np.float64]
-    seen: csr_array
-    relevant: csr_array
+    seen: csr_array  # the test users' rows of the confidence matrix
+    relevant: csr_array  # and their relevant items
 
 
 def _trials(ratings: Ratings, settings: Settings) -> Iterator[Trial]:
@@ -128,12 +116,9 @@ def _trials(ratings: Ratings, settings: Settings) -> Iterator[Trial]:
     repeats = 1 if settings.als.test_split == "time" else _REPEATS
     for number in range(_GROUPS * repeats):
         fold = with_fold_seed(settings, number)
-        train, test = split(ratings, fold, group == number % _GROUPS)
-        trial = trial_of(train, test, fold)
-        if trial is None:
-            continue
-        yield trial
-        tested += trial.seen.shape[0]
+        if trial := trial_of(*split(ratings, fold, group == number % _GROUPS), fold):
+            yield trial
+            tested += trial.seen.shape[0]
         if tested >= _ENOUGH_USERS:
             return
 
@@ -153,10 +138,7 @@ def trial_of(train: Ratings, test: Ratings, settings: Settings) -> Trial | None:
 def ndcg_by_weight(
     trial: Trial, parameters: PreferenceParameters, n: int, seed: int
 ) -> NDArray[np.float64]:
-    """Return the NDCG of each test user's list of ``n``, (weights, test users).
-
-    One fit by the parameters is tried with each of ``EMBEDDING_WEIGHTS``.
-    """
+    """Return the NDCG of one fit for each of ``EMBEDDING_WEIGHTS``, (weights, test users)."""
     alpha, reg_param = parameters.alpha / trial.mean, parameters.reg_param
     step = partial(implicit_step, alpha=alpha, reg_param=reg_param)
     start = random_factors(len(trial.popularity), parameters.rank, seed)

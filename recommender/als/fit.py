@@ -32,7 +32,6 @@ from recommender.publishing.gate import check_finite
 
 REMEDY = "raise ALS_REG_PARAM or lower ALS_RANK"
 
-_CHECKPOINT_INTERVAL = 10  # iterations between two checkpoints that cut the lineage
 _SWEPT_RATINGS = 15_000_000
 
 log = logging.getLogger(__name__)
@@ -65,15 +64,12 @@ def refit(
 def fit_rating(
     spark: SparkSession, ratings: Ratings, settings: Settings, damping: BiasDamping | None
 ) -> RatingModel:
-    """Fit the bias, and ALS to its residuals: MLlib on the training users, then sweeps over all.
-
-    Without a damping, MLlib alone fits the ratings of all users as they are.
-    """
+    """Fit the bias, and ALS to its residuals: MLlib on the training users, then sweeps over all."""
     als, seed = settings.als, settings.seed
     bias_model = fit_bias_only(ratings, settings.reviews, damping)
     users = training_users(ratings, als.preference_users, seed)
     sweeps = _most_sweeps(len(ratings))
-    if damping is None:
+    if damping is None:  # MLlib alone fits the ratings of all users as they are
         users, sweeps = np.ones_like(users), 0
     mllib = ALS(rank=als.rank, regParam=als.reg_param, maxIter=als.max_iter, seed=seed)
     residuals = _residuals(bias_model, ratings)
@@ -84,10 +80,7 @@ def fit_rating(
 def fit_bias_only(
     ratings: Ratings, reviews: ReviewsSettings, damping: BiasDamping | None
 ) -> RatingModel:
-    """Return the rating model without ALS: the bias, and factors of 0, NaN without a rating.
-
-    Without a damping, the bias is 0 and predictions have no bounds.
-    """
+    """Return the rating model without ALS: the bias, and factors of 0, NaN without a rating."""
     users, items = (
         np.where(np.bincount(of, minlength=len(ids)) > 0, 0, np.nan).astype(np.float32)[:, None]
         for of, ids in ((ratings.user, ratings.users), (ratings.restaurant, ratings.restaurants))
@@ -122,25 +115,21 @@ def _sweep_rating(
 def fit_preferences(
     spark: SparkSession, ratings: Ratings, settings: Settings, parameters: PreferenceParameters
 ) -> PreferenceModel:
-    """Fit which restaurants a user goes to: MLlib on the training users, then sweeps.
-
-    Users of one rating are left out: they relate no two restaurants, and are more than all others.
-    """
+    """Fit which restaurants a user goes to: MLlib on the training users, then sweeps."""
     als, seed = settings.als, settings.seed
     confidence = confidence_matrix(ratings, settings.reviews)
     users = training_users(ratings, als.preference_users, seed)
     alpha = parameters.alpha / float(confidence.data.mean())
-    mllib = ALS(
-        rank=parameters.rank, regParam=parameters.reg_param, maxIter=als.max_iter, seed=seed
-    )
-    items = _mllib_items(spark, mllib.setImplicitPrefs(True).setAlpha(alpha), confidence, users)
+    mllib = ALS(rank=parameters.rank, regParam=parameters.reg_param, maxIter=als.max_iter)
+    mllib = mllib.setImplicitPrefs(True).setAlpha(alpha).setSeed(seed)
+    items = _mllib_items(spark, mllib, confidence, users)
     return _sweep_preferences(items, ratings, settings, parameters)
 
 
 def _sweep_preferences(
     items: Factors, ratings: Ratings, settings: Settings, parameters: PreferenceParameters
 ) -> PreferenceModel:
-    """Sweep over all users of two ratings or more from these item factors."""
+    """Sweep from these item factors over users of two ratings or more, which relate two items."""
     confidence = confidence_matrix(ratings, settings.reviews)
     popularity = popularity_of(ratings, settings.reviews)
     alpha, reg_param = parameters.alpha / float(confidence.data.mean()), parameters.reg_param
@@ -179,21 +168,16 @@ def _mllib_items(
     rows = csr_array(matrix[users])
     if not rows.nnz:
         return np.full((matrix.shape[1], als.getRank()), np.nan, np.float32)
-    blocks, names = max(2, spark.sparkContext.defaultParallelism), ["user", "restaurant", "rating"]
+    blocks = max(2, spark.sparkContext.defaultParallelism)
     user = np.repeat(np.flatnonzero(users).astype(np.int32), np.diff(rows.indptr))
     columns = [user, rows.indices.astype(np.int32), rows.data.astype(np.float32)]
-    table = pa.table(columns, names=names)
-    als = als.setUserCol(names[0]).setItemCol(names[1]).setRatingCol(names[2]).setNumBlocks(blocks)
-    als = als.setCheckpointInterval(_CHECKPOINT_INTERVAL)
-    model = als.fit(spark.createDataFrame(table).coalesce(blocks))
+    table = pa.table(columns, names=["user", "item", "rating"])
+    model = als.setNumBlocks(blocks).fit(spark.createDataFrame(table).coalesce(blocks))
     return factor_matrix(model.itemFactors, matrix.shape[1], model.rank)
 
 
 def factor_matrix(factors: DataFrame, count: int, rank: int) -> Factors:
-    """Collect ``userFactors`` or ``itemFactors`` from Spark: (count, rank), NaN where unseen.
-
-    A factor that is not finite raises ModelRejectedError.
-    """
+    """Collect ALS's factors from Spark: (count, rank), finite, or NaN where unseen."""
     matrix = np.full((count, rank), np.nan, dtype=np.float32)
     for batch in factors.toArrow().to_batches():
         flat = batch["features"].flatten().to_numpy(zero_copy_only=False)

@@ -1,7 +1,4 @@
-"""Fold-in: a user's preferences from the item factors alone, by one exact ALS half-step.
-
-It serves users of the training and users who have rated since alike.
-"""
+"""Fold-in: any user's preferences from the item factors alone, by one exact ALS half-step."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,15 +17,13 @@ class PreferenceModel:
     """Ranks restaurants for any user by the user's ratings; see :func:`preference_model`.
 
     ``factors``, (restaurants, rank), are those of the fit, rotated so that their Gram matrix is
-    diagonal, and the dimensions of an embedding. ``spectrum``, (rank,), regularises the users'
-    factors: the diagonal of the Gram matrix, and its mean for each dimension of the embedding.
-    Factors are 0 for a restaurant without any. The highest ``popularity``, (restaurants,), is 1.
-    ``alpha`` and ``reg_param`` are those of the fit.
+    diagonal, and the dimensions of an embedding; 0 for a restaurant without any. ``spectrum``,
+    (rank,), is the diagonal, and its mean for each dimension of the embedding.
     """
 
     factors: NDArray[np.float32]
     spectrum: NDArray[np.float64]
-    popularity: NDArray[np.float32]
+    popularity: NDArray[np.float32]  # (restaurants,), the highest is 1
     alpha: float
     reg_param: float
 
@@ -39,10 +34,7 @@ class PreferenceModel:
 
     @property
     def restaurant_factors(self) -> NDArray[np.float32]:
-        """The factors that `user_factors` are multiplied by: float32 (restaurants, rank + 1).
-
-        The last column breaks ties by popularity, and alone ranks for a user without factors.
-        """
+        """The restaurants' factors, and their popularity to break ties: (restaurants, rank + 1)."""
         return np.column_stack([self.factors, np.float32(_TIE_BREAK) * self.popularity])
 
     def user_factors(self, confidence: csr_array) -> NDArray[np.float32]:
@@ -77,11 +69,7 @@ class PreferenceModel:
 def preference_model(
     factors: Factors, popularity: NDArray[Any], *, alpha: float, reg_param: float
 ) -> PreferenceModel:
-    """Return the model of item factors that were fitted with these parameters.
-
-    ``factors``, (restaurants, rank), are NaN or 0 in the rows of restaurants without factors;
-    ``popularity``, (restaurants,), is 0 or more, on any scale.
-    """
+    """Return the model of item factors, NaN or 0 without any, that these parameters fitted."""
     rotated, spectrum, _ = diagonalise(np.nan_to_num(factors))
     scaled = (popularity / (popularity.max(initial=0) or 1)).astype(np.float32)
     return PreferenceModel(rotated, spectrum, scaled, alpha, reg_param)

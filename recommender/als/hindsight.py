@@ -1,6 +1,7 @@
 """Hindsight: how many reviews since the live run were in the list that it had published."""
 
 from collections.abc import Iterator
+from itertools import zip_longest
 
 import numpy as np
 import pyarrow as pa
@@ -73,7 +74,5 @@ def _positions(documents: list[Document], restaurants: KeyIndex) -> NDArray[np.i
         [restaurants.find(entry["gmap_id"]) for entry in each.get("recommendations", [])]
         for each in documents
     ]
-    positions = np.full((len(lists), max(map(len, lists), default=0)), -1)
-    for row, items in zip(positions, lists, strict=True):
-        row[: len(items)] = items
-    return positions
+    padded = list(zip_longest(*lists, fillvalue=-1))
+    return np.array(padded, dtype=np.int64).reshape(len(padded), len(lists)).T

@@ -18,14 +18,11 @@ Positions = NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class RatingModel:
-    """Predicts ratings: b_ui + w p_u.q_i, within ``bounds``, with the blend weight w from 0 to 1.
-
-    The factors, (users, rank) and (restaurants, rank), are NaN in rows without a training rating.
-    """
+    """Predicts ratings: b_ui + w p_u.q_i, within ``bounds``, with the blend weight w in [0, 1]."""
 
     bias: Bias
-    user_factors: NDArray[np.float32]
-    restaurant_factors: NDArray[np.float32]
+    user_factors: NDArray[np.float32]  # (users, rank), NaN in rows without a training rating
+    restaurant_factors: NDArray[np.float32]  # (restaurants, rank), NaN likewise
     bounds: tuple[float, float] = (-np.inf, np.inf)
     blend_weight: float = 1.0
 
@@ -64,14 +61,10 @@ class Model:
         return replace(self, rating=replace(self.rating, bias=b_ui, user_factors=factors))
 
     def with_newcomers(self, count: int, popularity: NDArray[np.float64]) -> Self:
-        """Return the model with ``count`` more users, who have no training rating.
-
-        Where ``rating`` ranks, one more factor ranks the newcomers' restaurants by popularity,
-        (restaurants,); it is 0 for the other users.
-        """
+        """Return the model with ``count`` more users, who have no training rating."""
         rating, restaurants = self.rating, self.rating.restaurant_factors
         users = np.pad(rating.user_factors, ((0, count), (0, 0)))
-        if self.preferences is None:
+        if self.preferences is None:  # a factor, 0 for others, ranks for them by popularity
             is_new = np.arange(len(users)) >= len(rating.user_factors)
             users = np.column_stack([users, is_new.astype(np.float32)])
             restaurants = np.column_stack([restaurants, popularity.astype(np.float32)])
@@ -95,16 +88,14 @@ def popularity_of(ratings: Ratings, reviews: ReviewsSettings) -> NDArray[np.floa
 
 
 def training_users(ratings: Ratings, most: int, seed: int) -> NDArray[np.bool_]:
-    """Return the users that MLlib is fitted to, bool (users,): those of two ratings or more.
+    """Return the users that MLlib is fitted to, bool (users,): ``most`` of two ratings or more.
 
-    Of more than ``most``, as many are drawn without replacement with weight n - 1, so that users
-    with many co-rated restaurants come first. Each user's exponential clock of rate n - 1 gives
-    such a draw (Efraimidis and Spirakis, 2006).
+    They are drawn without replacement with weight n - 1, so that users with many co-rated
+    restaurants come first, by exponential clocks of rate n - 1 (Efraimidis and Spirakis, 2006).
     """
     counts = np.bincount(ratings.user, minlength=len(ratings.users))
     candidates = np.flatnonzero(counts >= 2)
     clock = np.random.default_rng(seed).exponential(1 / (counts[candidates] - 1.0))
-    # The users with the earliest clocks.
     chosen = np.zeros(len(counts), dtype=bool)
     chosen[candidates[np.argsort(clock, kind="stable")[:most]]] = True
     return chosen

@@ -66,15 +66,13 @@ class PublishedFactors:
         """
         confidence = self._confidence(ratings)
         user_factors = self.preferences.user_factors(confidence)
-        excluded = np.concatenate([confidence.indices, self._items(also_rated)])
-        left_out = self._row(excluded[excluded >= 0], 1.0)
+        excluded = np.concatenate([confidence.indices, self._find(decode_ids(also_rated))])
+        excluded = excluded[excluded >= 0]
+        left_out = self._row(excluded, np.ones(len(excluded)))
         items, scores = top_n(user_factors, self._item_factors, n, left_out, self.shown)
         because = self.preferences.reasons(confidence, items[0], _REASONS)
-        rows = zip(self._ids(items[0]), scores[0].tolist(), because, strict=False)
-        return [
-            {"gmap_id": gmap_id, "score": score, "because": self._ids(reasons)}
-            for gmap_id, score, reasons in rows
-        ]
+        entries = self._entries(items[0], scores[0])
+        return [e | {"because": self._ids(r)} for e, r in zip(entries, because, strict=False)]
 
     def because(self, ratings: Ratings, gmap_ids: Sequence[Any]) -> list[list[Any]]:
         """Return, for each recommended id, the reasons as :meth:`recommend` does."""
@@ -94,10 +92,7 @@ class PublishedFactors:
         return self._entries(items, self.preferences.popularity[items])
 
     def similar(self, gmap_id: Any, n: int) -> list[Document]:
-        """Return at most ``n`` restaurants rated by the same users: ``gmap_id``, ``score``.
-
-        The score is the cosine of the factors; an unknown restaurant, or one of no factors, has [].
-        """
+        """Return at most ``n`` restaurants rated by the same users, by the factors' cosine."""
         (item,) = self._find([gmap_id])
         if item < 0 or not self._directions[item].any():
             return []
@@ -108,7 +103,8 @@ class PublishedFactors:
         return self._entries(best, cosines[best])
 
     def _entries(self, items: Items, scores: NDArray[np.float32]) -> list[Document]:
-        rows = zip(self._ids(items), scores.tolist(), strict=True)
+        """Return the entries of a list, which -1 may follow."""
+        rows = zip(self._ids(items), scores.tolist(), strict=False)
         return [{"gmap_id": gmap_id, "score": score} for gmap_id, score in rows]
 
     @cached_property
@@ -119,25 +115,21 @@ class PublishedFactors:
 
     def _confidence(self, ratings: Ratings) -> csr_array:
         """Return one user's row of the confidence matrix."""
-        rated = self._items(ratings.restaurants)[ratings.restaurant]
+        rated = self._find(decode_ids(ratings.restaurants))[ratings.restaurant]
         known = rated >= 0
         return self._row(rated[known], ratings.rating[known] + self.rating_shift)
 
-    def _items(self, keys: pa.StringArray) -> Items:
-        """Return the position of each key, -1 where it is unknown."""
-        return self._find(decode_ids(keys))
-
     def _find(self, ids: Sequence[Any]) -> Items:
+        """Return the position of each id, -1 where it is unknown."""
         return np.array([self._index.find(i) for i in ids], dtype=np.int32)
 
     def _ids(self, items: Items) -> list[Any]:
         """Return the ids of the items, which -1 may follow."""
         return decode_ids(self.restaurants.take(pa.array(items[items >= 0])))
 
-    def _row(self, items: Items, values: NDArray[np.float64] | float) -> csr_array:
+    def _row(self, items: Items, values: NDArray[np.float64]) -> csr_array:
         """Return the values of the items as a matrix of one row."""
-        data = np.full(items.shape, values)
-        return csr_array((data, items, [0, len(items)]), shape=(1, len(self.restaurants)))
+        return csr_array((values, items, [0, len(items)]), shape=(1, len(self.restaurants)))
 
 
 def factors_document(

@@ -42,10 +42,7 @@ class UserBlock:
 def user_blocks(
     model: Model, users: pa.StringArray, confidence: csr_array, rated: csr_array
 ) -> Iterator[UserBlock]:
-    """Cut the users of a model into blocks of about equal work, in their order.
-
-    The matrices are (users, restaurants), as in :class:`UserBlock`.
-    """
+    """Cut the users of a model into blocks of about equal work, in their order."""
     work = rated.indptr + _RATINGS_A_USER * np.arange(len(users) + 1)
     cuts = np.searchsorted(work, np.arange(0, work[-1], _BLOCK_RATINGS))
     for start, stop in pairwise(np.unique([*cuts, len(users)]).tolist()):
@@ -84,17 +81,13 @@ class RecommendTask:
         return factors, np.linalg.norm(factors, axis=1).max(initial=0)
 
     def run(self, blocks: Iterable[UserBlock]) -> Iterator[tuple[int, int]]:
-        """Stage the documents of blocks; yield each one's users, and those of no finite scores.
-
-        A block is encoded and written while the next one is scored. Spark may run a block twice;
-        its documents have the same ``_id`` again and are skipped.
-        """
+        """Stage the documents of blocks; yield each one's users, and those of no finite scores."""
         # Spark runs a task on each core already: one thread of BLAS for each.
         with connect(self.settings) as client, threadpool_limits(1), ThreadPoolExecutor(1) as pool:
             collection = database(client, self.settings)[self.stage]
             written: Future[None] | None = None
             for block in blocks:
-                documents, not_finite = self._ranked(block)
+                documents, not_finite = self._ranked(block)  # while the one before is written
                 if written:
                     written.result()
                 written = pool.submit(_write, collection, documents)

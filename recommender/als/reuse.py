@@ -75,10 +75,7 @@ def reused_parameters(run: TrainingRun, ratings: int) -> ChosenParameters | None
 def parameters_of(
     entry: Document, settings: Settings, ratings: int, at: datetime.datetime
 ) -> ChosenParameters | None:
-    """Return the parameters of a ledger entry, or None if they are invalid or do not suit.
-
-    They suit within a day, with the same settings, and with about as many ratings.
-    """
+    """Return the parameters of a ledger entry, None if invalid, old or unsuitable."""
     try:
         document, theirs, ours = entry["chosen"], entry["settings"], settings.public()
         chosen = ChosenParameters(

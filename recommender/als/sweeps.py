@@ -158,9 +158,9 @@ def _blocks(lengths: Array, rank: int) -> Iterator[NDArray[np.intp]]:
 
 
 def _solve_few(factors: Array, index: Array, weight: Array, side: Array, diagonal: Array) -> Array:
-    """Solve rows of fewer values than factors with n unknowns each, by the Woodbury identity.
+    """Solve rows of few values by the Woodbury identity, u = D^-1 F' (I + W F D^-1 F')^-1 s.
 
-    u = D^-1 F' (I + W F D^-1 F')^-1 s, with F the rows' n factors, W = diag(w) and the diagonal D.
+    F has a row's n factors, W = diag(w), and D is the diagonal.
     """
     rated = factors[index]
     scaled = rated / diagonal[:, None, :]

@@ -82,10 +82,7 @@ class _Search:
     def candidates(
         self, users: Floats, norms: Norms, left_out: tuple[Positions, Positions]
     ) -> tuple[Positions, Floats]:
-        """Return columns and scores that contain the best of each user, (users, candidates).
-
-        The pairs ``left_out``, of a row and a column, have a score of -inf.
-        """
+        """Return columns and scores that contain the best of each user, (users, candidates)."""
         table = self._table[: len(users)]
         row, column = left_out
         scored, width = 0, min(_FIRST_ITEMS, self._count)

@@ -94,10 +94,9 @@ def ndcg_of_each(lists: Lists, seen: csr_array, relevant: csr_array, n: int) -> 
 def quality_beside(
     lists: Lists, popular: Lists, seen: csr_array, relevant: csr_array, n: int
 ) -> dict[str, Any]:
-    """Return the `ranking_quality` of lists and of the ``popular`` list, and the lift.
+    """Return the `ranking_quality` of lists and of the ``popular`` list.
 
-    ``lift`` is the mean difference of their NDCG, ``lift_error`` its standard error, None for one
-    user.
+    ``lift`` is the mean difference of their NDCG, and ``lift_error`` its standard error.
     """
     truth = (seen, relevant, n)
     lift, error = _mean_and_error(ndcg_of_each(lists, *truth) - ndcg_of_each(popular, *truth))

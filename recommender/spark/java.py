@@ -1,7 +1,6 @@
-"""Finds the Java and the LAPACK that Spark runs on.
+"""Finds, and with ``--install`` installs, the Java and the LAPACK that Spark runs on.
 
-``python -m recommender.spark.java --install`` installs them. Spark loads a LAPACK by itself; with
-one, ALS of many factors takes half the time.
+With a LAPACK, which Spark loads by itself, ALS of many factors takes half the time.
 """
 
 import argparse
@@ -34,10 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def find_java() -> Path:
-    """Return the ``java`` program that Spark will start: JAVA_HOME's, else the one on PATH.
-
-    ConfigurationError if there is none, it does not start, or Spark does not run on its version.
-    """
+    """Return the ``java`` of JAVA_HOME, else PATH; ConfigurationError if Spark cannot run on it."""
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home, "bin", "java")) if home else shutil.which("java")
     if not java or not Path(java).is_file():

@@ -31,10 +31,7 @@ ROWS_A_BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 def read_reviews(
     spark: SparkSession, settings: Settings, ranges: int, batch_rows: int = BATCH_ROWS
 ) -> DataFrame:
-    """Return Reviews as a data frame of cleaned blocks, of at most ``ranges`` partitions.
-
-    It is read when it is used. DatabaseUnavailableError, there too, if MongoDB does not answer.
-    """
+    """Return Reviews as cleaned blocks, in at most ``ranges`` partitions, to be read when used."""
     # Imported here, as an older PySpark lacks it: the session names that problem.
     from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 

@@ -41,11 +41,10 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 _JVM_END_SECONDS = 5.0
 _JVM_LAST_WORDS_SECONDS = 1.0
-# Java serialises ALS's lineage by recursion. A thread's default of 1 MiB holds 15 iterations, and
-# sometimes not the 10 between two checkpoints; this holds 60. Only the used part is allocated.
+# Java serialises ALS's lineage by recursion: 1 MiB, the default, may not hold the 10 iterations
+# between two checkpoints; this holds 60. Only the used part is allocated.
 _STACK = "-Xss4m"
-# Each with the pattern of an option that was set by hand: of two stacks ours would win, and with
-# two garbage collectors Java does not start.
+# Each with the pattern of an option set by hand, which stays; Java starts with one collector only.
 _JAVA_OPTIONS = {
     _STACK: r"-Xss|-XX:ThreadStackSize=",
     "-XX:+UseParallelGC": r"-XX:\+Use\w+GC\b",

@@ -58,11 +58,7 @@ def tuning_axes(
 
 
 def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) -> None:
-    """Search, plot ``tuning.svg`` in ``WORK_DIR``, and print the trials and the best values.
-
-    It publishes nothing and takes no lease, so it can run during a training. It ends with a
-    DataError if fits failed and no trial is complete.
-    """
+    """Search, plot ``tuning.svg`` in ``WORK_DIR``, and print the trials and the best values."""
     deadline = time.monotonic() + 60 * arguments.budget
     settings.make_folder(settings.work_dir)
     with side_run(settings, "tune") as run:

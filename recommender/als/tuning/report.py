@@ -47,10 +47,7 @@ def env_lines(entries: Iterable[Entry], names: Collection[str]) -> list[str]:
 
 
 def line_chart(name: str, entry: Entry) -> LineChart:
-    """Return a chart over the longest axis, a line per combination of the others.
-
-    The entry's table must not be empty.
-    """
+    """Return a chart of one trial or more over the longest axis, a line per point of the others."""
     table = entry["table"]
     names = table[0]["parameters"]
     values = {n: sorted({row["parameters"][n] for row in table}, key=_order) for n in names}

@@ -49,6 +49,9 @@ class Trial:
         return [result.figure for result in self.results if result.figure is not None]
 
 
+Fit = Callable[[Trial, int], float]  # returns the measure on a fold
+
+
 class ResultStore:
     """Keeps results in the collection ``Tuning``, under a digest of all that determines them."""
 
@@ -88,10 +91,7 @@ def fingerprint(ratings: Ratings) -> str:
 
 
 def make_trials(search: Search, axes: Axes, settings: Mapping[str, Any]) -> list[Trial]:
-    """Return the trial in force, and one for each other combination of the axes' values.
-
-    The axes may be of other searches, too. ``settings`` are the public ones in force.
-    """
+    """Return the trial in force, and one for each other combination of the search's axes."""
     in_force = {name: settings[name] for name in search.grid}
     names = [name for name in search.grid if name in axes]
     combinations = product(*(axes[name] for name in names))
@@ -101,9 +101,9 @@ def make_trials(search: Search, axes: Axes, settings: Mapping[str, Any]) -> list
 
 
 def run_trials(
-    trials: Sequence[Trial],
+    trials: list[Trial],
     folds: int,
-    fit: Callable[[Trial, int], float],
+    fit: Fit,
     store: ResultStore,
     *,
     seed: int,
@@ -111,10 +111,9 @@ def run_trials(
 ) -> None:
     """Fit each trial on each fold, unless its result is stored, and add the results to the trial.
 
-    The trials in force come first, then the others in random order by the seed, so that an
-    interrupted search has covered the whole space. ``fit`` returns the measure of a trial on a
-    fold. A trial ends with its first failed fit: a DataError or ModelRejectedError. No fit starts
-    once ``expired`` returns true.
+    The trials in force come first, then the others in random order, so that an interrupted search
+    has covered the whole space. A trial ends with its first failed fit: a DataError or
+    ModelRejectedError. No fit starts once ``expired`` returns true.
     """
     shuffled = [trials[i] for i in np.random.default_rng(seed).permutation(len(trials))]
     shuffled.sort(key=lambda trial: not trial.in_force)
@@ -133,7 +132,7 @@ def run_trials(
                 break
 
 
-def _run_fit(fit: Callable[[Trial, int], float], trial: Trial, fold: int) -> Result:
+def _run_fit(fit: Fit, trial: Trial, fold: int) -> Result:
     started = time.perf_counter()
     try:
         return Result(fit(trial, fold), time.perf_counter() - started)
@@ -142,11 +141,7 @@ def _run_fit(fit: Callable[[Trial, int], float], trial: Trial, fold: int) -> Res
 
 
 def summarize(trials: Sequence[Trial], folds: int) -> dict[str, Any]:
-    """Return one search's entry in the ledger's ``metrics.tuning.searches``.
-
-    Its table has the trials with a measure on each fold, best first; among equals, the trial in
-    force comes first.
-    """
+    """Return one search's entry in ``metrics.tuning.searches``, its complete trials best first."""
     measure = trials[0].search.measure
     table = [
         {
