@@ -61,9 +61,8 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
             record_hindsight(run, ratings)
         with run.phase("choose"):
             train, test = split(ratings, settings)
-            chosen = reused_parameters(run, len(ratings)) or choose_parameters(
-                train, settings, len(ratings)
-            )
+            count = len(ratings)
+            chosen = reused_parameters(run, count) or choose_parameters(train, settings, count)
             run.record(chosen=chosen.document() if chosen else None)
         with run.phase("train"):
             model = fit(spark, train, settings, chosen)
@@ -89,15 +88,13 @@ def recommend(
     spark: SparkSession, model: Model, ratings: Ratings, run: TrainingRun, stage: str
 ) -> int:
     """Stage the best unrated restaurants of all users of Reviews and ``Users``; return how many."""
-    in_users = read_users(run.db, ratings, run.settings)
-    newcomers = in_users.newcomers
+    reviews, in_users = run.settings.reviews, read_users(run.db, ratings, run.settings)
+    newcomers, of_newcomers = in_users.newcomers, in_users.newcomer_ratings
     run.record(newcomers=len(newcomers))
     users = pa.concat_arrays([ratings.users, newcomers])
-    confidence = stack_rows(
-        confidence_matrix(ratings, run.settings.reviews), in_users.newcomer_ratings
-    )
-    also_rated = stack_rows(in_users.also_rated, stored_entries(in_users.newcomer_ratings))
-    model = model.with_newcomers(len(newcomers), popularity_of(ratings, run.settings.reviews))
+    confidence = stack_rows(confidence_matrix(ratings, reviews), of_newcomers)
+    also_rated = stack_rows(in_users.also_rated, stored_entries(of_newcomers))
+    model = model.with_newcomers(len(newcomers), popularity_of(ratings, reviews))
     blocks = list(user_blocks(model, users, confidence, stored_entries(confidence) + also_rated))
     task = RecommendTask(
         settings=run.settings,

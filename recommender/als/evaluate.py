@@ -15,9 +15,7 @@ from recommender.evaluation.metrics import no_quality, quality_beside, ranking_q
 from recommender.evaluation.splitting import relevant_items
 
 EVALUATED_USERS = 20_000
-
-# Lower bounds, in training ratings, of the groups of users that are evaluated apart.
-_ACTIVITIES = (1, 2, 5, 10)
+_ACTIVITIES = (1, 2, 5, 10)  # least training ratings of groups of users, which have own figures
 _OF_GROUPS = ("ndcg", "ndcg_error", "recall", "hit_rate", "map")
 _RANDOM_FACTORS = 16
 

@@ -22,9 +22,8 @@ from recommender.core.mongo_collections import insert_once
 from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
 
-# The work of a block: its ratings, and a few more for each user. About a megabyte.
-_BLOCK_RATINGS = 60_000
-_RATINGS_A_USER = 5
+_BLOCK_RATINGS = 60_000  # the work of a block, about a megabyte: its ratings,
+_RATINGS_A_USER = 5  # and a few more for each user
 
 
 @dataclass(frozen=True, eq=False)

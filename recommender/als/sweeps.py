@@ -24,23 +24,18 @@ from threadpoolctl import ThreadpoolController
 
 _BLOCK_VALUES = 2**19
 _CHUNK = 4_096  # values of a row that are gathered at a time
-# A block's rows are padded to the longest one, by at most an eighth.
-_PADDING = 8
-# Ratio of the weights to the regularisation above which float32 is not precise enough.
-_ILL_CONDITIONED = 1e4
+_PADDING = 8  # a block's rows are padded to the longest one, by at most an eighth
+_ILL_CONDITIONED = 1e4  # ratio of weights to regularisation from which float32 is too imprecise
 
 Array = NDArray[Any]
 Factors = NDArray[np.float32]
+HalfStep = Callable[[csr_array, Factors], Factors]
 
 log = logging.getLogger(__name__)
 
 
 def sweep(
-    half_step: Callable[[csr_array, Factors], Factors],
-    rows: csr_array,
-    items: Factors,
-    most: int,
-    settled: float = 0.05,
+    half_step: HalfStep, rows: csr_array, items: Factors, most: int, settled: float = 0.05
 ) -> Factors:
     """Alternate user and item half-steps, and return the item factors, (items, rank).
 

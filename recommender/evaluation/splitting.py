@@ -11,6 +11,7 @@ from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 
 _SEEDS = 2**31
+_RELEVANT_SHARE = 0.2  # of a test user's relevant items
 
 
 def split(
@@ -89,12 +90,7 @@ class UserSplit:
 
 
 def split_users(
-    rows: csr_array,
-    relevant_from: float,
-    *,
-    seed: int,
-    users_share: float = 0.1,
-    relevant_share: float = 0.2,
+    rows: csr_array, relevant_from: float, *, seed: int, users_share: float = 0.1
 ) -> UserSplit:
     """Choose test users of the ratings, (users, items), and a share of their relevant items.
 
@@ -107,7 +103,7 @@ def split_users(
     degrees = np.diff(test.indptr)
     user = np.repeat(np.arange(len(chosen)), degrees)
     relevant = np.bincount(user[test.data >= relevant_from], minlength=len(chosen))
-    quota = np.where(degrees >= 2, np.clip(relevant * relevant_share, 1, relevant), 0)
+    quota = np.where(degrees >= 2, np.clip(relevant * _RELEVANT_SHARE, 1, relevant), 0)
     # Each user's relevant items come first, in random order.
     order = np.lexsort((rng.random(len(user)), test.data < relevant_from, user))
     is_test = _first_of_each(user, order, quota.astype(np.int64))

@@ -1,7 +1,5 @@
 """Reviews as a Spark data source, on PySpark's Python Data Source API, without a jar."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,13 +16,9 @@ from recommender.data.reviews import BATCH_ROWS, IdRange, plan, read
 
 # A row is a block of reviews as an Arrow stream, so that Spark carries hundreds of values.
 SCHEMA = "block binary"
-
 # The JVM copies each block several times; lz4 halves them, and takes less time than one copy.
 _STREAM = pa.ipc.IpcWriteOptions(compression="lz4")
-
-# One process reads as many in the time in which Spark starts its readers.
-_FEW_REVIEWS = 100_000
-
+_FEW_REVIEWS = 100_000  # read by one process in the time in which Spark starts its readers
 ROWS_A_BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 

@@ -139,7 +139,7 @@ def test_users_of_one_rating_or_no_relevant_item_are_not_test_users() -> None:
 @pytest.mark.parametrize("n", [1, 3, 13])
 def test_the_ndcg_is_scikit_learns(n: int) -> None:
     rng = np.random.default_rng(n)
-    test = split_users(some_ratings(n), 3, seed=n, users_share=1, relevant_share=0.5)
+    test = split_users(some_ratings(n), 3, seed=n, users_share=1)
     users = test.seen.shape[0]
     lists = np.array([rng.permutation(30)[:20] for _ in range(users)])
     lists[::3, 15:] = -1
