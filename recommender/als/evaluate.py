@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from recommender.als.model import Model, RatingModel, confidence_matrix, popularity_of
 from recommender.als.top_n import top_n
@@ -15,8 +14,6 @@ from recommender.evaluation.metrics import no_quality, quality_beside, ranking_q
 from recommender.evaluation.splitting import relevant_items
 
 EVALUATED_USERS = 20_000
-_ACTIVITIES = (1, 2, 5, 10)  # least training ratings of groups of users, which have own figures
-_OF_GROUPS = ("ndcg", "ndcg_error", "recall", "hit_rate", "map")
 _RANDOM_FACTORS = 16
 
 
@@ -42,10 +39,9 @@ def evaluate_ratings(
 def evaluate_lists(
     model: Model, train: Ratings, test: Ratings, settings: Settings
 ) -> dict[str, Any]:
-    """Return ``metrics.lists``: the lists of a model of ``train`` beside the popular list.
+    """Return ``metrics.lists``: the lists of a model of ``train`` beside popular and random ones.
 
-    It has a :class:`.RankingQuality` of ``random`` lists, too, and figures ``by_activity``, the
-    number of training ratings. Without a relevant item, figures are None, with a ``reason``.
+    Without a relevant item, figures are None, and ``reason`` says why.
     """
     users, relevant = relevant_items(test, settings, EVALUATED_USERS)
     if not len(users):
@@ -64,21 +60,7 @@ def evaluate_lists(
         "users": len(users),
         **quality_beside(own, popular, seen, relevant, n),
         "random": asdict(ranking_quality(lists(*chance), seen, relevant, n)),
-        "by_activity": _by_activity(own, seen, relevant, n),
     }
-
-
-def _by_activity(
-    lists: NDArray[np.int32], seen: csr_array, relevant: csr_array, n: int
-) -> list[dict[str, Any]]:
-    group = np.searchsorted(_ACTIVITIES, np.diff(seen.indptr), side="right") - 1
-    figures = []
-    for number in np.unique(group[group >= 0]):
-        rows = np.flatnonzero(group == number)
-        quality = asdict(ranking_quality(lists[rows], seen[rows], relevant[rows], n))
-        own = {name: quality[name] for name in _OF_GROUPS}
-        figures.append({"ratings_from": _ACTIVITIES[number], "users": len(rows), **own})
-    return figures
 
 
 def cross_fitted(

@@ -75,15 +75,6 @@ def test_the_popular_list_is_the_published_one(db_settings: Settings) -> None:
     assert figures["ndcg_error"] is None
 
 
-def test_users_are_grouped_by_activity(db_settings: Settings) -> None:
-    figures = evaluate_lists(neighbours(circles()), *split(circles()), db_settings)
-    assert [(g["ratings_from"], g["users"]) for g in figures["by_activity"]] == [(5, 30)]
-    assert figures["by_activity"][0]["ndcg"] == pytest.approx(figures["ndcg"])
-    few = circles(own=4)
-    figures = evaluate_lists(neighbours(few), *split(few), db_settings)
-    assert [(g["ratings_from"], g["users"]) for g in figures["by_activity"]] == [(2, 30)]
-
-
 def test_a_sample_of_many_users_is_evaluated(
     db_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
