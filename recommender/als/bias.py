@@ -1,8 +1,4 @@
-"""The user and item bias of ratings, and the choice of its damping by cross-validation.
-
-The best damping is a property of the data: the variance of a rating about its bias, divided by the
-variance of the biases. It is high where ratings are noisy or users and restaurants differ little.
-"""
+"""The user and item bias of ratings, and the choice of its damping by cross-validation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,7 +34,10 @@ class Bias:
 
 @dataclass(frozen=True)
 class BiasDamping:
-    """Damping above 0: how many ratings of the mean are added to each user and restaurant."""
+    """Damping above 0: how many ratings of the mean are added to each user and restaurant.
+
+    The best one is the variance of a rating about its bias, divided by that of the biases.
+    """
 
     user: float = 3.0
     restaurant: float = 20.0

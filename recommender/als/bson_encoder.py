@@ -45,10 +45,7 @@ class RecommendationEncoder:
         scores: NDArray[np.float32],
         ratings: NDArray[np.float64] | None = None,
     ) -> Iterator[RawBSONDocument]:
-        """Yield the documents of users, from their positions and ids, (n,).
-
-        ``items`` and ``scores``, (n, m), are those of `top_n`, ``ratings``, (n, m), predicted ones.
-        """
+        """Yield the documents of n users, with `top_n`'s results and predicted ratings, (n, m)."""
         if (ratings is None) != (self._dtype == _SCORE):
             raise ValueError(f"ratings={ratings!r}, expected if and only if with_ratings")
         values = np.zeros(items.shape, self._dtype)

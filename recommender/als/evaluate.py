@@ -39,10 +39,7 @@ def evaluate_ratings(
 def evaluate_lists(
     model: Model, train: Ratings, test: Ratings, settings: Settings
 ) -> dict[str, Any]:
-    """Return ``metrics.lists``: the lists of a model of ``train`` beside popular and random ones.
-
-    Without a relevant item, figures are None, and ``reason`` says why.
-    """
+    """Return ``metrics.lists``: lists of a model of ``train`` beside popular and random ones."""
     users, relevant = relevant_items(test, settings, EVALUATED_USERS)
     if not len(users):
         return {"users": 0, **no_quality("no test rating is high enough to be relevant")}

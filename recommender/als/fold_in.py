@@ -1,6 +1,7 @@
 """Fold-in: any user's preferences from the item factors alone, by one exact ALS half-step."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class PreferenceModel:
         """Number of factors."""
         return len(self.spectrum)
 
-    @property
+    @cached_property
     def restaurant_factors(self) -> NDArray[np.float32]:
         """The restaurants' factors, and their popularity to break ties: (restaurants, rank + 1)."""
         return np.column_stack([self.factors, np.float32(_TIE_BREAK) * self.popularity])

@@ -52,10 +52,6 @@ class PublishedFactors:
     def _index(self) -> KeyIndex:
         return KeyIndex(self.restaurants)
 
-    @cached_property
-    def _item_factors(self) -> NDArray[np.float32]:
-        return self.preferences.restaurant_factors
-
     def recommend(
         self, ratings: Ratings, n: int, also_rated: pa.StringArray = _NO_KEYS
     ) -> list[Document]:
@@ -65,11 +61,11 @@ class PublishedFactors:
         ``gmap_id``, ``score``, and ``because``: the at most two rated ones that add most to it.
         """
         confidence = self._confidence(ratings)
-        user_factors = self.preferences.user_factors(confidence)
+        factors = (self.preferences.user_factors(confidence), self.preferences.restaurant_factors)
         excluded = np.concatenate([confidence.indices, self._find(decode_ids(also_rated))])
         excluded = excluded[excluded >= 0]
         left_out = self._row(excluded, np.ones(len(excluded)))
-        items, scores = top_n(user_factors, self._item_factors, n, left_out, self.shown)
+        items, scores = top_n(*factors, n, left_out, self.shown)
         because = self.preferences.reasons(confidence, items[0], _REASONS)
         entries = self._entries(items[0], scores[0])
         return [e | {"because": self._ids(r)} for e, r in zip(entries, because, strict=False)]

@@ -41,12 +41,8 @@ class ChosenParameters:
 
     def document(self) -> Document:
         """Return the ledger's ``chosen``."""
-        document = asdict(self)
-        return {
-            "weights": document.pop("damping"),
-            "confidence": document.pop("preference"),
-            **document,
-        }
+        names = {"damping": "weights", "preference": "confidence"}
+        return {names.get(name, name): value for name, value in asdict(self).items()}
 
 
 def choose_parameters(train: Ratings, settings: Settings, ratings: int) -> ChosenParameters | None:

@@ -14,7 +14,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ Array = NDArray[Any]
 Factors = NDArray[np.float32]
 HalfStep = Callable[[csr_array, Factors], Factors]
 
+_BLAS = ThreadpoolController()  # inspects all loaded libraries, which takes milliseconds
 log = logging.getLogger(__name__)
 
 
@@ -87,11 +87,6 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()  # inspects all loaded libraries, which takes milliseconds
-
-
 def diagonalise(items: Factors) -> tuple[Factors, NDArray[np.float64], Factors]:
     """Return factors rotated so that their Gram matrix is diagonal, the diagonal, the rotation."""
     spectrum, rotation = np.linalg.eigh((items.T @ items).astype(np.float64))
@@ -134,7 +129,7 @@ def _solve_rows(
         for block in blocks:
             solve(block)
         return solved
-    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+    with _BLAS.limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         list(pool.map(solve, blocks))
     return solved
 

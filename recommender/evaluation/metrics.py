@@ -94,9 +94,9 @@ def ndcg_of_each(lists: Lists, seen: csr_array, relevant: csr_array, n: int) -> 
 def quality_beside(
     lists: Lists, popular: Lists, seen: csr_array, relevant: csr_array, n: int
 ) -> dict[str, Any]:
-    """Return the `ranking_quality` of lists and of the ``popular`` list.
+    """Return the `ranking_quality` of lists and of the ``popular`` list, and the ``lift``.
 
-    ``lift`` is the mean difference of their NDCG, and ``lift_error`` its standard error.
+    The lift is the mean difference of their NDCG, with a standard error for two users or more.
     """
     truth = (seen, relevant, n)
     lift, error = _mean_and_error(ndcg_of_each(lists, *truth) - ndcg_of_each(popular, *truth))

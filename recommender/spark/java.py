@@ -1,7 +1,4 @@
-"""Finds, and with ``--install`` installs, the Java and the LAPACK that Spark runs on.
-
-With a LAPACK, which Spark loads by itself, ALS of many factors takes half the time.
-"""
+"""Finds, and with ``--install`` installs, the Java and the LAPACK that Spark runs on."""
 
 import argparse
 import logging

@@ -16,13 +16,13 @@ from recommender.data.ratings import Ratings
 from tests.support import ratings_of
 
 
-def circles(users: int = 30, items: int = 40, own: int = 6) -> Ratings:
+def circles(users: int = 30, items: int = 40) -> Ratings:
     """Users who rate the restaurants that follow their own number."""
     return ratings_of(
         [
             (f"u{user:02}", f"r{(user + step) % items:02}", 5.0)
             for user in range(users)
-            for step in range(own)
+            for step in range(6)
         ]
     )
 

@@ -30,6 +30,7 @@ from recommender.spark.reviews_source import read_ratings
 from recommender.spark.session import spark_session
 
 _FOLDS = 3
+_TO_CONTINUE = "no trial is complete; run the same command again to continue"
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +75,11 @@ def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) ->
             raise DataError(f"no trial is complete; the first failed: {failed[0]['reason']}")
         if arguments.json:
             best = dict(line.split("=", 1) for line in lines)
-            outcome = {"run_id": run.run_id, "plot": str(path), "searches": entries, "best": best}
-            print_json(outcome)
+            origin = {"run_id": run.run_id, "plot": str(path)}
+            print_json({**origin, "searches": entries, "best": best})
             return
-        best_values = "best values, as lines for .env:"
-        to_continue = "no trial is complete; run the same command again to continue"
-        closing = [f"search {run.run_id}; plot: {path}", best_values if lines else to_continue]
-        sys.stdout.write("\n".join([*closing, *lines, ""]))
+        outcome = "best values, as lines for .env:" if lines else _TO_CONTINUE
+        sys.stdout.write("\n".join([f"search {run.run_id}; plot: {path}", outcome, *lines, ""]))
 
 
 def tune(run: SideRun, axes: Axes, folds: int, expired: Callable[[], bool]) -> dict[str, Any]:

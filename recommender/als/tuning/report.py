@@ -1,7 +1,4 @@
-"""The report of a parameter search, from its entries in the ledger: tables, ``.env`` lines, charts.
-
-An entry is one search of ``metrics.tuning.searches``; its table has the best trial first.
-"""
+"""The report of a parameter search, from its ledger entries: tables, ``.env`` lines, charts."""
 
 import math
 from collections import defaultdict
@@ -11,7 +8,7 @@ from typing import Any
 from recommender.core.plots import LineChart, Point
 from recommender.core.terminal import print_table
 
-Entry = Mapping[str, Any]
+Entry = Mapping[str, Any]  # a search of metrics.tuning.searches; its table has the best trial first
 
 
 def print_search(name: str, entry: Entry) -> None:
@@ -77,5 +74,4 @@ def _format_value(value: float | None) -> str:
 
 
 def _order(value: float | None) -> float:
-    """Return a sort key that puts None last."""
-    return math.inf if value is None else value
+    return math.inf if value is None else value  # None last
