@@ -28,11 +28,6 @@ class PreferenceModel:
     alpha: float
     reg_param: float
 
-    @property
-    def rank(self) -> int:
-        """Number of factors."""
-        return len(self.spectrum)
-
     @cached_property
     def restaurant_factors(self) -> NDArray[np.float32]:
         """The restaurants' factors, and their popularity to break ties: (restaurants, rank + 1)."""

@@ -142,7 +142,7 @@ def factors_document(
     order = np.argsort(-preferences.popularity, kind="stable")
     ids = decode_ids(restaurants.take(pa.array(order)))
     spectrum = preferences.spectrum.tolist()
-    numbers_bytes = _FLOAT32.itemsize * (preferences.rank + 1) + 1
+    numbers_bytes = _FLOAT32.itemsize * (len(spectrum) + 1) + 1
     fixed_bytes = len(bson.encode({"spectrum": spectrum}))
     kept = entries_that_fit(bytes_of_ids(ids) + numbers_bytes, fixed_bytes)
     order = order[:kept]
@@ -151,7 +151,7 @@ def factors_document(
         "run_id": run_id,
         "fitted_by": run_id,
         "gmap_ids": ids[:kept],
-        "rank": preferences.rank,
+        "rank": len(spectrum),
         "factors": preferences.factors[order].astype(_FLOAT32).tobytes(),
         "popularity": preferences.popularity[order].astype(_FLOAT32).tobytes(),
         "shown": shown[order].tobytes(),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recommender.als.tuning.space import Axes, Parameters, Search
+from recommender.als.tuning.space import DEPENDS_ON, Axes, Parameters, Search
 from recommender.core.errors import DataError, ModelRejectedError
 from recommender.core.mongo import MongoDatabase, mongo_errors
 from recommender.data.ratings import Ratings
@@ -75,8 +75,8 @@ class ResultStore:
             self._collection.replace_one(self._key(trial, fold), document, upsert=True)
 
     def _key(self, trial: Trial, fold: int) -> Parameters:
-        settings = {name: self._settings[name] for name in trial.search.depends_on}
-        basis = [_VERSION, self._data, trial.search.name, fold, settings, trial.parameters]
+        settings = {name: self._settings[name] for name in DEPENDS_ON} | trial.parameters
+        basis = [_VERSION, self._data, trial.search.name, fold, settings]
         text = json.dumps(basis, sort_keys=True)
         return {"_id": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
 

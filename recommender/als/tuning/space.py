@@ -10,10 +10,12 @@ from recommender.core.settings import load_settings
 Parameters = dict[str, Any]
 Axes = dict[str, tuple[Any, ...]]
 
-_SPLIT = ("seed", "rating_min", "rating_max", "als_test_fraction", "als_test_split")
-_USERS = (*_SPLIT, "als_preference_users")
-_RATINGS = (*_USERS, "als_objective", "als_cold_start_strategy")
-_BIAS = ("als_user_weight", "als_restaurant_weight")
+# The settings that change a measure, besides the parameters.
+DEPENDS_ON = (
+    *("seed", "rating_min", "rating_max", "als_test_fraction", "als_test_split", "als_top_n"),
+    *("als_objective", "als_preference_users", "als_user_weight", "als_restaurant_weight"),
+    *("als_cold_start_strategy", "als_max_iter"),
+)
 _RATING_GRID = {"als_reg_param": (0.05, 0.1, 0.3), "als_rank": (5, 10, 20)}
 _PREFERENCE_GRID = {
     "als_preference_reg_param": (1.0, 4.0, 12.0),
@@ -30,12 +32,11 @@ class Search:
     name: str
     measure: str  # RMSE, of which the lowest is best, or NDCG, of which the highest is
     grid: Axes  # default values to try of each searched parameter
-    depends_on: tuple[str, ...]  # other settings that change the measure
 
 
-RATING = Search("rating", "RMSE", _RATING_GRID, (*_RATINGS, *_BIAS, "als_max_iter"))
-RATING_ALONE = Search("rating", "RMSE", {**_RATING_GRID, "als_max_iter": (5, 10)}, _RATINGS)
-PREFERENCE = Search("preference", "NDCG", _PREFERENCE_GRID, (*_USERS, "als_top_n"))
+RATING = Search("rating", "RMSE", _RATING_GRID)
+RATING_ALONE = Search("rating", "RMSE", {**_RATING_GRID, "als_max_iter": (5, 10)})
+PREFERENCE = Search("preference", "NDCG", _PREFERENCE_GRID)
 # By ALS_OBJECTIVE. ALS_MAX_ITER belongs to the fit that ranks restaurants.
 SEARCHES = {"preference": (RATING, PREFERENCE), "rating": (RATING_ALONE,)}
 
