@@ -34,10 +34,7 @@ class Bias:
 
 @dataclass(frozen=True)
 class BiasDamping:
-    """Damping above 0: how many ratings of the mean are added to each user and restaurant.
-
-    The best one is the variance of a rating about its bias, divided by that of the biases.
-    """
+    """Damping above 0: how many ratings of the mean are added to each user and restaurant."""
 
     user: float = 3.0
     restaurant: float = 20.0

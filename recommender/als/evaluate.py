@@ -20,10 +20,7 @@ _RANDOM_FACTORS = 16
 def evaluate_ratings(
     model: RatingModel, train: Ratings, test: Ratings, settings: Settings
 ) -> tuple[float, dict[str, Any]]:
-    """Return the blend weight of ALS and the errors of a model of ``train``, for ``metrics.als``.
-
-    The weight is fitted to the test ratings; with ``ALS_OBJECTIVE=rating``, it is 1.
-    """
+    """Return ALS's blend weight, fitted to the test ratings, and errors for ``metrics.als``."""
     pairs, mean = (test.user, test.restaurant), float(train.rating.mean())
     if settings.als.objective == "rating":
         blend_weight, predicted, biased = 1.0, model.predict(*pairs), None
@@ -66,8 +63,7 @@ def cross_fitted(
     """Return the blend weight of a predictor, (n,), and the predictor times its weight.
 
     The weight w, within [0, 1], minimises the sum of (actual - w predictor)^2, less one standard
-    error; it is 0 without a row other than NaN. Each random half is scaled by the weight of the
-    other half, so that errors are out of sample.
+    error. Each random half is scaled by that of the other, so that errors are out of sample.
     """
     half = np.random.default_rng(seed).random(len(actual)) < 0.5
     predicted = np.empty(len(actual))

@@ -20,11 +20,10 @@ _BATCH_USERS = 10_000
 
 
 def record_hindsight(run: TrainingRun, ratings: Ratings) -> None:
-    """Record ``metrics.hindsight``, if a run is live and the ledger has it.
+    """Record ``metrics.hindsight`` of the reviews since the live run, if the ledger has that run.
 
-    It counts the reviews of a time after the live run's start: the ``reviews`` of users with a
-    published list, and the ``unlisted`` others. ``hits`` are of a restaurant in the author's list,
-    ``popular_hits`` of one in the popular list of equal length, None without a popular list.
+    ``reviews`` are of users with a published list, ``unlisted`` of others; ``hits`` of a restaurant
+    in the author's list, ``popular_hits`` of one in the popular list of equal length.
     """
     if "started_at" in (entry := live_entry(run)):
         with mongo_errors("reading the live lists"):

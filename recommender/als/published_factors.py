@@ -135,10 +135,7 @@ def factors_document(
     run_id: str,
     shift: float,
 ) -> Document:
-    """Return the document of as many restaurants as fit 16 MB, the most popular ones.
-
-    ``restaurants`` are keys, ``shown`` marks those to recommend; readers add ``shift`` to ratings.
-    """
+    """Return the document of the most popular restaurants, of these keys, that fit 16 MB."""
     order = np.argsort(-preferences.popularity, kind="stable")
     ids = decode_ids(restaurants.take(pa.array(order)))
     spectrum = preferences.spectrum.tolist()

@@ -103,10 +103,7 @@ def _solve_rows(
     reg_param: float,
     threads: int,
 ) -> Factors:
-    """Solve the regression of each row, 0 without values; each thread with single-threaded BLAS.
-
-    ``weight`` and ``side`` are the w and s of each stored value, ``spectrum`` the diagonal of G.
-    """
+    """Solve the rows' regressions: w is the weight, s the side, the spectrum G's diagonal."""
     safe = weight.max(initial=0) <= _ILL_CONDITIONED * reg_param
     precision: Any = np.float32 if safe else np.float64
     weight, side, factors = (a.astype(precision, copy=False) for a in (weight, side, items))
@@ -148,10 +145,7 @@ def _blocks(lengths: Array, rank: int) -> Iterator[NDArray[np.intp]]:
 
 
 def _solve_few(factors: Array, index: Array, weight: Array, side: Array, diagonal: Array) -> Array:
-    """Solve rows of few values by the Woodbury identity, u = D^-1 F' (I + W F D^-1 F')^-1 s.
-
-    F has a row's n factors, W = diag(w), and D is the diagonal.
-    """
+    """Solve rows of few values by the Woodbury identity, u = D^-1 F' (I + W F D^-1 F')^-1 s."""
     rated = factors[index]
     scaled = rated / diagonal[:, None, :]
     inner = weight[:, :, None] * np.matmul(rated, scaled.swapaxes(1, 2))

@@ -14,14 +14,11 @@ _TINY = 1e-30
 Floats = NDArray[np.float32]
 Norms = NDArray[np.float64]
 Positions = NDArray[np.intp]
+Mask = NDArray[np.bool_]
 
 
 def top_n(
-    user_factors: Floats,
-    item_factors: Floats,
-    n: int,
-    rated: csr_array,
-    shown: NDArray[np.bool_] | None = None,
+    user_factors: Floats, item_factors: Floats, n: int, rated: csr_array, shown: Mask | None = None
 ) -> tuple[NDArray[np.int32], Floats]:
     """Return each user's ``n`` unrated items of the highest score, best first, and the scores.
 
@@ -57,11 +54,8 @@ def top_n(
 
 
 def _norms(users: Floats, items: Floats) -> tuple[Norms, Norms]:
-    """Return norms of users and items whose products bound the scores.
-
-    A factor may be scaled for the users if it is divided by as much for the items; the bound is
-    tight if both are of one size.
-    """
+    """Return norms of users and items whose products bound the scores."""
+    # A factor may be multiplied for users if it is divided for items: equal sizes bound tightest.
     of_users, of_items = (np.sqrt((f.astype(np.float64) ** 2).mean(axis=0)) for f in (users, items))
     used = (of_users > 0) & (of_items > 0)
     scale = np.sqrt(of_items[used] / of_users[used])

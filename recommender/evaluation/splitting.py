@@ -17,10 +17,7 @@ _RELEVANT_SHARE = 0.2  # of a test user's relevant items
 def split(
     ratings: Ratings, settings: Settings, of: NDArray[np.bool_] | None = None
 ) -> tuple[Ratings, Ratings]:
-    """Return a training part and a test part of each user's ratings, as `choose_test_rows` does.
-
-    ``of``, bool (users,), restricts the test part to some users.
-    """
+    """Return training and test ratings, by `choose_test_rows`; only users ``of`` have test ones."""
     time = ratings.time if settings.als.test_split == "time" else None
     is_test = choose_test_rows(ratings.user, settings.als.test_fraction, settings.seed, time)
     if of is not None:

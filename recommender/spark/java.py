@@ -15,12 +15,9 @@ from pathlib import Path
 from recommender.core.errors import ConfigurationError
 
 SUPPORTED = (17, 21)
-# The environment variables that add options to any Java.
-OPTION_VARIABLES = ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS")
+OPTION_VARIABLES = ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS")  # of any Java
 JAVA_PACKAGE = "openjdk-17-jre-headless"
-# The build of OpenBLAS for programs that start threads of their own, as Spark does.
-LAPACK_PACKAGE = "libopenblas0-serial"
-
+LAPACK_PACKAGE = "libopenblas0-serial"  # for programs that start threads themselves, as Spark does
 _ADVICE = (
     f"Spark needs Java {SUPPORTED[0]} or {SUPPORTED[1]}: install it (Debian and Ubuntu: "
     f"apt-get install {JAVA_PACKAGE}) or set JAVA_HOME to one"

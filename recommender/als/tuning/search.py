@@ -49,6 +49,7 @@ class Trial:
 
 
 Fit = Callable[[Trial, int], float]  # returns the measure on a fold
+Expired = Callable[[], bool]
 
 
 class ResultStore:
@@ -100,19 +101,12 @@ def make_trials(search: Search, axes: Axes, settings: Mapping[str, Any]) -> list
 
 
 def run_trials(
-    trials: list[Trial],
-    folds: int,
-    fit: Fit,
-    store: ResultStore,
-    *,
-    seed: int,
-    expired: Callable[[], bool],
+    trials: list[Trial], folds: int, fit: Fit, store: ResultStore, *, seed: int, expired: Expired
 ) -> None:
     """Fit each trial on each fold, unless its result is stored, and add the results to the trial.
 
-    The trials in force come first, then the others in random order, so that an interrupted search
-    has covered the whole space. A trial ends with its first failed fit: a DataError or
-    ModelRejectedError. No fit starts once ``expired`` returns true.
+    Those in force come first, then others in random order: an interrupted search covers the whole
+    space. A trial ends with its first failed fit. No fit starts once ``expired()``.
     """
     shuffled = [trials[i] for i in np.random.default_rng(seed).permutation(len(trials))]
     shuffled.sort(key=lambda trial: not trial.in_force)

@@ -42,9 +42,8 @@ SEARCHES = {"preference": (RATING, PREFERENCE), "rating": (RATING_ALONE,)}
 
 
 def parse_grid(texts: Sequence[str], objective: str) -> Axes:
-    """Return the values to try of each parameter from ``NAME=VALUE,VALUE,...`` texts.
+    """Return the values to try by ``NAME=VALUE,VALUE,...`` texts, or those of the default grids.
 
-    Without a text, they are the default grids of the ``objective``, as in ``ALS_OBJECTIVE``.
     ValueError if a name is unknown or repeated, or a value is invalid for its setting.
     """
     defaults = {n: values for each in SEARCHES[objective] for n, values in each.grid.items()}
