@@ -31,7 +31,6 @@ from recommender.data.ratings import Ratings
 from recommender.publishing.gate import check_finite
 
 REMEDY = "raise ALS_REG_PARAM or lower ALS_RANK"
-
 _SWEPT_RATINGS = 15_000_000
 
 log = logging.getLogger(__name__)
