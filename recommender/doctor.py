@@ -1,7 +1,5 @@
 """Checks what a training and the service need, and names the remedy for what is amiss."""
 
-from __future__ import annotations
-
 import ctypes
 import re
 import shutil

@@ -11,8 +11,6 @@ Examples
     python -m recommender.load ratings.dat --columns user_id,gmap_id,rating,time --dry-run
 """
 
-from __future__ import annotations
-
 import argparse
 import codecs
 import json

@@ -6,8 +6,6 @@ death would come at the end of the thread that started the child.) This file is 
 too: it imports the standard library alone, so that it starts in milliseconds.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

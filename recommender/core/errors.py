@@ -1,7 +1,5 @@
 """The expected failures, each with the exit code of the script."""
 
-from __future__ import annotations
-
 
 class RecommenderError(Exception):
     """Base of all expected failures; one line says what was found, expected and to do."""

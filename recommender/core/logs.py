@@ -1,7 +1,5 @@
 """Logging without secrets: formatter, handlers and one-line errors."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

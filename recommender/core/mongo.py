@@ -1,7 +1,5 @@
 """The MongoDB client, its two databases, and its errors as one line with advice."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

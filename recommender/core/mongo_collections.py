@@ -1,7 +1,5 @@
 """Helpers for whole collections: bulk inserts, replacing one, copying indexes and options."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Network addresses: free ports, ports in use, and the loopback interface."""
 
-from __future__ import annotations
-
 import ipaddress
 import socket
 from contextlib import suppress

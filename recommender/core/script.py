@@ -1,7 +1,5 @@
 """The entry of all scripts: logs without secrets, signals, one line and exit code per failure."""
 
-from __future__ import annotations
-
 import argparse
 import io
 import logging

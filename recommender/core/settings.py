@@ -1,7 +1,5 @@
 """The settings of the service: typed, grouped, read from the environment or a ``.env`` file."""
 
-from __future__ import annotations
-
 import difflib
 import logging
 import os
@@ -251,11 +249,11 @@ class Settings(_Group):
     """Seed of the splits, of ALS and of K-Means."""
 
     @classmethod
-    def of(cls, values: Mapping[str, object]) -> Settings:
+    def of(cls, values: Mapping[str, object]) -> Self:
         """Return settings with these values, by environment name; the rest has its default."""
         return cls.model_validate({**values, **dict.fromkeys(_GROUPS, values)})
 
-    def with_values(self, changes: Mapping[str, object]) -> Settings:
+    def with_values(self, changes: Mapping[str, object]) -> Self:
         """Return a copy with some values changed, by environment name in either case.
 
         An unknown name raises ValueError.
@@ -263,7 +261,7 @@ class Settings(_Group):
         changed = _upper_names(changes)
         if unknown := changed.keys() - setting_fields().keys():
             raise ValueError(f"{', '.join(sorted(unknown))}: not a setting")
-        return Settings.of(self._flat(exclude_unset=True) | changed)
+        return self.of(self._flat(exclude_unset=True) | changed)
 
     @property
     def log_dir(self) -> Path:

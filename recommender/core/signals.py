@@ -1,7 +1,5 @@
 """Stops: signals and the time limit as exceptions in the main thread."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

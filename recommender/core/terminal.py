@@ -1,7 +1,5 @@
 """The output of the scripts: tables and progress in a terminal, plain lines elsewhere, or JSON."""
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import io

@@ -1,7 +1,5 @@
 """Cleaning of raw rows; only this module decides which ratings are valid."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

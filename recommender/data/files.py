@@ -5,8 +5,6 @@ format of times are chosen by all of their column, and a damaged file loads noth
 """
 
 # ruff: noqa: S608 - what is put into queries is of this module, or quoted by it.
-from __future__ import annotations
-
 import bz2
 import gzip
 import io

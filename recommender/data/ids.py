@@ -1,7 +1,5 @@
 """Keys of user and restaurant ids: a string for an id of any BSON type."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any

@@ -1,7 +1,5 @@
 """Ratings of one user, from the database or from a request."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress

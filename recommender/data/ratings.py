@@ -1,10 +1,8 @@
 """Clean ratings as arrays: :func:`gather` makes :class:`Ratings` of cleaned blocks of rows."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -59,7 +57,7 @@ class Ratings:
     def __len__(self) -> int:
         return len(self.rating)
 
-    def rows(self, chosen: NDArray[np.bool_]) -> Ratings:
+    def rows(self, chosen: NDArray[np.bool_]) -> Self:
         """Return the rows where ``chosen``, bool (n,), is true; users and restaurants stay."""
         columns = ("user", "restaurant", "rating", "time")
         return replace(self, **{name: getattr(self, name)[chosen] for name in columns})

@@ -1,7 +1,5 @@
 """The reasons why a review is rejected."""
 
-from __future__ import annotations
-
 from enum import IntEnum
 
 

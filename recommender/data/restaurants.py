@@ -1,7 +1,5 @@
 """The optional collection ``Restaurants``: names, and which restaurants may be recommended."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any

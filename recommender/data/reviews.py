@@ -5,8 +5,6 @@ Spark data source of :mod:`recommender.spark.reviews_source` plans in the driver
 executors; :func:`read_ratings` reads everything in this process.
 """
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Operations on sparse matrices that scipy lacks."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.sparse import csr_array, vstack
 

@@ -1,7 +1,5 @@
 """Times in the notations of databases and exports, as milliseconds since the epoch."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The backend's collection ``Users``: users without a review, and more that users have rated."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
