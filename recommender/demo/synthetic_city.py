@@ -5,8 +5,6 @@ home and of their cuisines more often and rate them higher, so that clusters and
 structure to recover. Activity and popularity are heavy-tailed.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -149,17 +149,6 @@ class TestEmbeddedMongo:
             with pytest.raises(ConfigurationError, match=f"port {port} is in use"):
                 EmbeddedMongo(port=port).start()
 
-    def test_port_taken_by_another_mongod_meanwhile(
-        self, mongo_uri: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        taken = int(mongo_uri.rstrip("/").rpartition(":")[2])
-        candidates = iter([taken, taken, ports.free_port()])
-        monkeypatch.setattr(embedded, "free_port", lambda: next(candidates))
-        with EmbeddedMongo() as mongo:
-            assert mongo.port != taken
-            assert mongo.uri != mongo_uri
-            assert psutil.Process(mongo.pid).is_running()
-
     def test_a_failed_start_names_the_reason_of_mongod(self, tmp_path: Path) -> None:
         (tmp_path / "data" / "mongod.lock").mkdir(parents=True)
         with pytest.raises(DatabaseUnavailableError, match=r"mongod\.lock"):
