@@ -21,6 +21,7 @@ from recommender.data.ratings import Ratings
 from recommender.data.reviews import read_ratings
 from recommender.demo.embedded_mongod import EmbeddedMongo
 from recommender.spark.session import spark_errors, spark_session
+from tests.mongods import MongodForTests
 from tests.support import QUICK_ALS, QUICK_JAVA, set_environment, write_tiny_city
 
 _FOREIGN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")
@@ -161,7 +162,7 @@ def city(tiny_city: None, db_settings: Settings) -> Ratings:
 @pytest.fixture(scope="session")
 def replica_set_uri() -> Iterator[str]:
     """A real mongod that is the primary of a replica set of one."""
-    with EmbeddedMongo(replica_set=True) as mongo:
+    with MongodForTests(replica_set=True) as mongo:
         yield mongo.uri
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections import defaultdict
@@ -22,6 +23,7 @@ from recommender.als.fold_in import preference_model
 from recommender.als.model import Model, confidence_matrix
 from recommender.als.published_factors import factors_document
 from recommender.core.mongo import Document, MongoDatabase
+from recommender.core.ports import LOOPBACK
 from recommender.core.settings import Settings, load_settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
 from recommender.data.files import RATING, RESTAURANT, USER
@@ -36,6 +38,13 @@ QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 # Enough to fit something, where it does not matter how well.
 QUICK_ALS = {"als_preference_rank": 16, "als_max_iter": 2}
 TINY_CITY = City(users=300, restaurants=60, reviews=2_000, seed=3, tastes=4)
+
+
+def free_port() -> int:
+    """Return a free port of the loopback address."""
+    with socket.create_server((LOOPBACK, 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 def environment(settings: Settings, **more: str) -> dict[str, str]:
@@ -94,7 +103,7 @@ def _is_of_spark(command: list[str]) -> bool:
 
 def write_tiny_city(db: MongoDatabase, settings: Settings) -> None:
     """Fill Reviews with a city that trains in seconds."""
-    write_city(db, TINY_CITY, settings, with_users=False)
+    write_city(db, TINY_CITY, settings.reviews.fields, with_users=False)
 
 
 def rated_by_user(db: MongoDatabase) -> dict[Any, dict[Any, float]]:

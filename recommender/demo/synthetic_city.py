@@ -6,18 +6,18 @@ structure to recover. Activity and popularity are heavy-tailed.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import bisect
 
 from recommender.core.errors import DataError
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
 from recommender.core.mongo_collections import insert_batches, replacing
-from recommender.core.settings import Settings
 
 Floats: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.int64]
@@ -89,32 +89,19 @@ class City:
 
 @dataclass(frozen=True)
 class Population:
-    """A city without its reviews.
-
-    Attributes
-    ----------
-    home, favourite
-        (tastes,), indices into :data:`NEIGHBOURHOODS` and :data:`CUISINES`.
-    restaurants, gmap_ids
-        (restaurants,), the documents of ``Restaurants``, and their ids.
-    user_ids, taste, strictness, activity
-        (users,); strictness is standard normal, activity a number of reviews.
-    choice, stars
-        (tastes, restaurants), the cumulative probability with which a user of a taste chooses a
-        restaurant, and the rating that an average user would give.
-    """
+    """A city without its reviews."""
 
     city: City
-    home: Indices
-    favourite: Indices
-    restaurants: list[Document]
-    gmap_ids: NDArray[np.object_]
-    user_ids: NDArray[np.object_]
-    taste: Indices
-    strictness: Floats
-    activity: Indices
-    choice: Floats
-    stars: Floats
+    home: Indices  # (tastes,), indices into :data:`NEIGHBOURHOODS`
+    favourite: Indices  # (tastes,), indices into :data:`CUISINES`
+    restaurants: list[Document]  # (restaurants,), the documents of ``Restaurants``
+    gmap_ids: NDArray[np.object_]  # (restaurants,)
+    user_ids: NDArray[np.object_]  # (users,)
+    taste: Indices  # (users,)
+    strictness: Floats  # (users,), standard normal
+    activity: Indices  # (users,), numbers of reviews
+    choice: Floats  # (tastes, restaurants), cumulative probabilities of a choice by a user
+    stars: Floats  # (tastes, restaurants), the rating that an average user would give
 
 
 @dataclass(frozen=True)
@@ -187,16 +174,16 @@ def review_blocks(population: Population) -> Iterator[ReviewBlock]:
 
 
 def write_city(
-    database: MongoDatabase, city: City, settings: Settings, *, with_users: bool = True
+    database: MongoDatabase, city: City, fields: Sequence[str], *, with_users: bool = True
 ) -> int:
     """Write ``Restaurants``, ``Users`` and, last, ``Reviews``, and return the number of reviews.
 
-    Raises `DataError` if ``Reviews`` is not empty.
+    ``fields`` name user, restaurant, rating and time in ``Reviews``. If ``Reviews`` is not empty,
+    it raises `DataError`.
     """
     with mongo_errors("writing the generated city"):
         if database["Reviews"].find_one(projection={"_id": 1}):
-            name = f"Reviews of {database.name}"
-            raise DataError(f"{name} is not empty; write the city into an empty database")
+            raise DataError(f"{database.name}.Reviews is not empty; choose an empty database")
         population = populate(city)
         with replacing(database, "Restaurants") as restaurants:
             insert_batches(restaurants, [population.restaurants])
@@ -204,7 +191,7 @@ def write_city(
             batches = (_user_documents(population, b) for b in review_blocks(population))
             with replacing(database, "Users") as users:
                 insert_batches(users, batches)
-        fields, user_ids, ids = settings.reviews.fields, population.user_ids, population.gmap_ids
+        user_ids, ids = population.user_ids, population.gmap_ids
         batches = (
             _documents(fields, user_ids[b.user], ids[b.restaurant], b.rating, b.time)
             for b in review_blocks(population)
@@ -241,13 +228,8 @@ def _make_activity(rng: np.random.Generator, city: City) -> Indices:
     def activity(scale: float) -> Indices:
         return np.clip(np.rint(scale * weights), 1, city.most_reviews_of_a_user).astype(np.int64)
 
-    low, high = 0.0, 1.0
-    while activity(high).sum() < city.reviews:
-        high *= 2
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if activity(middle).sum() < city.reviews else (low, middle)
-    return activity(high)
+    largest = city.most_reviews_of_a_user / weights.min()
+    return activity(bisect(lambda scale: activity(scale).sum() - city.reviews, 0, largest))
 
 
 def _choose(
@@ -281,6 +263,6 @@ def _user_documents(population: Population, block: ReviewBlock) -> list[Document
     return _documents(("user_id", "ratings"), population.user_ids[users], lists)
 
 
-def _documents(fields: tuple[str, ...], *columns: list[Any] | NDArray[Any]) -> list[Document]:
+def _documents(fields: Sequence[str], *columns: list[Any] | NDArray[Any]) -> list[Document]:
     lists = [column if isinstance(column, list) else column.tolist() for column in columns]
     return [dict(zip(fields, row, strict=True)) for row in zip(*lists, strict=True)]

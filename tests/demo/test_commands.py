@@ -25,6 +25,8 @@ from recommender.core.settings import Settings
 from recommender.demo import embedded_mongod as embedded
 from recommender.demo.commands import PROJECT, main
 from recommender.demo.embedded_mongod import EmbeddedMongo, find_mongod
+from tests.mongods import MongodForTests
+from tests.support import free_port
 from tests.waiting import DEADLINE_SECONDS, until
 
 SMALL_CITY = ["--users", "50", "--restaurants", "20", "--reviews", "200"]
@@ -117,7 +119,7 @@ class TestEmbeddedMongo:
 
     def test_replica_set(self) -> None:
         with (
-            EmbeddedMongo(replica_set=True) as mongo,
+            MongodForTests(replica_set=True) as mongo,
             MongoClient[dict[str, object]](mongo.uri) as client,
         ):
             hello = client.admin.command("hello")
@@ -128,9 +130,9 @@ class TestEmbeddedMongo:
             assert client["x"]["y"].count_documents({}) == 1
 
     def test_replica_set_starts_again_on_its_port(self, tmp_path: Path) -> None:
-        with EmbeddedMongo(tmp_path, replica_set=True) as first:
+        with MongodForTests(tmp_path, replica_set=True) as first:
             port = first.port
-        with EmbeddedMongo(tmp_path, replica_set=True, port=port) as again:
+        with MongodForTests(tmp_path, replica_set=True, port=port) as again:
             assert again.uri == first.uri
 
     def test_folder_in_use(self, tmp_path: Path) -> None:
@@ -288,7 +290,7 @@ class Command:
     """The demo as a person starts it, but for the scripts."""
 
     def __init__(self, scripts: Path, *arguments: str, **environment: str) -> None:
-        self.port = ports.free_port()
+        self.port = free_port()
         self.printed = ""
         code = (
             "import sys; from pathlib import Path; from recommender.demo.commands import main;"
@@ -459,22 +461,13 @@ class TestRun:
         assert "Generating" not in command.printed
 
     def test_two_demos_at_once(self, start: Start) -> None:
-        first = start("database")
-        first.read_until("MONGO_URI=mongodb://127.0.0.1:")
+        first = start("run")
+        first.read_until("clus_test.py")
         second = start("train")
         assert second.end() == 78
         assert "is in use by another mongod" in second.printed
         first.signal(signal.SIGINT)
         assert first.end() == 0
-
-    def test_database_keeps_a_city_up(self, start: Start) -> None:
-        command = start("database")
-        uri = command.read_until("MONGO_URI=").partition("MONGO_URI=")[2].split()[0]
-        with MongoClient[dict[str, object]](uri) as client:
-            assert client["Google-Maps-Restaurant"]["Restaurants"].count_documents({}) == 20
-            assert len(client["Google-Maps-Restaurant"]["Reviews"].distinct("user_id")) == 50
-        command.signal(signal.SIGTERM)
-        assert command.end() == 0
 
 
 def test_city_command_fills_an_empty_database_once(
@@ -486,13 +479,6 @@ def test_city_command_fills_an_empty_database_once(
         contents.append(list(db["Reviews"].find()))
     assert contents[0] == contents[1]
     assert len(contents[0]) > 100
-
-
-@pytest.mark.usefixtures("clean_environment")
-def test_database_command_and_a_database_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MONGO_URI", "mongodb://localhost/")
-    with pytest.raises(ConfigurationError, match="MONGO_URI is set"):
-        main(["database"])
 
 
 @pytest.mark.usefixtures("clean_environment")

@@ -176,7 +176,7 @@ def test_an_invalid_size_is_an_error_that_names_it() -> None:
 
 def test_the_written_city_is_the_generated_one(db: MongoDatabase, db_settings: Settings) -> None:
     expected = all_reviews(SMALL)
-    count = write_city(db, SMALL, db_settings)
+    count = write_city(db, SMALL, db_settings.reviews.fields)
     reviews = list(db["Reviews"].find({}, {"_id": 0}))
     assert count == len(reviews) == len(expected.user)
     assert reviews[7] == {
@@ -190,7 +190,7 @@ def test_the_written_city_is_the_generated_one(db: MongoDatabase, db_settings: S
 
 
 def test_users_hold_the_same_ratings(db: MongoDatabase, db_settings: Settings) -> None:
-    write_city(db, SMALL, db_settings)
+    write_city(db, SMALL, db_settings.reviews.fields)
     of_reviews = {
         (r["user_id"], r["gmap_id"], r["rating"], r["time"]) for r in db["Reviews"].find()
     }
@@ -205,14 +205,14 @@ def test_users_hold_the_same_ratings(db: MongoDatabase, db_settings: Settings) -
 
 def test_all_blocks_of_users_are_written(db: MongoDatabase, db_settings: Settings) -> None:
     city = City(users=20_500, restaurants=50, reviews=20_500)
-    write_city(db, city, db_settings, with_users=False)
+    write_city(db, city, db_settings.reviews.fields, with_users=False)
     assert set(db["Reviews"].distinct("user_id")) == set(populate(city).user_ids)
     assert "Users" not in db.list_collection_names()
 
 
 def test_field_names_are_the_settings(db: MongoDatabase, db_settings: Settings) -> None:
     names = {"reviews_restaurant_field": "business_id", "reviews_rating_field": "stars"}
-    write_city(db, SMALL, db_settings.with_values(names), with_users=False)
+    write_city(db, SMALL, db_settings.with_values(names).reviews.fields, with_users=False)
     review = db["Reviews"].find_one({}, {"_id": 0})
     assert review is not None
     assert set(review) == {"user_id", "business_id", "stars", "time"}
@@ -221,7 +221,7 @@ def test_field_names_are_the_settings(db: MongoDatabase, db_settings: Settings) 
 def test_existing_reviews_are_not_replaced(db: MongoDatabase, db_settings: Settings) -> None:
     db["Reviews"].insert_one({"user_id": "real"})
     with pytest.raises(DataError):
-        write_city(db, SMALL, db_settings)
+        write_city(db, SMALL, db_settings.reviews.fields)
     assert [r["user_id"] for r in db["Reviews"].find()] == ["real"]
 
 
@@ -233,5 +233,5 @@ def test_an_interrupted_city_leaves_no_reviews(
 
     monkeypatch.setattr(synthetic_city, "review_blocks", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_city(db, SMALL, db_settings, with_users=False)
+        write_city(db, SMALL, db_settings.reviews.fields, with_users=False)
     assert db.list_collection_names() == ["Restaurants"]

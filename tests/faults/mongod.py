@@ -18,8 +18,9 @@ from urllib.parse import quote_plus
 from pymongo import MongoClient
 
 from recommender.core.mongo import APP_NAME, Client
-from recommender.core.ports import LOOPBACK, free_port
-from recommender.demo.embedded_mongod import EmbeddedMongo
+from recommender.core.ports import LOOPBACK
+from tests.mongods import MongodForTests
+from tests.support import free_port
 
 ADMINISTRATOR = ("root", "p@ss/w%rd:#?")
 READER = ("reader", "read%only@/")
@@ -60,7 +61,7 @@ class Trap:
     always: bool = False
 
 
-class FaultyMongo(EmbeddedMongo):
+class FaultyMongo(MongodForTests):
     """A mongod in a folder of its own, on one port from start to start.
 
     Parameters

@@ -8,12 +8,11 @@ from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, Signals
 import httpx2 as httpx
 
 from recommender.core.mongo import Document
-from recommender.core.ports import free_port
 from tests.faults.catalogue import Fault, hit
 from tests.faults.mongod import LONG_SECONDS, Trap
 from tests.faults.trainings import BETWEEN, CLUSTERING_BETWEEN, kill
 from tests.faults.world import Outcome, Running, World, alive
-from tests.support import jvms
+from tests.support import free_port, jvms
 from tests.waiting import at_once, until
 
 

@@ -22,11 +22,11 @@ import httpx2 as httpx
 import psutil
 
 from recommender.core.mongo import Document
-from recommender.core.ports import free_port
 from recommender.core.settings import load_settings
 from recommender.runs.lease import holder
 from tests.faults.mongod import LONG_SECONDS, FaultyMongo, Trap
 from tests.faults.world import LEASE_SECONDS, Running, World, alive, template, world_in
+from tests.support import free_port
 from tests.waiting import until
 
 # Where a fault comes: up to this long after a phase has begun.

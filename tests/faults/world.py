@@ -18,14 +18,13 @@ from pydantic import SecretStr
 
 import clustering_training
 from recommender.core.mongo import Document, MongoDatabase, connect, database
-from recommender.core.ports import free_port
 from recommender.core.settings import Settings
 from recommender.data.reviews import read_ratings
 from recommender.runs.lease import LEASE_ID, holder
 from recommender.runs.run import training_run
 from tests.faults.mongod import LONG_SECONDS, FaultyMongo, Trap
 from tests.faults.reader import GUEST, Reader, runs_of
-from tests.support import PROJECT, TINY_CITY, environment, write_tiny_city
+from tests.support import PROJECT, TINY_CITY, environment, free_port, write_tiny_city
 from tests.waiting import until
 
 LEASE_SECONDS = 10

@@ -29,7 +29,6 @@ from fastapi.testclient import TestClient
 
 import model
 from recommender.core.mongo import MongoDatabase
-from recommender.core.ports import free_port
 from recommender.core.settings import Settings
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import Ledger
@@ -40,6 +39,7 @@ from tests.support import (
     PROJECT,
     ContractReader,
     environment,
+    free_port,
     jvms,
     set_environment,
     some_factors,

@@ -23,11 +23,10 @@ from schemathesis.checks import (
 
 import model
 from recommender.core.mongo import connect, database
-from recommender.core.ports import free_port
 from recommender.core.settings import load_settings
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import Ledger
-from tests.support import PROJECT, environment, some_factors
+from tests.support import PROJECT, environment, free_port, some_factors
 from tests.waiting import TRAINING_SECONDS, until
 
 pytestmark = pytest.mark.nightly
