@@ -88,7 +88,8 @@ def recommend(
     spark: SparkSession, model: Model, ratings: Ratings, run: TrainingRun, stage: str
 ) -> int:
     """Stage the best unrated restaurants of all users of Reviews and ``Users``; return how many."""
-    reviews, in_users = run.settings.reviews, read_users(run.db, ratings, run.settings)
+    reviews = run.settings.reviews
+    in_users = read_users(run.db, ratings, reviews)
     newcomers, of_newcomers = in_users.newcomers, in_users.newcomer_ratings
     run.record(newcomers=len(newcomers))
     users = pa.concat_arrays([ratings.users, newcomers])
@@ -102,7 +103,9 @@ def recommend(
         stage=stage,
         # The blocks carry their users' factors: none are broadcast.
         model=model.with_users(model.rating.bias.users[:0], model.rating.user_factors[:0]),
-        shown=shown_restaurants(run.db, ratings.restaurants, run.settings),
+        shown=shown_restaurants(
+            run.db, ratings.restaurants, run.settings.reviews.restaurants_exclude
+        ),
         restaurants=ratings.restaurants,
         top_n=run.settings.als.top_n,
     )

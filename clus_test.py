@@ -140,10 +140,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = load_model(db)
         if arguments.ratings:
             known = set(model.columns.to_pylist())
-            ratings = ratings_from_request(settings, arguments.ratings, known)
+            ratings = ratings_from_request(settings.reviews, arguments.ratings, known)
             also_rated = pa.array([], pa.string())
         else:
-            ratings = ratings_of_user(settings, arguments.user_id)
+            ratings = ratings_of_user(db, settings.reviews, arguments.user_id)
             if len(ratings.users) > 1:
                 raise DataError(
                     f"{arguments.user_id!r} matches {len(ratings.users)} users of different types; "

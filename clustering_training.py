@@ -55,7 +55,7 @@ def train(run: TrainingRun, ratings: Ratings, preferences: PreferenceModel | Non
             k = len(clustering.centroids)
             clustering = clustering.renumbered(matched_ids(clustering.labels, previous, k))
             moved = users_moved(clustering.labels, previous)
-        shown = shown_restaurants(run.db, ratings.restaurants, settings)
+        shown = shown_restaurants(run.db, ratings.restaurants, settings.reviews.restaurants_exclude)
         scored = score(matrix.ratings, clustering.centroids, matrix.columns, matrix.lowest)
         scored = replace(scored, scores=scored.scores * shown, fallback=scored.fallback * shown)
     with run.phase("evaluate clusters"):

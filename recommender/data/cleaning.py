@@ -13,7 +13,7 @@ from bson import Int64
 from numpy.typing import NDArray
 
 from recommender.core.mongo import Document
-from recommender.core.settings import Settings
+from recommender.core.settings import ReviewsSettings
 from recommender.data.ids import MAX_ID_BYTES, as_decimal, encode_id
 from recommender.data.rejection import Rejection
 from recommender.data.times import parse_times
@@ -60,12 +60,14 @@ def clean_block(
 
 
 def clean_rows(
-    rows: Sequence[Document], fields: tuple[str, str, str, str], settings: Settings
+    rows: Sequence[Document], scale: ReviewsSettings, fields: Sequence[str] = ()
 ) -> pa.RecordBatch:
-    """Clean documents by :func:`clean_block`; ``fields`` name user, restaurant, rating and time."""
-    users, restaurants, ratings, times = ([row.get(field) for row in rows] for field in fields)
-    low, high = settings.reviews.rating_min, settings.reviews.rating_max
-    return clean_block(users, restaurants, ratings, times, rating_min=low, rating_max=high)
+    """Clean documents by :func:`clean_block`, on the settings' rating scale.
+
+    ``fields`` name user, restaurant, rating and time, by default as in Reviews.
+    """
+    columns = ([row.get(field) for row in rows] for field in fields or scale.fields)
+    return clean_block(*columns, rating_min=scale.rating_min, rating_max=scale.rating_max)
 
 
 def parse_ratings(

@@ -30,6 +30,7 @@ from recommender.core.errors import DataError
 from recommender.core.logs import one_line
 from recommender.data.times import EARLIEST_MS, END_MS, UNITS, latest_ms
 
+BLOCK_ROWS = 10_000
 USER, RESTAURANT, RATING, TIME = "user_id", "gmap_id", "rating", "time"
 REQUIRED = (USER, RESTAURANT, RATING)
 PRESETS: Mapping[str, Mapping[str, str]] = {
@@ -133,19 +134,15 @@ class Report:
 
 @contextmanager
 def open_reviews(
-    name: str, folder: Path, options: FileOptions, block: int = 10_000
+    name: str, folder: Path, options: FileOptions
 ) -> Iterator[tuple[Report, Iterator[pa.RecordBatch]]]:
     """Read a file, or stdin as ``-``; yield the counts of its rows, and its reviews in blocks.
 
     A block has ``user`` and ``restaurant``, ids that are texts; ``user_json`` and
     ``restaurant_json``, other ids as MongoDB's extended JSON; ``rating``, float64; and ``time``,
     int64 milliseconds since the epoch, null if unknown. A temporary folder of the size of the
-    decompressed file is made in ``folder``.
-
-    Raises
-    ------
-    DataError
-        If the file is empty, damaged, of an unknown encoding, lacks a column or has no review.
+    decompressed file is made in ``folder``. If the file is empty, damaged, of an unknown encoding,
+    lacks a column or has no review, it raises `DataError`.
     """
     title = "stdin" if name == "-" else name
     with (
@@ -177,7 +174,7 @@ def open_reviews(
                 f"{title} is damaged or cut short: {why}; export or download it again"
             ) from None
         reviews = "SELECT * EXCLUDE (row, rejection, notation) FROM reviews WHERE rejection IS NULL"
-        yield report, iter(connection.sql(reviews).to_arrow_reader(block))
+        yield report, iter(connection.sql(reviews).to_arrow_reader(BLOCK_ROWS))
 
 
 @dataclass
@@ -337,16 +334,16 @@ class _File:
 
     def _report(self) -> Report:
         report = Report(columns=self._header)
-        for reason, count, rows in self.connection.execute(
-            "SELECT rejection, count(*), list(row ORDER BY row)[:3] FROM reviews "
-            "WHERE rejection IS NOT NULL GROUP BY rejection ORDER BY rejection"
-        ).fetchall():
+        rejections = """
+            SELECT rejection, count(*), list(row ORDER BY row)[:3] FROM reviews
+            WHERE rejection IS NOT NULL GROUP BY rejection ORDER BY rejection"""
+        for reason, count, rows in self.connection.execute(rejections).fetchall():
             report.rejected[reason], report.examples[reason] = count, rows
-        for notation, count, unknown, implausible in self.connection.execute(
-            "SELECT notation, count(*), count(*) FILTER (time IS NULL), count(*) FILTER "
-            f"(time NOT BETWEEN {EARLIEST_MS} AND {latest_ms():.0f}) FROM reviews "
-            "WHERE rejection IS NULL GROUP BY notation ORDER BY notation"
-        ).fetchall():
+        notations = f"""
+            SELECT notation, count(*), count(*) FILTER (time IS NULL),
+                count(*) FILTER (time NOT BETWEEN {EARLIEST_MS} AND {latest_ms():.0f})
+            FROM reviews WHERE rejection IS NULL GROUP BY notation ORDER BY notation"""
+        for notation, count, unknown, implausible in self.connection.execute(notations).fetchall():
             report.loaded += count
             report.times["unknown"] += unknown
             report.times["before 1990 or in the future"] += implausible
@@ -356,10 +353,10 @@ class _File:
             raise DataError(f"{self.title} is empty, or holds only a header")
         if not report.loaded:
             reasons = ", ".join(f"{why} ({n:,})" for why, n in report.rejected.most_common())
+            columns = one_line(", ".join(report.columns or []), limit=200)
             raise DataError(
-                f"{self.title} has no valid review among {report.read:,} rows: "
-                f"{reasons}; its columns are "
-                f"{one_line(', '.join(report.columns or []), limit=200)}; name others by --map"
+                f"{self.title} has no valid review among {report.read:,} rows: {reasons}; "
+                f"its columns are {columns}; name others by --map"
             )
         return report
 

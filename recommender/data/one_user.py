@@ -10,25 +10,18 @@ from bson import Int64, ObjectId
 from bson.errors import InvalidId
 
 from recommender.core.errors import DataError
-from recommender.core.mongo import (
-    Document,
-    MongoDatabase,
-    connect,
-    database,
-    mongo_errors,
-    source_of,
-)
-from recommender.core.settings import Settings
+from recommender.core.mongo import Document, MongoDatabase, mongo_errors
+from recommender.core.settings import ReviewsSettings
 from recommender.data.cleaning import clean_rows
-from recommender.data.ids import CODEC, encode_id
+from recommender.data.ids import encode_id
 from recommender.data.ratings import Ratings, gather
-from recommender.data.reviews import BATCH_ROWS, COLLECTION, IdRange, can_be_sent, read
+from recommender.data.reviews import BATCH_ROWS, can_be_sent, reviews_collection
 from recommender.data.users import ratings_in, users_collection
 
 _WHOLE_NUMBER = re.compile("-?[0-9]{1,19}")
 
 
-def ratings_of_user(settings: Settings, user: str) -> Ratings:
+def ratings_of_user(db: MongoDatabase, reviews: ReviewsSettings, user: str) -> Ratings:
     """Return a user's ratings from Reviews, else from Users; raise `DataError` if there are none.
 
     ``user`` is the id as text; it also matches the whole number or the ObjectId that it spells.
@@ -36,37 +29,34 @@ def ratings_of_user(settings: Settings, user: str) -> Ratings:
     same: Document = {"$in": spelled_ids(user)}
     if not can_be_sent(same):
         raise DataError(f"user {user!r} is not valid UTF-8, which MongoDB requires; check the id")
-    batches = list(read(settings, IdRange(), {settings.reviews.user_field: same}))
-    if not batches:
-        with connect(settings) as client:
-            batches = [_in_users(database(client, settings), same, settings)]
-    if not sum(batch.num_rows for batch in batches):
+    rows = _rated_by(db, reviews, same)
+    if not rows.num_rows:
         raise DataError(f"user {user!r} has no rating in Reviews or Users; check the id")
-    return gather(pa.Table.from_batches(batches))
+    return gather(pa.Table.from_batches([rows]))
 
 
-def rated_by(db: MongoDatabase, settings: Settings, same: Any, milliseconds: int) -> Ratings:
+def rated_by(db: MongoDatabase, reviews: ReviewsSettings, same: Any, milliseconds: int) -> Ratings:
     """Return the ratings of the user whose id matches ``same``, from Reviews, else from Users.
 
     Without an index on the user, MongoDB stops after the time: DatabaseUnavailableError. Without a
-    rating: DataError. At most the first 10,000 are read.
+    rating: DataError.
     """
-    fields = settings.reviews.fields
-    reviews = source_of(db)[COLLECTION].with_options(codec_options=CODEC)
-    with mongo_errors("reading a user's ratings (is Reviews indexed by user?)"):
-        cursor = reviews.find({fields[0]: same}, {"_id": 0} | dict.fromkeys(fields, 1))
-        rows = cursor.limit(BATCH_ROWS).max_time_ms(milliseconds).to_list()
-    block = clean_rows(rows, fields, settings)
-    ratings = gather(pa.Table.from_batches([block if rows else _in_users(db, same, settings)]))
+    ratings = gather(pa.Table.from_batches([_rated_by(db, reviews, same, milliseconds)]))
     return ratings.rows(ratings.user == 0)
 
 
-def _in_users(db: MongoDatabase, same: Any, settings: Settings) -> pa.RecordBatch:
-    """Return the cleaned ratings in Users of the user whose id matches, if any."""
-    with mongo_errors("reading Users"):
+def _rated_by(
+    db: MongoDatabase, reviews: ReviewsSettings, same: Any, milliseconds: int | None = None
+) -> pa.RecordBatch:
+    """Return the first 10,000 ratings of the user whose id matches, cleaned."""
+    with mongo_errors("reading a user's ratings (is Reviews indexed by user?)"):
+        projection = {"_id": 0} | dict.fromkeys(reviews.fields, 1)
+        cursor = reviews_collection(db).find({reviews.user_field: same}, projection)
+        if rows := cursor.limit(BATCH_ROWS).max_time_ms(milliseconds).to_list():
+            return clean_rows(rows, reviews)
         document = users_collection(db).find_one({"user_id": same}) or {}
-    rows = [entry | {"user_id": document.get("user_id")} for entry in ratings_in(document)]
-    return clean_rows(rows, ("user_id", "gmap_id", "rating", "timestamp"), settings)
+    entries = [entry | {"user_id": document.get("user_id")} for entry in ratings_in(document)]
+    return clean_rows(entries, reviews, ("user_id", "gmap_id", "rating", "timestamp"))
 
 
 def parse_rating(text: str) -> tuple[str, str]:
@@ -78,7 +68,7 @@ def parse_rating(text: str) -> tuple[str, str]:
 
 
 def ratings_from_request(
-    settings: Settings, rated: Mapping[str, object], known: Collection[str]
+    scale: ReviewsSettings, rated: Mapping[str, object], known: Collection[str]
 ) -> Ratings:
     """Return the ratings of a user who is in no collection; raise `DataError` if none is valid.
 
@@ -89,7 +79,7 @@ def ratings_from_request(
     for text, rating in rated.items():
         same = (i for i in spelled_ids(text) if encode_id(i) in known)
         rows.append({"user": "", "restaurant": next(same, text), "rating": rating})
-    block = clean_rows(rows, ("user", "restaurant", "rating", "time"), settings)
+    block = clean_rows(rows, scale, ("user", "restaurant", "rating", "time"))
     return gather(pa.Table.from_batches([block]))
 
 

@@ -30,29 +30,15 @@ class CleaningReport:
 
 @dataclass(frozen=True)
 class Ratings:
-    """Clean ratings, each user and restaurant pair once, ordered by user, then restaurant.
+    """Clean ratings, each user and restaurant pair once, ordered by user, then restaurant."""
 
-    Attributes
-    ----------
-    users, restaurants
-        Keys of the ids, sorted; a row's integers point into them.
-    user, restaurant
-        int32 (n,), positions in ``users`` and ``restaurants``.
-    rating
-        float64 (n,), on the scale of the settings.
-    time
-        float64 (n,), milliseconds since the epoch, NaN where unknown.
-    report
-        Counts of the rows that the ratings were made from.
-    """
-
-    users: pa.StringArray
-    restaurants: pa.StringArray
-    user: NDArray[np.int32]
-    restaurant: NDArray[np.int32]
-    rating: NDArray[np.float64]
-    time: NDArray[np.float64]
-    report: CleaningReport
+    users: pa.StringArray  # keys of the ids, sorted
+    restaurants: pa.StringArray  # likewise
+    user: NDArray[np.int32]  # (n,), positions in ``users``
+    restaurant: NDArray[np.int32]  # (n,), positions in ``restaurants``
+    rating: NDArray[np.float64]  # (n,), on the scale of the settings
+    time: NDArray[np.float64]  # (n,), milliseconds since the epoch, NaN where unknown
+    report: CleaningReport  # of the rows that the ratings were made from
 
     def __len__(self) -> int:
         return len(self.rating)

@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from recommender.core.mongo import MongoDatabase, mongo_errors, source_of
-from recommender.core.settings import Settings
+from recommender.core.mongo import Document, MongoDatabase, mongo_errors, source_of
 from recommender.data.ids import CODEC, keys_of, positions_in
 
 # A name with broken UTF-8 is shown with replacement characters.
@@ -19,15 +18,15 @@ log = logging.getLogger(__name__)
 
 
 def shown_restaurants(
-    db: MongoDatabase, restaurants: pa.StringArray, settings: Settings
+    db: MongoDatabase, restaurants: pa.StringArray, exclude: Document | None
 ) -> NDArray[np.bool_]:
     """Return bool (n,), false for each key of a restaurant that ``RESTAURANTS_EXCLUDE`` matches."""
     shown = np.ones(len(restaurants), dtype=bool)
-    if settings.reviews.restaurants_exclude is None:
+    if exclude is None:
         return shown
     with mongo_errors("finding the restaurants that RESTAURANTS_EXCLUDE excludes"):
         documents = source_of(db)["Restaurants"].with_options(codec_options=CODEC)
-        matching = documents.find(settings.reviews.restaurants_exclude, {"_id": 0, "gmap_id": 1})
+        matching = documents.find(exclude, {"_id": 0, "gmap_id": 1})
         excluded = keys_of(document.get("gmap_id") for document in matching)
     positions = positions_in(restaurants, excluded)
     shown[positions[positions >= 0]] = False

@@ -16,7 +16,14 @@ import pyarrow as pa
 from bson import MaxKey, MinKey
 from pymongo.collection import Collection as MongoCollection
 
-from recommender.core.mongo import Document, connect, database, mongo_errors, source_of
+from recommender.core.mongo import (
+    Document,
+    MongoDatabase,
+    connect,
+    database,
+    mongo_errors,
+    source_of,
+)
 from recommender.core.settings import Settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_rows
 from recommender.data.ids import CODEC
@@ -27,6 +34,11 @@ BATCH_ROWS = 10_000
 
 _SAMPLES_PER_RANGE = 100  # enough that the largest range is seldom twice the mean
 _ID_INDEX = "_id_"
+
+
+def reviews_collection(db: MongoDatabase) -> MongoCollection[Document]:
+    """Return ``Reviews``, decoded so that no value of a document stops the reading."""
+    return source_of(db)[COLLECTION].with_options(codec_options=CODEC)
 
 
 @dataclass(frozen=True)
@@ -45,13 +57,12 @@ def plan(settings: Settings, ranges: int, batch_rows: int = BATCH_ROWS) -> list[
     index on ``_id``, such as a view, is one range.
     """
     with connect(settings) as client, mongo_errors("dividing Reviews"):
-        reviews = source_of(database(client, settings))[COLLECTION]
+        reviews = reviews_collection(database(client, settings))
         ranges = min(ranges, reviews.estimated_document_count() // batch_rows)
         if ranges < 2 or not _has_id_index(reviews):
             return [IdRange()]
         sample: Document = {"$sample": {"size": ranges * _SAMPLES_PER_RANGE}}
-        pipeline = [sample, {"$project": {"_id": 1}}, {"$sort": {"_id": 1}}]
-        ids = list(reviews.with_options(codec_options=CODEC).aggregate(pipeline))
+        ids = list(reviews.aggregate([sample, {"$project": {"_id": 1}}, {"$sort": {"_id": 1}}]))
     cuts = [ids[len(ids) * i // ranges] for i in range(1, ranges) if ids]
     # MinKey and MaxKey have ids on one side only.
     cuts = [cut for cut, _ in groupby(cuts) if not isinstance(cut["_id"], MinKey | MaxKey)]
@@ -72,19 +83,13 @@ def _has_id_index(reviews: MongoCollection[Document]) -> bool:
 
 
 def read(
-    settings: Settings,
-    id_range: IdRange,
-    matching: Document | None = None,
-    batch_rows: int = BATCH_ROWS,
+    settings: Settings, id_range: IdRange, batch_rows: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the cleaned rows of a range that match a filter in blocks of ``BLOCK_SCHEMA``."""
+    """Yield the cleaned rows of a range in blocks of ``BLOCK_SCHEMA``."""
     projection = {"_id": 0} | dict.fromkeys(settings.reviews.fields, 1)
     with gc_paused(), connect(settings) as client, mongo_errors("reading Reviews"):
-        reviews = source_of(database(client, settings))[COLLECTION].with_options(
-            codec_options=CODEC
-        )
-        matching = matching or {}
-        cursor = reviews.find(matching, projection, batch_size=batch_rows)
+        reviews = reviews_collection(database(client, settings))
+        cursor = reviews.find({}, projection, batch_size=batch_rows)
         # Unlike $gte and $lt, index bounds compare ids of all BSON types.
         if id_range.lower or id_range.upper:
             cursor.hint(_ID_INDEX)
@@ -93,12 +98,11 @@ def read(
         if id_range.upper:
             cursor.max(list(id_range.upper.items()))
         while rows := cursor.to_list(batch_rows):
-            yield clean_rows(rows, settings.reviews.fields, settings)
+            yield clean_rows(rows, settings.reviews)
         # Without an upper bound MongoDB stops before MaxKey.
         if id_range.lower and not id_range.upper:
-            last: Document = {"$and": [matching, {"_id": MaxKey()}]}
-            if rows := reviews.find(last, projection).to_list():
-                yield clean_rows(rows, settings.reviews.fields, settings)
+            last = reviews.find({"_id": MaxKey()}, projection).to_list()
+            yield clean_rows(last, settings.reviews)
 
 
 @contextmanager

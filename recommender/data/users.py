@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors, source_of
 from recommender.core.mongo_collections import RECOMMENDATIONS, WRITTEN_BY_OTHERS
-from recommender.core.settings import Settings
+from recommender.core.settings import ReviewsSettings
 from recommender.data.cleaning import parse_ratings
 from recommender.data.ids import CODEC, KeyIndex, decode_ids, keys_of
 from recommender.data.ratings import Ratings, merge_pairs, rating_shift
@@ -29,25 +29,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class UsersRead:
-    """Users and ratings that ``Users`` adds to Reviews, for restaurants that Reviews knows.
+    """Users and ratings that ``Users`` adds to Reviews, for restaurants that Reviews knows."""
 
-    Attributes
-    ----------
-    newcomers
-        Keys of the users without a valid rating in Reviews and without recommendations that the
-        backend has written.
-    newcomer_ratings
-        (newcomers, restaurants), their shifted ratings; a row can be empty.
-    also_rated
-        bool (users, restaurants) of Reviews, true where ``Users`` lists a rating of any value.
-    """
-
+    # Keys of users without a valid rating in Reviews or recommendations written by the backend.
     newcomers: pa.StringArray
-    newcomer_ratings: csr_array
+    newcomer_ratings: csr_array  # (newcomers, restaurants), shifted; a row can be empty
+    # bool (users, restaurants) of Reviews, true where ``Users`` lists a rating of any value.
     also_rated: csr_array
 
 
-def read_users(db: MongoDatabase, ratings: Ratings, settings: Settings) -> UsersRead:
+def read_users(db: MongoDatabase, ratings: Ratings, scale: ReviewsSettings) -> UsersRead:
     """Read ``Users`` in one pass, block by block."""
     known, restaurants = KeyIndex(ratings.users), KeyIndex(ratings.restaurants)
     newcomers = KeyIndex(pa.array([], pa.string()))
@@ -56,7 +47,7 @@ def read_users(db: MongoDatabase, ratings: Ratings, settings: Settings) -> Users
         is_new = known.find(user_id) < 0 and served_by_others.find(user_id) < 0
         return newcomers.add(user_id) if is_new else -1
 
-    of_known, of_newcomers = [_positions([])], [_clean([], settings)]
+    of_known, of_newcomers = [_positions([])], [_clean([], scale)]
     with mongo_errors("reading Users"), gc_paused():
         recommendations = db[RECOMMENDATIONS].with_options(codec_options=CODEC)
         served = recommendations.find(WRITTEN_BY_OTHERS, {"_id": 0, "user_id": 1})
@@ -64,10 +55,10 @@ def read_users(db: MongoDatabase, ratings: Ratings, settings: Settings) -> Users
         cursor = users_collection(db).find({}, _PROJECTION, batch_size=_BLOCK_USERS)
         while documents := cursor.to_list(_BLOCK_USERS):
             of_known.append(_positions(_rows(documents, known.find, restaurants)))
-            of_newcomers.append(_clean(_rows(documents, add_newcomer, restaurants), settings))
+            of_newcomers.append(_clean(_rows(documents, add_newcomer, restaurants), scale))
     pairs = np.concatenate(of_known)
     user, restaurant, rating, _ = merge_pairs(*map(np.concatenate, zip(*of_newcomers, strict=True)))
-    shifted = rating + rating_shift(settings.reviews.rating_min)
+    shifted = rating + rating_shift(scale.rating_min)
     log.info("Users: %d newcomers, %d ratings of known users", len(newcomers.keys), len(pairs))
     n_users, n_restaurants = len(ratings.users), len(ratings.restaurants)
     return UsersRead(
@@ -96,11 +87,11 @@ def _positions(rows: Sequence[tuple[int, int, Document]]) -> NDArray[np.int32]:
 
 
 def _clean(
-    rows: Sequence[tuple[int, int, Document]], settings: Settings
+    rows: Sequence[tuple[int, int, Document]], scale: ReviewsSettings
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return user, restaurant, rating and time of the rows with a valid rating."""
-    low, high = settings.reviews.rating_min, settings.reviews.rating_max
-    rating, rejected = parse_ratings([entry.get("rating") for *_, entry in rows], low, high)
+    values = [entry.get("rating") for *_, entry in rows]
+    rating, rejected = parse_ratings(values, scale.rating_min, scale.rating_max)
     time = parse_times([entry.get("timestamp") for *_, entry in rows])
     valid = rejected == 0
     user, restaurant = _positions(rows)[valid].T

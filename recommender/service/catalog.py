@@ -173,7 +173,7 @@ class Catalog:
         milliseconds = _CHEAP_MILLISECONDS if cheap else _SHOWN_MILLISECONDS
         left_out = (DataError, DatabaseUnavailableError) if cheap else DataError
         try:
-            return document, rated_by(self._db, self._settings, same, milliseconds)
+            return document, rated_by(self._db, self._settings.reviews, same, milliseconds)
         except left_out:
             return document, None
 

@@ -95,7 +95,7 @@ def from_ratings(
     """Recommend restaurants from ratings by id; 422 if one is invalid."""
     served = published(service)
     try:
-        ratings = ratings_from_request(service.settings, rated, served.keys)
+        ratings = ratings_from_request(service.settings.reviews, rated, served.keys)
     except DataError as error:
         raise HTTPException(422, f"of the rated restaurants, {error}") from None
     if rejected := ratings.report.rejected:

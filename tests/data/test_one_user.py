@@ -32,7 +32,10 @@ class TestRatingsOfUser:
         rows: list[Document] = [{"gmap_id": "a", "rating": 2}, {"gmap_id": "b"}, {"user_id": "v"}]
         db["Reviews"].insert_many([{**REVIEW, **row} for row in rows])
         db["Users"].insert_one({"user_id": "u", "ratings": [{"gmap_id": "c", "rating": 1}]})
-        assert triples(ratings_of_user(db_settings, "u")) == [("u", "a", 2.0), ("u", "b", 4.0)]
+        assert triples(ratings_of_user(db, db_settings.reviews, "u")) == [
+            ("u", "a", 2.0),
+            ("u", "b", 4.0),
+        ]
 
     def test_else_those_of_users_with_the_latest_of_each(
         self, db: MongoDatabase, db_settings: Settings
@@ -47,7 +50,7 @@ class TestRatingsOfUser:
         db["Users"].insert_many(
             [{"user_id": "x", "ratings": entries[:1]}, {"user_id": "v", "ratings": entries}]
         )
-        ratings = ratings_of_user(db_settings, "v")
+        ratings = ratings_of_user(db, db_settings.reviews, "v")
         assert triples(ratings) == [("v", "a", 2.0), ("v", "b", 3.0)]
         assert ratings.report.rejected == {"rating_out_of_range": 1}
 
@@ -57,17 +60,17 @@ class TestRatingsOfUser:
         entries = [{"gmap_id": "g", "rating": 3, "timestamp": DatetimeMS(2**60), "text": "BROKEN"}]
         row = bson.encode({"_id": 1, "user_id": "u", "ratings": entries})
         db["Users"].insert_one(RawBSONDocument(row.replace(b"BROKEN", b"\xff\xfe\xc3\x28ab")))
-        assert triples(ratings_of_user(db_settings, "u")) == [("u", "g", 3.0)]
+        assert triples(ratings_of_user(db, db_settings.reviews, "u")) == [("u", "g", 3.0)]
 
     def test_a_user_without_valid_ratings_is_an_error(
         self, db: MongoDatabase, db_settings: Settings
     ) -> None:
         with pytest.raises(DataError, match="'no-one'"):
-            ratings_of_user(db_settings, "no-one")
+            ratings_of_user(db, db_settings.reviews, "no-one")
         for ratings in (None, [], 5, ["x"], {"a": 1}, [None], "text"):
             db["Users"].replace_one({}, {"user_id": "no-one", "ratings": ratings}, upsert=True)
             with pytest.raises(DataError, match="'no-one'"):
-                ratings_of_user(db_settings, "no-one")
+                ratings_of_user(db, db_settings.reviews, "no-one")
 
     @pytest.mark.parametrize("collection", ["Reviews", "Users"])
     def test_a_text_matches_the_ids_of_other_types_that_it_spells(
@@ -82,7 +85,7 @@ class TestRatingsOfUser:
             db[collection].delete_many({})
             db[collection].insert_many([{"user_id": i, **fields} for i in [*others, user_id]])
             text = "7" if user_id == 7 else str(user_id)
-            ((user, restaurant, rating),) = triples(ratings_of_user(db_settings, text))
+            ((user, restaurant, rating),) = triples(ratings_of_user(db, db_settings.reviews, text))
             assert (user, restaurant, rating) == (user_id, "g", 4.0)
 
     def test_other_texts_match_only_themselves(
@@ -91,15 +94,17 @@ class TestRatingsOfUser:
         texts = [str(2**63), "9" * 1000, "1.5", "", "zz"]
         db["Reviews"].insert_many([{**REVIEW, "user_id": u} for u in (*texts, 1, 1000, None)])
         for text in texts:
-            assert triples(ratings_of_user(db_settings, text)) == [(text, "g", 4.0)]
+            assert triples(ratings_of_user(db, db_settings.reviews, text)) == [(text, "g", 4.0)]
         # Python's int() would read these as 1000, or refuse the last.
         for text in ("1_000", " 1000 ", "+1000", "\u0661\u0660\u0660\u0660", "9" * 5000):
             with pytest.raises(DataError):
-                ratings_of_user(db_settings, text)
+                ratings_of_user(db, db_settings.reviews, text)
 
-    def test_an_id_that_is_not_utf8_is_an_error(self, db_settings: Settings) -> None:
+    def test_an_id_that_is_not_utf8_is_an_error(
+        self, db: MongoDatabase, db_settings: Settings
+    ) -> None:
         with pytest.raises(DataError, match="UTF-8"):
-            ratings_of_user(db_settings, os.fsdecode(b"\xff"))
+            ratings_of_user(db, db_settings.reviews, os.fsdecode(b"\xff"))
 
     def test_the_user_field_is_that_of_the_settings(
         self, db: MongoDatabase, db_settings: Settings
@@ -108,27 +113,27 @@ class TestRatingsOfUser:
             [{**REVIEW, "who": "u", "user_id": "x"}, {**REVIEW, "who": "x", "user_id": "u"}]
         )
         settings = db_settings.with_values({"reviews_user_field": "who"})
-        assert len(ratings_of_user(settings, "u")) == 1
-        assert triples(ratings_of_user(settings, "x")) == [("x", "g", 4.0)]
+        assert len(ratings_of_user(db, settings.reviews, "u")) == 1
+        assert triples(ratings_of_user(db, settings.reviews, "x")) == [("x", "g", 4.0)]
 
 
 class TestRatingsFromRequest:
     def test_they_are_cleaned(self, db_settings: Settings) -> None:
         rated = {"b": "4.5", "a": 1, "c": "9", "d": None}
-        ratings = ratings_from_request(db_settings, rated, set())
+        ratings = ratings_from_request(db_settings.reviews, rated, set())
         assert [(item, rating) for _, item, rating in triples(ratings)] == [("a", 1.0), ("b", 4.5)]
         assert len(ratings.users) == 1
         assert ratings.report.rejected == {"rating_missing": 1, "rating_out_of_range": 1}
 
     def test_without_a_valid_rating_it_is_an_error(self, db_settings: Settings) -> None:
         with pytest.raises(DataError):
-            ratings_from_request(db_settings, {"a": "tasty"}, set())
+            ratings_from_request(db_settings.reviews, {"a": "tasty"}, set())
 
     def test_a_text_stands_for_the_known_id_that_it_spells(self, db_settings: Settings) -> None:
         oid = ObjectId("0123456789ab0123456789ab")
         known = {str(encode_id(i)) for i in (7, Int64(8), oid, "9")}
         rated = {"7": 1, "8": 2, str(oid): 3, "9": 4, "10": 5}
-        ids = decode_ids(ratings_from_request(db_settings, rated, known).restaurants)
+        ids = decode_ids(ratings_from_request(db_settings.reviews, rated, known).restaurants)
         expected = [(int, 7), (Int64, 8), (ObjectId, oid), (str, "9"), (str, "10")]
         assert {(type(i), i) for i in ids} == set(expected)
 

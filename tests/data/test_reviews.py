@@ -184,13 +184,6 @@ class TestRead:
         settings = db_settings.with_values({"rating_min": 0.0, "rating_max": 9.0})
         assert [rating for *_, rating in triples(read_ratings(settings))] == [0, 1, 5, 9]
 
-    def test_only_rows_that_match_a_filter_are_read(
-        self, db: MongoDatabase, db_settings: Settings
-    ) -> None:
-        db["Reviews"].insert_many([{**REVIEW, "user_id": user} for user in "aabbc"])
-        blocks = list(read(db_settings, IdRange(), {"user_id": "b"}))
-        assert [block["user"].to_pylist() for block in blocks] == [["b", "b"]]
-
     def test_malformed_documents_do_not_stop_the_reading(
         self, db: MongoDatabase, db_settings: Settings
     ) -> None:

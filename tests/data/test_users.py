@@ -38,7 +38,7 @@ def test_newcomers_have_their_ratings_of_known_restaurants(
             {"user_id": "dot", "ratings": []},
         ]
     )
-    read = read_users(db, reviews(), db_settings)
+    read = read_users(db, reviews(), db_settings.reviews)
     ids = decode_ids(read.newcomers)
     assert sorted(map(str, ids)) == ["8", "cid", "dot", "eve", "fay"]
     ratings = dict(zip(map(str, ids), read.newcomer_ratings.toarray().tolist(), strict=True))
@@ -51,7 +51,7 @@ def test_users_with_recommendations_of_the_backend_are_left_out(
 ) -> None:
     db["Users"].insert_many([{"user_id": "own"}, {"user_id": "ours"}])
     db["Recommendations"].insert_many([{"user_id": "own"}, {"user_id": "ours", "run_id": "r0"}])
-    assert decode_ids(read_users(db, reviews(), db_settings).newcomers) == ["ours"]
+    assert decode_ids(read_users(db, reviews(), db_settings.reviews).newcomers) == ["ours"]
 
 
 def test_many_newcomers_are_read_in_one_pass(db: MongoDatabase, db_settings: Settings) -> None:
@@ -59,7 +59,7 @@ def test_many_newcomers_are_read_in_one_pass(db: MongoDatabase, db_settings: Set
     twice = [{"user_id": f"n{i % 2_345}", "ratings": [rated]} for i in range(6_000)]
     db["Users"].insert_many(twice)
     db.command("profile", 2)
-    read = read_users(db, reviews(), db_settings)
+    read = read_users(db, reviews(), db_settings.reviews)
     db.command("profile", 0)
     assert (len(read.newcomers), read.newcomer_ratings.nnz) == (2_345, 2_345)
     queries = {"ns": f"{db.name}.Users", "op": "query"}
@@ -87,7 +87,7 @@ def test_ratings_of_known_users_are_read(db: MongoDatabase, db_settings: Setting
             {"ratings": rated_b},
         ]
     )
-    read = read_users(db, reviews(), db_settings).also_rated
+    read = read_users(db, reviews(), db_settings.reviews).also_rated
     users = decode_ids(reviews().users)
     assert dict(zip(users, read.toarray().tolist(), strict=True)) == {
         "ann": [False, True],
@@ -97,7 +97,7 @@ def test_ratings_of_known_users_are_read(db: MongoDatabase, db_settings: Setting
 
 
 def test_an_empty_collection_adds_nothing(db: MongoDatabase, db_settings: Settings) -> None:
-    read = read_users(db, reviews(), db_settings)
+    read = read_users(db, reviews(), db_settings.reviews)
     assert (len(read.newcomers), read.newcomer_ratings.shape) == (0, (0, 2))
     assert (read.also_rated.nnz, read.also_rated.shape) == (0, (3, 2))
 
@@ -106,7 +106,7 @@ def test_several_blocks_of_known_users_are_read(db: MongoDatabase, db_settings: 
     many = ratings_of([("v", "b", 5), *((f"u{i}", "a", 5) for i in range(12_000))])
     rated = [{"gmap_id": "b"}]
     db["Users"].insert_many([{"user_id": f"u{i}", "ratings": rated} for i in range(12_000)])
-    assert read_users(db, many, db_settings).also_rated.sum(axis=0).tolist() == [0, 12_000]
+    assert read_users(db, many, db_settings.reviews).also_rated.sum(axis=0).tolist() == [0, 12_000]
 
 
 def test_structure_is_true_at_each_stored_entry() -> None:
