@@ -33,8 +33,9 @@ from recommender.core.mongo_collections import insert_batches, replacing
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import Settings, load_settings
 from recommender.core.terminal import add_json_option, print_json, print_table, progress
-from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
+from recommender.data.cleaning import clean_rows
 from recommender.data.files import (
+    BLOCK_ROWS,
     DEFAULT_OPTIONS,
     PRESETS,
     REQUIRED,
@@ -47,7 +48,6 @@ from recommender.data.ratings import Ratings, gather
 from recommender.data.reviews import gc_paused
 from recommender.data.times import UNITS
 
-_BATCH = 10_000
 _PREVIEW = 5
 
 log = logging.getLogger(__name__)
@@ -60,33 +60,20 @@ def load(
     options: FileOptions = DEFAULT_OPTIONS,
     *,
     replace: bool = False,
-    batch: int = _BATCH,
 ) -> Report:
     """Load the reviews of a file, or stdin as ``-``, into ``Reviews`` of a database.
 
-    Parameters
-    ----------
-    settings
-        ``settings.reviews`` names the fields of ``Reviews``.
-    replace
-        Replace the content of ``Reviews`` once all was inserted, rather than add to it.
-    batch
-        Reviews inserted at a time.
-
-    Raises
-    ------
-    DataError
-        If the file is unreadable, lacks a column or has no valid review; nothing is inserted.
-    DatabaseUnavailableError
-        If MongoDB does not answer; some of the reviews may have been added.
+    With ``replace``, they replace the content of ``Reviews`` once all are inserted. If the file is
+    unreadable, lacks a column or has no valid review, it raises `DataError` and inserts nothing. If
+    MongoDB fails, it raises `DatabaseUnavailableError`; some of the reviews may have been added.
     """
     reviews = db["Reviews"]
     target = replacing(db, reviews.name) if replace else nullcontext(reviews)
     with progress() as display:
         reading = display.add_task("reading the file", total=None)
-        with _documents(name, settings, options, batch) as (report, batches):
+        with _documents(name, settings, options) as (report, batches):
             display.remove_task(reading)
-            count = math.ceil(report.loaded / batch)
+            count = math.ceil(report.loaded / BLOCK_ROWS)
             batches = iter(display.track(batches, count, description="inserting reviews"))
             try:
                 with mongo_errors("loading reviews"), target as collection:
@@ -101,26 +88,20 @@ def load(
 def read_file(name: str, settings: Settings, columns: Mapping[str, str] | None = None) -> Ratings:
     """Return a file's ratings as a training reads them once the file is loaded.
 
-    Raises
-    ------
-    DataError
-        If the file is unreadable, lacks a column or has no valid review.
+    If the file is unreadable, lacks a column or has no valid review, it raises `DataError`.
     """
     with _documents(name, settings, FileOptions(columns)) as (_, batches):
-        documents = [document for batch in batches for document in batch]
-    values = [[document.get(field) for document in documents] for field in settings.reviews.fields]
-    low, high = settings.reviews.rating_min, settings.reviews.rating_max
-    block = clean_block(*values, rating_min=low, rating_max=high)
-    return gather(pa.Table.from_batches([block], schema=BLOCK_SCHEMA))
+        rows = [document for batch in batches for document in batch]
+    return gather(pa.Table.from_batches([clean_rows(rows, settings.reviews)]))
 
 
 @contextmanager
 def _documents(
-    name: str, settings: Settings, options: FileOptions, batch: int = _BATCH
+    name: str, settings: Settings, options: FileOptions
 ) -> Iterator[tuple[Report, Iterator[list[Document]]]]:
     """Read a file; yield the counts of its rows, and its reviews as they are stored, in batches."""
     settings.make_folder(settings.work_dir)
-    with open_reviews(name, settings.work_dir, options, batch) as (report, blocks):
+    with open_reviews(name, settings.work_dir, options) as (report, blocks):
         yield report, (_documents_of(block, settings.reviews.fields) for block in blocks)
 
 
@@ -137,9 +118,8 @@ def _documents_of(block: pa.RecordBatch, fields: Sequence[str]) -> list[Document
 
 
 def _ids(texts: Iterable[str], others: Iterable[str | None]) -> list[Any]:
-    return [
-        text if other is None else _id(other) for text, other in zip(texts, others, strict=True)
-    ]
+    pairs = zip(texts, others, strict=True)
+    return [text if other is None else _id(other) for text, other in pairs]
 
 
 @lru_cache(maxsize=100_000)
@@ -150,13 +130,7 @@ def _id(text: str) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Load a file into ``Reviews``, print the counts of its rows and return 0.
-
-    Raises
-    ------
-    RecommenderError
-        If nothing was loaded, or not all.
-    """
+    """Load a file into ``Reviews``, print the counts of its rows and return 0."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     options = FileOptions(
@@ -172,13 +146,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb, first = "Would load" if arguments.dry_run else "Loaded", list[Document]()
     with gc_paused():
         if arguments.dry_run:
-            with _documents(arguments.file, settings, options, _PREVIEW) as (report, batches):
+            with _documents(arguments.file, settings, options) as (report, batches):
                 first = list(islice(next(batches), _PREVIEW))
         else:
             with connect(settings) as client:
-                db = database(client, settings)
-                how = {"replace": arguments.replace, "batch": arguments.batch}
-                report = load(arguments.file, db, settings, options, **how)
+                db, replace = database(client, settings), arguments.replace
+                report = load(arguments.file, db, settings, options, replace=replace)
     for reason, lines in report.examples.items():
         log.warning("rejected: %s, such as line %s", reason, ", ".join(map(str, lines)))
     if arguments.json:
@@ -208,12 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     path = f"the column, or path of keys as in user.id, of {what}; wins over the preset"
     add("--map", action="append", default=[], metavar="WHAT=COLUMN", help=path)
     names = "the names of all columns, where the first line is no header"
-    add(
-        "--columns",
-        type=lambda text: text.replace(" ", "").split(","),
-        metavar="NAME,...",
-        help=names,
-    )
+    add("--columns", type=_names, metavar="NAME,...", help=names)
     add("--format", choices=["csv", "jsonl"], help="text as a table or as JSON, if misread")
     add("--encoding", type=_encoding, help="of the text, such as latin-1")
     unit = "of times that are numbers; detected from their size by default"
@@ -222,7 +190,6 @@ def _parser() -> argparse.ArgumentParser:
     dry_run = "print the first reviews as they would be stored, and the counts; no database is used"
     add("--dry-run", action="store_true", help=dry_run)
     add_json_option(parser)
-    add("--batch", type=_positive, default=_BATCH, metavar="N", help="reviews inserted at a time")
     return parser
 
 
@@ -233,10 +200,8 @@ def _encoding(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!r} is no encoding, such as latin-1") from None
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
-    return int(text)
+def _names(text: str) -> list[str]:
+    return text.replace(" ", "").split(",")
 
 
 def columns_of(
@@ -245,14 +210,13 @@ def columns_of(
     """Return which column holds what, by the options ``--preset`` and ``--map``; None: default."""
     if not preset and not maps:
         return None
-    names = dict(PRESETS[preset]) if preset else {}
+    names = dict(PRESETS.get(preset or "", {}))
     for text in maps:
         what, _, column = text.partition("=")
         if what not in (*REQUIRED, TIME) or not column:
             parser.error(f"--map {text}: expected WHAT=COLUMN, WHAT one of {REQUIRED} or {TIME}")
         names[what] = column
-    missing = [what for what in REQUIRED if what not in names]
-    if missing:
+    if missing := [what for what in REQUIRED if what not in names]:
         parser.error(f"no column given for {', '.join(missing)}; add --map or --preset")
     return names
 

@@ -25,6 +25,7 @@ from recommender.core.errors import DatabaseUnavailableError, DataError, Recomme
 from recommender.core.mongo import MongoDatabase
 from recommender.core.mongo_collections import insert_batches
 from recommender.core.settings import Settings
+from recommender.data import files
 from recommender.data.reviews import read_ratings
 from recommender.demo.commands import PROJECT
 from recommender.load import load, main, read_file
@@ -399,8 +400,9 @@ def test_huge_line_is_left_out_and_the_next_one_read(run: Run, db: MongoDatabase
     assert [r["user_id"] for r in loaded(db)] == ["u", "v"]
 
 
-def test_batches_join_up(run: Run, db: MongoDatabase) -> None:
-    run(with_rating(*["4"] * 25), "--batch", "10")
+def test_batches_join_up(run: Run, db: MongoDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "BLOCK_ROWS", 10)
+    run(with_rating(*["4"] * 25))
     assert [r["user_id"] for r in loaded(db)] == [f"u{i}" for i in range(25)]
 
 
@@ -443,7 +445,8 @@ def test_readers_see_the_old_reviews_until_all_is_inserted(
     db["Reviews"].insert_one({"user_id": "old"})
     seen: list[int] = []
     watch_batches(monkeypatch, lambda: seen.append(db["Reviews"].count_documents({})))
-    run(with_rating(*"4" * 5_000), "--replace", "--batch", "2048")
+    monkeypatch.setattr(files, "BLOCK_ROWS", 2048)
+    run(with_rating(*"4" * 5_000), "--replace")
     assert len(seen) > 2
     assert set(seen) == {1}
     assert db["Reviews"].count_documents({}) == 5_000
@@ -519,7 +522,6 @@ def test_unreadable_file(db_settings: Settings, tmp_path: Path, kind: str) -> No
         ["f", "--map", "stars=rating", "--preset", "google"],
         ["f", "--map", "user_id=a", "--map", "gmap_id=b"],
         ["f", "--format", "xml"],
-        ["f", "--batch", "0"],
         ["f", "--encoding", "klingon"],
     ],
 )
