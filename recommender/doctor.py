@@ -35,18 +35,15 @@ ACTIONS |= {"dropCollection", "renameCollectionSameDB", "listCollections"}
 def outcome(name: str, finding: str, remedy: str = "", exit_code: int = 0) -> Outcome:
     """Return the outcome of a check: with an exit code a problem, else with a remedy a warning."""
     state = "problem" if exit_code else "warning" if remedy else "ok"
-    figures = {"finding": finding, "remedy": remedy, "exit_code": exit_code}
-    return {"name": name, "state": state, **figures}
+    about = {"finding": finding, "remedy": remedy, "exit_code": exit_code}
+    return {"name": name, "state": state, **about}
 
 
 def check_database(settings: Settings) -> Iterator[Outcome]:
     """Check MongoDB's topology, the user's rights, the reviews and the last run."""
     name = settings.mongo.db
-    with (
-        connect(settings) as client,
-        pymongo.timeout(_TIMEOUT_SECONDS),
-        mongo_errors("checking MongoDB"),
-    ):
+    limit = pymongo.timeout(_TIMEOUT_SECONDS)
+    with connect(settings) as client, limit, mongo_errors("checking MongoDB"):
         db, hello = database(client, settings), client.admin.command("hello")
         kind = "sharded" if hello.get("msg") == "isdbgrid" else hello.get("setName", "standalone")
         at = ", ".join(f"{host}:{port}" for host, port in sorted(client.nodes))

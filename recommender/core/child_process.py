@@ -25,16 +25,9 @@ _PR_SET_PDEATHSIG = 1
 class Guarded(subprocess.Popen[bytes]):
     """A child process under guard, in a session of its own: a terminal's Ctrl-C does not reach it.
 
-    Its exit code is 128 + n if signal n ended it.
-
-    Parameters
-    ----------
-    grace_seconds
-        Time from SIGTERM until the child and its process group are killed.
-    remove
-        A folder that the guard removes once it has stopped the child, also for a killed parent.
-    output
-        Takes the child's output and errors; None: they go where this process's go.
+    Its exit code is 128 + n if signal n ended it. After ``grace_seconds`` from SIGTERM, it and its
+    process group are killed. The guard removes the folder ``remove`` once it has stopped the child,
+    also for a killed parent. ``output`` takes the child's output and errors, else this process's.
     """
 
     def __init__(

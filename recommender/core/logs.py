@@ -13,11 +13,8 @@ from structlog.typing import EventDict
 from recommender.core.settings import Settings
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-# A shorter secret would mask the log into noise.
-_LEAST_SECRET_LENGTH = 3
-
-# The secrets of this process; a script's last line is written without logging.
-_secrets: list[str] = []
+_LEAST_SECRET_LENGTH = 3  # a shorter one would mask the log into noise
+_secrets: list[str] = []  # of this process; a script's last line is written without logging
 
 
 class RedactingFormatter(logging.Formatter):
@@ -54,7 +51,7 @@ def configure_logging(settings: Settings) -> None:
 def configure_service_logging(settings: Settings) -> None:
     """Log as :func:`configure_logging` does: in colour on a terminal, else as JSON."""
     configure_logging(settings)
-    formatter = service_formatter(secrets_of(settings), is_terminal=sys.stderr.isatty())
+    formatter = service_formatter(_secrets, is_terminal=sys.stderr.isatty())
     logging.root.handlers[0].setFormatter(formatter)
 
 

@@ -27,12 +27,8 @@ TIMEOUT_SECONDS = 5.0  # to find a server, unless MONGO_URI has serverSelectionT
 def connect(settings: Settings) -> Client:
     """Return a client for the settings' MongoDB; it connects when it is first used.
 
-    Raises
-    ------
-    ConfigurationError
-        If ``MONGO_URI`` is invalid or has ``w=0``. The message does not repeat the URI.
-    DatabaseUnavailableError
-        If DNS does not resolve a ``mongodb+srv`` host.
+    If ``MONGO_URI`` is invalid or has ``w=0``, it raises `ConfigurationError` without the URI; if
+    DNS does not resolve a ``mongodb+srv`` host, `DatabaseUnavailableError`.
     """
     uri = settings.mongo.uri.get_secret_value()
     options: dict[str, Any] = {"appname": APP_NAME, "tz_aware": True}
@@ -79,19 +75,14 @@ def source_of(db: MongoDatabase) -> MongoDatabase:
 
 @contextmanager
 def mongo_errors(doing: str) -> Iterator[None]:
-    """Raise :class:`DatabaseUnavailableError` for pymongo's errors in the block, in one line.
-
-    The line names the step that failed: ``doing``, such as ``"reading Reviews"``.
-    """
+    """Raise `DatabaseUnavailableError` for pymongo's errors while ``doing`` a step, in one line."""
     try:
         yield
     except OperationFailure as error:
         raise DatabaseUnavailableError(f"MongoDB refused {doing}: {reason_of(error)}") from error
     except PyMongoError as error:
-        raise DatabaseUnavailableError(
-            f"MongoDB did not answer while {doing}: {reason_of(error)}; does it run where "
-            "MONGO_URI says?"
-        ) from error
+        reason = f"MongoDB did not answer while {doing}: {reason_of(error)}"
+        raise DatabaseUnavailableError(f"{reason}; does it run where MONGO_URI says?") from error
 
 
 def reason_of(error: PyMongoError) -> str:

@@ -17,8 +17,7 @@ from pymongo.results import InsertManyResult
 
 from recommender.core.mongo import Document, MongoDatabase
 
-# MongoDB's default collation: texts compare by their bytes.
-SIMPLE = {"locale": "simple"}
+SIMPLE = {"locale": "simple"}  # MongoDB's default collation: texts compare by their bytes
 WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
 
 RECOMMENDATIONS = "Recommendations"
@@ -38,9 +37,8 @@ INSERT_ROWS = 10_000
 _ABANDONED_AFTER = timedelta(days=1)
 _DUPLICATE_KEY = 11000
 # Not those of a capped collection, which would lose documents, or of a view.
-_KEPT_OPTIONS = {"collation", "clusteredIndex", "expireAfterSeconds", "storageEngine"} | {
-    "changeStreamPreAndPostImages"
-}
+_KEPT_OPTIONS = {"collation", "clusteredIndex", "expireAfterSeconds", "storageEngine"}
+_KEPT_OPTIONS |= {"changeStreamPreAndPostImages"}
 _VALIDATOR = ("validator", "validationLevel", "validationAction")
 
 
@@ -66,13 +64,11 @@ def insert_batches(collection: Collection[Document], batches: Iterable[list[Docu
 
 @contextmanager
 def replacing(database: MongoDatabase, name: str) -> Iterator[Collection[Document]]:
-    """Yield an empty collection that replaces ``name`` when the block ends without an error.
+    """Yield an empty collection that replaces ``name``, with its indexes and options, at the end.
 
-    Until then, and after an error, readers see the old collection. The new one has its indexes and
-    options.
+    Until then, and after an error in the block, readers see the old collection.
     """
-    stage = database[f"{name}{STAGED}{ObjectId()}"]
-    live = database[name]
+    live, stage = database[name], database[f"{name}{STAGED}{ObjectId()}"]
     try:
         _drop_left_behind(database, f"{name}{STAGED}")
         create_like(live, stage)
@@ -95,15 +91,14 @@ def _drop_left_behind(database: MongoDatabase, prefix: str) -> None:
 
 def copy_indexes(source: Collection[Document], target: Collection[Document]) -> None:
     """Create the indexes of ``source`` on ``target``, except those that it has."""
-    present = list(target.list_indexes())
-    names = {index["name"] for index in present}
+    present = {index["name"]: _identity(index) for index in target.list_indexes()}
     models = []
     for index in source.list_indexes():
-        if any(_identity(index) == _identity(other) for other in present):
+        if _identity(index) in present.values():
             continue
         options = {option: index[option] for option in index if option not in {"v", "ns", "key"}}
         options.setdefault("collation", SIMPLE)  # the collection may have another
-        if index["name"] in names:
+        if index["name"] in present:
             options["name"] = f"{index['name']}_kept"
         models.append(IndexModel(list(index["key"].items()), **options))
     if models:
@@ -147,7 +142,6 @@ def insert_once(
         try:
             collection.insert_many(block, ordered=False)
         except BulkWriteError as error:
-            details = error.details
-            codes = {failure["code"] for failure in details["writeErrors"]}
-            if codes != {_DUPLICATE_KEY} or details["writeConcernErrors"]:
+            codes = {failure["code"] for failure in error.details["writeErrors"]}
+            if codes != {_DUPLICATE_KEY} or error.details["writeConcernErrors"]:
                 raise

@@ -39,11 +39,8 @@ def script_parser(
     description: str, *codes: int, prog: str | None = None
 ) -> argparse.ArgumentParser:
     """Return a parser whose help ends with ``codes`` and the exit codes of every script."""
-    lines = [
-        f"  {code:<4} {meaning}"
-        for code, meaning in EXIT_CODES.items()
-        if code in (*_EVERY_SCRIPT, *codes)
-    ]
+    documented = [code for code in EXIT_CODES if code in (*_EVERY_SCRIPT, *codes)]
+    lines = [f"  {code:<4} {EXIT_CODES[code]}" for code in documented]
     return argparse.ArgumentParser(
         prog=prog,
         description=description,

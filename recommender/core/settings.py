@@ -4,7 +4,7 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -66,9 +66,8 @@ MongoFilter = Annotated[
 DatabaseName = Annotated[str, Field(max_length=63, pattern=r'^[^/\\. "$\x00]+$')]
 FieldName = Annotated[str, AfterValidator(_plain_field_name)]
 Memory = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[1-9][0-9]*[kmgtKMGT]$")]
-LogLevel = Annotated[
-    Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(lambda level: str(level).upper())
-]
+Upper = BeforeValidator(lambda text: str(text).upper())
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Upper]
 Interval = Annotated[float, AfterValidator(_no_tiny_interval)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -228,10 +227,7 @@ class ClustersSettings(_Group):
 
 
 class Settings(_Group):
-    """Files, logs and seed.
-
-    Holds the groups of all other settings, too; build it with :func:`load_settings`.
-    """
+    """Files, logs and seed. Holds all groups, too; :func:`load_settings` builds it."""
 
     mongo: MongoSettings
     reviews: ReviewsSettings
@@ -254,10 +250,7 @@ class Settings(_Group):
         return cls.model_validate({**values, **dict.fromkeys(_GROUPS, values)})
 
     def with_values(self, changes: Mapping[str, object]) -> Self:
-        """Return a copy with some values changed, by environment name in either case.
-
-        An unknown name raises ValueError.
-        """
+        """Return a copy with values changed by name; an unknown name raises `ValueError`."""
         changed = _upper_names(changes)
         if unknown := changed.keys() - setting_fields().keys():
             raise ValueError(f"{', '.join(sorted(unknown))}: not a setting")
@@ -314,13 +307,10 @@ def setting_fields() -> dict[str, tuple[str, FieldInfo]]:
 def load_settings(**overrides: object) -> Settings:
     """Read the settings: ``overrides``, by lower-case name, else the environment, else ``.env``.
 
-    Raises
-    ------
-    ConfigurationError
-        If a value is invalid or a name is a typo. The values of secrets are not repeated.
+    An invalid value or a typo in a name raises `ConfigurationError`, which repeats no secret.
     """
     from_file, environment = _file_values(), _upper_names(os.environ)
-    _check_names(from_file, environment)
+    _check_names([*from_file, *(name for name in environment if name.startswith(_OWN_PREFIXES))])
     values = {name: value for name, value in (from_file | environment).items() if value}
     values |= _upper_names(overrides)
     try:
@@ -341,11 +331,10 @@ def _file_values() -> dict[str, Any]:
         raise ConfigurationError(f"{ENV_FILE} is not readable as UTF-8 text: {error}") from None
 
 
-def _check_names(from_file: Mapping[str, object], environment: Mapping[str, object]) -> None:
+def _check_names(names: Iterable[str]) -> None:
     """Refuse a close misspelling of a setting; warn of an unknown name with one of our prefixes."""
-    known = list(setting_fields())
-    ours = [*from_file, *(name for name in environment if name.startswith(_OWN_PREFIXES))]
-    for name in ours:
+    known = setting_fields()
+    for name in names:
         if name in known or _KUBERNETES.search(name):
             continue
         if near := difflib.get_close_matches(name, known, n=1, cutoff=0.75):

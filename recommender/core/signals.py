@@ -14,13 +14,11 @@ _SECOND_TRY_SECONDS = 0.5
 _BEFORE_EXIT_SECONDS = 5.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# Called by a stop before it raises.
-_stop_callbacks: list[Callable[[], object]] = []
+_stop_callbacks: list[Callable[[], object]] = []  # called by a stop before it raises
 # Seconds that a stop by a signal may take, and the timers that end the process then.
 _graces: list[float] = []
 _timers: list[threading.Timer] = []
-# Why this process sends a stop signal to itself.
-_reasons: list[str] = []
+_reasons: list[str] = []  # why this process sends a stop signal to itself
 
 
 class Stopped(BaseException):
@@ -100,8 +98,7 @@ def time_limit(
 
     If the clean-up after that, or after a signal, takes longer than the grace, the process exits at
     once, with the same code. Before it does for the time limit, ``before_exit`` is called with the
-    reason, in another thread and for at most five seconds. Only the main thread has limits:
-    others are not interruptible.
+    reason, for at most five seconds. Other threads than the main one are not interruptible.
     """
     main_thread = threading.main_thread()
     if threading.current_thread() is not main_thread:
@@ -144,10 +141,9 @@ def time_limit(
 
 @contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Hold back stop signals and the time limit until the block has finished.
+    """Defer stop signals and the time limit until the block has finished, in the main thread.
 
-    Then they raise :class:`Stopped`, also in place of an exception of the block. In other threads
-    than the main one, which receives signals, nothing is deferred.
+    Then they raise :class:`Stopped`, also in place of an exception of the block.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -66,10 +66,8 @@ def progress() -> Iterator[Progress]:
     console = _console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     off = not console.is_terminal
-    display = Progress(
-        *columns, console=console, transient=True, redirect_stdout=False, disable=off
-    )
-    with display:
+    options: Any = {"transient": True, "redirect_stdout": False, "disable": off}
+    with Progress(*columns, console=console, **options) as display:
         # The display has replaced sys.stderr, and moves out of the way of what is written there.
         logs = [h for h in logging.root.handlers if type(h) is logging.StreamHandler and not off]
         before = [(handler, handler.setStream(sys.stderr)) for handler in logs]
