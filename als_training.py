@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 from pyspark.sql import SparkSession
+from scipy.sparse import vstack
 
 import clustering_training
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
@@ -27,7 +28,7 @@ from recommender.core.script import TRAINING_CODES, run_script, script_parser
 from recommender.core.terminal import add_json_option
 from recommender.data.ratings import Ratings, counts_of
 from recommender.data.restaurants import shown_restaurants
-from recommender.data.sparse import stack_rows, stored_entries
+from recommender.data.sparse import stored_entries
 from recommender.data.users import read_users
 from recommender.evaluation.splitting import split
 from recommender.publishing.gate import add_force_option, check_recommendations, settings_with_force
@@ -93,8 +94,8 @@ def recommend(
     newcomers, of_newcomers = in_users.newcomers, in_users.newcomer_ratings
     run.record(newcomers=len(newcomers))
     users = pa.concat_arrays([ratings.users, newcomers])
-    confidence = stack_rows(confidence_matrix(ratings, reviews), of_newcomers)
-    also_rated = stack_rows(in_users.also_rated, stored_entries(of_newcomers))
+    confidence = vstack([confidence_matrix(ratings, reviews), of_newcomers], format="csr")
+    also_rated = vstack([in_users.also_rated, stored_entries(of_newcomers)], format="csr")
     model = model.with_newcomers(len(newcomers), popularity_of(ratings, reviews))
     blocks = list(user_blocks(model, users, confidence, stored_entries(confidence) + also_rated))
     task = RecommendTask(

@@ -50,9 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         configure_logging(settings)
         started = time.monotonic()
         with connect(settings) as client:
-            reviews = write_city(
-                database(client, settings), city, settings.reviews.fields, with_users=False
-            )
+            reviews = write_city(database(client, settings), city, settings.reviews.fields)
         print(f"{reviews:,} reviews of {city.restaurants:,} restaurants by {city.users:,} users")
         print(f"generated and loaded in {time.monotonic() - started:.0f} s")
         runs = [timed_training(settings) for _ in range(arguments.runs)]

@@ -36,7 +36,6 @@ from recommender.core.terminal import add_json_option, print_json, print_table, 
 from recommender.data.cleaning import clean_rows
 from recommender.data.files import (
     BLOCK_ROWS,
-    DEFAULT_OPTIONS,
     PRESETS,
     REQUIRED,
     TIME,
@@ -57,7 +56,7 @@ def load(
     name: str,
     db: MongoDatabase,
     settings: Settings,
-    options: FileOptions = DEFAULT_OPTIONS,
+    options: FileOptions,
     *,
     replace: bool = False,
 ) -> Report:
@@ -67,8 +66,7 @@ def load(
     unreadable, lacks a column or has no valid review, it raises `DataError` and inserts nothing. If
     MongoDB fails, it raises `DatabaseUnavailableError`; some of the reviews may have been added.
     """
-    reviews = db["Reviews"]
-    target = replacing(db, reviews.name) if replace else nullcontext(reviews)
+    target = replacing(db, "Reviews") if replace else nullcontext(db["Reviews"])
     with progress() as display:
         reading = display.add_task("reading the file", total=None)
         with _documents(name, settings, options) as (report, batches):

@@ -103,7 +103,7 @@ def _is_of_spark(command: list[str]) -> bool:
 
 def write_tiny_city(db: MongoDatabase, settings: Settings) -> None:
     """Fill Reviews with a city that trains in seconds."""
-    write_city(db, TINY_CITY, settings.reviews.fields, with_users=False)
+    write_city(db, TINY_CITY, settings.reviews.fields)
 
 
 def rated_by_user(db: MongoDatabase) -> dict[Any, dict[Any, float]]:

@@ -1,9 +1,8 @@
 """Child processes that end when their parent does, however the parent ends.
 
-A guard, a small process between the two, reads a pipe whose writing end only the parent has. When
-the parent closes it, or dies, the guard stops the child. (The kernel's own signal at a parent's
-death would come at the end of the thread that started the child.) This file is the guard's program,
-too: it imports the standard library alone, so that it starts in milliseconds.
+A guard, a small process between the two, stops the child when the pipe that only the parent writes
+to is closed. (The kernel's own signal would come when the thread that started the child ends.) This
+file is the guard's program, too: it imports the standard library alone, to start in milliseconds.
 """
 
 import contextlib

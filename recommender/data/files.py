@@ -113,9 +113,6 @@ class FileOptions:
     time_unit: str | None = None  # of times that are numbers, of UNITS; None: by their size
 
 
-DEFAULT_OPTIONS = FileOptions()
-
-
 @dataclass
 class Report:
     """Counts of a file's rows, and the numbers of the first lines (or records) per rejection."""

@@ -1,9 +1,4 @@
-"""Reading of Reviews from MongoDB as blocks of cleaned ratings.
-
-:func:`plan` divides the collection into ranges of ``_id``; :func:`read` reads one of them. The
-Spark data source of :mod:`recommender.spark.reviews_source` plans in the driver and reads in its
-executors; :func:`read_ratings` reads everything in this process.
-"""
+"""Reading of Reviews from MongoDB as blocks of cleaned ratings, here or in Spark's executors."""
 
 import gc
 from collections.abc import Iterator

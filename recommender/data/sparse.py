@@ -1,12 +1,7 @@
-"""Operations on sparse matrices that scipy lacks."""
+"""An operation on sparse matrices that scipy lacks."""
 
 import numpy as np
-from scipy.sparse import csr_array, vstack
-
-
-def stack_rows(above: csr_array, below: csr_array) -> csr_array:
-    """Return the rows of ``above``, then those of ``below``."""
-    return csr_array(vstack([above, below], format="csr"))
+from scipy.sparse import csr_array
 
 
 def stored_entries(matrix: csr_array) -> csr_array:

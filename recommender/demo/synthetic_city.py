@@ -8,7 +8,7 @@ structure to recover. Activity and popularity are heavy-tailed.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -173,10 +173,8 @@ def review_blocks(population: Population) -> Iterator[ReviewBlock]:
         yield ReviewBlock(user, restaurant, rating, _LATEST_MS - (age * _SPAN_MS).astype(np.int64))
 
 
-def write_city(
-    database: MongoDatabase, city: City, fields: Sequence[str], *, with_users: bool = True
-) -> int:
-    """Write ``Restaurants``, ``Users`` and, last, ``Reviews``, and return the number of reviews.
+def write_city(database: MongoDatabase, city: City, fields: Sequence[str]) -> int:
+    """Write ``Restaurants`` and, last, ``Reviews``, and return the number of reviews.
 
     ``fields`` name user, restaurant, rating and time in ``Reviews``. If ``Reviews`` is not empty,
     it raises `DataError`.
@@ -187,10 +185,6 @@ def write_city(
         population = populate(city)
         with replacing(database, "Restaurants") as restaurants:
             insert_batches(restaurants, [population.restaurants])
-        if with_users:
-            batches = (_user_documents(population, b) for b in review_blocks(population))
-            with replacing(database, "Users") as users:
-                insert_batches(users, batches)
         user_ids, ids = population.user_ids, population.gmap_ids
         batches = (
             _documents(fields, user_ids[b.user], ids[b.restaurant], b.rating, b.time)
@@ -253,14 +247,6 @@ def _choose(
             break
     user, restaurant = np.divmod(pairs, n_restaurants)
     return user, restaurant
-
-
-def _user_documents(population: Population, block: ReviewBlock) -> list[Document]:
-    columns = population.gmap_ids[block.restaurant], block.rating, block.time
-    ratings = _documents(("gmap_id", "rating", "timestamp"), *columns)
-    users, starts = np.unique(block.user, return_index=True)
-    lists = [ratings[start:end] for start, end in pairwise([*starts.tolist(), len(ratings)])]
-    return _documents(("user_id", "ratings"), population.user_ids[users], lists)
 
 
 def _documents(fields: Sequence[str], *columns: list[Any] | NDArray[Any]) -> list[Document]:

@@ -551,7 +551,7 @@ def test_of_two_replacements_at_once_the_last_one_stays(
     def load_second() -> None:
         if not between:
             between.append(0)
-            load(str(second), db, db_settings, replace=True)
+            load(str(second), db, db_settings, files.FileOptions(), replace=True)
             between.append(db["Reviews"].count_documents({"rating": 2}))
 
     watch_batches(monkeypatch, load_second)

@@ -11,7 +11,7 @@ from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
 from recommender.data.ratings import Ratings
-from recommender.data.sparse import stack_rows, stored_entries
+from recommender.data.sparse import stored_entries
 from recommender.data.users import rated_in_users, read_users
 from tests.support import ratings_of
 
@@ -64,12 +64,6 @@ def test_many_newcomers_are_read_in_one_pass(db: MongoDatabase, db_settings: Set
     assert (len(read.newcomers), read.newcomer_ratings.nnz) == (2_345, 2_345)
     queries = {"ns": f"{db.name}.Users", "op": "query"}
     assert db["system.profile"].count_documents(queries) == 1
-
-
-def test_rows_are_stacked() -> None:
-    above, below = csr_array(np.array([[1.0, 0, 2], [0, 0, 0]])), csr_array(np.array([[0.0, 3, 0]]))
-    assert stack_rows(above, below).toarray().tolist() == [[1, 0, 2], [0, 0, 0], [0, 3, 0]]
-    assert stack_rows(above, csr_array((0, 3))).toarray().tolist() == [[1, 0, 2], [0, 0, 0]]
 
 
 def test_ratings_of_known_users_are_read(db: MongoDatabase, db_settings: Settings) -> None:

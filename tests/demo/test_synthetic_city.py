@@ -189,30 +189,15 @@ def test_the_written_city_is_the_generated_one(db: MongoDatabase, db_settings: S
     assert list(db["Restaurants"].find({}, {"_id": 0})) == expected.population.restaurants
 
 
-def test_users_hold_the_same_ratings(db: MongoDatabase, db_settings: Settings) -> None:
-    write_city(db, SMALL, db_settings.reviews.fields)
-    of_reviews = {
-        (r["user_id"], r["gmap_id"], r["rating"], r["time"]) for r in db["Reviews"].find()
-    }
-    of_users = {
-        (user["user_id"], r["gmap_id"], r["rating"], r["timestamp"])
-        for user in db["Users"].find()
-        for r in user["ratings"]
-    }
-    assert of_users == of_reviews
-    assert db["Users"].count_documents({}) == SMALL.users
-
-
 def test_all_blocks_of_users_are_written(db: MongoDatabase, db_settings: Settings) -> None:
     city = City(users=20_500, restaurants=50, reviews=20_500)
-    write_city(db, city, db_settings.reviews.fields, with_users=False)
+    write_city(db, city, db_settings.reviews.fields)
     assert set(db["Reviews"].distinct("user_id")) == set(populate(city).user_ids)
-    assert "Users" not in db.list_collection_names()
 
 
 def test_field_names_are_the_settings(db: MongoDatabase, db_settings: Settings) -> None:
     names = {"reviews_restaurant_field": "business_id", "reviews_rating_field": "stars"}
-    write_city(db, SMALL, db_settings.with_values(names).reviews.fields, with_users=False)
+    write_city(db, SMALL, db_settings.with_values(names).reviews.fields)
     review = db["Reviews"].find_one({}, {"_id": 0})
     assert review is not None
     assert set(review) == {"user_id", "business_id", "stars", "time"}
@@ -233,5 +218,5 @@ def test_an_interrupted_city_leaves_no_reviews(
 
     monkeypatch.setattr(synthetic_city, "review_blocks", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_city(db, SMALL, db_settings.reviews.fields, with_users=False)
+        write_city(db, SMALL, db_settings.reviews.fields)
     assert db.list_collection_names() == ["Restaurants"]
