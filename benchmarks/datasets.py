@@ -1,15 +1,18 @@
-"""Generated rating sets of different distributions, on which no parameter was tuned."""
+"""Rating sets: files, and generated ones of different laws, on which no parameter was tuned."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from recommender.core.settings import Settings
-from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
+from recommender.data.cleaning import BLOCK_SCHEMA, clean_block, clean_rows
+from recommender.data.files import FileOptions
 from recommender.data.ratings import Ratings, gather
+from recommender.load import stored_reviews
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,13 @@ GENERATED = {
     "few items": Law(users=8_000, items=60, mean_ratings=6),
     "many items": Law(users=6_000, items=8_000, mean_ratings=15, rank=16),
 }
+
+
+def read_file(name: str, settings: Settings, columns: Mapping[str, str] | None = None) -> Ratings:
+    """Return a file's ratings as a training reads them once the file is loaded."""
+    with stored_reviews(name, settings, FileOptions(columns)) as (_, batches):
+        rows = [document for batch in batches for document in batch]
+    return gather(pa.Table.from_batches([clean_rows(rows, settings.reviews)]))
 
 
 def generate(law: Law, settings: Settings) -> Ratings:

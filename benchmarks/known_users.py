@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from benchmarks.datasets import GENERATED, generate
+from benchmarks.datasets import GENERATED, generate, read_file
 from benchmarks.new_users import of_active_users
 from benchmarks.peers import Fitted, Method, Predict, Score, ranking_methods, rating_methods
 from recommender.als.choose_alpha import (
@@ -47,7 +47,7 @@ from recommender.data.files import PRESETS
 from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import ranking_quality, rating_error
 from recommender.evaluation.splitting import relevant_items, split
-from recommender.load import columns_of, read_file
+from recommender.load import columns_of
 from recommender.spark.session import spark_session
 
 OF_RATINGS = ("RMSE", "MAE")

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.cluster import KMeans
 
+from benchmarks.datasets import read_file
 from recommender.als.fold_in import preference_model
 from recommender.als.popularity import popularity_scores
 from recommender.als.sweeps import implicit_step, random_factors, sweep
@@ -41,7 +42,6 @@ from recommender.data.files import RATING, RESTAURANT, USER
 from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import ranking_quality
 from recommender.evaluation.splitting import UserSplit, split_users
-from recommender.load import read_file
 
 _SPACES = ("tastes", "ratings")
 _ALPHA, _REG_PARAM = 20.0, 4.0

@@ -33,7 +33,6 @@ from recommender.core.mongo_collections import insert_batches, replacing
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import Settings, load_settings
 from recommender.core.terminal import add_json_option, print_json, print_table, progress
-from recommender.data.cleaning import clean_rows
 from recommender.data.files import (
     BLOCK_ROWS,
     PRESETS,
@@ -43,7 +42,6 @@ from recommender.data.files import (
     Report,
     open_reviews,
 )
-from recommender.data.ratings import Ratings, gather
 from recommender.data.reviews import gc_paused
 from recommender.data.times import UNITS
 
@@ -69,7 +67,7 @@ def load(
     target = replacing(db, "Reviews") if replace else nullcontext(db["Reviews"])
     with progress() as display:
         reading = display.add_task("reading the file", total=None)
-        with _documents(name, settings, options) as (report, batches):
+        with stored_reviews(name, settings, options) as (report, batches):
             display.remove_task(reading)
             count = math.ceil(report.loaded / BLOCK_ROWS)
             batches = iter(display.track(batches, count, description="inserting reviews"))
@@ -83,18 +81,8 @@ def load(
     return report
 
 
-def read_file(name: str, settings: Settings, columns: Mapping[str, str] | None = None) -> Ratings:
-    """Return a file's ratings as a training reads them once the file is loaded.
-
-    If the file is unreadable, lacks a column or has no valid review, it raises `DataError`.
-    """
-    with _documents(name, settings, FileOptions(columns)) as (_, batches):
-        rows = [document for batch in batches for document in batch]
-    return gather(pa.Table.from_batches([clean_rows(rows, settings.reviews)]))
-
-
 @contextmanager
-def _documents(
+def stored_reviews(
     name: str, settings: Settings, options: FileOptions
 ) -> Iterator[tuple[Report, Iterator[list[Document]]]]:
     """Read a file; yield the counts of its rows, and its reviews as they are stored, in batches."""
@@ -144,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb, first = "Would load" if arguments.dry_run else "Loaded", list[Document]()
     with gc_paused():
         if arguments.dry_run:
-            with _documents(arguments.file, settings, options) as (report, batches):
+            with stored_reviews(arguments.file, settings, options) as (report, batches):
                 first = list(islice(next(batches), _PREVIEW))
         else:
             with connect(settings) as client:

@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from benchmarks.datasets import read_file
 from recommender.als.fold_in import preference_model
 from recommender.als.model import Model, confidence_matrix
 from recommender.als.published_factors import factors_document
@@ -30,7 +31,6 @@ from recommender.data.files import RATING, RESTAURANT, USER
 from recommender.data.ids import encode_id
 from recommender.data.ratings import Ratings, gather
 from recommender.demo.synthetic_city import City, write_city
-from recommender.load import read_file
 
 PROJECT = Path(__file__).parent.parent
 # Quick to start rather than quick in the long run.

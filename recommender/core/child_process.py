@@ -53,10 +53,8 @@ class Guarded(subprocess.Popen[bytes]):
         """Stop the child, by SIGTERM and after the grace by SIGKILL; return its exit code."""
         assert self.stdin is not None  # noqa: S101 - a pipe, for mypy
         # A fork of this process may hold the pipe open, so closing it alone is not enough.
-        with contextlib.suppress(OSError, ValueError):
-            self.stdin.write(b"\0")
-        with contextlib.suppress(OSError):
-            self.stdin.close()
+        with contextlib.suppress(OSError, ValueError), self.stdin as pipe:
+            pipe.write(b"\0")
         return self.wait()
 
     def __exit__(self, *_error: object) -> None:

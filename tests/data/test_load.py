@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from bson import Binary, Int64, ObjectId, json_util
 
+from benchmarks.datasets import read_file
 from recommender.core.errors import DatabaseUnavailableError, DataError, RecommenderError
 from recommender.core.mongo import MongoDatabase
 from recommender.core.mongo_collections import insert_batches
@@ -28,7 +29,7 @@ from recommender.core.settings import Settings
 from recommender.data import files
 from recommender.data.reviews import read_ratings
 from recommender.demo.commands import PROJECT
-from recommender.load import load, main, read_file
+from recommender.load import load, main
 
 GOOGLE_CSV = "user_id,gmap_id,rating,time\n1,0xa:0x1,5,1609909927056\n2,0xa:0x2,3.5,\n"
 GOOGLE_ROWS = [
