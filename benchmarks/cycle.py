@@ -5,8 +5,6 @@
 the runs, the least and the most. It needs about 12 GB of memory and 4 GB of disk.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import resource

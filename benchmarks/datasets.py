@@ -1,7 +1,5 @@
 """Rating sets: files, and generated ones of different laws, on which no parameter was tuned."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

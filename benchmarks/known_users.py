@@ -16,8 +16,6 @@ of restaurants in the training part. Lists: at most 20,000 users with a relevant
 The peers are in `requirements.txt` beside this file; a peer that is not installed is left out.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import time

@@ -13,8 +13,6 @@ renames the collection, and clusters the users by scikit-learn's KMeans.
 Its collections are named ``Lean...``. It cleans, checks, evaluates and explains nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 import subprocess
 import sys

@@ -12,8 +12,6 @@ prints, for all users and for those with three ratings and more, as means over s
   is rounding alone.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import time

@@ -3,8 +3,6 @@
 Their parameters are those that their authors recommend, or better ones; the docstrings name them.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A page may hold blocks between ``<!-- generated: NAME -->`` and ``<!-- end -->``
 page is written by hand. ``.env.example`` is generated as a whole.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterator

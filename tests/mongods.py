@@ -1,7 +1,5 @@
 """A mongod for tests, also as the primary of a replica set of one."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Self

@@ -1,7 +1,5 @@
 """Small data sets, some of them degenerate."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What several tests share: small cities, scripts run as people run them, a contract's reader."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

@@ -1,7 +1,5 @@
 """The house: which room may import which, which files compute only, and what imports may do."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

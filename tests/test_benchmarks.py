@@ -1,7 +1,5 @@
 """The benchmarks of known and new users, on small data."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The files to deploy with: valid, and in agreement with the settings and with one another."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

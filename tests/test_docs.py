@@ -1,7 +1,5 @@
 """The documentation: it is current, all it names exists, and its schemas fit the documents."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """python -m recommender.doctor: what it finds, its remedies and its exit codes."""
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Waiting in tests: on what comes true, never for a time."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The bias against a dense least-squares solution, and the choice of its damping."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Recommendations encoded straight to BSON, against the bson package."""
 
-from __future__ import annotations
-
 import datetime
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The choice of alpha and rank on held-out ratings."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The spectral embedding, against dense linear algebra."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

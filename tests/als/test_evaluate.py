@@ -1,7 +1,5 @@
 """Evaluation of lists on test ratings."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The fits, on a real Spark."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

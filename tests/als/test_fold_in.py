@@ -1,7 +1,5 @@
 """Users folded in with the item factors, compared with the normal equations of ALS."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """Hindsight: the new reviews in their authors' published lists, counted beside the popular list."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The scores of the fallback list."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The published factors: a reader ranks with them as the training does."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, get_ident
 from typing import Any, cast

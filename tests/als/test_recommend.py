@@ -1,7 +1,5 @@
 """Every user's recommendations, staged by a real Spark."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Reuse of the parameters of an earlier training."""
 
-from __future__ import annotations
-
 import datetime
 from typing import Any
 

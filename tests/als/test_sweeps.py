@@ -1,7 +1,5 @@
 """Half-steps of ALS next to the regressions written out, and sweeps of them."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

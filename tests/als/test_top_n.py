@@ -1,7 +1,5 @@
 """The top-N kernel against a full sort."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

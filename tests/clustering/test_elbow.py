@@ -1,7 +1,5 @@
 """The elbow curve, its knee, and its table."""
 
-from __future__ import annotations
-
 import json
 from argparse import ArgumentTypeError
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Empty-cluster repair, by the clusters that a reader finds."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

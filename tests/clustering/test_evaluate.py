@@ -1,7 +1,5 @@
 """Evaluation of the clusters, and predicted ratings, against loops over users."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 
 import numpy as np

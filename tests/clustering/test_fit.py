@@ -1,7 +1,5 @@
 """Clusterings of any ratings: the number of clusters, and the clusters that a reader finds."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

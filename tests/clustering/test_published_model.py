@@ -1,7 +1,5 @@
 """The published model as a reader sees it: complete and of one run, or an error."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import threading

@@ -1,7 +1,5 @@
 """The test vectors for readers, against a reader written from the contract."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

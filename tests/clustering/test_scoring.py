@@ -1,7 +1,5 @@
 """Leave-one-out scores, against a loop over ratings with the documented distance."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Clusters in the spectral embedding, and their published centroids."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.sparse import csr_array

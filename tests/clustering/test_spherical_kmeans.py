@@ -1,7 +1,5 @@
 """Spherical K-Means, against its definition."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

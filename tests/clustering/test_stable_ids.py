@@ -1,7 +1,5 @@
 """Stable cluster ids, against all permutations."""
 
-from __future__ import annotations
-
 from itertools import permutations
 
 import numpy as np

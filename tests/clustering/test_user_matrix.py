@@ -1,7 +1,5 @@
 """The matrix of users and restaurants, on every kind of rating scale."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

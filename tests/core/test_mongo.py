@@ -1,7 +1,5 @@
 """The MongoDB client: its options, and its errors in one line without a password."""
 
-from __future__ import annotations
-
 import socket
 import traceback
 from collections.abc import Iterator

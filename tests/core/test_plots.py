@@ -1,7 +1,5 @@
 """The plots: what they show, and that the same figures make the same file."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from xml.etree import ElementTree

@@ -1,7 +1,5 @@
 """The entry of all scripts: exit codes, signals, and log lines without secrets."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

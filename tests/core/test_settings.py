@@ -1,7 +1,5 @@
 """Settings: the contract's defaults, their sources, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """The output of scripts: plain and unwrapped in a pipe, wrapped and coloured in a terminal."""
 
-from __future__ import annotations
-
 import datetime
 import json
 import os

@@ -1,7 +1,5 @@
 """Invalid rows of Reviews, each with the reason of its rejection."""
 
-from __future__ import annotations
-
 import math
 
 from recommender.core.mongo import Document

@@ -1,7 +1,5 @@
 """A whole training on odd and invalid reviews, which change while they are read."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Three public layouts of reviews, with their quirks, from the file to a training."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

@@ -1,7 +1,5 @@
 """Ratings of one user, read from a real MongoDB or taken from a request."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

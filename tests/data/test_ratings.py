@@ -1,7 +1,5 @@
 """Cleaning of rows, and merging of repeated ratings of the same restaurant by the same user."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections import defaultdict

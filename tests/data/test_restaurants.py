@@ -1,7 +1,5 @@
 """Restaurants from a real MongoDB."""
 
-from __future__ import annotations
-
 import pyarrow as pa
 import pytest
 

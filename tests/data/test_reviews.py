@@ -1,7 +1,5 @@
 """Reviews are read whole, each row once, with ids of any type and with malformed documents."""
 
-from __future__ import annotations
-
 import datetime
 import random
 import string

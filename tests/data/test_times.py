@@ -1,7 +1,5 @@
 """Times in the notations that databases and exports have."""
 
-from __future__ import annotations
-
 import math
 from datetime import datetime
 from typing import Any

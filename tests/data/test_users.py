@@ -1,7 +1,5 @@
 """The backend's Users, read from a real MongoDB."""
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 from bson.int64 import Int64

@@ -1,7 +1,5 @@
 """Metrics of ratings and lists against scikit-learn, and the choice of test data."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.sparse import csr_array

@@ -1,7 +1,5 @@
 """The split of ratings, and the choice of users."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Every fault that is declared, in the table's order."""
 
-from __future__ import annotations
-
 from tests.faults import databases, machines, reviews, rollbacks, services, trainings
 from tests.faults.catalogue import Fault
 

@@ -1,7 +1,5 @@
 """How a fault is declared: what is done, and what is to become of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -1,7 +1,5 @@
 """Faults of MongoDB and of the way to it: killed, stepped down, cut off, refusing."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal

@@ -1,7 +1,5 @@
 """Faults of the machine: full disks, wrong clocks, users without rights."""
 
-from __future__ import annotations
-
 import datetime
 import shutil
 import subprocess

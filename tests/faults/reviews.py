@@ -1,7 +1,5 @@
 """Reviews that are not as they should be, under the eyes of the reader."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice

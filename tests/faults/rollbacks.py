@@ -1,7 +1,5 @@
 """Faults of a rollback: killed before, inside and after its switch, refused, and repeated."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import clustering_training

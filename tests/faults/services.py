@@ -1,7 +1,5 @@
 """Faults of the service, and several that want to train at once."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, Signals
 

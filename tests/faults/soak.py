@@ -4,8 +4,6 @@ It prints a line per fault, then the figures, and ends with 1 if there was a vio
 no reader may see, a training that does not succeed after all faults, or something left behind.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import sys

@@ -1,7 +1,5 @@
 """The table of faults in the documentation: written from what happened, and read again."""
 
-from __future__ import annotations
-
 import datetime
 import platform
 import subprocess

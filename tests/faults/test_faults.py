@@ -1,7 +1,5 @@
 """Every fault that is declared, with real processes and a reader that polls all the time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Faults of the training itself: killed, paused, cut off, out of memory."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 

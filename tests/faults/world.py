@@ -1,7 +1,5 @@
 """What a fault happens to: a city with a published model, a reader, and the product's processes."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Publications as trainings make them, for the tests of publishing and of the switch."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Callable, Iterator

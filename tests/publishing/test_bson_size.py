@@ -1,7 +1,5 @@
 """Sizes of documents, against real BSON encodings around MongoDB's limit."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import bson

@@ -1,7 +1,5 @@
 """The gate: a model that is worse than the live one is rejected with its figures."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The comparison of lifts, on lists of real fits: what it rejects, and what it does not."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any

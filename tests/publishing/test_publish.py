@@ -1,7 +1,5 @@
 """Publishing: readers see all of one run, and the previous generation is kept."""
 
-from __future__ import annotations
-
 import re
 import uuid
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rollback: what the latest run has replaced is published again, whole, and once more undone."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Spot checks of staged documents."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

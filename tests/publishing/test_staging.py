@@ -1,7 +1,5 @@
 """Staging: documents are checked beside the live collection, and failures change nothing."""
 
-from __future__ import annotations
-
 import bson
 import pytest
 from bson import Int64

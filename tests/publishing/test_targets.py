@@ -1,7 +1,5 @@
 """The check of the targets before a training."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

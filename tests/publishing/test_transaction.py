@@ -1,7 +1,5 @@
 """Clusters and Metadata in one transaction."""
 
-from __future__ import annotations
-
 import pytest
 
 from recommender.core.errors import DatabaseUnavailableError

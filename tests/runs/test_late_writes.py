@@ -1,7 +1,5 @@
 """Writes of others during a publication are kept."""
 
-from __future__ import annotations
-
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The lease: one holder at a time by the server's clock, and no way back for who lost it."""
 
-from __future__ import annotations
-
 import datetime
 import os
 import socket

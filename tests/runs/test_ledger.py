@@ -1,7 +1,5 @@
 """The ledger: a document for each run, from queued to its one end."""
 
-from __future__ import annotations
-
 import datetime
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The log file of a run by hand: whole, without secrets, and no condition for training."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A run's life: however it ends, the ledger says so, the lease is free and no stage is left."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import logging

@@ -1,7 +1,5 @@
 """The summary of a run, from its ledger document."""
 
-from __future__ import annotations
-
 import datetime
 from typing import Any
 

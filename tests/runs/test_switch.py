@@ -1,7 +1,5 @@
 """The switch: any process can finish it, and a refused one is undone."""
 
-from __future__ import annotations
-
 import contextlib
 
 import pytest

@@ -1,7 +1,5 @@
 """The ALS training as a script: its exit codes, its ledger entry and its collections."""
 
-from __future__ import annotations
-
 import json
 import signal
 import socket

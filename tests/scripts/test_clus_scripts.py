@@ -1,7 +1,5 @@
 """clus_test.py and clus_counter.py on a model that clustering_training.py has published."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """Whole clusterings of reviews in MongoDB, as a reader of the contract sees them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """The API and the schedule, in this process and as a service in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The API under valid and invalid requests that are generated from its own description."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import uuid

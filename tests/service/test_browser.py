@@ -1,7 +1,5 @@
 """The page in a real browser: a training, users, restaurants and runs, wide and narrow."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """A training's log on the log of the service: as it grows, whatever the training writes."""
 
-from __future__ import annotations
-
 import logging
 import tracemalloc
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Trainings as child processes of the service: how they start, and how their end is recorded."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """``/metrics``: the ledger's figures, bounded and without MongoDB, and the rules that use them."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The pages without a model, without MongoDB, with a key, and of runs in every state."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial

@@ -1,7 +1,5 @@
 """What is published, read through the API: a small city with factors and clusters."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Recovery from a training that died, without waiting for the next one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

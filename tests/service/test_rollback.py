@@ -1,7 +1,5 @@
 """``POST /model/rollback``, with the trainings' own script as its child process."""
 
-from __future__ import annotations
-
 import pytest
 from fastapi.testclient import TestClient
 

@@ -1,7 +1,5 @@
 """The schedule in MongoDB: its clock, its slots, and one process for each slot."""
 
-from __future__ import annotations
-
 import datetime
 import math
 import time

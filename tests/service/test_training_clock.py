@@ -1,7 +1,5 @@
 """The training clock: fires when a slot is due, and survives failures and set clocks."""
 
-from __future__ import annotations
-
 import datetime
 import logging
 import os

@@ -1,7 +1,5 @@
 """The search for Java, the check of its version, and its installation on request."""
 
-from __future__ import annotations
-
 import logging
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Reviews as a source of Spark's, on a real Spark and a real mongod."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

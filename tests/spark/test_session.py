@@ -1,7 +1,5 @@
 """The Spark session: its Java and memory, its clean-up, and its errors and stops."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -170,6 +168,7 @@ def test_another_spark_is_named(clean_environment: Path, monkeypatch: pytest.Mon
         patch.setenv("SPARK_HOME", str(clean_environment))
         assert error().startswith(f"SPARK_HOME={clean_environment} ")
     monkeypatch.setattr(spark, "_conf", fails)
+    monkeypatch.setattr(spark, "_end_jvm", lambda: None)  # that of the other tests goes on
     monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--master yarn pyspark-shell")
     assert "PYSPARK_SUBMIT_ARGS" in error()
 

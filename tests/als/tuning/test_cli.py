@@ -1,7 +1,5 @@
 """``als_training.py --tune``, on a real Spark."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 

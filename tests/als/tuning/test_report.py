@@ -1,7 +1,5 @@
 """The report of a search: its table, its lines for ``.env``, and its chart."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The search: its order, its budget, its stored results, and the ranking."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The search space, and how ``--grid`` selects from it."""
 
-from __future__ import annotations
-
 import pytest
 
 from recommender.als.tuning.space import DEPENDS_ON, SEARCHES, parse_grid
