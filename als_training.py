@@ -43,10 +43,10 @@ from recommender.spark.session import spark_session
 
 _PARTS_A_CORE = 4  # so that no core waits long for the last one
 _FEW_BLOCKS = 4  # take no longer here than Python workers take to start
-_KINDS = {
-    "dry_run": "train and evaluate, report the gate's verdict, publish nothing; then exit 0",
-    "rollback": "publish what the latest run has replaced; no training",
-    "tune": "search for better parameters, or continue a search; publish nothing",
+_MODES = {
+    "--dry-run": "train and evaluate, report the gate's verdict, publish nothing; then exit 0",
+    "--rollback": "publish what the latest run has replaced; no training",
+    "--tune": "search for better parameters, or continue a search; publish nothing",
 }
 
 
@@ -131,8 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = script_parser(purpose, 66, *TRAINING_CODES)
     parser.add_argument("--no-clustering", action="store_true", help="end after Recommendations")
     mode = parser.add_mutually_exclusive_group()
-    for kind, meaning in _KINDS.items():
-        option = f"--{kind.replace('_', '-')}"
+    for option, meaning in _MODES.items():
+        kind = option.removeprefix("--").replace("-", "_")
         mode.add_argument(option, action="store_const", const=kind, dest="kind", help=meaning)
     parser.set_defaults(kind="training")
     add_force_option(parser)
