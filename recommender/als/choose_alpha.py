@@ -56,11 +56,11 @@ def choose_preference_parameters(ratings: Ratings, settings: Settings) -> Prefer
 
     NDCG, with the best embedding weight, has one peak over alpha: where the low alpha beats the
     default, the lowest is tried, else the high one. Over the same users, another alpha or weight
-    than the default, and the lower rank, must be better by more than a standard error.
+    than the default, and the higher rank, must be better by more than a standard error.
     """
     als = settings.als
     ranks = (als.preference_rank,) if als.preference_rank else _RANKS
-    alpha, rank = als.alpha or DEFAULT_ALPHA, max(ranks)
+    alpha, rank = als.alpha or DEFAULT_ALPHA, min(ranks)
 
     def parameters(alpha: float, rank: int, weight: float = 0.0) -> PreferenceParameters:
         reg_param = als.preference_reg_param or alpha * REG_PARAM_SHARE
@@ -91,8 +91,8 @@ def choose_preference_parameters(ratings: Ratings, settings: Settings) -> Prefer
     best = max(by_alpha, key=lambda each: float(by_alpha[each].mean()))
     if _beats(by_alpha[best], by_alpha[alpha]):
         alpha = best
-    if min(ranks) < rank and _beats(ndcg(alpha, min(ranks)), by_alpha[alpha]):
-        rank = min(ranks)
+    if max(ranks) > rank and _beats(ndcg(alpha, max(ranks)), by_alpha[alpha]):
+        rank = max(ranks)
     return parameters(alpha, rank, weights[alpha, rank])
 
 

@@ -52,13 +52,13 @@ def test_alpha_is_low_where_a_missing_rating_means_something(quick: Settings) ->
 @pytest.mark.parametrize(
     ("means", "chosen"),
     [
-        ({(20, 64): 0.3, (5, 64): 0.2, (60, 64): 0.1, (20, 32): 0.3}, (20, 64)),
-        ({(20, 64): 0.3, (5, 64): 0.2, (60, 64): 0.4, (60, 32): 0.39}, (60, 64)),
-        ({(20, 64): 0.3, (5, 64): 0.4, (1, 64): 0.3, (5, 32): 0.5}, (5, 32)),
-        ({(20, 64): 0.3, (5, 64): 0.4, (1, 64): 0.5, (1, 32): 0.501}, (1, 64)),
+        ({(20, 32): 0.3, (5, 32): 0.2, (60, 32): 0.1, (20, 64): 0.3}, (20, 32)),
+        ({(20, 32): 0.3, (5, 32): 0.2, (60, 32): 0.4, (60, 64): 0.39}, (60, 32)),
+        ({(20, 32): 0.3, (5, 32): 0.4, (1, 32): 0.3, (5, 64): 0.5}, (5, 64)),
+        ({(20, 32): 0.3, (5, 32): 0.4, (1, 32): 0.5, (1, 64): 0.501}, (1, 32)),
     ],
 )
-def test_the_best_mean_wins_and_the_lower_rank_if_clearly_better(
+def test_the_best_mean_wins_and_the_higher_rank_if_clearly_better(
     db_settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
     means: dict[tuple[float, int], float],
@@ -104,5 +104,5 @@ def test_ties_and_missing_test_ratings_give_the_defaults(
     db_settings: Settings, rows: list[tuple[str, str, float]]
 ) -> None:
     assert choose_preference_parameters(ratings_of(rows), db_settings) == PreferenceParameters(
-        DEFAULT_ALPHA, 4, 64
+        DEFAULT_ALPHA, 4, 32
     )
