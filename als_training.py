@@ -6,7 +6,6 @@ refit on all ratings -> recommend -> publish -> chain into the clustering. The s
 
 import argparse
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 from pyspark.sql import SparkSession
@@ -54,10 +53,9 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
     """Train, and publish ``Recommendations``; return the ratings and the model that ranks them."""
     settings, db = run.settings, run.db
     old = others_before(db, RECOMMENDATIONS)  # what the backend wrote by itself
-    few = ThreadPoolExecutor(1).submit(read_few, settings)  # while Spark starts
     with spark_session(settings, f"als_training {run.run_id}") as spark:
         with run.phase("read"):
-            ratings = few.result() or read_ratings(spark, settings)
+            ratings = read_few(settings) or read_ratings(spark, settings)
             run.record(**counts_of(ratings))
             record_hindsight(run, ratings)
         with run.phase("choose"):
