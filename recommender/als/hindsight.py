@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from recommender.als.reuse import live_entry
 from recommender.core.mongo import Document, mongo_errors
-from recommender.core.mongo_collections import FALLBACK_ID, METADATA, RECOMMENDATIONS
+from recommender.core.mongo_collections import FALLBACK_ID, METADATA, RECOMMENDATIONS, SIMPLE
 from recommender.data.ids import CODEC, KeyIndex, decode_ids
 from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import hits
@@ -63,7 +63,7 @@ def _documents(
         batch = authors[start : start + _BATCH_USERS]
         index = KeyIndex(ratings.users.take(pa.array(batch)))
         of_authors = {**WRITTEN_BY_A_RUN, "user_id": {"$in": decode_ids(pa.array(index.keys))}}
-        documents = list(live.find(of_authors, fields))
+        documents = list(live.find(of_authors, fields, collation=SIMPLE))
         yield batch[[index.find(each["user_id"]) for each in documents]], documents
 
 

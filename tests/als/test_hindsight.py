@@ -36,6 +36,8 @@ def entries(*ids: Any) -> list[Document]:
 
 def publish_live(db: MongoDatabase, settings: Settings) -> Document:
     lists = {"u1": entries("a", 5.0), "u2": entries("gone", "u"), "u3": entries("a"), 9: []}
+    lists["U2"] = entries("z")  # another user, though equal by the collation
+    db.create_collection("Recommendations", collation={"locale": "en", "strength": 2})
     db["Recommendations"].insert_many(
         {"user_id": user, "recommendations": each, "run_id": "live"} for user, each in lists.items()
     )
