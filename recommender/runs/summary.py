@@ -91,7 +91,7 @@ def summary_of(
 
 
 def _steps(run: Mapping[str, Any]) -> set[str]:
-    return {"als", "clusters"} & set(run["metrics"])
+    return {"als", "clusters", "rollback"} & {*run["metrics"], *run}
 
 
 def _figure(run: Mapping[str, Any], path: str) -> Any:

@@ -153,3 +153,5 @@ def test_a_rollback_names_what_it_published() -> None:
         "Rollback r1 succeeded in 83.2 s",
         "published Clusters of run r0",
     ]
+    tuning = {**times, "kind": "tuning", "metrics": {}}
+    assert summary_of(rollback, [tuning])[2] == ()
