@@ -102,11 +102,8 @@ def recommend(
         stage=stage,
         # The blocks carry their users' factors: none are broadcast.
         model=model.with_users(model.rating.bias.users[:0], model.rating.user_factors[:0]),
-        shown=shown_restaurants(
-            run.db, ratings.restaurants, run.settings.reviews.restaurants_exclude
-        ),
+        shown=shown_restaurants(run.db, ratings.restaurants, reviews.restaurants_exclude),
         restaurants=ratings.restaurants,
-        top_n=run.settings.als.top_n,
     )
     if len(blocks) <= _FEW_BLOCKS:
         counts = list(task.run(blocks))

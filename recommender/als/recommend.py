@@ -60,13 +60,12 @@ def user_blocks(
 class RecommendTask:
     """Ranks restaurants for blocks of users, and encodes and stages their documents."""
 
-    settings: Settings  # for the connection to MongoDB
+    settings: Settings
     run_id: str
     stage: str  # name of the collection to write to
     model: Model  # without users, who come with each block
     shown: NDArray[np.bool_]  # (restaurants,), the restaurants to recommend
     restaurants: pa.StringArray  # keys of their ids
-    top_n: int
 
     @cached_property
     def _encoder(self) -> RecommendationEncoder:
@@ -100,7 +99,8 @@ class RecommendTask:
         rows = np.arange(len(block.users), dtype=np.int32)
         item_factors, largest = self._item_factors
         factors = model.user_factors(rows, block.confidence)
-        items, scores = top_n(factors, item_factors, self.top_n, block.rated, self.shown)
+        n = self.settings.als.top_n
+        items, scores = top_n(factors, item_factors, n, block.rated, self.shown)
         ratings = model.rating.predict(rows[:, None], items) if model.preferences else None
         ids = decode_ids(block.users)
         documents = self._encoder.encode(block.first + rows, ids, items, scores, ratings)
