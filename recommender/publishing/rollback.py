@@ -38,7 +38,7 @@ def previous_generation(db: MongoDatabase) -> dict[str, Document]:
 def rollback(run: TrainingRun) -> None:
     """Publish the previous generation, in one switch; the live one becomes the previous.
 
-    Documents of others are kept as in a publish, and the live ones win. The errors are those of
+    Documents of others are kept as in a publish. The errors are those of
     :func:`previous_generation` and :func:`~recommender.publishing.publish.publish`.
     """
     db = run.db

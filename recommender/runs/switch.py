@@ -74,7 +74,7 @@ def finish_switch(db: MongoDatabase) -> bool:
         return False
     try:
         for pair in switch["stages"]:
-            if not pair.get("in_place"):
+            if not pair.get("in_place", switch.get("in_place")):  # of earlier versions
                 _rename(db, pair["stage"], pair["target"])
             log.info("published %s", pair["target"])
     except OperationFailure:
