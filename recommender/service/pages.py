@@ -66,7 +66,7 @@ class PageRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
-            at_login = request.url.path == LOGIN
+            at_login = request.scope["path"] == LOGIN
             if not at_login and not has_page_cookie(request, request.app.state.service):
                 return RedirectResponse(LOGIN, 303)
             try:

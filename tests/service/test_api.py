@@ -144,7 +144,7 @@ def test_a_page_of_another_site_starts_no_training(
     monkeypatch.setattr(Trainer, "start", lambda *_, **__: "run-1")
     same = client.post("/train", headers={"Origin": "http://TestServer"})
     assert (same.status_code, same.headers["location"]) == (202, "/runs/run-1")
-    for origin in ("http://evil.example", "http://testserver:81", "null"):
+    for origin in ("http://evil.example", "http://testserver:81", "null", "http://["):
         assert client.post("/train", headers={"Origin": origin}).status_code == 403
 
 
