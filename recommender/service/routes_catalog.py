@@ -42,12 +42,6 @@ class User(BaseModel):
     served: Recommendations
 
 
-class Users(BaseModel):
-    """Users by the beginning of their ids."""
-
-    users: list[JsonId]
-
-
 class Cluster(BaseModel):
     """A cluster of users as Clusters has it, with the restaurants' names."""
 
@@ -93,16 +87,6 @@ def model(
         clusters=len(served.model.clusters) if served.model else 0,
         users=service.catalog.count_users(),
     )
-
-
-@router.get("/users", responses=responses(401, 422, 503))
-def users(
-    service: CurrentService,
-    q: Annotated[str, Query(max_length=1024, description="the beginning of the id")] = "",
-    limit: Limit = 20,
-) -> Users:
-    """List users with recommendations whose id begins with a text, in the order of the ids."""
-    return Users(users=service.catalog.users(q, limit))
 
 
 @router.get("/users/{user_id:id}", responses=responses(401, 404, 422, 503))
