@@ -15,7 +15,7 @@ _CONNECTIONS = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
 
 class LimitedProtocol(H11Protocol):
-    """uvicorn's HTTP protocol, with a limit on connections and on the time to send a header.
+    """uvicorn's HTTP protocol, with a limit on connections and on the time to send a request.
 
     uvicorn has neither: its ``limit_concurrency`` answers 503 and leaves connections open.
     """
@@ -28,8 +28,9 @@ class LimitedProtocol(H11Protocol):
         self._close_unless_used_since(self)
 
     def _close_unless_used_since(self, cycle: object) -> None:
-        """Close the connection if no new request has arrived since this request cycle."""
-        if self.cycle is cycle and (cycle is None or self.cycle.response_complete):
+        """Close the connection if no request has arrived whole since this request cycle."""
+        same = self.cycle is cycle
+        if same and (cycle is None or self.cycle.response_complete or self.cycle.more_body):
             self.transport.close()
         elif not self.transport.is_closing():
             loop = asyncio.get_running_loop()

@@ -22,7 +22,7 @@ import httpx2 as httpx
 import psutil
 import pytest
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 import model
@@ -514,7 +514,14 @@ def test_connections_of_half_sent_requests_are_limited_and_closed(
     half = b"GET /health/live HTTP/1.1\r\nHost: service\r\n"
     monkeypatch.setattr(limits, "_CONNECTIONS", 8)
     monkeypatch.setattr(limits, "_REQUEST_SECONDS", 0.2)
-    config = uvicorn.Config(FastAPI(), port=free_port(), http=limits.LimitedProtocol)
+    body = b"POST / HTTP/1.1\r\nHost: service\r\nContent-Length: 9\r\n\r\nx"
+    app = FastAPI()
+
+    @app.post("/")
+    async def read(request: Request) -> None:
+        await request.body()
+
+    config = uvicorn.Config(app, port=free_port(), http=limits.LimitedProtocol)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -522,13 +529,18 @@ def test_connections_of_half_sent_requests_are_limited_and_closed(
         until(lambda: server.started)
         with ExitStack() as stack:
             address = (config.host, config.port)
-            for first in (b"", half + b"\r\n"):  # in a new connection, and in one kept alive
-                for _ in range(12):
-                    connection = stack.enter_context(socket.create_connection(address, timeout=10))
+            # In a new connection, and in one kept alive; and of a body.
+            for sent in (half, half + b"\r\n" + half, body):
+                connect = partial(socket.create_connection, address, timeout=10)
+                connections = [stack.enter_context(connect()) for _ in range(12)]
+                for connection in connections:
                     with suppress(ConnectionError):
-                        connection.sendall(first + half)
+                        connection.sendall(sent)
                 assert len(server.server_state.connections) <= 8
-                until(lambda: not server.server_state.connections)
+                for connection in connections:
+                    with suppress(ConnectionError):
+                        while connection.recv(1024):  # until the server closes it
+                            pass
     finally:
         server.should_exit = True
         thread.join()
