@@ -128,7 +128,8 @@ def end_of_log(service: Service, run_id: str, size: int) -> str | None:
     """
     try:
         with (service.settings.log_dir / f"{run_id}.log").open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            if file.seek(max(0, file.seek(0, os.SEEK_END) - size)):
+                file.readline()  # the rest of a line may hold the rest of a secret
             text = file.read(size).decode("utf-8", "replace")
     except OSError:
         return None

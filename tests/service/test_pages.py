@@ -96,10 +96,11 @@ def test_the_log_is_shown_by_the_id_of_its_run(
     Ledger(db).update(run_id, {"log": "/etc/passwd"})
     assert "root:" not in page(client, f"/ui/runs/{run_id}")
     db_settings.log_dir.mkdir(parents=True)
-    (db_settings.log_dir / f"{run_id}.log").write_text("first line\n" + "y" * 50_000 + NASTY)
+    (db_settings.log_dir / f"{run_id}.log").write_text("first line\n" + "y" * 50_000 + "\n" + NASTY)
     text = page(client, f"/ui/runs/{run_id}")
     assert "&lt;script&gt;" in text
     assert "first line" not in text
+    assert "yyy" not in text  # a part of a line
 
 
 def test_the_key_is_asked_for_once(configure: Callable[..., None], db: MongoDatabase) -> None:
