@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictInt
 from starlette.convertors import PathConvertor, register_url_convertor
 
 from recommender.core.errors import DataError
@@ -30,7 +30,7 @@ ListLength = Annotated[int | None, Query(ge=1, le=LONGEST_LIST, description="uns
 class Rating(BaseModel):
     """A rating of a restaurant."""
 
-    gmap_id: str | int
+    gmap_id: str | StrictInt
     rating: float
 
 

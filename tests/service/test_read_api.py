@@ -113,6 +113,7 @@ def anonymous_users_are_folded_in(client: TestClient) -> None:
     assert ask(("nowhere", 4))["source"] == "fallback"
     for wrong in ([], [("a", 9)], [("a", 5), ("c", "x")], [("a", 5), ("c", 0)], [("a", 5)] * 1001):
         ask(*wrong, status=422)
+    ask((True, 5), status=422)
 
 
 def users_are_shown_and_searched(client: TestClient, db: MongoDatabase) -> None:
