@@ -28,7 +28,7 @@ from recommender.service.routes_runs import document_of, end_of_log
 _RUNS = 50
 _LOG_BYTES = 40_000
 _TICKS = 8
-_FOUND, _MOST_STARS = 6, 10
+_MATCHES, _MOST_STARS = 6, 10
 _OWN = {"_id", "run_id", "pid", "log"}  # fields that differ between any two runs
 _SHOWN = {"als", "lists", "clusters", "hindsight"}  # metrics with a section of their own
 _COOKIE_SECONDS = 30 * 86_400
@@ -226,7 +226,7 @@ def user(request: Request, service: CurrentService, user_id: str) -> Response:
 def restaurants(request: Request, service: CurrentService, q: Text = "") -> Response:
     """Search restaurants by name."""
     names = published(service).names
-    return render(request, "restaurants.html", q=q, found=names.search(q, 30), names=names)
+    return render(request, "restaurants.html", q=q, matches=names.search(q, 30), names=names)
 
 
 @router.get("/ui/restaurants/{gmap_id:id}")
@@ -261,7 +261,7 @@ def try_out(
         q=q,
         ratings=ratings,
         answer=from_ratings(service, ratings) if ratings else None,
-        found=names.search(q, _FOUND),
+        matches=names.search(q, _MATCHES),
         names=names,
         stars=list(range(math.ceil(low), math.floor(high) + 1))[-_MOST_STARS:],
     )
