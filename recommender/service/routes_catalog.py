@@ -6,7 +6,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Response
 from pydantic import BaseModel, Field
 
-from recommender.core.mongo import Document
 from recommender.data.ids import decode_id
 from recommender.data.one_user import spelled_ids
 from recommender.data.ratings import Ratings
@@ -128,24 +127,20 @@ def clusters(service: CurrentService) -> Clusters:
 @router.get("/clusters/{cluster_id}", responses=responses(401, 404, 422, 503))
 def cluster(service: CurrentService, cluster_id: Annotated[int, Path(ge=0)]) -> Cluster:
     """Show one cluster; 404 for an unknown one."""
-    served = published(service)
-    documents = served.model.clusters if served.model else []
-    if not 0 <= cluster_id < len(documents):
-        raise HTTPException(404, f"no cluster {cluster_id}; they are 0 to {len(documents) - 1}")
-    return _cluster(served, documents[cluster_id])
+    listed = clusters_of(service)
+    if not 0 <= cluster_id < len(listed):
+        raise HTTPException(404, f"no cluster {cluster_id}; they are 0 to {len(listed) - 1}")
+    return listed[cluster_id]
 
 
 def clusters_of(service: Service, restaurants: int | None = None) -> list[Cluster]:
     """Return the clusters with at most a number of restaurants in each list."""
     served = published(service)
     documents = served.model.clusters if served.model else []
-    return [_cluster(served, one, restaurants) for one in documents]
-
-
-def _cluster(served: Served, one: Document, restaurants: int | None = None) -> Cluster:
-    names = ("stands_out", "recommendations")
-    lists = {name: served.named(one.get(name, [])[:restaurants]) for name in names}
-    return Cluster.model_validate(one | lists)
+    for name in ("stands_out", "recommendations"):
+        lists = [served.named(one.get(name, [])[:restaurants]) for one in documents]
+        documents = [one | {name: part} for one, part in zip(documents, lists, strict=True)]
+    return [Cluster.model_validate(one) for one in documents]
 
 
 @router.get("/restaurants", responses=responses(401, 404, 422, 503))

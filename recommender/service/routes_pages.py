@@ -202,10 +202,7 @@ def clusters(request: Request, service: CurrentService) -> Response:
 @router.get("/ui/clusters/{cluster_id}")
 def cluster(request: Request, service: CurrentService, cluster_id: int) -> Response:
     """Show one cluster."""
-    one, sizes = (
-        api.cluster(service, cluster_id),
-        [each.size for each in api.clusters_of(service, 0)],
-    )
+    one, sizes = api.cluster(service, cluster_id), [c.size for c in api.clusters_of(service, 0)]
     return render(request, "cluster.html", cluster=one, users=sum(sizes), k=len(sizes))
 
 
