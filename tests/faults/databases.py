@@ -274,5 +274,5 @@ FAULTS = [
         "new",
         server="replica set",
     ),
-    Fault("a view in the place of Recommendations", view, 69, "failed", "old"),
+    Fault("a view in the place of Recommendations", view, 70, "failed", "old"),
 ]

@@ -66,7 +66,7 @@ def child_stopped(world: World) -> Outcome:
     """Stop a service's training so that it cannot heed its own time limit: the service ends it."""
     with world.service(TRAIN_TIMEOUT_MINUTES="1", STOP_GRACE_SECONDS="2") as (service, url):
         assert post(url) == 202
-        world.runs("read")
+        world.runs("train")
         pid = (world.latest() or {})["pid"]
         (training,) = (member for member in service.family() if member.pid == pid)
         training.suspend()

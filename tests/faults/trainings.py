@@ -23,7 +23,7 @@ PHASES = (
     ),
 )
 CHAINED = (
-    Moment("while it clusters", "cluster", Trap("find", "Metadata")),
+    Moment("while it clusters", "cluster", Trap("find", "Metadata", skip=1)),  # hindsight
     Moment(
         "while it evaluates the clusters",
         "evaluate clusters",
