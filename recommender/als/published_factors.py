@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from recommender.als.fold_in import PreferenceModel
-from recommender.als.top_n import top_n
 from recommender.core.errors import DataError
 from recommender.core.logs import one_line
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
@@ -61,14 +60,16 @@ class PublishedFactors:
         ``gmap_id``, ``score``, and ``because``: the at most two rated ones that add most to it.
         """
         confidence = self._confidence(ratings)
-        factors = (self.preferences.user_factors(confidence), self.preferences.restaurant_factors)
-        excluded = np.concatenate([confidence.indices, self._find(decode_ids(also_rated))])
-        excluded = excluded[excluded >= 0]
-        left_out = self._row(excluded, np.ones(len(excluded)))
-        items, scores = top_n(*factors, n, left_out, self.shown)
-        because = self.preferences.reasons(confidence, items[0], _REASONS)
-        entries = self._entries(items[0], scores[0])
-        return [e | {"because": self._ids(r)} for e, r in zip(entries, because, strict=False)]
+        (user,) = self.preferences.user_factors(confidence)
+        # One product: the search of `top_n` first sorts and copies all factors, for many users.
+        scores = self.preferences.restaurant_factors @ user
+        also = self._find(decode_ids(also_rated))
+        scores[~self.shown] = scores[confidence.indices] = scores[also[also >= 0]] = -np.inf
+        best = np.argsort(-scores, kind="stable")[:n]
+        best = best[np.isfinite(scores[best])]
+        because = self.preferences.reasons(confidence, best, _REASONS)
+        entries = self._entries(best, scores[best])
+        return [e | {"because": self._ids(r)} for e, r in zip(entries, because, strict=True)]
 
     def because(self, ratings: Ratings, gmap_ids: Sequence[Any]) -> list[list[Any]]:
         """Return, for each recommended id, the reasons as :meth:`recommend` does."""
@@ -99,8 +100,7 @@ class PublishedFactors:
         return self._entries(best, cosines[best])
 
     def _entries(self, items: Items, scores: NDArray[np.float32]) -> list[Document]:
-        """Return the entries of a list, which -1 may follow."""
-        rows = zip(self._ids(items), scores.tolist(), strict=False)
+        rows = zip(self._ids(items), scores.tolist(), strict=True)
         return [{"gmap_id": gmap_id, "score": score} for gmap_id, score in rows]
 
     @cached_property
@@ -113,7 +113,8 @@ class PublishedFactors:
         """Return one user's row of the confidence matrix."""
         rated = self._find(decode_ids(ratings.restaurants))[ratings.restaurant]
         known = rated >= 0
-        return self._row(rated[known], ratings.rating[known] + self.rating_shift)
+        items, values = rated[known], ratings.rating[known] + self.rating_shift
+        return csr_array((values, items, [0, len(items)]), shape=(1, len(self.restaurants)))
 
     def _find(self, ids: Sequence[Any]) -> Items:
         """Return the position of each id, -1 where it is unknown."""
@@ -122,10 +123,6 @@ class PublishedFactors:
     def _ids(self, items: Items) -> list[Any]:
         """Return the ids of the items, which -1 may follow."""
         return decode_ids(self.restaurants.take(pa.array(items[items >= 0])))
-
-    def _row(self, items: Items, values: NDArray[np.float64]) -> csr_array:
-        """Return the values of the items as a matrix of one row."""
-        return csr_array((values, items, [0, len(items)]), shape=(1, len(self.restaurants)))
 
 
 def factors_document(
