@@ -35,7 +35,7 @@ class Clustering(KMeansResult):
 
     closeness: Floats
     space: str  # what was clustered: ``tastes`` (the spectral embedding) or ``ratings``
-    reader_agreement: float  # share of the users whom a reader assigns to the training's cluster
+    reader_agreement: float  # share of users that a reader assigns to the training's cluster
 
     def assign(self, rows: csr_array) -> Labels:
         """Return the cluster in which a reader finds each row, (n,); -1 for none."""

@@ -113,7 +113,7 @@ class Served:
 
     @property
     def fallback(self) -> list[Document]:
-        """The list for users of whom nothing is known."""
+        """The list for users without a known rating."""
         stored = self.model.fallback if self.model else []
         return stored or (self.factors.popular(LONGEST_LIST) if self.factors else [])
 

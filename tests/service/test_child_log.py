@@ -1,4 +1,4 @@
-"""A training's log on the log of the service: as it grows, whatever the training writes."""
+"""The service logs a training's lines as they are written, in any form."""
 
 import logging
 import tracemalloc
