@@ -39,7 +39,6 @@ from tests.support import (
     environment,
     free_port,
     jvms,
-    set_environment,
     some_factors,
     write_tiny_city,
 )
@@ -47,19 +46,6 @@ from tests.waiting import TRAINING_SECONDS, until
 
 PROBLEM = "application/problem+json"
 HAS_READ = {"phases.name": "read"}  # so that Spark and its Python workers run
-
-
-@pytest.fixture
-def configure(db_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    return partial(set_environment, monkeypatch, db_settings)
-
-
-@pytest.fixture
-def client(configure: Callable[..., None], db: MongoDatabase) -> Iterator[TestClient]:
-    """The API in this process, without a key, with a schedule of the default interval."""
-    configure()
-    with TestClient(model.create_app()) as test_client:
-        yield test_client
 
 
 def test_recommendations_follow_from_the_ratings_sent(

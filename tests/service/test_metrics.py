@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,15 +55,6 @@ RUNS = [
     a_run(5, kind="dry_run"),
     a_run(6, "running", trigger="api"),
 ]
-
-
-@pytest.fixture
-def client(
-    db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[TestClient]:
-    set_environment(monkeypatch, db_settings)
-    with TestClient(model.create_app()) as test_client:
-        yield test_client
 
 
 def scraped(client: TestClient) -> Figures:

@@ -1,11 +1,9 @@
 """The pages without a model, without MongoDB, with a key, and of runs in every state."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
-import pytest
 from fastapi.testclient import TestClient
 
 import model
@@ -13,22 +11,9 @@ from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.runs.ledger import STATES, Ledger, now
 from recommender.service.pages import duration
-from tests.support import set_environment
 
 HTML = "text/html; charset=utf-8"
 NASTY = "<script>alert(1)</script> \U0001f363 \u202eسوشي " + "x" * 300
-
-
-@pytest.fixture
-def configure(db_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    return partial(set_environment, monkeypatch, db_settings)
-
-
-@pytest.fixture
-def client(configure: Callable[..., None], db: MongoDatabase) -> Iterator[TestClient]:
-    configure()
-    with TestClient(model.create_app()) as test_client:
-        yield test_client
 
 
 def page(client: TestClient, path: str, status: int = 200) -> str:
