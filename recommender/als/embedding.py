@@ -49,7 +49,7 @@ def _graph(rows: csr_array, weights: Floats) -> tuple[Floats, Callable[[Floats],
     # A = B^T B less its diagonal, with B_ui = (v_u (n_u - 1)^-1/2)^1/2.
     each = np.sqrt(weights[several] * (lengths[several] - 1.0) ** -_USER_POWER)
     weighted.data = np.repeat(each, lengths[several])
-    transposed = csr_array(weighted.T)
+    transposed = weighted.T  # by columns: its product adds to few items, which stay in the cache
     diagonal = np.asarray(transposed.power(2).sum(axis=1)).ravel()
     degree = transposed @ (weighted @ np.ones(weighted.shape[1])) - diagonal
     scale = np.zeros(len(degree))

@@ -24,6 +24,7 @@ from threadpoolctl import ThreadpoolController
 _BLOCK_VALUES = 2**19
 _CHUNK = 4_096  # values of a row that are gathered at a time
 _PADDING = 8  # a block's rows are padded to the longest one, by at most an eighth
+_FEW_VALUES = 500_000  # threads cost more than they gain
 _ILL_CONDITIONED = 1e4  # ratio of weights to regularisation from which float32 is too imprecise
 
 Array = NDArray[Any]
@@ -65,7 +66,7 @@ def random_factors(items: int, rank: int, seed: int) -> Factors:
 def implicit_step(rows: csr_array, items: Factors, *, alpha: float, reg_param: float) -> Factors:
     """Return the factors of each row for the preferences that its values, above 0, express."""
     rotated, spectrum, rotation = diagonalise(items)
-    return implicit_rows(rows, rotated, spectrum, alpha, reg_param, _cores()) @ rotation.T
+    return implicit_rows(rows, rotated, spectrum, alpha, reg_param, _threads(rows)) @ rotation.T
 
 
 def implicit_rows(
@@ -79,12 +80,12 @@ def implicit_rows(
 def explicit_step(rows: csr_array, items: Factors, *, reg_param: float) -> Factors:
     """Return the factors of each row that predict its values."""
     weight, spectrum = np.ones(rows.nnz), np.zeros(items.shape[1])
-    return _solve_rows(rows, weight, rows.data, items, spectrum, reg_param, _cores())
+    return _solve_rows(rows, weight, rows.data, items, spectrum, reg_param, _threads(rows))
 
 
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
+def _threads(rows: csr_array) -> int:
+    """Return how many threads solve these rows fastest."""
+    return 1 if rows.nnz < _FEW_VALUES else len(os.sched_getaffinity(0))
 
 
 def diagonalise(items: Factors) -> tuple[Factors, NDArray[np.float64], Factors]:
