@@ -37,6 +37,7 @@ _GROUPS = 5
 _REPEATS = 8
 _ENOUGH_USERS = 5_000
 _FEWEST_USERS = 20  # fewer decide nothing
+_MOST_TRAINING_USERS = 20_000  # of a trial
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def trial_of(train: Ratings, test: Ratings, settings: Settings) -> Trial | None:
     if not len(test_users):
         return None
     confidence = confidence_matrix(train, settings.reviews)
-    rows = confidence[training_users(train, settings.als.preference_users, settings.seed)]
+    rows = confidence[training_users(train, _MOST_TRAINING_USERS, settings.seed)]
     popularity, mean = popularity_of(train, settings.reviews), float(confidence.data.mean())
     embedding = preference_embedding(rows, settings.seed)
     return Trial(rows, embedding, mean, popularity, confidence[test_users], relevant)

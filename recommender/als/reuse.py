@@ -19,7 +19,7 @@ from recommender.runs.run import TrainingRun
 # The settings that decide what is chosen.
 _DECIDED_BY = (
     *("als_objective", "als_alpha", "als_preference_rank", "als_preference_reg_param"),
-    *("als_user_weight", "als_restaurant_weight", "als_preference_users", "als_top_n"),
+    *("als_user_weight", "als_restaurant_weight", "als_top_n"),
     *("als_test_fraction", "als_test_split", "rating_min", "rating_max", "reviews_time_field"),
     *("reviews_user_field", "reviews_restaurant_field", "reviews_rating_field"),
 )
@@ -45,11 +45,21 @@ class ChosenParameters:
         return {names.get(name, name): value for name, value in asdict(self).items()}
 
 
-def choose_parameters(train: Ratings, settings: Settings, ratings: int) -> ChosenParameters | None:
-    """Choose the parameters of both fits; None if ``ALS_OBJECTIVE=rating``, which needs none."""
+def damping_for(
+    reused: ChosenParameters | None, train: Ratings, settings: Settings
+) -> BiasDamping | None:
+    """Return the damping reused or chosen; None if ``ALS_OBJECTIVE=rating``, which has no bias."""
     if settings.als.objective == "rating":
         return None
-    damping = choose_damping(train, settings)
+    return reused.damping if reused else choose_damping(train, settings)
+
+
+def choose_parameters(
+    train: Ratings, settings: Settings, damping: BiasDamping | None, ratings: int
+) -> ChosenParameters | None:
+    """Choose the parameters of the preference's fit; None without damping, as there is no such."""
+    if damping is None:
+        return None
     return ChosenParameters(damping, choose_preference_parameters(train, settings), now(), ratings)
 
 

@@ -201,7 +201,7 @@ class AlsSettings(_Group):
     """Latent factors of the preference fit; unset: 32 or 64, chosen by each training."""
     preference_reg_param: Positive | None = Field(None, alias="ALS_PREFERENCE_REG_PARAM")
     """ALS regularisation of the preference fit; unset: a fifth of `ALS_ALPHA`."""
-    preference_users: Count = Field(20_000, alias="ALS_PREFERENCE_USERS")
+    preference_users: Count = Field(10_000, alias="ALS_PREFERENCE_USERS")
     """Most users of two or more ratings that MLlib fits; half-steps extend the fit to all."""
     alpha: Positive | None = Field(None, alias="ALS_ALPHA")
     """Confidence that a mean rating adds to an unrated one's; unset: chosen by each training."""

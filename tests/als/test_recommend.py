@@ -16,7 +16,7 @@ from recommender.als import fit as fitting
 from recommender.als.bias import Bias
 from recommender.als.model import Model, RatingModel, popularity_of
 from recommender.als.recommend import user_blocks
-from recommender.als.reuse import choose_parameters
+from recommender.als.reuse import choose_parameters, damping_for
 from recommender.core.errors import ModelRejectedError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import RECOMMENDATIONS
@@ -56,7 +56,9 @@ def stage_lists(
 
 
 def fitted(spark: SparkSession, city: Ratings, settings: Settings) -> Model:
-    return fitting.fit(spark, city, settings, choose_parameters(city, settings, len(city)))
+    damping = damping_for(None, city, settings)
+    chosen = choose_parameters(city, settings, damping, len(city))
+    return fitting.fit(spark, city, settings, chosen)
 
 
 def test_the_blocks_together_are_all_users(city: Ratings, monkeypatch: pytest.MonkeyPatch) -> None:
