@@ -22,6 +22,7 @@ Floats: TypeAlias = NDArray[np.float64]
 DIMENSIONS = 48
 _NOISE = 1e-9
 _ROUNDING = 1e-9
+_SINGLE_RATING = 1e-6  # enough to fill clusters that others do not
 
 
 def embedding_clusters(
@@ -30,7 +31,8 @@ def embedding_clusters(
     """Cluster users by their positive ratings, (n, m), no row empty, into at most k clusters.
 
     The centroids are over the items, none longer than ``shortest``; all else is of the embedding,
-    with distance 1 - cosine: a user without embedded items has label -1 and distance NaN. None if
+    with distance 1 - cosine: a user without embedded items has label -1 and distance NaN. A user of
+    one item, who has no next item to predict, counts a millionth in centroids and inertia. None if
     no user has rated two items.
     """
     # Users are compared by direction: normalise their rows, then collapse equal ones.
@@ -45,8 +47,9 @@ def embedding_clusters(
     users = np.asarray(distinct.rows @ items)
     lengths = np.linalg.norm(users, axis=1)
     embedded = np.flatnonzero(lengths > _NOISE * lengths.max())
+    weights = np.where(np.diff(distinct.rows.indptr) >= 2, 1, _SINGLE_RATING) * distinct.counts
     clusters = spherical_kmeans(
-        users[embedded] / lengths[embedded, None], k, distinct.counts[embedded], seed=seed
+        users[embedded] / lengths[embedded, None], k, weights[embedded], seed=seed
     )
     # Give each original row the label of its distinct row.
     labels, distances = np.full(len(users), -1, dtype=np.int32), np.full(len(users), np.nan)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from dists import KMeansResult, assign
 from recommender.clustering.spectral import embedding_clusters, published_centroids
@@ -82,6 +82,16 @@ def test_users_without_a_common_item_are_clustered_by_co_ratings() -> None:
     first, second = clusters.labels[6:9], clusters.labels[9:]
     assert len(set(first)) == len(set(second)) == 1
     assert first[0] != second[0]
+
+
+def test_users_of_one_rating_hardly_move_the_centroids() -> None:
+    rows = planted_groups()
+    single = np.zeros((700, rows.shape[1]))
+    single[:, rows.indices[0]] = 5
+    alone, beside = clustered(rows, 3), clustered(csr_array(vstack([rows, csr_array(single)])), 3)
+    one, other = (c.centroids[c.centroids.argmax(axis=1).argsort()] for c in (alone, beside))
+    assert one == pytest.approx(other, rel=0.01, abs=1e-4)
+    assert beside.sizes.sum() == 1400
 
 
 def test_scaling_the_ratings_changes_no_label() -> None:
