@@ -35,14 +35,14 @@ def connect(settings: Settings) -> Client:
     if "serverselectiontimeoutms" not in uri.lower():
         options["serverSelectionTimeoutMS"] = round(TIMEOUT_SECONDS * 1000)
     try:
-        client: Client = MongoClient(uri, **options)
+        client: Client = MongoClient(uri if "/" in uri else "/", **options)  # no bare host name
     except (MongoConfigurationError, ValueError, TypeError) as error:
         if isinstance(error.__cause__, DNSException):
             raise DatabaseUnavailableError(
                 f"the host of MONGO_URI was not found by DNS: {one_line(error.__cause__)}"
             ) from None
         raise ConfigurationError(
-            "MONGO_URI is not of the form mongodb://[user:password@]host[:port]/[?options]; "
+            "MONGO_URI is not of the form mongodb[+srv]://[user:password@]host[:port]/[?options]; "
             "in a user name or password, '@', ':', '/' and '%' must be percent-encoded"
         ) from None
     except OSError as error:

@@ -37,6 +37,8 @@ UNREADABLE_URIS = [
     "mongodb://user:s3cret@a,b/?directConnection=true",
     "mongodb+srv://user:s3cret@10.0.0.1/",
     "mongodb:/user:s3cret@host/?a=b",
+    "user:s3cret@host:27017",
+    "s3cret",
     "",
 ]
 
