@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pymongo
 from dns.exception import DNSException
 from pymongo import MongoClient, ReadPreference
 from pymongo.database import Database
@@ -21,6 +22,7 @@ Client = MongoClient[Document]
 MongoDatabase = Database[Document]
 
 APP_NAME = "restaurant-recommender"
+QUICK_READ_SECONDS = 2.0  # less than what probes wait
 TIMEOUT_SECONDS = 5.0  # to find a server, unless MONGO_URI has serverSelectionTimeoutMS
 
 
@@ -83,6 +85,13 @@ def mongo_errors(doing: str) -> Iterator[None]:
     except PyMongoError as error:
         reason = f"MongoDB did not answer while {doing}: {reason_of(error)}"
         raise DatabaseUnavailableError(f"{reason}; does it run where MONGO_URI says?") from error
+
+
+@contextmanager
+def quick_read(doing: str) -> Iterator[None]:
+    """Do the same for a short query of the API, after two seconds also if MongoDB hangs."""
+    with mongo_errors(doing), pymongo.timeout(QUICK_READ_SECONDS):
+        yield
 
 
 def reason_of(error: PyMongoError) -> str:

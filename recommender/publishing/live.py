@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Generic, TypeVar
 
-from recommender.core.mongo import MongoDatabase, mongo_errors
+from recommender.core.mongo import MongoDatabase, quick_read
 from recommender.core.mongo_collections import METADATA
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ class Live(Generic[T]):
 
     def get(self) -> T | None:
         """Return what is published; one thread loads it, others go on with the old or wait."""
-        with mongo_errors("reading what is published"):
+        with quick_read("reading what is published"):
             live = self.db[METADATA].find_one({"_id": self.document_id}, {"run_id": 1}) or {}
         run_id, loaded = live.get("run_id"), self._loaded
         if run_id is None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from recommender.als.published_factors import LiveFactors, PublishedFactors
 from recommender.clustering.published_model import PublishedModel, live_model
 from recommender.core.errors import DatabaseUnavailableError, DataError
-from recommender.core.mongo import Document, MongoDatabase, mongo_errors
+from recommender.core.mongo import Document, MongoDatabase, quick_read
 from recommender.core.mongo_collections import RECOMMENDATIONS, SIMPLE
 from recommender.core.settings import Settings
 from recommender.data.ids import CODEC, KeyIndex, decode_id, encode_id
@@ -147,7 +147,7 @@ class Catalog:
                 self._served = served = Served(factors, model, names, frozenset(keys))
         return served
 
-    @mongo_errors("reading Recommendations")
+    @quick_read("reading Recommendations")
     def users(self, prefix: str, limit: int) -> list[Any]:
         """Return at most ``limit`` ids of users with recommendations, texts with this prefix."""
         between = {"user_id": {"$gte": prefix, "$lt": prefix + "\U0010ffff"}}
@@ -155,7 +155,7 @@ class Catalog:
         cursor = cursor.collation(SIMPLE).sort("user_id", 1).limit(limit)
         return [document["user_id"] for document in cursor]
 
-    @mongo_errors("reading Recommendations")
+    @quick_read("reading Recommendations")
     def count_users(self) -> int:
         """Return about how many users have recommendations."""
         return int(self._recommendations.estimated_document_count())
@@ -192,7 +192,7 @@ class Catalog:
         source = "fallback" if popular else "personal"
         return served.answer(source, document.get("run_id"), cluster_id, entries)
 
-    @mongo_errors("reading Recommendations")
+    @quick_read("reading Recommendations")
     def _document(self, ids: list[object]) -> Document | None:
         """Return the valid document of Recommendations of a user with one of the ids."""
         document: Document | None = self._recommendations.find_one({"user_id": {"$in": ids}})

@@ -1,19 +1,17 @@
 """``GET`` and ``HEAD`` of ``/health/live`` and ``/health/ready``."""
 
+import asyncio
 from typing import Literal
 
-import pymongo
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from recommender.core.mongo import mongo_errors
-from recommender.service.dependencies import CurrentService
+from recommender.core.mongo import quick_read
+from recommender.service.dependencies import CurrentService, Service
 from recommender.service.problems import responses
 from recommender.spark.java import find_java
 
 router = APIRouter(prefix="/health")
-
-_PING_SECONDS = 2.0  # less than what probes wait
 
 
 class Health(BaseModel):
@@ -31,10 +29,14 @@ async def live() -> Health:
 
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses=responses(503))
-def ready(service: CurrentService) -> Health:
+async def ready(service: CurrentService) -> Health:
     """Answer 200 if a training could start: MongoDB answers, Java and WORK_DIR are available."""
-    with mongo_errors("answering a ping"), pymongo.timeout(_PING_SECONDS):
+    await asyncio.to_thread(_check, service)  # not in the pool, where all may wait for MongoDB
+    return Health(status="ready")
+
+
+def _check(service: Service) -> None:
+    with quick_read("answering a ping"):
         service.db.command("ping")
     find_java()
     service.settings.make_folder(service.settings.work_dir)
-    return Health(status="ready")

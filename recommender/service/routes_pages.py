@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from recommender.core.mongo import Document, mongo_errors
+from recommender.core.mongo import Document, quick_read
 from recommender.core.plots import LineChart, Point, keep_cache_in, line_charts_svg, timeline_svg
 from recommender.core.settings import Settings
 from recommender.runs.ledger import OPEN_STATES, STATES, Ledger, State
@@ -45,7 +45,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 Text = Annotated[str, Query(max_length=300)]
 
 
-@mongo_errors("reading the ledger")
+@quick_read("reading the ledger")
 def _recent(
     service: Service, before: str | None = None, state: str | None = None
 ) -> list[Document]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recommender.core.errors import DatabaseUnavailableError
 from recommender.core.logs import redact, secrets_of
-from recommender.core.mongo import Document, mongo_errors
+from recommender.core.mongo import Document, mongo_errors, quick_read
 from recommender.runs.ledger import OPEN_STATES, STATES, Ledger, State, Trigger
 from recommender.service.dependencies import (
     CurrentService,
@@ -57,7 +57,7 @@ class Runs(BaseModel):
 
 
 @router.get("", responses=responses(401, 422, 503))
-@mongo_errors("reading the ledger")
+@quick_read("reading the ledger")
 def runs(
     service: CurrentService,
     limit: Annotated[int, Query(ge=1, le=1000, description="how many at most")] = 20,
@@ -82,7 +82,7 @@ def _shown(document: Document) -> Run:
     return Run(**{key: value for key, value in document.items() if key != "_id"})
 
 
-@mongo_errors("reading the ledger")
+@quick_read("reading the ledger")
 def document_of(service: Service, run_id: str) -> Document:
     """Return the ledger's document of a run; 404 for an unknown one."""
     document = Ledger(service.db).get(run_id)

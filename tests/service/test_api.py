@@ -22,10 +22,12 @@ import httpx2 as httpx
 import psutil
 import pytest
 import uvicorn
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 import model
+from recommender.core import mongo
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.runs.lease import Lease
@@ -42,7 +44,7 @@ from tests.support import (
     some_factors,
     write_tiny_city,
 )
-from tests.waiting import TRAINING_SECONDS, until
+from tests.waiting import DEADLINE_SECONDS, TRAINING_SECONDS, until
 
 PROBLEM = "application/problem+json"
 HAS_READ = {"phases.name": "read"}  # so that Spark and its Python workers run
@@ -154,9 +156,10 @@ def test_a_restart_does_not_reset_the_clock(
 
 
 def test_alive_without_mongodb_but_not_ready(
-    configure: Callable[..., None], db: MongoDatabase
+    configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closed_port() as port:
+        monkeypatch.setattr(mongo, "QUICK_READ_SECONDS", 0.2)
         configure(MONGO_URI=f"mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=200")
         with TestClient(model.create_app()) as client:
             assert client.get("/health/live").json() == {"status": "alive"}
@@ -171,6 +174,44 @@ def test_alive_without_mongodb_but_not_ready(
         assert answer.status_code == 503
         assert answer.headers["content-type"] == PROBLEM
         assert answer.headers["retry-after"]
+
+
+def test_readiness_does_not_wait_for_other_calls(client: TestClient) -> None:
+    assert client.portal
+    threads = client.portal.call(threads_for_calls, 0)  # as if all were waiting for MongoDB
+    with ThreadPoolExecutor() as pool:
+        try:
+            answer = pool.submit(client.get, "/health/ready")
+            assert answer.result(DEADLINE_SECONDS).status_code == 200
+        finally:
+            client.portal.call(threads_for_calls, threads)
+
+
+async def threads_for_calls(number: float) -> float:
+    """Set how many threads answer calls; return how many did."""
+    limiter = current_default_thread_limiter()
+    before, limiter.total_tokens = limiter.total_tokens, number
+    return before
+
+
+def test_a_hung_mongodb_holds_no_read_for_long(
+    configure: Callable[..., None], db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongo, "QUICK_READ_SECONDS", 0.5)
+    pid = db.client.admin.command("serverStatus")["pid"]
+    configure()
+    with TestClient(model.create_app()) as client:
+        assert client.get("/runs").status_code == 200
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            answers = [client.get(path) for path in ("/runs", "/recommendations/u", "/")]
+            seconds = time.monotonic() - began
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert [answer.status_code for answer in answers] == [503] * 3
+        assert seconds < 15  # of what would be twenty for each
+        until(lambda: client.get("/runs").status_code == 200)
 
 
 @contextmanager

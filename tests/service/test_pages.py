@@ -4,9 +4,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 
 import model
+from recommender.core import mongo
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.runs.ledger import STATES, Ledger, now
@@ -34,7 +36,10 @@ def test_an_empty_database_has_pages(client: TestClient) -> None:
     page(client, "/ui/compare?run=a", 422)
 
 
-def test_without_mongodb_pages_say_so(configure: Callable[..., None]) -> None:
+def test_without_mongodb_pages_say_so(
+    configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongo, "QUICK_READ_SECONDS", 0.05)
     configure(MONGO_URI="mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=50")
     with TestClient(model.create_app()) as client:
         for path in ("/", "/ui/runs", "/ui/quality", "/ui/clusters", "/ui/users/u"):
