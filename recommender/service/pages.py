@@ -15,6 +15,7 @@ from jinja2 import ChainableUndefined
 from recommender.core.errors import RecommenderError
 from recommender.runs.ledger import now
 from recommender.service.dependencies import has_page_cookie
+from recommender.service.problems import problem_of
 
 FOLDER = Path(__file__).parent
 LOGIN = "/ui/login"
@@ -72,10 +73,8 @@ class PageRoute(APIRoute):
             try:
                 response = await handle(request)
             except (HTTPException, RequestValidationError, RecommenderError) as error:
-                by_kind = 503 if isinstance(error, RecommenderError) else 422
-                status = getattr(error, "status_code", by_kind)
-                detail = getattr(error, "detail", None) or str(error)
-                response = render(request, "problem.html", status, status=status, detail=detail)
+                problem = problem_of(error)
+                response = render(request, "problem.html", problem.status, problem=problem)
             response.headers.update({**_HEADERS, **response.headers})
             return response
 

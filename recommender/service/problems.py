@@ -1,7 +1,8 @@
 """Errors of the API as ``application/problem+json`` (RFC 9457)."""
 
 import logging
-from collections.abc import Iterable, Mapping
+import reprlib
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -36,7 +37,7 @@ _CODES: dict[int | type[Exception], str] = {
     ConfigurationError: "configuration",
 }
 _SCHEMAS = "#/components/schemas/"
-_RETRY_AFTER = {409: {"Retry-After": "60"}, 503: {"Retry-After": "15"}}  # seconds
+_RETRY = {409: {"Retry-After": "60"}, 503: {"Retry-After": "15"}}  # seconds
 
 log = logging.getLogger(__name__)
 
@@ -83,11 +84,21 @@ def handle_errors(app: FastAPI) -> None:
 
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
+    problem = problem_of(error)
+    if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    headers = error.headers if isinstance(error, HTTPException) else _RETRY.get(problem.status)
+    content = problem.model_dump(mode="json", exclude_none=True)
+    return JSONResponse(content, problem.status, headers, MEDIA_TYPE)
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return what to tell the caller: what was found, and what is expected."""
     match error:
         case HTTPException():
-            return _problem(error.status_code, str(error.detail), headers=error.headers or {})
+            return _problem(error.status_code, str(error.detail))
         case RequestValidationError():
-            invalid = [{"pointer": _pointer(e["loc"]), "detail": e["msg"]} for e in error.errors()]
+            invalid = [*map(_explain, error.errors())]
             detail = "; ".join(f"{each['pointer']}: {each['detail']}" for each in invalid)
             return _problem(422, detail, errors=invalid)
         case LeaseHeldError():
@@ -95,23 +106,21 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
             return _problem(409, str(error), _CODES[LeaseHeldError], **holder)
         case RecommenderError():
             return _problem(503, str(error), _CODES.get(type(error)))
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return _problem(500, "an unexpected failure; the service's log has its traceback")
+
+
+def _explain(error: Any) -> dict[str, str]:
+    detail = error["msg"].replace("dictionary or object to extract fields from", "JSON object")
+    found = f", found {reprlib.repr(error['input'])}"
+    if error["type"] == "json_invalid":
+        found = f": {error['ctx']['error']}"
+    return {"pointer": _pointer(error["loc"]), "detail": detail + found}
 
 
 def _pointer(path: Iterable[object]) -> str:
     return "/".join(["#", *(str(key).replace("~", "~0").replace("/", "~1") for key in path)])
 
 
-def _problem(
-    status: int,
-    detail: str,
-    code: str | None = None,
-    headers: Mapping[str, str] | None = None,
-    **members: Any,
-) -> JSONResponse:
+def _problem(status: int, detail: str, code: str | None = None, **members: Any) -> Problem:
     title, code = HTTPStatus(status).phrase, code or _CODES.get(status, "bad_request")
-    problem = Problem(title=title, status=status, code=code, detail=detail, **members)
-    content = problem.model_dump(mode="json", exclude_none=True)
-    headers = _RETRY_AFTER.get(status) if headers is None else headers
-    return JSONResponse(content, status, headers, MEDIA_TYPE)
+    return Problem(title=title, status=status, code=code, detail=detail, **members)

@@ -1,5 +1,7 @@
 """``/recommendations``: restaurants for known users, and for any user from the ratings sent."""
 
+import itertools
+import reprlib
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -7,7 +9,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query
 from pydantic import BaseModel, Field, StrictInt
 from starlette.convertors import PathConvertor, register_url_convertor
 
-from recommender.core.errors import DataError
+from recommender.data.cleaning import parse_ratings
 from recommender.data.one_user import parse_rating, ratings_from_request
 from recommender.service.catalog import LONGEST_LIST, Recommendations, Served
 from recommender.service.dependencies import CurrentService, Service, require_key
@@ -55,7 +57,7 @@ def recommendations(
     return from_ratings(service, parsed(rated), n)
 
 
-@router.post("", responses=responses(401, 404, 413, 422, 503))
+@router.post("", responses=responses(400, 401, 404, 413, 422, 503))
 def recommendations_for(
     service: CurrentService, sent: RatingsSent, n: ListLength = None
 ) -> Recommendations:
@@ -93,12 +95,13 @@ def from_ratings(
     service: Service, rated: Mapping[str, object], n: int | None = None
 ) -> Recommendations:
     """Recommend restaurants from ratings by id; 422 if one is invalid."""
-    served = published(service)
-    try:
-        ratings = ratings_from_request(service.settings.reviews, rated, served.keys)
-    except DataError as error:
-        raise HTTPException(422, f"of the rated restaurants, {error}") from None
-    if rejected := ratings.report.rejected:
-        raise HTTPException(422, f"of the rated restaurants, some are invalid: {rejected}")
+    served, scale = published(service), service.settings.reviews
+    low, high = scale.rating_min, scale.rating_max
+    _, rejected = parse_ratings([*rated.values()], low, high)
+    for invalid in itertools.compress(rated.items(), rejected):
+        rating = " has the rating ".join(map(reprlib.repr, invalid))
+        expected = f"expected a number from {low:g} to {high:g}"
+        raise HTTPException(422, f"of the rated restaurants, {rating}; {expected}")
+    ratings = ratings_from_request(scale, rated, served.keys)
     answer = served.recommend(ratings, n or service.settings.als.top_n)
     return answer.model_copy(update={"unknown": served.unknown(rated)})

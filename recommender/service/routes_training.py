@@ -101,7 +101,7 @@ async def next_training(service: CurrentService) -> NextTraining:
     return _next_training(service)
 
 
-@router.put("/schedule", responses=responses(401, 403, 422, 503), dependencies=_CHANGES)
+@router.put("/schedule", responses=responses(400, 401, 403, 422, 503), dependencies=_CHANGES)
 def put_schedule(service: CurrentService, wanted: WantedSchedule) -> NextTraining:
     """Pause or resume the schedule; ``POST /train`` starts trainings all the same."""
     service.schedule.pause(wanted.paused)

@@ -1,6 +1,7 @@
 """The API and the schedule, in this process and as a service in a process of its own."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -74,6 +75,45 @@ def test_invalid_ratings_are_422(client: TestClient, db: MongoDatabase) -> None:
     for rated in invalid:
         answer = client.get("/recommendations", params={"rated": rated})
         assert (answer.status_code, "rated" in answer.json()["detail"]) == (422, True)
+
+
+A_NUMBER = "expected a number from 1 to 5"
+BAD_REQUESTS: list[tuple[str, str, Any, str]] = [
+    ("GET", "/recommendations?rated=a=9&rated=5=3", None, f"'a' has the rating '9'; {A_NUMBER}"),
+    ("GET", "/recommendations?rated=a=five", None, f"'a' has the rating 'five'; {A_NUMBER}"),
+    ("GET", "/recommendations?rated=a", None, "'a' is not of the form gmap_id=rating"),
+    ("GET", "/recommendations/u?n=0", None, "#/query/n: Input should be greater than or equal to"),
+    ("GET", "/recommendations/u?n=0", None, "1, found '0'"),
+    ("POST", "/recommendations", [("a", 5), ("c", 0)], f"'c' has the rating 0.0; {A_NUMBER}"),
+    ("POST", "/recommendations", [("a", math.nan)], f"'a' has the rating nan; {A_NUMBER}"),
+    ("POST", "/recommendations", [("a", "x")], "#/body/ratings/0/rating: Input should be a valid"),
+    ("POST", "/recommendations", [("a", "x")], "found 'x'"),
+    ("POST", "/recommendations", [(True, 5)], "Input should be a valid integer, found True"),
+    ("POST", "/recommendations", [], "at least 1 item after validation, not 0"),
+    ("PUT", "/schedule", {"paused": "yes"}, "Input should be a valid boolean, found 'yes'"),
+    ("PUT", "/schedule", {"paused": True, "x": 1}, "#/body/x: Extra inputs are not permitted"),
+    ("PUT", "/schedule", {"paused": "y" * 9999}, "yyy'"),
+    ("PUT", "/schedule", [], "#/body: Input should be a valid JSON object, found []"),
+    ("PUT", "/schedule", None, "JSON decode error: Expecting"),
+    ("POST", "/train?force=maybe", None, "Input should be a valid boolean"),
+    ("POST", "/train?force=maybe", None, "found 'maybe'"),
+]
+
+
+def test_a_bad_request_is_told_what_was_found_and_what_is_expected(
+    client: TestClient, db: MongoDatabase
+) -> None:
+    db["Metadata"].insert_one(some_factors("r1"))
+    for method, path, body, expected in BAD_REQUESTS:
+        if path == "/recommendations":
+            body = {"ratings": [{"gmap_id": gmap_id, "rating": r} for gmap_id, r in body]}
+        sent = json.dumps(body) if body is not None else "{"
+        headers = {"Content-Type": "application/json"}
+        answer = client.request(method, path, content=sent, headers=headers)
+        detail = answer.json()["detail"]
+        assert (answer.status_code, expected in detail) == (422, True), detail
+        assert len(detail) < 200
+        assert "RATING_M" not in detail  # a caller has no settings
 
 
 def test_the_first_training_is_an_interval_away_in_words_and_numbers(client: TestClient) -> None:

@@ -32,7 +32,7 @@ def test_an_empty_database_has_pages(client: TestClient) -> None:
         page(client, path)
     for path in ("/ui/clusters", "/ui/users/u", "/ui/try", "/ui/restaurants"):
         assert "POST /train" in page(client, path, 404)
-    page(client, "/ui/runs?state=done", 422)
+    assert "found &#39;done&#39;" in page(client, "/ui/runs?state=done", 422)
     page(client, "/ui/compare?run=a", 422)
 
 
