@@ -281,3 +281,9 @@ async def sign_in(request: Request, service: CurrentService) -> Response:
     options: dict[str, Any] = {"max_age": _COOKIE_SECONDS, "secure": request.url.scheme == "https"}
     response.set_cookie(PAGE_COOKIE, page_token(key), httponly=True, samesite="strict", **options)
     return response
+
+
+@router.get("/ui{path:path}")
+def unknown(request: Request) -> Response:
+    """Say that there is no such page; the last route, which gets what no other does."""
+    raise HTTPException(404, f"there is no page {request.url.path}; the links above lead to all")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from html import escape
 from typing import Any
 
 import pytest
@@ -34,6 +35,14 @@ def test_an_empty_database_has_pages(client: TestClient) -> None:
         assert "POST /train" in page(client, path, 404)
     assert "found &#39;done&#39;" in page(client, "/ui/runs?state=done", 422)
     page(client, "/ui/compare?run=a", 422)
+
+
+def test_an_unknown_page_is_a_page_that_leads_on(client: TestClient) -> None:
+    for path in ("/ui", "/ui/", "/ui/nowhere", "/ui/runs/a/b", "/ui/nowhere<b>"):
+        text = page(client, path, 404)
+        assert f"there is no page {escape(path)};" in text
+        assert '<a href="/">To the overview</a>' in text
+    assert client.get("/nowhere").headers["content-type"] == "application/problem+json"
 
 
 def test_without_mongodb_pages_say_so(
