@@ -3,13 +3,17 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 from axe_core_python.selenium import Axe
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import alert_is_present
 
 import clustering_training
 from recommender.core.mongo import MongoDatabase
@@ -61,7 +65,22 @@ def press(browser: webdriver.Chrome, label: str) -> None:
     """Press the button of that label with the keyboard."""
     script = """return [...document.querySelectorAll("button")].find(
         (b) => (b.getAttribute("aria-label") || b.textContent.trim()) === arguments[0])"""
-    until(lambda: browser.execute_script(script, label)).send_keys("\ue007")
+
+    def pressed() -> bool:
+        button = browser.execute_script(script, label)
+        with suppress(StaleElementReferenceException):  # the page has just replaced it
+            if button:
+                button.send_keys("\ue007")
+                return True
+        return False
+
+    until(pressed)
+
+
+def confirm(browser: webdriver.Chrome) -> None:
+    alert = until(lambda: alert_is_present()(browser))
+    assert alert
+    alert.accept()
 
 
 def test_the_pages_in_a_browser(
@@ -80,6 +99,9 @@ def test_the_pages_in_a_browser(
         two_runs_are_compared(browser, url)
         a_user_is_looked_up(browser, url)
         a_new_user_gets_a_list(browser, url)
+        the_schedule_is_paused_and_resumed(browser, url)
+        a_training_of_another_browser_is_noticed_and_cancelled(browser, url, db)
+        a_clustering_is_rolled_back(browser, url, db)
         every_page_fits_and_is_accessible(browser, url, db)
     logs: Any = browser
     messages = (json.loads(line["message"])["message"] for line in logs.get_log("performance"))
@@ -135,6 +157,51 @@ def a_new_user_gets_a_list(browser: webdriver.Chrome, url: str) -> None:
     assert len(shown(browser, "ol.list li")) == 13
     press(browser, f"Remove the rating of {NASTY}")
     until(lambda: "some stars first" in text(browser))
+
+
+def the_schedule_is_paused_and_resumed(browser: webdriver.Chrome, url: str) -> None:
+    browser.get(url)
+    press(browser, "Pause the schedule")
+    until(lambda: "the schedule is paused" in text(browser))
+    assert httpx.get(f"{url}/next-training").json()["paused"] is True
+    httpx.put(f"{url}/schedule", json={"paused": False})  # by another browser
+    until(lambda: "the schedule is paused" not in text(browser))
+    press(browser, "Pause the schedule")
+    press(browser, "Resume the schedule")
+    until(lambda: "Pause the schedule" in labels(browser, ".calls button"))
+    assert httpx.get(f"{url}/next-training").json()["paused"] is False
+
+
+def a_training_of_another_browser_is_noticed_and_cancelled(
+    browser: webdriver.Chrome, url: str, db: MongoDatabase
+) -> None:
+    browser.get(url)
+    live = served_of(db)
+    run_id = httpx.post(f"{url}/train").json()["run_id"]
+    until(lambda: shown(browser, ".card .state"))  # without a reload
+    press(browser, "Cancel")
+    confirm(browser)
+    until(lambda: "Train now" in labels(browser, ".calls button"), TRAINING_SECONDS)
+    run = db["TrainingRuns"].find_one({"run_id": run_id}) or {}
+    assert (run["state"], run["exit_code"]) == ("cancelled", 143)
+    assert served_of(db) == live
+
+
+def a_clustering_is_rolled_back(browser: webdriver.Chrome, url: str, db: MongoDatabase) -> None:
+    lists, clusters = served_of(db)
+    assert lists != clusters
+    press(browser, "Roll back")
+    confirm(browser)
+    rolled_back = {"state": "succeeded", "kind": "rollback"}
+    until(lambda: db["TrainingRuns"].count_documents(rolled_back), TRAINING_SECONDS)
+    assert served_of(db) == (lists, lists)  # the clusters that the training has published
+    until(lambda: "Train now" in labels(browser, ".calls button"))
+
+
+def served_of(db: MongoDatabase) -> tuple[str, str]:
+    """Return the runs that have published the lists and the clusters."""
+    lists, clusters = (db[name].find_one() or {} for name in ("Recommendations", "Clusters"))
+    return lists["run_id"], clusters["run_id"]
 
 
 def every_page_fits_and_is_accessible(

@@ -1,7 +1,9 @@
 // Live regions: fetch the page again and replace #live. The page works without this script.
 "use strict";
 
-let latest = 0;
+let latest = 0; // number of the latest refresh
+let events = null; // of the run in progress
+let seen = null; // of /next-training
 
 async function refresh(url) {
   const number = ++latest;
@@ -22,8 +24,6 @@ function again(region, element) {
 }
 
 // A run in progress: the server sends an event at each change.
-let events = null;
-
 function follow() {
   const url = document.getElementById("live")?.dataset.events;
   if (events?.url.endsWith(url)) return;
@@ -31,10 +31,18 @@ function follow() {
   events = url ? new EventSource(url) : null;
   if (!events) return;
   events.onmessage = (event) => {
-    const over = !["queued", "running"].includes(JSON.parse(event.data).state);
-    if (over) events.close();
+    if (!["queued", "running"].includes(JSON.parse(event.data).state)) events.close();
     refresh(location.href);
   };
+}
+
+// What others do: another browser or the schedule trains, pauses, ends; and times pass.
+async function watch() {
+  if (location.pathname !== "/" || document.hidden) return;
+  const { training, paused, seconds_left: left } = await (await fetch("/next-training")).json();
+  const now = [training?.run_id, paused, Math.floor(left / 60)].join();
+  if (seen && now !== seen) refresh(location.href);
+  seen = now;
 }
 
 // Buttons that call the API; its answer to a failure is a problem with a detail.
@@ -88,3 +96,5 @@ document.addEventListener("input", (event) => {
 });
 
 follow();
+watch();
+setInterval(watch, 3000); // milliseconds
