@@ -25,9 +25,8 @@ from recommender.service.pages import PageRoute, render
 from recommender.service.routes_recommendations import from_ratings, parsed, published
 from recommender.service.routes_runs import document_of, end_of_log
 
-_RUNS = 50
+_RUNS, _TICKS = 50, 8
 _LOG_BYTES = 40_000
-_TICKS = 8
 _MATCHES, _MOST_STARS = 6, 10
 _OWN = {"_id", "run_id", "pid", "log"}  # fields that differ between any two runs
 _SHOWN = {"als", "lists", "clusters", "hindsight"}  # metrics with a section of their own
@@ -109,6 +108,7 @@ def compare(
     first, second = (dict(_flat(document_of(service, run_id))) for run_id in sorted(run))
     rows = [(key, first.get(key), second.get(key)) for key in dict.fromkeys([*first, *second])]
     different = [row for row in rows if row[1] != row[2] and row[0] not in _OWN]
+    different.sort(key=lambda row: None in row)
     return render(
         request, "compare.html", runs=sorted(run), rows=different, same=len(rows) - len(different)
     )

@@ -10,7 +10,10 @@ import httpx2 as httpx
 import pytest
 from axe_core_python.selenium import Axe
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import (
+    ElementNotInteractableException,
+    StaleElementReferenceException,
+)
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.expected_conditions import alert_is_present
@@ -26,6 +29,8 @@ pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
 
 NASTY = "<script>alert(1)</script> \U0001f363 \u202eسوشي " + "x" * 300
 WIDTHS = (1280, 390)
+# Where a column is too narrow, words break into letters.
+TALLEST = "return Math.max(0, ...[...document.querySelectorAll('tr, li')].map(e => e.offsetHeight))"
 USER = "a/b?c%d\ne"
 
 
@@ -68,7 +73,8 @@ def press(browser: webdriver.Chrome, label: str) -> None:
 
     def pressed() -> bool:
         button = browser.execute_script(script, label)
-        with suppress(StaleElementReferenceException):  # the page has just replaced it
+        # The page may just have replaced it.
+        with suppress(StaleElementReferenceException, ElementNotInteractableException):
             if button:
                 button.send_keys("\ue007")
                 return True
@@ -207,10 +213,13 @@ def served_of(db: MongoDatabase) -> tuple[str, str]:
 def every_page_fits_and_is_accessible(
     browser: webdriver.Chrome, url: str, db: MongoDatabase
 ) -> None:
-    run = db["TrainingRuns"].find_one({"trigger": "api"}) or {}
-    pages = ["/", "/ui/runs", f"/ui/runs/{run['run_id']}", "/ui/quality", "/ui/clusters"]
+    runs = [run["run_id"] for run in db["TrainingRuns"].find({"trigger": "api"}).limit(2)]
+    pages = ["/", "/ui/runs", f"/ui/runs/{runs[0]}", "/ui/quality", "/ui/clusters"]
     pages += ["/ui/clusters/1", "/ui/users", "/ui/restaurants", "/ui/try?q=script", "/ui/login"]
-    pages += ["/ui/users/a%2Fb%3Fc%25d%0Ae"]
+    pages += [
+        "/ui/users/a%2Fb%3Fc%25d%0Ae",
+        f"/ui/compare?run={runs[0]}&run={runs[1]}",
+    ]
     for width in WIDTHS:
         for scheme in ("light", "dark"):
             emulate(browser, width, scheme)
@@ -218,6 +227,7 @@ def every_page_fits_and_is_accessible(
                 browser.get(url + path)
                 wide = browser.execute_script("return document.documentElement.scrollWidth")
                 assert wide <= width, path
+                assert browser.execute_script(TALLEST) < 700, path
                 violations: list[Any] = Axe().run(browser)["violations"]
                 assert [(v["id"], v["nodes"][0]["html"]) for v in violations] == [], path
 

@@ -1,5 +1,6 @@
 """The pages without a model, without MongoDB, with a key, and of runs in every state."""
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from html import escape
@@ -85,6 +86,19 @@ def test_runs_of_every_state_are_shown(
     overview = page(client, "/")
     assert 'aria-current="step"' in overview
     assert "2.0\u00d7" in overview
+
+
+def test_what_two_runs_both_have_comes_first(
+    client: TestClient, db: MongoDatabase, db_settings: Settings
+) -> None:
+    for run_id, rank in (("a", 7), ("b", 8)):
+        Ledger(db).open(run_id, "api", db_settings.with_values({"als_rank": rank}), None)
+        Ledger(db).close(run_id, "failed", 65, None)
+    Ledger(db).update("a", {"metrics": {"lists": {"ndcg": 0.2}}, "exit_code": 0})
+    compared = page(client, "/ui/compare?run=a&run=b")
+    names = re.findall("<th><code>([^<]*)", compared)
+    assert names.index("settings.als_rank") < names.index("metrics.lists.ndcg")
+    assert "<h2>Data</h2>" not in page(client, "/ui/runs/b")
 
 
 def test_the_log_is_shown_by_the_id_of_its_run(
