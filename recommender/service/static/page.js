@@ -3,7 +3,6 @@
 
 let latest = 0; // number of the latest refresh
 let events = null; // of the run in progress
-let seen = null; // of /next-training
 
 async function refresh(url) {
   const number = ++latest;
@@ -38,11 +37,11 @@ function follow() {
 
 // What others do: another browser or the schedule trains, pauses, ends; and times pass.
 async function watch() {
-  if (location.pathname !== "/" || document.hidden) return;
+  const shown = document.getElementById("live")?.dataset.shown;
+  if (!shown || document.hidden) return;
   const { training, paused, seconds_left: left } = await (await fetch("/next-training")).json();
-  const now = [training?.run_id, paused, Math.floor(left / 60)].join();
-  if (seen && now !== seen) refresh(location.href);
-  seen = now;
+  const now = [training?.run_id, paused, left && Math.floor(left / 60)];
+  if (now.join() !== shown) refresh(location.href);
 }
 
 // Buttons that call the API; its answer to a failure is a problem with a detail.
@@ -96,5 +95,4 @@ document.addEventListener("input", (event) => {
 });
 
 follow();
-watch();
 setInterval(watch, 3000); // milliseconds
