@@ -27,7 +27,6 @@ _POPULARITY_SCORES = 1e-6
 # To read a user's ratings: for the reasons of a list, and to show them.
 _CHEAP_MILLISECONDS, _SHOWN_MILLISECONDS = 20, 3000
 
-
 JsonId = Annotated[str | int, BeforeValidator(lambda i: i if isinstance(i, str | int) else str(i))]
 
 

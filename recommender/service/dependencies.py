@@ -47,7 +47,6 @@ async def _current(request: Request) -> Service:
 
 CurrentService = Annotated[Service, Depends(_current)]
 
-
 PAGE_COOKIE = "recommender_page"
 
 

@@ -100,8 +100,7 @@ def from_ratings(
     _, rejected = parse_ratings([*rated.values()], low, high)
     for invalid in itertools.compress(rated.items(), rejected):
         rating = " has the rating ".join(map(reprlib.repr, invalid))
-        expected = f"expected a number from {low:g} to {high:g}"
-        raise HTTPException(422, f"of the rated restaurants, {rating}; {expected}")
+        raise HTTPException(422, f"rated: {rating}; expected a number from {low:g} to {high:g}")
     ratings = ratings_from_request(scale, rated, served.keys)
     answer = served.recommend(ratings, n or service.settings.als.top_n)
     return answer.model_copy(update={"unknown": served.unknown(rated)})
