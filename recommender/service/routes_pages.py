@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from recommender.core.mongo import Document, quick_read
-from recommender.core.plots import LineChart, Point, keep_cache_in, line_charts_svg, timeline_svg
+from recommender.core.plots import LineChart, Point, keep_cache_in, line_charts_svg
 from recommender.core.settings import Settings
 from recommender.runs.ledger import OPEN_STATES, STATES, Ledger, State
 from recommender.service import routes_catalog as api
@@ -140,25 +140,6 @@ def run(request: Request, service: CurrentService, run_id: str) -> Response:
     )
 
 
-@router.get("/ui/runs/{run_id}/phases.svg")
-def phases(service: CurrentService, run_id: str) -> Response:
-    """Draw the phases of a run as bars."""
-    recorded = document_of(service, run_id)["phases"]
-    if not recorded:
-        raise HTTPException(404, "the run has no finished phase")
-    first = recorded[0]["started_at"]
-    starts = [(phase["started_at"] - first).total_seconds() for phase in recorded]
-    rows = zip(recorded, starts, strict=True)
-    return _svg(service, timeline_svg, tuple((p["name"], start, p["seconds"]) for p, start in rows))
-
-
-def _svg(service: Service, draw: Any, *what: Any) -> Response:
-    keep_cache_in(service.settings.work_dir)
-    # Without this, a browser that opens the plot by itself would not apply its styles.
-    policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-    return Response(draw(*what), media_type="image/svg+xml", headers=policy)
-
-
 @router.get("/ui/quality")
 def quality(request: Request, service: CurrentService) -> Response:
     """Show the quality of the last trainings."""
@@ -170,16 +151,18 @@ def quality(request: Request, service: CurrentService) -> Response:
 def quality_plot(service: CurrentService) -> Response:
     """Draw the quality of the last trainings beside its baselines."""
     runs = [run for run in reversed(_recent(service)) if run["metrics"].get("lists")]
-    every = max(1, len(runs) // _TICKS)
-    starts = [f"{run['queued_at']:%d %b %H:%M}" for run in runs]
-    ticks = tuple(start if i % every == 0 else "" for i, start in enumerate(starts))
+    ticks = tuple(f"{run['queued_at']:%d %b %H:%M}" for run in runs)
     figures = [dict(_flat(run["metrics"])) for run in runs]
     charts = []
     for title, names in _CHARTS.items():
         lines = {name.partition(".")[2]: _points(figures, name) for name in names.split()}
         drawn = [(label.replace(".", " ").replace("_", " "), p) for label, p in lines.items()]
         charts.append(LineChart(title, "", "", ticks, tuple(line for line in drawn if line[1])))
-    return _svg(service, line_charts_svg, *(chart for chart in charts if chart.lines))
+    keep_cache_in(service.settings.work_dir)
+    svg = line_charts_svg(*(chart for chart in charts if chart.lines))
+    # Without this, a browser that opens the plot by itself would not apply its styles.
+    policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+    return Response(svg, media_type="image/svg+xml", headers=policy)
 
 
 def _points(figures: list[Document], key: str) -> tuple[Point, ...]:
