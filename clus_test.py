@@ -17,7 +17,7 @@ from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import load_settings
 from recommender.core.terminal import add_json_option, print_json, print_table
-from recommender.data.ids import CODEC, KeyIndex, decode_ids, encode_id, positions_in
+from recommender.data.ids import CODEC, KeyIndex, decode_ids, encode_id
 from recommender.data.one_user import parse_rating, ratings_from_request, ratings_of_user
 from recommender.data.ratings import Ratings
 from recommender.data.restaurants import restaurant_names
@@ -43,7 +43,9 @@ def describe(
     order = np.argsort(to_centroids, kind="stable")[:_NEAREST].tolist()
     nearest = [i for i in order if to_centroids[i] < 1]  # 1: no restaurant in common
     cluster = model.clusters[nearest[0]] if nearest else {"recommendations": model.fallback}
-    already = KeyIndex(pa.concat_arrays([ratings.restaurants, also_rated]))
+    already = KeyIndex(ratings.restaurants)
+    for gmap_id in decode_ids(also_rated):
+        already.add(gmap_id)
     with mongo_errors("reading Recommendations"):
         published = db.get_collection(RECOMMENDATIONS, CODEC)
         served = published.find_one({"user_id": decode_ids(ratings.users)[0]}) or {}
@@ -64,7 +66,7 @@ def describe(
         "users": sum(model.sizes),
         "columns": len(model.columns),
         "common": int(model.vectors(ratings).nnz),
-        "also_rated": int((positions_in(ratings.restaurants, also_rated) < 0).sum()),
+        "also_rated": len(already.keys) - len(ratings.restaurants),
         "nearest": [
             {"cluster_id": i, "distance": float(to_centroids[i]), "size": model.sizes[i]}
             for i in nearest

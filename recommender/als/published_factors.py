@@ -17,10 +17,9 @@ from recommender.core.errors import DataError
 from recommender.core.logs import one_line
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
 from recommender.core.mongo_collections import FACTORS_ID, METADATA
-from recommender.data.ids import CODEC, KeyIndex, decode_ids, keys_of, positions_in
+from recommender.data.ids import CODEC, KeyIndex, decode_ids, keys_of
 from recommender.data.ratings import Ratings
 from recommender.publishing.bson_size import bytes_of_ids, entries_that_fit
-from recommender.publishing.live import Live
 
 _FLOAT32 = np.dtype("<f4")
 _REASONS = 2
@@ -43,11 +42,6 @@ class PublishedFactors:
     rating_shift: float  # added to each rating
 
     @cached_property
-    def keys(self) -> frozenset[str]:
-        """The keys of the restaurants."""
-        return frozenset(self.restaurants.to_pylist())
-
-    @cached_property
     def _index(self) -> KeyIndex:
         return KeyIndex(self.restaurants)
 
@@ -63,7 +57,7 @@ class PublishedFactors:
         (user,) = self.preferences.user_factors(confidence)
         # One product: the search of `top_n` first sorts and copies all factors, for many users.
         scores = self.preferences.restaurant_factors @ user
-        also = self._find(decode_ids(also_rated))
+        also = self._index.find_all(decode_ids(also_rated))
         scores[~self.shown] = scores[confidence.indices] = scores[also[also >= 0]] = -np.inf
         best = np.argsort(-scores, kind="stable")[:n]
         best = best[np.isfinite(scores[best])]
@@ -73,7 +67,7 @@ class PublishedFactors:
 
     def because(self, ratings: Ratings, gmap_ids: Sequence[Any]) -> list[list[Any]]:
         """Return, for each recommended id, the reasons as :meth:`recommend` does."""
-        items = self._find(gmap_ids)
+        items = self._index.find_all(gmap_ids)
         reasons = np.full((len(items), _REASONS), -1, dtype=np.int32)
         confidence, known = self._confidence(ratings), items >= 0
         reasons[known] = self.preferences.reasons(confidence, items[known], _REASONS)
@@ -90,7 +84,7 @@ class PublishedFactors:
 
     def similar(self, gmap_id: Any, n: int) -> list[Document]:
         """Return at most ``n`` restaurants rated by the same users, by the factors' cosine."""
-        (item,) = self._find([gmap_id])
+        item = self._index.find(gmap_id)
         if item < 0 or not self._directions[item].any():
             return []
         cosines = self._directions @ self._directions[item]
@@ -111,14 +105,7 @@ class PublishedFactors:
 
     def _confidence(self, ratings: Ratings) -> csr_array:
         """Return one user's row of the confidence matrix."""
-        rated = self._find(decode_ids(ratings.restaurants))[ratings.restaurant]
-        known = rated >= 0
-        items, values = rated[known], ratings.rating[known] + self.rating_shift
-        return csr_array((values, items, [0, len(items)]), shape=(1, len(self.restaurants)))
-
-    def _find(self, ids: Sequence[Any]) -> Items:
-        """Return the position of each id, -1 where it is unknown."""
-        return np.array([self._index.find(i) for i in ids], dtype=np.int32)
+        return ratings.over(self._index, self.rating_shift)
 
     def _ids(self, items: Items) -> list[Any]:
         """Return the ids of the items, which -1 may follow."""
@@ -175,7 +162,7 @@ def with_shown(
     except DataError as error:
         log.warning("%s; until then there are none", error)
         return None
-    position = positions_in(restaurants, published.restaurants)
+    position = KeyIndex(restaurants).find_all(decode_ids(published.restaurants))
     now = np.where(position >= 0, shown[position], published.shown)
     return {**live, "run_id": run_id, "shown": now.tobytes()}
 
@@ -213,10 +200,3 @@ def _decoded(document: Document) -> PublishedFactors:
             f"Metadata's {FACTORS_ID} has an unexpected shape ({one_line(repr(error))}); "
             "run als_training.py"
         ) from None
-
-
-class LiveFactors(Live[PublishedFactors]):
-    """Caches the published factors until a training publishes new ones; for any thread."""
-
-    def __init__(self, db: MongoDatabase) -> None:
-        super().__init__(db, FACTORS_ID, load_factors)

@@ -15,10 +15,9 @@ from recommender.core import mongo_collections as names
 from recommender.core.errors import DataError
 from recommender.core.logs import one_line
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
-from recommender.data.ids import CODEC, KeyIndex, decode_ids, encode_id, keys_of
+from recommender.data.ids import CODEC, KeyIndex, encode_id, keys_of
 from recommender.data.ratings import Ratings
 from recommender.data.rejection import Rejection
-from recommender.publishing.live import Live
 
 _READS = 3
 _REQUIRED = (names.COLUMNS_ID, names.CENTROIDS_ID, names.CLUSTERS_ID)
@@ -45,13 +44,7 @@ class PublishedModel:
 
     def vectors(self, ratings: Ratings) -> csr_array:
         """Return the users' vectors over the columns: sparse (users, columns), 0 where unrated."""
-        ids = decode_ids(ratings.restaurants)
-        position = np.array([self._column_index.find(i) for i in ids], dtype=np.int64)
-        column_of = position[ratings.restaurant]
-        kept = column_of >= 0
-        values = ratings.rating[kept] + self.rating_shift
-        shape = (len(ratings.users), len(self.columns))
-        return csr_array((values, (ratings.user[kept], column_of[kept])), shape=shape)
+        return ratings.over(self._column_index, self.rating_shift)
 
     def labels(self, ratings: Ratings) -> NDArray[np.int32]:
         """Return the cluster of each user, (users,); -1 for none."""
@@ -131,8 +124,3 @@ def previous_labels(db: MongoDatabase, ratings: Ratings) -> NDArray[np.int32] | 
     except (DataError, ValueError) as error:
         log.info("cluster ids start anew: %s", error)
         return None
-
-
-def live_model(db: MongoDatabase) -> Live[PublishedModel]:
-    """Return the published model, cached until a training publishes another; for any thread."""
-    return Live(db, names.CLUSTERS_ID, load_model)

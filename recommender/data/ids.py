@@ -73,6 +73,10 @@ class KeyIndex:
         """Return the position of an id of any BSON type, -1 if it is unknown."""
         return self._positions.get(_comparable(value), -1)
 
+    def find_all(self, values: Iterable[Any]) -> NDArray[np.int64]:
+        """Return the position of each id, (n,), -1 for an unknown one."""
+        return np.array([self.find(value) for value in values], dtype=np.int64)
+
     def add(self, value: Any) -> int:
         """Return the position of an id, which is added if it is new; -1 for an invalid id."""
         position = self.find(value)
@@ -80,12 +84,6 @@ class KeyIndex:
             position = self._positions[_comparable(value)] = len(self.keys)
             self.keys.append(key)
         return position
-
-
-def positions_in(known: pa.StringArray, keys: pa.StringArray) -> NDArray[np.int64]:
-    """Return the position of each key among the known ones, -1 for an unknown key."""
-    index = KeyIndex(known)
-    return np.array([index.find(value) for value in decode_ids(keys)], dtype=np.int64)
 
 
 def same_number_same_key(keys: pa.StringArray) -> pa.StringArray:

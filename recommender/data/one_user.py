@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -42,7 +43,7 @@ def rated_by(db: MongoDatabase, reviews: ReviewsSettings, same: Any, millisecond
     rating: DataError.
     """
     ratings = gather(pa.Table.from_batches([_rated_by(db, reviews, same, milliseconds)]))
-    return ratings.rows(ratings.user == 0)
+    return replace(ratings.rows(ratings.user == 0), users=ratings.users[:1])
 
 
 def _rated_by(

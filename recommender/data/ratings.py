@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from recommender.core.errors import DataError
-from recommender.data.ids import same_number_same_key
+from recommender.data.ids import KeyIndex, decode_ids, same_number_same_key
 from recommender.data.rejection import Rejection
 from recommender.data.times import is_implausible
 
@@ -47,6 +47,15 @@ class Ratings:
         """Return the rows where ``chosen``, bool (n,), is true; users and restaurants stay."""
         columns = ("user", "restaurant", "rating", "time")
         return replace(self, **{name: getattr(self, name)[chosen] for name in columns})
+
+    def over(self, columns: KeyIndex, shift: float) -> csr_array:
+        """Return the matrix over these restaurants alone, (users, columns), as :meth:`matrix`."""
+        column = columns.find_all(decode_ids(self.restaurants))[self.restaurant]
+        known = column >= 0
+        # The rows are in the order of the users.
+        starts = np.searchsorted(self.user[known], np.arange(len(self.users) + 1))
+        shape = (len(self.users), len(columns.keys))
+        return csr_array((self.rating[known] + shift, column[known], starts), shape=shape)
 
     def matrix(self, shift: float = 0.0) -> csr_array:
         """Return the sparse users x restaurants matrix of the ratings plus ``shift``."""

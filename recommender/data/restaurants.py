@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors, source_of
-from recommender.data.ids import CODEC, keys_of, positions_in
+from recommender.data.ids import CODEC, KeyIndex
 
 # A name with broken UTF-8 is shown with replacement characters.
 _READABLE = CODEC.with_options(unicode_decode_error_handler="replace")
@@ -27,8 +27,8 @@ def shown_restaurants(
     with mongo_errors("finding the restaurants that RESTAURANTS_EXCLUDE excludes"):
         documents = source_of(db)["Restaurants"].with_options(codec_options=CODEC)
         matching = documents.find(exclude, {"_id": 0, "gmap_id": 1})
-        excluded = keys_of(document.get("gmap_id") for document in matching)
-    positions = positions_in(restaurants, excluded)
+        index = KeyIndex(restaurants)
+        positions = index.find_all(document.get("gmap_id") for document in matching)
     shown[positions[positions >= 0]] = False
     log.info("RESTAURANTS_EXCLUDE leaves out %d restaurants", int((~shown).sum()))
     return shown

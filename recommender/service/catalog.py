@@ -8,16 +8,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from recommender.als.published_factors import LiveFactors, PublishedFactors
-from recommender.clustering.published_model import PublishedModel, live_model
+from recommender.als.published_factors import PublishedFactors, load_factors
+from recommender.clustering.published_model import PublishedModel, load_model
 from recommender.core.errors import DatabaseUnavailableError, DataError
 from recommender.core.mongo import Document, MongoDatabase, quick_read
-from recommender.core.mongo_collections import RECOMMENDATIONS, SIMPLE
+from recommender.core.mongo_collections import CLUSTERS_ID, FACTORS_ID, RECOMMENDATIONS, SIMPLE
 from recommender.core.settings import Settings
 from recommender.data.ids import CODEC, KeyIndex, decode_id, encode_id
 from recommender.data.one_user import rated_by, spelled_ids
 from recommender.data.ratings import Ratings
 from recommender.data.restaurants import RestaurantNames, restaurant_names
+from recommender.publishing.live import Live
 
 LONGEST_LIST = 100
 
@@ -121,10 +122,10 @@ class Catalog:
     """Answers for users and restaurants; reads MongoDB only for a user and for what is new."""
 
     def __init__(self, db: MongoDatabase, settings: Settings) -> None:
-        self.factors = LiveFactors(db)
+        self.factors = Live(db, FACTORS_ID, load_factors)
         self._db = db
         self._settings = settings
-        self._clusters = live_model(db)
+        self._clusters = Live(db, CLUSTERS_ID, load_model)
         self._recommendations: Any = db[RECOMMENDATIONS].with_options(codec_options=CODEC)
         self._loading = Lock()
         self._served: Served | None = None

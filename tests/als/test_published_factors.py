@@ -10,10 +10,8 @@ import pyarrow as pa
 import pytest
 from bson.int64 import Int64
 
-from recommender.als import published_factors as factors_module
 from recommender.als.fold_in import PreferenceModel, preference_model
 from recommender.als.published_factors import (
-    LiveFactors,
     PublishedFactors,
     factors_document,
     load_factors,
@@ -23,6 +21,7 @@ from recommender.core.errors import DataError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.data.ids import encode_id
 from recommender.publishing.bson_size import MAX_DOCUMENT_BYTES
+from recommender.publishing.live import Live
 from tests.support import ratings_of, some_factors
 
 COUNT = 30
@@ -126,7 +125,7 @@ def test_restaurants_closed_since_the_fit_are_not_shown() -> None:
 
 
 def test_one_thread_loads_new_factors_while_others_use_the_old_ones(
-    db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
+    db: MongoDatabase,
 ) -> None:
     loading, go_on, loads = Event(), Event(), []
 
@@ -136,8 +135,7 @@ def test_one_thread_loads_new_factors_while_others_use_the_old_ones(
         assert go_on.wait(30)
         return load_factors(db)
 
-    monkeypatch.setattr(factors_module, "load_factors", slow)
-    live = LiveFactors(db)
+    live = Live(db, "item_factors", slow)
 
     def run_id() -> str | None:
         factors = live.get()
