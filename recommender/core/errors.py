@@ -6,51 +6,40 @@ class RecommenderError(Exception):
 
     exit_code = 1
 
+    def __init_subclass__(cls, exit_code: int) -> None:
+        cls.exit_code = exit_code
 
-class DataError(RecommenderError):
+
+class DataError(RecommenderError, exit_code=65):
     """The data is unusable, for instance because no review is valid."""
 
-    exit_code = 65
 
-
-class NoPreviousError(RecommenderError):
+class NoPreviousError(RecommenderError, exit_code=66):
     """There is no previous generation, or an ``incomplete`` one, so nothing was rolled back."""
-
-    exit_code = 66
 
     def __init__(self, message: str, *, incomplete: bool = False) -> None:
         self.incomplete = incomplete
         super().__init__(message)
 
 
-class DatabaseUnavailableError(RecommenderError):
+class DatabaseUnavailableError(RecommenderError, exit_code=69):
     """MongoDB does not answer, or refuses a command."""
 
-    exit_code = 69
 
-
-class PublishError(RecommenderError):
+class PublishError(RecommenderError, exit_code=70):
     """The staged collections differ from the computed model, so they were not published."""
 
-    exit_code = 70
 
-
-class SparkError(RecommenderError):
+class SparkError(RecommenderError, exit_code=70):
     """Spark failed, for instance for lack of memory."""
 
-    exit_code = 70
 
-
-class ModelRejectedError(RecommenderError):
+class ModelRejectedError(RecommenderError, exit_code=76):
     """The gate rejected the new model, so the live one stays."""
 
-    exit_code = 76
 
-
-class LeaseHeldError(RecommenderError):
+class LeaseHeldError(RecommenderError, exit_code=75):
     """Another training is in progress; ``holder`` is its document of the lease."""
-
-    exit_code = 75
 
     def __init__(self, holder: dict[str, object]) -> None:
         self.holder = holder
@@ -61,13 +50,9 @@ class LeaseHeldError(RecommenderError):
         )
 
 
-class LeaseLostError(RecommenderError):
+class LeaseLostError(RecommenderError, exit_code=75):
     """The training lost its lease, so it may no longer publish."""
 
-    exit_code = 75
 
-
-class ConfigurationError(RecommenderError):
+class ConfigurationError(RecommenderError, exit_code=78):
     """A setting is invalid, or the machine lacks a requirement such as Java."""
-
-    exit_code = 78
