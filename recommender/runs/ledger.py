@@ -6,9 +6,9 @@ import platform
 import re
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pymongo import DESCENDING
 
@@ -41,6 +41,14 @@ def now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
+def figure_at(run: Mapping[str, Any], path: str) -> Any:
+    """Return what a run's document has at a dotted path, None if it has nothing there."""
+    found: Any = run
+    for name in path.split("."):
+        found = (found or {}).get(name)
+    return found
+
+
 class Ledger:
     """Reads and writes the runs' documents."""
 
@@ -65,9 +73,9 @@ class Ledger:
         crashed = {"state": "crashed", "error": error, "ended_at": now()}
         self._runs.update_many(_OPEN, {"$set": crashed})
 
-    def add_ended(self, run_id: str, trigger: Trigger, settings: Settings, ended: Document) -> None:
-        """Record an ended run without the lease: while open, it would pass for a dead training."""
-        self._runs.insert_one({**_begun(run_id, trigger, settings, None, "tuning"), **ended})
+    def add_search(self, run_id: str, settings: Settings, ended: Document) -> None:
+        """Record a search that has ended: without a lease, an open one would pass for dead."""
+        self._runs.insert_one({**_begun(run_id, "tune", settings, None, "tuning"), **ended})
 
     def update(self, run_id: str, fields: Document) -> None:
         """Set fields of a run; dotted names reach into its parts."""

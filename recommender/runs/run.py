@@ -4,7 +4,6 @@ import logging
 import os
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -34,7 +33,6 @@ from recommender.runs.ledger import (
     Kind,
     Ledger,
     State,
-    Trigger,
     new_run_id,
     now,
 )
@@ -49,8 +47,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, repr=False)
-class Run(ABC):
-    """A run in progress, with its id, which every document that it writes has."""
+class Run:
+    """A run in progress, with its id, which every document that it writes has.
+
+    Without the lease it publishes nothing, and is recorded when it has ended.
+    """
 
     run_id: str
     db: MongoDatabase
@@ -58,11 +59,12 @@ class Run(ABC):
     earlier: list[Document] = field(default_factory=list, init=False)  # the latest run first
     display: Progress = field(default_factory=lambda: Progress(disable=True), init=False)
     warnings: list[str] = field(default_factory=list, init=False)
+    fields: Document = field(default_factory=dict, init=False)
     _phases: list[Document] = field(default_factory=list, init=False)
 
-    @abstractmethod
     def record(self, **fields: Any) -> None:
         """Record fields of the run, such as its counts or its metrics."""
+        self.fields |= fields
 
     def warn(self, message: str) -> None:
         """Log a warning, and add it to those that are recorded with the next verdict."""
@@ -101,24 +103,6 @@ class TrainingRun(Run):
             raise self.lost[0]
         with mongo_errors("writing to the ledger"):
             Ledger(self.db).update(self.run_id, fields)
-
-
-class SideRun(Run):
-    """A run without the lease, which publishes nothing; it is recorded when it has ended."""
-
-    def __init__(self, db: MongoDatabase, settings: Settings) -> None:
-        super().__init__(new_run_id(), db, settings)
-        self._fields: Document = dict.fromkeys(("queued_at", "started_at"), now())
-
-    def record(self, **fields: Any) -> None:
-        """Keep fields of the run until it ends."""
-        self._fields.update(fields)
-
-    def write(self, trigger: Trigger, state: State, exit_code: int, error: str | None) -> None:
-        """Write the run to the ledger."""
-        outcome = {"state": state, "exit_code": exit_code, "error": error, "ended_at": now()}
-        fields = {**self._fields, **outcome, "pid": os.getpid()}
-        Ledger(self.db).add_ended(self.run_id, trigger, self.settings, fields)
 
 
 @contextmanager
@@ -242,14 +226,17 @@ def _opened(
 
 
 @contextmanager
-def side_run(settings: Settings, trigger: Trigger) -> Iterator[SideRun]:
-    """Connect to MongoDB for a run beside trainings, and record how it ended."""
+def side_run(settings: Settings) -> Iterator[Run]:
+    """Connect to MongoDB for a search beside trainings, and record how it ended."""
     with connect(settings) as client:
-        run = SideRun(database(client, settings), settings)
-        with (
-            _closing(settings, partial(run.write, trigger)),
-            run_log(settings, run.run_id) as log_file,
-        ):
+        run = Run(new_run_id(), database(client, settings), settings)
+        run.record(queued_at=now(), started_at=now(), pid=os.getpid())
+
+        def close(state: State, exit_code: int, error: str | None) -> None:
+            run.record(state=state, exit_code=exit_code, error=error, ended_at=now())
+            Ledger(run.db).add_search(run.run_id, settings, run.fields)
+
+        with _closing(settings, close), run_log(settings, run.run_id) as log_file:
             run.record(log=str(log_file) if log_file else None)
             yield run
 

@@ -11,7 +11,7 @@ from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.publishing.targets import _sample, check_targets
 from recommender.runs.ledger import Ledger
-from recommender.runs.run import SideRun
+from recommender.runs.run import Run
 from tests.publishing.publications import publish_pair, recommendations, train
 from tests.test_docs import schema_of
 
@@ -23,7 +23,7 @@ def refused(settings: Settings, db: MongoDatabase) -> str:
     before = set(db.list_collection_names())
     why = ""
     try:
-        check_targets(SideRun(db, settings))
+        check_targets(Run("r1", db, settings))
     except PublishError as error:
         why = str(error)
     assert set(db.list_collection_names()) == before
@@ -91,7 +91,7 @@ def test_a_unique_index_must_keep_ids_apart(db: MongoDatabase, db_settings: Sett
 
 def test_the_samples_have_the_form_of_the_schemas(db: MongoDatabase, db_settings: Settings) -> None:
     for target in ("Recommendations", "Clusters"):
-        sample = _sample(SideRun(db, db_settings), target)
+        sample = _sample(Run("r1", db, db_settings), target)
         assert set(sample) | {"_id"} == set(schema_of(target)["properties"])
 
 

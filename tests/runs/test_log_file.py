@@ -90,7 +90,7 @@ def test_errors_of_py4j_are_left_out(db: MongoDatabase, db_settings: Settings) -
 
 
 def test_a_side_run_has_a_log_file(db: MongoDatabase, db_settings: Settings) -> None:
-    with side_run(db_settings, "tune"):
+    with side_run(db_settings):
         logging.getLogger("recommender.x").warning("so far")
     assert "so far" in log_of(only_entry(db))
 

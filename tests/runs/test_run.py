@@ -328,7 +328,7 @@ def test_a_run_that_is_refused_sweeps_nothing(db: MongoDatabase, db_settings: Se
 
 
 def test_a_side_run_is_recorded_at_its_end(db: MongoDatabase, db_settings: Settings) -> None:
-    with side_run(db_settings, "tune") as beside:
+    with side_run(db_settings) as beside:
         with beside.phase("search"):
             pass
         beside.record(metrics={"tuning": 1})
@@ -348,7 +348,7 @@ def test_a_side_run_is_recorded_at_its_end(db: MongoDatabase, db_settings: Setti
 
 def test_a_side_run_that_fails_is_recorded(db: MongoDatabase, db_settings: Settings) -> None:
     def fail() -> None:
-        with side_run(db_settings, "tune") as run:
+        with side_run(db_settings) as run:
             run.record(ratings=3)
             raise DataError("too few")
 

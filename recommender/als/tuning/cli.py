@@ -25,7 +25,7 @@ from recommender.core.settings import Settings
 from recommender.core.terminal import print_json
 from recommender.data.ratings import Ratings, counts_of
 from recommender.evaluation.splitting import split, with_fold_seed
-from recommender.runs.run import SideRun, side_run
+from recommender.runs.run import Run, side_run
 from recommender.spark.reviews_source import read_ratings
 from recommender.spark.session import spark_session
 
@@ -62,7 +62,7 @@ def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) ->
     """Search, plot ``tuning.svg`` in ``WORK_DIR``, and print the trials and the best values."""
     deadline = time.monotonic() + 60 * arguments.budget
     settings.make_folder(settings.work_dir)
-    with side_run(settings, "tune") as run:
+    with side_run(settings) as run:
         entries = tune(run, axes, arguments.folds, lambda: time.monotonic() >= deadline)
         path = settings.work_dir / "tuning.svg"
         save_line_charts(path, [line_chart(n, e) for n, e in entries.items() if e["table"]])
@@ -82,7 +82,7 @@ def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) ->
         sys.stdout.write("\n".join([f"search {run.run_id}; plot: {path}", outcome, *lines, ""]))
 
 
-def tune(run: SideRun, axes: Axes, folds: int, expired: Callable[[], bool]) -> dict[str, Any]:
+def tune(run: Run, axes: Axes, folds: int, expired: Callable[[], bool]) -> dict[str, Any]:
     """Search, and return and record the ledger's entry of each search, by its name."""
     settings, in_force = run.settings, run.settings.public()
     with spark_session(settings, f"als_training --tune {run.run_id}") as spark:
