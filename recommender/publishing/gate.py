@@ -12,15 +12,15 @@ from recommender.core.mongo_collections import CLUSTERS_ID, METADATA, RECOMMENDA
 from recommender.core.settings import GateSettings, Settings, load_settings
 from recommender.data.ratings import reader_shift
 from recommender.publishing.lift import STANDARD_ERRORS, compare_lifts, lift_of
-from recommender.runs.ledger import Ledger
+from recommender.runs.ledger import Ledger, figure_at
 from recommender.runs.run import TrainingRun
 
 # RMSEs, and the clusters' users, are compared only if the runs agree on these settings.
 _SAME = ("rating_min", "rating_max", "reviews_rating_field")
 # Lifts compare across objectives and scales, but not if the runs tested their lists differently.
 _SAME_TEST = {
-    "lists": ("als_top_n", "als_test_split", "als_test_fraction"),
-    "clusters": ("als_top_n",),
+    "metrics.lists": ("als_top_n", "als_test_split", "als_test_fraction"),
+    "metrics.clusters.held_out": ("als_top_n",),
 }
 WRITTEN_BY_A_RUN: Document = {"run_id": {"$type": "string"}}
 _WITH_A_LIST: Document = {"recommendations.0": {"$exists": True}}
@@ -61,7 +61,7 @@ def check_recommendations(run: TrainingRun, stage: str) -> None:
         ours, theirs = _entries(run, live)
     reasons = _too_few("recommendations", users, live_users, run.settings.gate)
     reasons += _too_far_off(ours, theirs, run.settings)
-    _decide(run, "recommendations", reasons, ours, theirs, "lists")
+    _decide(run, "recommendations", reasons, ours, theirs, "metrics.lists")
 
 
 def check_clusters(run: TrainingRun, users: int) -> None:
@@ -77,20 +77,13 @@ def check_clusters(run: TrainingRun, users: int) -> None:
     same = same_shift and _same(run.settings, theirs, *_SAME)
     live_users = sum(live.get("sizes", [])) if same else 0
     reasons = _too_few("clusters", users, live_users, run.settings.gate)
-    _decide(run, "clusters", reasons, ours, theirs, "clusters", "held_out")
+    _decide(run, "clusters", reasons, ours, theirs, "metrics.clusters.held_out")
 
 
 def _entries(run: TrainingRun, live: Document) -> tuple[Document, Document]:
     """Return the ledger's documents of this run and of the live one, only an id if pruned."""
     ours, theirs = (Ledger(run.db).get(str(each)) for each in (run.run_id, live.get("run_id")))
     return ours or {}, theirs or ({"run_id": live.get("run_id")} if live else {})
-
-
-def _metrics(entry: Document, *path: str) -> Document:
-    """Return a part of a run's metrics, {} if it was not measured."""
-    for name in ("metrics", *path):
-        entry = entry.get(name) or {}
-    return entry
 
 
 def _too_few(name: str, users: int, live_users: int, gate: GateSettings) -> list[str]:
@@ -104,13 +97,12 @@ def _too_few(name: str, users: int, live_users: int, gate: GateSettings) -> list
 
 def _too_far_off(ours: Document, theirs: Document, settings: Settings) -> list[str]:
     """Return the reasons against the RMSE; none unless objective and scale are the live run's."""
-    error, live_error = _metrics(ours, "als"), _metrics(theirs, "als")
-    rmse, live_rmse = error.get("rmse"), live_error.get("rmse")
+    rmse, live_rmse = (figure_at(each, "metrics.als.rmse") for each in (ours, theirs))
     same = _same(settings, theirs, "als_objective", *_SAME)
     if not same or rmse is None or live_rmse is None:
         return []
     # The standard error of an RMSE on n ratings is about RMSE / sqrt(2 n).
-    rows = (error.get("rows"), live_error.get("rows"))
+    rows = (figure_at(each, "metrics.als.rows") for each in (ours, theirs))
     chance = STANDARD_ERRORS * math.sqrt(sum(1 / (2 * n) for n in rows if n))
     limit = live_rmse * (1 + _RMSE_TOLERANCE + chance)
     if rmse <= limit:
@@ -127,11 +119,11 @@ def _same(settings: Settings, live_run: Document, *names: str) -> bool:
 
 
 def _decide(
-    run: TrainingRun, name: str, reasons: list[str], ours: Document, theirs: Document, *lists: str
+    run: TrainingRun, name: str, reasons: list[str], ours: Document, theirs: Document, lists: str
 ) -> None:
     """Compare the lifts at the path ``lists`` of the metrics, record the verdict, and act on it."""
-    lifts = lift_of(_metrics(ours, *lists)), lift_of(_metrics(theirs, *lists))
-    same_test = _same(run.settings, theirs, *_SAME_TEST[lists[0]])
+    lifts = (lift_of(figure_at(each, lists) or {}) for each in (ours, theirs))
+    same_test = _same(run.settings, theirs, *_SAME_TEST[lists])
     lift = compare_lifts(*lifts, is_live=bool(theirs), same_test=same_test)
     reasons = [*reasons, *(f"{name}: {reason}" for reason in lift.reasons)]
     passed = not reasons or not run.settings.gate.enabled

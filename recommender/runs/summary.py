@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from recommender.core.terminal import print_json, print_table
+from recommender.runs.ledger import figure_at
 from recommender.runs.run import TrainingRun
 
 # Pieces of a line by the figure without which they are left out.
@@ -99,9 +100,7 @@ def _figure(run: Mapping[str, Any], path: str) -> Any:
     rejected = (f"{count:,} {reason}" for reason, count in run.get("rows_rejected", {}).items())
     seconds = (run["ended_at"] - run["started_at"]).total_seconds()
     figure: Any = {**run, "seconds": seconds, "rejected": ", ".join(rejected) or "none"}
-    for key in path.split(".") if path else ():
-        figure = (figure or {}).get(key)
-    return figure
+    return figure_at(figure, path) if path else figure
 
 
 def _lines(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import CLUSTERS_ID, METADATA, RECOMMENDATIONS
-from recommender.runs.ledger import COLLECTION, OPEN_STATES
+from recommender.runs.ledger import COLLECTION, OPEN_STATES, figure_at
 from recommender.service.dependencies import CurrentService, require_key
 from recommender.service.problems import responses
 from recommender.service.schedule import Schedule
@@ -96,14 +96,12 @@ def _of_runs(runs: Collection[Document]) -> Iterator[Metric]:
     rejected, warnings = als.get("rows_rejected", {}), len(als.get("warnings", ()))
     yield _gauge("reviews_rejected", "Reviews left out, by reason.", rejected, "reason")
     yield _gauge("warnings", "Warnings of the latest published lists.", warnings)
-    figures = als.get("metrics", {})
-    lists = figures.get("lists", {})
-    ndcg, popular = lists.get("ndcg"), (lists.get("popular") or {}).get("ndcg")
-    lift = None if ndcg is None or popular is None else ndcg - popular
-    yield _gauge("rmse", "RMSE on test ratings.", figures.get("als", {}).get("rmse"))
-    yield _gauge("ndcg", "NDCG of the lists of test users.", ndcg)
-    yield _gauge("lift", "NDCG less that of the popular list.", lift)
-    hindsight = figures.get("hindsight") or {}
+    yield _gauge("rmse", "RMSE on test ratings.", figure_at(als, "metrics.als.rmse"))
+    yield _gauge("ndcg", "NDCG of the lists of test users.", figure_at(als, "metrics.lists.ndcg"))
+    yield _gauge(
+        "lift", "NDCG less that of the popular list.", figure_at(als, "metrics.lists.lift")
+    )
+    hindsight = figure_at(als, "metrics.hindsight") or {}
     yield _gauge("hindsight", "Later reviews that the live lists had.", hindsight, "figure")
 
 
