@@ -49,7 +49,7 @@ from recommender.load import columns_of
 from recommender.spark.session import spark_session
 
 OF_RATINGS = ("RMSE", "MAE")
-# Fields of `recommender.evaluation.metrics.RankingQuality`.
+# Figures of `recommender.evaluation.metrics.ranking_quality`.
 OF_LISTS = ("ndcg", "recall", "hit_rate", "map", "coverage", "popularity")
 _BLOCK = 1024
 _MAX_TEST_USERS = 20_000
@@ -240,7 +240,7 @@ def _list_quality(score: Score, parts: Split) -> list[float]:
         return [np.nan] * len(OF_LISTS)
     n = parts.settings.als.top_n
     quality = ranking_quality(lists_of(score, parts, n), parts.seen, parts.relevant, n)
-    return [getattr(quality, measure) for measure in OF_LISTS]
+    return [quality[measure] or 0.0 for measure in OF_LISTS]
 
 
 def lists_of(score: Score, parts: Split, n: int) -> NDArray[np.int64]:

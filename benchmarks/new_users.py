@@ -16,7 +16,7 @@ import argparse
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -145,7 +145,7 @@ def _euclidean(train: UserMatrix, test: UserSplit, settings: Settings) -> Mappin
     sizes, sums = np.bincount(labels)[:, None], members_of(labels, len(labels)) @ gains
     lists = lists_of(sums.toarray() / sizes, _city(gains), settings.clusters.top_n)
     nearest = model.predict(_narrow(test.seen[:, train.columns]))
-    return asdict(ranking_quality(lists[nearest], test.seen, test.relevant, settings.als.top_n))
+    return ranking_quality(lists[nearest], test.seen, test.relevant, settings.als.top_n)
 
 
 def _folded_in(train: UserMatrix, test: UserSplit, settings: Settings) -> Mapping[str, Any]:
@@ -159,7 +159,7 @@ def _folded_in(train: UserMatrix, test: UserSplit, settings: Settings) -> Mappin
     preferences = preference_model(factors, popularity, alpha=_ALPHA, reg_param=_REG_PARAM)
     users, shown = preferences.user_factors(_gains(test.seen, train)), settings.als.top_n
     lists, _ = top_n(users, preferences.restaurant_factors, shown, test.seen)
-    return asdict(ranking_quality(lists, test.seen, test.relevant, shown))
+    return ranking_quality(lists, test.seen, test.relevant, shown)
 
 
 def _gains(ratings: csr_array, matrix: UserMatrix) -> csr_array:
@@ -198,7 +198,7 @@ def scores(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
         for name, of_clusters in scored(train, clustering, of_split).items():
             lists = lists_of(of_clusters, city, of_split.clusters.top_n)
             quality = ranking_quality(lists[labels], test.seen, test.relevant, of_split.als.top_n)
-            figures.setdefault(name, []).append(asdict(quality))
+            figures.setdefault(name, []).append(quality)
     for name, qualities in figures.items():
         yield _lists_line(name, qualities, width=24)
 

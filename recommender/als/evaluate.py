@@ -53,7 +53,7 @@ def evaluate_lists(
     return {
         "users": len(users),
         **quality_beside(own, popular, seen, relevant, n),
-        "random": asdict(ranking_quality(lists(*chance), seen, relevant, n)),
+        "random": ranking_quality(lists(*chance), seen, relevant, n),
     }
 
 

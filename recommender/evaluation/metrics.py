@@ -1,6 +1,6 @@
 """Metrics of predicted ratings and of recommendation lists, on plain arrays."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -63,28 +63,17 @@ def _rmse_mae(error: Floats) -> tuple[float, float]:
     return float(np.sqrt(np.mean(error**2))), float(np.mean(np.abs(error)))
 
 
-@dataclass(frozen=True)
-class RankingQuality:
-    """Quality of recommendation lists, as means over the test users."""
-
-    ndcg: float  # with gains of 0 or 1 (Jarvelin and Kekalainen, 2002)
-    ndcg_error: float | None  # its standard error, None for one user
-    recall: float  # listed share of the relevant items, of n at most
-    hit_rate: float  # share of users with a relevant item in the list
-    map: float  # mean average precision
-    coverage: float  # share of all items that are in any list
-    popularity: float  # share of test users who have seen a listed item
+RANKING = ("ndcg", "ndcg_error", "recall", "hit_rate", "map", "coverage", "popularity")
 
 
 def no_quality(reason: str) -> dict[str, Any]:
-    """Return the fields of :class:`RankingQuality` as None, and the ``reason``."""
-    return {**dict.fromkeys(field.name for field in fields(RankingQuality)), "reason": reason}
+    """Return the figures of `ranking_quality` as None, and the ``reason``."""
+    return {**dict.fromkeys(RANKING), "reason": reason}
 
 
 def ndcg_of_each(lists: Lists, seen: csr_array, relevant: csr_array, n: int) -> Floats:
     """Return the NDCG of each user, (users,); arguments as in `ranking_quality`."""
-    shown, rank = _shown(lists, seen, n)
-    hits = shown & _contains(relevant, lists)
+    _, hits, rank = _shown(lists, seen, relevant, n)
     discounts = 1 / np.log2(np.arange(2, n + 2))
     gain = np.where(hits, discounts[np.clip(rank, 0, n - 1)], 0).sum(axis=1)
     most_hits = np.minimum(np.diff(relevant.indptr), n)
@@ -100,7 +89,7 @@ def quality_beside(
     """
     truth = (seen, relevant, n)
     lift, error = _mean_and_error(ndcg_of_each(lists, *truth) - ndcg_of_each(popular, *truth))
-    own, baseline = (asdict(ranking_quality(each, *truth)) for each in (lists, popular))
+    own, baseline = (ranking_quality(each, *truth) for each in (lists, popular))
     return {"shown": n, **own, "lift": lift, "lift_error": error, "popular": baseline}
 
 
@@ -110,40 +99,45 @@ def _mean_and_error(values: Floats) -> tuple[float, float | None]:
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else None
 
 
-def ranking_quality(lists: Lists, seen: csr_array, relevant: csr_array, n: int) -> RankingQuality:
-    """Evaluate the first ``n`` unseen items of each user's list.
+def ranking_quality(
+    lists: Lists, seen: csr_array, relevant: csr_array, n: int
+) -> dict[str, float | None]:
+    """Evaluate the first ``n`` unseen items of each user's list, by means over the users.
 
     ``lists``, (users, length), hold items, the best first, each once, and -1 after the last.
     ``seen`` and ``relevant`` are (users, items); each user has a relevant item.
     """
-    shown, rank = _shown(lists, seen, n)
-    hits = shown & _contains(relevant, lists)
+    shown, hits, rank = _shown(lists, seen, relevant, n)
     most_hits = np.minimum(np.diff(relevant.indptr), n)
     # Precision at each hit: the number of hits down to it, divided by its rank.
     precision = np.where(hits, np.cumsum(hits, axis=1) / np.maximum(rank + 1, 1), 0).sum(axis=1)
     ndcg, ndcg_error = _mean_and_error(ndcg_of_each(lists, seen, relevant, n))
     seen_by = np.bincount(seen.indices, minlength=seen.shape[1]) / seen.shape[0]
-    return RankingQuality(
-        ndcg=ndcg,
-        ndcg_error=ndcg_error,
-        recall=float((hits.sum(axis=1) / most_hits).mean()),
-        hit_rate=float(hits.any(axis=1).mean()),
-        map=float((precision / most_hits).mean()),
-        coverage=len(np.unique(lists[shown])) / seen.shape[1],
-        popularity=float(seen_by[lists[shown]].mean()) if shown.any() else 0.0,
-    )
+    return {
+        "ndcg": ndcg,  # with gains of 0 or 1 (Jarvelin and Kekalainen, 2002)
+        "ndcg_error": ndcg_error,  # its standard error, None for one user
+        "recall": float((hits.sum(axis=1) / most_hits).mean()),  # of n relevant items at most
+        "hit_rate": float(hits.any(axis=1).mean()),  # share of users with a hit
+        "map": float((precision / most_hits).mean()),  # mean average precision
+        "coverage": len(np.unique(lists[shown])) / seen.shape[1],  # share of items in any list
+        # Share of test users who have seen a listed item.
+        "popularity": float(seen_by[lists[shown]].mean()) if shown.any() else 0.0,
+    }
 
 
 def hits(lists: Lists, seen: csr_array, relevant: csr_array, n: int) -> int:
     """Return how many relevant items the lists show; arguments are as in `ranking_quality`."""
-    return int((_shown(lists, seen, n)[0] & _contains(relevant, lists)).sum())
+    return int(_shown(lists, seen, relevant, n)[1].sum())
 
 
-def _shown(lists: Lists, seen: csr_array, n: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Return which entries of the lists are shown, and the rank of each among them, from 0."""
-    shown = (lists >= 0) & ~_contains(seen, lists)
-    rank = np.cumsum(shown, axis=1) - 1
-    return shown & (rank < n), rank
+def _shown(
+    lists: Lists, seen: csr_array, relevant: csr_array, n: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
+    """Return which entries of the lists are shown, which of these hit, and their rank from 0."""
+    unseen = (lists >= 0) & ~_contains(seen, lists)
+    rank = np.cumsum(unseen, axis=1) - 1
+    shown = unseen & (rank < n)
+    return shown, shown & _contains(relevant, lists), rank
 
 
 def _contains(matrix: csr_array, lists: Lists) -> NDArray[np.bool_]:
