@@ -51,12 +51,7 @@ log = logging.getLogger(__name__)
 
 
 def load(
-    name: str,
-    db: MongoDatabase,
-    settings: Settings,
-    options: FileOptions,
-    *,
-    replace: bool = False,
+    name: str, db: MongoDatabase, settings: Settings, options: FileOptions, *, replace: bool = False
 ) -> Report:
     """Load the reviews of a file, or stdin as ``-``, into ``Reviews`` of a database.
 

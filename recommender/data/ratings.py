@@ -1,7 +1,7 @@
 """Clean ratings as arrays: :func:`gather` makes :class:`Ratings` of cleaned blocks of rows."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -23,8 +23,8 @@ class CleaningReport:
     """Counts of the rows read, rejected and merged."""
 
     rows_read: int
-    rejected: dict[str, int]  # by the lower-case name of the `Rejection`
-    merged: int  # into another row of the same user and restaurant
+    rows_rejected: dict[str, int]  # by the lower-case name of the `Rejection`
+    rows_merged: int  # into another row of the same user and restaurant
     times_unknown: int  # of valid rows: missing, unreadable, before 1990 or in the future
 
 
@@ -94,7 +94,7 @@ def gather(table: pa.Table) -> Ratings:
     report = CleaningReport(table.num_rows, rejected, rows_merged, times_unknown)
     log.info(
         "%d reviews read; rejected: %s; merged: %d; of unknown time: %d",
-        *(report.rows_read, report.rejected or "none", report.merged, report.times_unknown),
+        *(table.num_rows, rejected or "none", rows_merged, times_unknown),
     )
     return Ratings(users, restaurants, *merged, report)
 
@@ -102,10 +102,7 @@ def gather(table: pa.Table) -> Ratings:
 def counts_of(ratings: Ratings) -> dict[str, Any]:
     """Return the counts of rows and ratings for the ledger."""
     return {
-        "rows_read": ratings.report.rows_read,
-        "rows_rejected": ratings.report.rejected,
-        "rows_merged": ratings.report.merged,
-        "times_unknown": ratings.report.times_unknown,
+        **asdict(ratings.report),
         "ratings": len(ratings),
         "users": len(ratings.users),
         "restaurants": len(ratings.restaurants),

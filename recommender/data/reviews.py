@@ -3,7 +3,6 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 import bson
@@ -27,6 +26,10 @@ from recommender.data.ratings import Ratings, gather
 COLLECTION = "Reviews"
 BATCH_ROWS = 10_000
 
+# Ids ``{"_id": value}`` from the first to before the second; None: no bound.
+IdRange = tuple[Document | None, Document | None]
+ALL_IDS: IdRange = (None, None)
+
 _SAMPLES_PER_RANGE = 100  # enough that the largest range is seldom twice the mean
 _ID_INDEX = "_id_"
 
@@ -34,14 +37,6 @@ _ID_INDEX = "_id_"
 def reviews_collection(db: MongoDatabase) -> MongoCollection[Document]:
     """Return ``Reviews``, decoded so that no value of a document stops the reading."""
     return source_of(db)[COLLECTION].with_options(codec_options=CODEC)
-
-
-@dataclass(frozen=True)
-class IdRange:
-    """A range of ids ``{"_id": value}`` from ``lower`` to before ``upper``; None: no bound."""
-
-    lower: Document | None = None
-    upper: Document | None = None
 
 
 def plan(settings: Settings, ranges: int, batch_rows: int = BATCH_ROWS) -> list[IdRange]:
@@ -55,13 +50,13 @@ def plan(settings: Settings, ranges: int, batch_rows: int = BATCH_ROWS) -> list[
         reviews = reviews_collection(database(client, settings))
         ranges = min(ranges, reviews.estimated_document_count() // batch_rows)
         if ranges < 2 or not _has_id_index(reviews):
-            return [IdRange()]
+            return [ALL_IDS]
         sample: Document = {"$sample": {"size": ranges * _SAMPLES_PER_RANGE}}
         ids = list(reviews.aggregate([sample, {"$project": {"_id": 1}}, {"$sort": {"_id": 1}}]))
     cuts = [ids[len(ids) * i // ranges] for i in range(1, ranges) if ids]
     # MinKey and MaxKey have ids on one side only.
     cuts = [cut for cut, _ in groupby(cuts) if not isinstance(cut["_id"], MinKey | MaxKey)]
-    return [IdRange(*ends) for ends in pairwise([None, *filter(can_be_sent, cuts), None])]
+    return list(pairwise([None, *filter(can_be_sent, cuts), None]))
 
 
 def can_be_sent(document: Document) -> bool:
@@ -82,20 +77,21 @@ def read(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the cleaned rows of a range in blocks of ``BLOCK_SCHEMA``."""
     projection = {"_id": 0} | dict.fromkeys(settings.reviews.fields, 1)
+    lower, upper = id_range
     with gc_paused(), connect(settings) as client, mongo_errors("reading Reviews"):
         reviews = reviews_collection(database(client, settings))
         cursor = reviews.find({}, projection, batch_size=batch_rows)
         # Unlike $gte and $lt, index bounds compare ids of all BSON types.
-        if id_range.lower or id_range.upper:
+        if lower or upper:
             cursor.hint(_ID_INDEX)
-        if id_range.lower:
-            cursor.min(list(id_range.lower.items()))
-        if id_range.upper:
-            cursor.max(list(id_range.upper.items()))
+        if lower:
+            cursor.min(list(lower.items()))
+        if upper:
+            cursor.max(list(upper.items()))
         while rows := cursor.to_list(batch_rows):
             yield clean_rows(rows, settings.reviews)
         # Without an upper bound MongoDB stops before MaxKey.
-        if id_range.lower and not id_range.upper:
+        if lower and not upper:
             last = reviews.find({"_id": MaxKey()}, projection).to_list()
             yield clean_rows(last, settings.reviews)
 
@@ -114,4 +110,4 @@ def gc_paused() -> Iterator[None]:
 
 def read_ratings(settings: Settings) -> Ratings:
     """Read all of Reviews in this process; raise `DataError` if it holds no valid row."""
-    return gather(pa.Table.from_batches(read(settings, IdRange()), schema=BLOCK_SCHEMA))
+    return gather(pa.Table.from_batches(read(settings, ALL_IDS), schema=BLOCK_SCHEMA))

@@ -50,7 +50,7 @@ class TestRatingsOfUser:
         )
         ratings = ratings_of_user(db, db_settings.reviews, "v")
         assert triples(ratings) == [("v", "a", 2.0), ("v", "b", 3.0)]
-        assert ratings.report.rejected == {"rating_out_of_range": 1}
+        assert ratings.report.rows_rejected == {"rating_out_of_range": 1}
 
     def test_malformed_values_in_users_do_not_stop_the_reading(
         self, db: MongoDatabase, db_settings: Settings
@@ -121,7 +121,7 @@ class TestRatingsFromRequest:
         ratings = ratings_from_request(db_settings.reviews, rated, set())
         assert [(item, rating) for _, item, rating in triples(ratings)] == [("a", 1.0), ("b", 4.5)]
         assert len(ratings.users) == 1
-        assert ratings.report.rejected == {"rating_missing": 1, "rating_out_of_range": 1}
+        assert ratings.report.rows_rejected == {"rating_missing": 1, "rating_out_of_range": 1}
 
     def test_without_a_valid_rating_it_is_an_error(self, db_settings: Settings) -> None:
         with pytest.raises(DataError):

@@ -103,7 +103,7 @@ def test_numbers_of_every_type_are_parsed() -> None:
 def test_a_row_counts_once_under_its_first_reason() -> None:
     ratings = gathered([(None, None, "x", None), (None, "r", 9, None), ("u", "r", 4, None)])
     assert ratings.report.rows_read == 3
-    assert ratings.report.rejected == {"user_missing": 2}
+    assert ratings.report.rows_rejected == {"user_missing": 2}
 
 
 def test_ids_of_three_types_are_three_users() -> None:
@@ -166,7 +166,7 @@ def test_the_latest_rating_is_kept_or_the_mean_without_times() -> None:
     for rows, expected in cases:
         ratings = gathered([*rows, ("u", "other", 1, None)])
         assert {i: r for _, i, r in triples(ratings)} == {"r": expected, "other": 1.0}
-        assert ratings.report.merged == len(rows) - 1
+        assert ratings.report.rows_merged == len(rows) - 1
 
 
 values = st.tuples(
@@ -253,4 +253,4 @@ def test_a_million_copies_of_one_rating_are_one() -> None:
         schema=BLOCK_SCHEMA,
     )
     ratings = gather(pa.Table.from_batches([block]))
-    assert (len(ratings), ratings.report.merged) == (1, copies - 1)
+    assert (len(ratings), ratings.report.rows_merged) == (1, copies - 1)

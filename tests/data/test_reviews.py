@@ -19,7 +19,7 @@ from recommender.core.settings import Settings
 from recommender.data.cleaning import BLOCK_SCHEMA
 from recommender.data.ids import decode_ids
 from recommender.data.ratings import Ratings, counts_of, gather
-from recommender.data.reviews import IdRange, plan, read, read_ratings
+from recommender.data.reviews import ALL_IDS, IdRange, plan, read, read_ratings
 
 REVIEW: Document = {"user_id": "u", "gmap_id": "g", "rating": 4}
 
@@ -88,7 +88,7 @@ class TestPlan:
         ids = [MinKey(), 1, MaxKey()]
         db["Reviews"].insert_many([{**REVIEW, "_id": _id, "user_id": f"{_id}"} for _id in ids])
         ranges = plan(db_settings, 3, batch_rows=1)
-        assert ranges == [IdRange(None, {"_id": 1}), IdRange({"_id": 1}, None)]
+        assert ranges == [(None, {"_id": 1}), ({"_id": 1}, None)]
         parts = [users_read(db_settings, id_range) for id_range in ranges]
         assert parts == [["MinKey()"], ["1", "MaxKey()"]]
 
@@ -102,12 +102,12 @@ class TestPlan:
     ) -> None:
         db["Reviews"].insert_many([dict(REVIEW) for _ in range(100)])
         assert len(plan(db_settings, 8, batch_rows=30)) == 3
-        assert plan(db_settings, 8, batch_rows=51) == [IdRange()]
+        assert plan(db_settings, 8, batch_rows=51) == [ALL_IDS]
 
     def test_an_empty_collection_is_one_range(
         self, db: MongoDatabase, db_settings: Settings
     ) -> None:
-        assert plan(db_settings, 8, batch_rows=10) == [IdRange()]
+        assert plan(db_settings, 8, batch_rows=10) == [ALL_IDS]
 
     def test_a_view_is_one_range_that_is_read(
         self, db: MongoDatabase, db_settings: Settings
@@ -116,7 +116,7 @@ class TestPlan:
         db.create_collection(
             "Reviews", viewOn="Source", pipeline=[{"$match": {"user_id": {"$ne": "u7"}}}]
         )
-        assert plan(db_settings, 8, batch_rows=10) == [IdRange()]
+        assert plan(db_settings, 8, batch_rows=10) == [ALL_IDS]
         assert len(read_ratings(db_settings)) == 99
 
     def test_an_unreachable_mongodb_is_an_error(self, db_settings: Settings) -> None:
@@ -155,7 +155,7 @@ class TestRead:
         self, db: MongoDatabase, db_settings: Settings
     ) -> None:
         db["Reviews"].insert_many([dict(REVIEW) for _ in range(25)])
-        blocks = list(read(db_settings, IdRange(), batch_rows=10))
+        blocks = list(read(db_settings, ALL_IDS, batch_rows=10))
         assert [block.num_rows for block in blocks] == [10, 10, 5]
         assert all(block.schema == BLOCK_SCHEMA for block in blocks)
 
@@ -202,10 +202,10 @@ class TestRead:
         ]
         raw = [RawBSONDocument(bson.encode({"_id": ObjectId(), **row})) for row in odd]
         db["Reviews"].insert_many([*raw, broken_utf8("user_id"), broken_utf8("text")])
-        ratings = gather(pa.Table.from_batches(read(db_settings, IdRange(), batch_rows=3)))
+        ratings = gather(pa.Table.from_batches(read(db_settings, ALL_IDS, batch_rows=3)))
         assert {user for user, *_ in triples(ratings)} == {"u", "v", "w", "text"}
         assert ratings.report.rows_read == 12
-        assert ratings.report.rejected == {
+        assert ratings.report.rows_rejected == {
             "user_missing": 2,
             "restaurant_missing": 1,
             "rating_missing": 1,
