@@ -17,7 +17,6 @@ from recommender.core.script import run_script
 from recommender.core.settings import Settings, load_settings, setting_fields
 from recommender.data.ratings import Ratings
 from recommender.data.reviews import read_ratings
-from recommender.demo.embedded_mongod import EmbeddedMongo
 from recommender.spark.session import spark_errors, spark_session
 from tests.mongods import MongodForTests
 from tests.support import QUICK_ALS, QUICK_JAVA, set_environment, write_tiny_city
@@ -41,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def mongo_uri() -> Iterator[str]:
     """A real mongod for this test process."""
-    with EmbeddedMongo() as mongo:
+    with MongodForTests() as mongo:
         yield mongo.uri
 
 

@@ -8,7 +8,6 @@ file is the guard's program, too: it imports the standard library alone, to star
 import contextlib
 import ctypes
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,8 +24,7 @@ class Guarded(subprocess.Popen[bytes]):
     """A child process under guard, in a session of its own: a terminal's Ctrl-C does not reach it.
 
     Its exit code is 128 + n if signal n ended it. After ``grace_seconds`` from SIGTERM, it and its
-    process group are killed. The guard removes the folder ``remove`` once it has stopped the child,
-    also for a killed parent. ``output`` takes the child's output and errors, else this process's.
+    process group are killed. ``output`` takes the child's output and errors, else this process's.
     """
 
     def __init__(
@@ -35,10 +33,9 @@ class Guarded(subprocess.Popen[bytes]):
         *,
         grace_seconds: float,
         env: Mapping[str, str] | None = None,
-        remove: Path | None = None,
         output: IO[bytes] | None = None,
     ) -> None:
-        guard = [sys.executable, "-I", "-S", __file__, str(grace_seconds), str(remove or "")]
+        guard = [sys.executable, "-I", "-S", __file__, str(grace_seconds)]
         super().__init__(
             [*guard, *map(str, command)],
             stdin=subprocess.PIPE,
@@ -61,10 +58,9 @@ class Guarded(subprocess.Popen[bytes]):
         self.stop()
 
 
-def _guard(grace_seconds: float, remove: str, command: Sequence[str]) -> int:
+def _guard(grace_seconds: float, command: Sequence[str]) -> int:
     """Run the child until it ends or the pipe on stdin does; return its exit code."""
     libc = ctypes.CDLL(None)
-    stopping = threading.Event()
 
     def die_with_the_guard() -> None:
         if sys.platform == "linux":
@@ -72,7 +68,6 @@ def _guard(grace_seconds: float, remove: str, command: Sequence[str]) -> int:
 
     def stop_when_stdin_ends() -> None:
         os.read(0, 1)
-        stopping.set()
         child.terminate()
         try:
             child.wait(grace_seconds)
@@ -91,10 +86,8 @@ def _guard(grace_seconds: float, remove: str, command: Sequence[str]) -> int:
     code = child.wait()
     with contextlib.suppress(ProcessLookupError):  # processes that the child left behind
         os.killpg(child.pid, signal.SIGKILL)
-    if remove and stopping.is_set():
-        shutil.rmtree(remove, ignore_errors=True)
     return code if code >= 0 else 128 - code
 
 
 if __name__ == "__main__":
-    raise SystemExit(_guard(float(sys.argv[1]), sys.argv[2], sys.argv[3:]))
+    raise SystemExit(_guard(float(sys.argv[1]), sys.argv[2:]))

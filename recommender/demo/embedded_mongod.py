@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -48,16 +47,13 @@ def find_mongod() -> Path:
 class EmbeddedMongo:
     """A mongod on the loopback address that ends with this process, even if that is killed.
 
-    Its data and log are in ``folder``, or else in a temporary folder that is removed at the end.
-    ``port`` 0 is a free one. ``cache_gb`` is the size of the storage engine's cache.
+    Its data and log are in ``folder``. ``port`` 0 is a free one. ``cache_gb`` is the size of the
+    storage engine's cache.
     """
 
-    def __init__(
-        self, folder: Path | None = None, *, port: int = 0, cache_gb: float = 0.25
-    ) -> None:
+    def __init__(self, folder: Path, *, port: int = 0, cache_gb: float = 0.25) -> None:
         self.port = port
-        self._is_temporary = folder is None
-        self._folder = (folder or Path(tempfile.mkdtemp(prefix="recommender-mongod-"))).resolve()
+        self._folder = folder.resolve()
         self._data, self._log = self._folder / "data", self._folder / "mongod.log"
         self._cache_gb = cache_gb
         self._process: Guarded | None = None
@@ -82,12 +78,8 @@ class EmbeddedMongo:
         try:
             with self._log.open("ab") as output:
                 log_begins = output.tell()
-                self._process = Guarded(
-                    self._command(find_mongod()),
-                    grace_seconds=_MONGOD_GRACE_SECONDS,
-                    remove=self._folder if self._is_temporary else None,
-                    output=output,
-                )
+                command, grace = self._command(find_mongod()), _MONGOD_GRACE_SECONDS
+                self._process = Guarded(command, grace_seconds=grace, output=output)
             self._wait_until_it_listens(self._process, log_begins)
         except BaseException:
             self.stop()
@@ -98,8 +90,6 @@ class EmbeddedMongo:
         """Stop it, if it runs, with its data on disk."""
         if self._process:
             self._process.stop()
-        if self._is_temporary:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self.start()

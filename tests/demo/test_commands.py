@@ -92,9 +92,8 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestEmbeddedMongo:
-    def test_answers_on_the_loopback_alone_and_leaves_nothing(self) -> None:
-        with EmbeddedMongo() as mongo:
-            folder = Path(mongo._folder)
+    def test_answers_on_the_loopback_alone_and_ends(self, tmp_path: Path) -> None:
+        with EmbeddedMongo(tmp_path) as mongo:
             with MongoClient[dict[str, object]](mongo.uri) as client:
                 client["x"]["y"].insert_one({"a": 1})
                 options = client.admin.command("getCmdLineOpts")["parsed"]
@@ -102,9 +101,7 @@ class TestEmbeddedMongo:
             listening = psutil.Process(pid).net_connections("tcp")
             assert {c.laddr.ip for c in listening if c.status == "LISTEN"} == {"127.0.0.1"}
             assert options["net"]["unixDomainSocket"]["enabled"] is False
-            assert folder.is_dir()
         assert is_gone(pid)
-        assert not folder.exists()
 
     def test_folder_given_keeps_the_data(self, tmp_path: Path) -> None:
         for expected in (0, 1):
@@ -143,11 +140,11 @@ class TestEmbeddedMongo:
             with MongoClient[dict[str, object]](mongo.uri) as client:
                 client.admin.command("ping")
 
-    def test_port_given_is_in_use(self) -> None:
+    def test_port_given_is_in_use(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(ConfigurationError, match=f"port {port} is in use"):
-                EmbeddedMongo(port=port).start()
+                EmbeddedMongo(tmp_path, port=port).start()
 
     def test_a_failed_start_names_the_reason_of_mongod(self, tmp_path: Path) -> None:
         (tmp_path / "data" / "mongod.lock").mkdir(parents=True)
@@ -158,7 +155,7 @@ class TestEmbeddedMongo:
     def test_a_failed_start_names_what_the_program_printed(self, tmp_path: Path) -> None:
         executable(tmp_path / "mongod", "#!/bin/sh\necho no libcrypto >&2\nexit 127\n")
         with pytest.raises(DatabaseUnavailableError, match=r": no libcrypto$"):
-            EmbeddedMongo().start()
+            EmbeddedMongo(tmp_path).start()
 
     @pytest.mark.usefixtures("no_mongod_on_path")
     def test_a_program_that_never_answers_is_stopped(
@@ -168,14 +165,13 @@ class TestEmbeddedMongo:
         program = f"#!/bin/sh\necho $$ > {pid_file}\nexec /bin/sleep 60\n"
         executable(tmp_path / "mongod", program)
         monkeypatch.setattr(embedded, "_START_SECONDS", 0.5)
-        mongo = EmbeddedMongo()
+        mongo = EmbeddedMongo(tmp_path)
         with pytest.raises(DatabaseUnavailableError, match=r"0\.5 s"):
             mongo.start()
         assert is_gone(int(pid_file.read_text()))
-        assert not mongo._folder.exists()
 
-    def test_outlives_the_thread_that_started_it(self) -> None:
-        mongo = EmbeddedMongo()
+    def test_outlives_the_thread_that_started_it(self, tmp_path: Path) -> None:
+        mongo = EmbeddedMongo(tmp_path)
         thread = threading.Thread(target=mongo.start)
         thread.start()
         thread.join()
@@ -188,19 +184,19 @@ class TestEmbeddedMongo:
     def test_dies_with_a_killed_parent(self, tmp_path: Path) -> None:
         with python(
             """
+            from pathlib import Path
             from recommender.demo.embedded_mongod import EmbeddedMongo
-            mongo = EmbeddedMongo().start()
-            print(mongo.pid, mongo._folder, flush=True)
+            mongo = EmbeddedMongo(Path()).start()
+            print(mongo.pid, flush=True)
             input()
             """,
             tmp_path,
         ) as parent:
             assert parent.stdout
-            pid, folder = parent.stdout.readline().split()
-            assert not is_gone(int(pid))
+            pid = int(parent.stdout.readline())
+            assert not is_gone(pid)
             parent.kill()
-        until(lambda: is_gone(int(pid)))
-        until(lambda: not Path(folder).exists())
+        until(lambda: is_gone(pid))
 
 
 def python(code: str, folder: Path) -> subprocess.Popen[str]:

@@ -27,7 +27,6 @@ from recommender.core.errors import (
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
 from recommender.core.signals import Cancelled
-from recommender.demo.embedded_mongod import EmbeddedMongo
 from recommender.publishing import staging
 from recommender.publishing.publish import publish
 from recommender.publishing.staging import staged
@@ -37,6 +36,7 @@ from recommender.runs.lease import LEASE_ID, Lease, holder
 from recommender.runs.ledger import Ledger
 from recommender.runs.run import side_run, training_run
 from recommender.runs.switch import sweep
+from tests.mongods import MongodForTests
 from tests.support import PROJECT, environment
 from tests.waiting import DEADLINE_SECONDS, until
 
@@ -441,7 +441,7 @@ def test_no_mongodb_at_the_start(db_settings: Settings) -> None:
 def test_an_outage_of_mongodb_does_not_hide_the_error(
     db_settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with EmbeddedMongo() as mongo:
+    with MongodForTests() as mongo:
         changes: dict[str, Any] = {
             "mongo_uri": SecretStr(f"{mongo.uri}?serverSelectionTimeoutMS=200")
         }
@@ -451,7 +451,7 @@ def test_an_outage_of_mongodb_does_not_hide_the_error(
     assert "the lease could not be released" in caplog.text
 
 
-def lose_mongodb_and_fail(settings: Settings, mongo: EmbeddedMongo) -> None:
+def lose_mongodb_and_fail(settings: Settings, mongo: MongodForTests) -> None:
     with training_run(settings):
         mongo.stop()
         raise DataError("the real reason")
@@ -460,7 +460,7 @@ def lose_mongodb_and_fail(settings: Settings, mongo: EmbeddedMongo) -> None:
 def test_an_outage_of_mongodb_at_the_end_is_no_failure(
     db_settings: Settings,
 ) -> None:
-    with EmbeddedMongo() as mongo:
+    with MongodForTests() as mongo:
         changes: dict[str, Any] = {
             "mongo_uri": SecretStr(f"{mongo.uri}?serverSelectionTimeoutMS=200")
         }
@@ -550,7 +550,7 @@ raise SystemExit(run_script(main))
 
 @pytest.mark.parametrize("when", ["training", "deferred"])
 def test_a_stop_while_mongodb_hangs_ends_after_the_grace(db_settings: Settings, when: str) -> None:
-    with EmbeddedMongo() as mongo:
+    with MongodForTests() as mongo:
         settings = db_settings.with_values({"mongo_uri": SecretStr(mongo.uri)})
         training = subprocess.Popen(
             [sys.executable, "-c", HUNG_STOP, when],

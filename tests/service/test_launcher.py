@@ -12,11 +12,11 @@ from pymongo.errors import AutoReconnect
 from recommender.core.errors import DatabaseUnavailableError
 from recommender.core.mongo import Document, MongoDatabase, connect, database
 from recommender.core.settings import Settings
-from recommender.demo.embedded_mongod import EmbeddedMongo
 from recommender.runs.lease import COLLECTION, LEASE_ID, holder
 from recommender.runs.ledger import OPEN_STATES, Ledger
 from recommender.service import launcher
 from recommender.service.launcher import Trainer
+from tests.mongods import MongodForTests
 from tests.support import PROJECT, set_environment
 from tests.waiting import until
 
@@ -115,7 +115,7 @@ def test_a_hung_mongodb_does_not_keep_the_service_from_stopping(
     db_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "_RECORD_SECONDS", 0.3)
-    with EmbeddedMongo() as mongo:
+    with MongodForTests() as mongo:
         settings = db_settings.with_values({"mongo_uri": mongo.uri, "stop_grace_seconds": 1})
         mongod = psutil.Process(mongo.pid)
         with connect(settings) as client:

@@ -19,9 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 import model
 from recommender.core.mongo import Document, MongoDatabase, connect, database
 from recommender.core.settings import Settings
-from recommender.demo.embedded_mongod import EmbeddedMongo
 from recommender.service.routes_metrics import LedgerMetrics
 from recommender.service.schedule import Schedule
+from tests.mongods import MongodForTests
 from tests.support import PROJECT, set_environment
 from tests.waiting import until
 
@@ -111,7 +111,7 @@ def test_requests_are_counted_by_route_and_not_by_path(client: TestClient) -> No
 def test_without_mongodb_the_last_values_are_shown_as_stale_and_no_call_waits(
     db_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with EmbeddedMongo() as mongo:
+    with MongodForTests() as mongo:
         settings = db_settings.with_values({"mongo_uri": mongo.uri})
         set_environment(monkeypatch, settings)
         mongod = psutil.Process(mongo.pid)
