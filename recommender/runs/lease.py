@@ -107,11 +107,6 @@ def abandoned(db: MongoDatabase) -> Document | None:
     return _held(db, {"$expr": {"$lt": ["$expires_at", _NOW]}})
 
 
-def last_holder(db: MongoDatabase) -> Document | None:
-    """Return the lease if it was not released, expired or not."""
-    return _held(db, {})
-
-
 def holder(db: MongoDatabase) -> Document | None:
     """Return the lease of the run that holds it now, or None."""
     return _held(db, {"$expr": {"$gte": ["$expires_at", _NOW]}})

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from recommender.core.errors import LeaseHeldError
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
-from recommender.runs.lease import Lease, abandoned, last_holder
+from recommender.runs.lease import Lease, abandoned, holder
 from recommender.runs.ledger import Ledger
 from recommender.runs.switch import sweep
 from recommender.service.schedule import steady_seconds
@@ -51,7 +51,7 @@ class Recovery:
         """Return the lease or run that may be dead, and the seconds after which it is."""
         if expired := abandoned(self._db):
             return expired, self._lease_seconds
-        if held := last_holder(self._db):
+        if held := holder(self._db):
             return held, 2 * self._lease_seconds
         run_id = Ledger(self._db).open_run()
         return ({"run_id": run_id}, self._lease_seconds) if run_id else None
