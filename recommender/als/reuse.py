@@ -4,7 +4,6 @@ import datetime
 import logging
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from recommender.als.bias import BiasDamping, choose_damping
 from recommender.als.choose_alpha import PreferenceParameters, choose_preference_parameters
@@ -84,29 +83,22 @@ def parameters_of(
     """Return the parameters of a ledger entry, None if invalid, old or unsuitable."""
     try:
         document, theirs, ours = entry["chosen"], entry["settings"], settings.public()
+        weights, confidence = document["weights"], document["confidence"]
+        positive = [weights[name] for name in ("user", "restaurant")]
+        positive += [confidence[name] for name in ("alpha", "reg_param", "rank")]
+        valid = all(0 < value < math.inf for value in positive)
+        valid &= isinstance(confidence["rank"], int)
+        valid &= 0 <= confidence["embedding_weight"] < math.inf
         chosen = ChosenParameters(
-            BiasDamping(**_positive(document["weights"], "user", "restaurant")),
-            PreferenceParameters(
-                **_positive(document["confidence"], "alpha", "reg_param", "rank"),
-                embedding_weight=document["confidence"]["embedding_weight"],
-            ),
+            BiasDamping(**weights),
+            PreferenceParameters(**confidence),
             at=document["at"],
             from_run=document["from_run"] or entry["run_id"],
             ratings=document["ratings"],
         )
-        valid = isinstance(chosen.preference.rank, int)
-        valid &= 0 <= chosen.preference.embedding_weight < math.inf
         same = all(theirs[name] == ours[name] for name in _DECIDED_BY)
         alike = abs(ratings - document["ratings"]) < _MOST_CHANGE * document["ratings"]
         recent = abs(at - document["at"]) < _MOST_AGE
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
     return chosen if valid and same and alike and recent else None
-
-
-def _positive(document: Document, *names: str) -> dict[str, Any]:
-    """Return the named fields; ValueError if one is not a finite number above 0."""
-    values = {name: document[name] for name in names}
-    if not all(0 < value < math.inf for value in values.values()):
-        raise ValueError(f"expected finite numbers above 0, found {values}")
-    return values
