@@ -27,15 +27,7 @@ from recommender.core.settings import Settings
 from recommender.core.signals import Cancelled, TimedOut, stop_main_thread, time_limit
 from recommender.core.terminal import progress
 from recommender.runs.lease import Lease
-from recommender.runs.ledger import (
-    OPEN_STATES,
-    RUN_ID,
-    Kind,
-    Ledger,
-    State,
-    new_run_id,
-    now,
-)
+from recommender.runs.ledger import OPEN_STATES, RUN_ID, Kind, Ledger, State, new_run_id, now
 from recommender.runs.log_file import run_log
 from recommender.runs.switch import published_runs, stages_of, sweep
 
