@@ -119,21 +119,17 @@ class Ledger:
         fields = dict.fromkeys(without, 0)
         return list(self._runs.find(wanted, fields).sort("_id", DESCENDING).limit(limit))
 
-    def prune(self, kept: int, published: Iterable[str]) -> None:
-        """Delete all but the latest ``kept`` ended runs and the published ones."""
-        old = {"_id": {"$lt": self._oldest(kept), "$nin": list(published)}}
-        self._runs.delete_many({**_ENDED, **old})
+    def prune(self, kept: int, published: Iterable[str], run_ids: Iterable[str]) -> set[str]:
+        """Delete all but the latest ``kept`` ended runs and the published ones.
 
-    def pruned(self, kept: int, run_ids: Iterable[str]) -> set[str]:
-        """Return the run ids that were pruned, by this process or another."""
-        oldest = self._oldest(kept)
+        Return which of ``run_ids`` were pruned, now or before, by this process or another.
+        """
+        latest = self._runs.find(_ENDED, {"_id": 1}).sort("_id", DESCENDING).skip(kept - 1)
+        oldest = str(next(latest.limit(1), {"_id": ""})["_id"])
+        before: Document = {"_id": {"$lt": oldest, "$nin": list(published)}}
+        self._runs.delete_many({**_ENDED, **before})
         old = {run_id for run_id in run_ids if run_id < oldest}
         return old - {run["_id"] for run in self._runs.find({"_id": {"$in": list(old)}}, {})}
-
-    def _oldest(self, kept: int) -> str:
-        """Return the id of the oldest among the latest ``kept`` ended runs."""
-        latest = self._runs.find(_ENDED, {"_id": 1}).sort("_id", DESCENDING).skip(kept - 1)
-        return str(next(latest.limit(1), {"_id": ""})["_id"])
 
 
 def _begun(

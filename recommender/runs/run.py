@@ -264,11 +264,10 @@ def _close(settings: Settings, close: _Close, error: BaseException | None) -> No
 
 def _prune(db: MongoDatabase, settings: Settings) -> None:
     """Delete old runs, and the logs here of runs that this process or another has deleted."""
-    ledger, kept = Ledger(db), settings.schedule.runs_kept
-    ledger.prune(kept, published_runs(db))
     # Paths come from the folder, never from the database.
     logs = {path.stem: path for path in settings.log_dir.glob("*.log")}
-    for run_id in ledger.pruned(kept, filter(RUN_ID.fullmatch, logs)):
+    kept, here = settings.schedule.runs_kept, filter(RUN_ID.fullmatch, logs)
+    for run_id in Ledger(db).prune(kept, published_runs(db), here):
         with suppress(OSError):
             logs[run_id].unlink(missing_ok=True)
 

@@ -141,22 +141,22 @@ def test_prune_keeps_the_published_runs(db: MongoDatabase, ledger: Ledger) -> No
         put(db, f"run-{number}", "failed")
     put(db, "run-0", "succeeded")
     for _ in range(2):
-        ledger.prune(2, ["run-0", "run-4"])
+        ledger.prune(2, ["run-0", "run-4"], [])
         assert ids(db) == ["run-0", "run-3", "run-4"]
-    ledger.prune(9, [])
+    ledger.prune(9, [], [])
     assert len(ids(db)) == 3
 
 
 def test_a_missing_run_was_pruned_if_enough_newer_ones_ended(
     db: MongoDatabase, ledger: Ledger
 ) -> None:
-    assert ledger.pruned(1, ["run-1"]) == set()
+    assert ledger.prune(1, [], ["run-1"]) == set()
     put(db, "run-1", "succeeded")
     for number in (4, 5):
         put(db, f"run-{number}", "failed")
     run_ids = [f"run-{number}" for number in range(9)]
-    assert ledger.pruned(2, run_ids) == {"run-0", "run-2", "run-3"}
-    assert ledger.pruned(4, run_ids) == set()
+    assert ledger.prune(2, ["run-1"], run_ids) == {"run-0", "run-2", "run-3"}
+    assert ledger.prune(4, [], run_ids) == set()
 
 
 def test_prune_ignores_open_runs(db: MongoDatabase, ledger: Ledger) -> None:
@@ -165,5 +165,5 @@ def test_prune_ignores_open_runs(db: MongoDatabase, ledger: Ledger) -> None:
     put(db, "run-3", "failed")
     put(db, "run-4", "succeeded")
     put(db, "run-5", "running")
-    ledger.prune(1, [])
+    ledger.prune(1, [], [])
     assert ids(db) == ["run-1", "run-2", "run-4", "run-5"]
