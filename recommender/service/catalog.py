@@ -141,7 +141,10 @@ class Catalog:
                 or served.model is not model
                 or now - served.loaded_at > _NAMES_SECONDS
             ):
-                keys = _keys(factors, model)
+                known = [factors.restaurants] if factors else []
+                known += [model.columns] if model else []
+                # The most rated ones first.
+                keys = list(dict.fromkeys(key for part in known for key in part.to_pylist()))
                 ids = [decode_id(key) for key in keys]
                 names = RestaurantNames(ids, restaurant_names(self._db, ids))
                 self._served = served = Served(factors, model, names, frozenset(keys))
@@ -198,13 +201,6 @@ class Catalog:
         document: Document | None = self._recommendations.find_one({"user_id": {"$in": ids}})
         valid = document and isinstance(document.get("recommendations"), list)
         return document if valid else None
-
-
-def _keys(factors: PublishedFactors | None, model: PublishedModel | None) -> list[str]:
-    """Return the keys of the known restaurants, the most rated ones first."""
-    parts = [factors.restaurants] if factors else []
-    parts += [model.columns] if model else []
-    return list(dict.fromkeys(key for part in parts for key in part.to_pylist()))
 
 
 def _is_valid(entry: Any) -> bool:
