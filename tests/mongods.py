@@ -42,6 +42,11 @@ class MongodForTests(EmbeddedMongo):
         """Its URI, for ``MONGO_URI``."""
         return super().uri + (f"?replicaSet={_REPLICA_SET}" if self._replica_set else "")
 
+    @property
+    def pid(self) -> int:
+        """The mongod's process id."""
+        return int((self._data / "mongod.lock").read_text())
+
     def start(self) -> Self:
         """Start it and wait until it answers, as primary in a replica set."""
         super().start()

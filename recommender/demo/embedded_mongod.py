@@ -63,11 +63,6 @@ class EmbeddedMongo:
         """Its URI, for ``MONGO_URI``."""
         return f"mongodb://{LOOPBACK}:{self.port}/"
 
-    @property
-    def pid(self) -> int:
-        """The mongod's process id."""
-        return int((self._data / "mongod.lock").read_text())
-
     def start(self) -> Self:
         """Start it and wait until it answers.
 

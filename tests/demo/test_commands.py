@@ -93,7 +93,7 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestEmbeddedMongo:
     def test_answers_on_the_loopback_alone_and_ends(self, tmp_path: Path) -> None:
-        with EmbeddedMongo(tmp_path) as mongo:
+        with MongodForTests(tmp_path) as mongo:
             with MongoClient[dict[str, object]](mongo.uri) as client:
                 client["x"]["y"].insert_one({"a": 1})
                 options = client.admin.command("getCmdLineOpts")["parsed"]
@@ -185,8 +185,8 @@ class TestEmbeddedMongo:
         with python(
             """
             from pathlib import Path
-            from recommender.demo.embedded_mongod import EmbeddedMongo
-            mongo = EmbeddedMongo(Path()).start()
+            from tests.mongods import MongodForTests
+            mongo = MongodForTests(Path()).start()
             print(mongo.pid, flush=True)
             input()
             """,
