@@ -32,7 +32,7 @@ Score: TypeAlias = Callable[[NDArray[np.int64]], Floats]
 Fitted = TypeVar("Fitted")
 
 _DAMPING = 5.0
-_EASE_LAMBDA = 50.0
+_EASE_LAMBDAS = (10.0, 50.0, 200.0, 1_000.0)  # the best one, in hindsight, is a tuned EASE
 _MOST_RESTAURANTS = 20_000
 _RANK = 64
 
@@ -130,10 +130,10 @@ def _own_ranking(spark: SparkSession, train: Ratings, settings: Settings) -> Sco
     return lambda users: preferences.user_factors(csr_array(confidence[users])) @ items.T
 
 
-def _ease(train: Ratings, settings: Settings) -> Score:
-    """Fit EASE (Steck, 2019), lambda 50, to the ratings as 0 or 1."""
+def _ease(regularisation: float, train: Ratings, settings: Settings) -> Score:
+    """Fit EASE (Steck, 2019) to the ratings as 0 or 1."""
     rated = _rated(train)
-    inverse = np.linalg.inv((rated.T @ rated).toarray() + _EASE_LAMBDA * np.eye(rated.shape[1]))
+    inverse = np.linalg.inv((rated.T @ rated).toarray() + regularisation * np.eye(rated.shape[1]))
     weights = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0)
     return lambda users: np.asarray(rated[users] @ weights)
@@ -201,7 +201,10 @@ PLAIN_RATING: tuple[Method[Predict], ...] = (
 PLAIN_RANKING: tuple[Method[Score], ...] = (
     Method("random", _random),
     Method("popular", _popular),
-    Method("EASE", _ease, most_restaurants=_MOST_RESTAURANTS),
+    *(
+        Method(f"EASE, lambda {value:g}", partial(_ease, value), most_restaurants=_MOST_RESTAURANTS)
+        for value in _EASE_LAMBDAS
+    ),
 )
 
 

@@ -15,8 +15,9 @@ from recommender.core import mongo_collections as names
 from recommender.core.errors import DataError
 from recommender.core.logs import one_line
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
-from recommender.data.ids import CODEC, KeyIndex, Rejection, encode_id, keys_of
+from recommender.data.ids import CODEC, KeyIndex, encode_id, keys_of
 from recommender.data.ratings import Ratings
+from recommender.data.rejection import Rejection
 
 _READS = 3
 _REQUIRED = (names.COLUMNS_ID, names.CENTROIDS_ID, names.CLUSTERS_ID)

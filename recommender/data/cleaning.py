@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from recommender.core.mongo import Document
 from recommender.core.settings import ReviewsSettings
-from recommender.data.ids import MAX_ID_BYTES, Rejection, as_decimal, encode_id
+from recommender.data.ids import MAX_ID_BYTES, as_decimal, encode_id
+from recommender.data.rejection import Rejection
 from recommender.data.times import parse_times
 
 BLOCK_SCHEMA = pa.schema(

@@ -1,8 +1,7 @@
-"""Keys of user and restaurant ids: a string for an id of any BSON type, or why it is rejected."""
+"""Keys of user and restaurant ids: a string for an id of any BSON type."""
 
 from collections.abc import Iterable
 from decimal import Decimal
-from enum import IntEnum
 from typing import Any
 
 import bson
@@ -13,6 +12,8 @@ from bson import Binary, DatetimeMS, Decimal128, ObjectId, Timestamp
 from bson.codec_options import CodecOptions, DatetimeConversion
 from numpy.typing import NDArray
 
+from recommender.data.rejection import Rejection
+
 MAX_ID_BYTES = 1024
 # Dates outside Python's years 1 to 9999 and broken UTF-8 must not stop the reading of the rest.
 CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
@@ -20,20 +21,6 @@ CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     unicode_decode_error_handler="surrogateescape",
 )
 _ID_TYPES = int | float | Decimal128 | ObjectId | bytes | Binary | DatetimeMS | Timestamp
-
-
-class Rejection(IntEnum):
-    """Reasons to reject a row; a row counts once, under the first that applies."""
-
-    NONE = 0
-    USER_MISSING = 1
-    RESTAURANT_MISSING = 2
-    RATING_MISSING = 3
-    ID_TOO_LONG = 4
-    ID_UNUSABLE = 5
-    RATING_NOT_A_NUMBER = 6
-    RATING_NOT_FINITE = 7
-    RATING_OUT_OF_RANGE = 8
 
 
 def encode_id(value: Any) -> str | Rejection:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from recommender.core.errors import DataError
-from recommender.data.ids import KeyIndex, Rejection, decode_ids, same_number_same_key
+from recommender.data.ids import KeyIndex, decode_ids, same_number_same_key
+from recommender.data.rejection import Rejection
 from recommender.data.times import is_implausible
 
 log = logging.getLogger(__name__)

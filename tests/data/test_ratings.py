@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from recommender.core.errors import DataError
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
-from recommender.data.ids import Rejection, decode_id, decode_ids, encode_id
+from recommender.data.ids import decode_id, decode_ids, encode_id
 from recommender.data.ratings import Ratings, gather, rating_shift, reader_shift
+from recommender.data.rejection import Rejection
 
 Row = tuple[Any, Any, Any, Any]
 
