@@ -45,10 +45,7 @@ _JVM_LAST_WORDS_SECONDS = 1.0
 # between two checkpoints; this holds 60. Only the used part is allocated.
 _STACK = "-Xss4m"
 # Each with the pattern of an option set by hand, which stays; Java starts with one collector only.
-_JAVA_OPTIONS = {
-    _STACK: r"-Xss|-XX:ThreadStackSize=",
-    "-XX:+UseParallelGC": r"-XX:\+Use\w+GC\b",
-}
+_JAVA_OPTIONS = {_STACK: r"-Xss|-XX:ThreadStackSize=", "-XX:+UseParallelGC": r"-XX:\+Use\w+GC\b"}
 _NO_SPACE = "No space left on device"  # in the text of Java's errors
 _NO_SPACE_ADVICE = "no space is left for Spark's files; set WORK_DIR elsewhere"
 # Variables of Spark's scripts, which another Spark on the machine may have left behind.
