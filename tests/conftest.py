@@ -11,6 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 import als_training
+from recommender.als import choose_alpha
 from recommender.als.tuning import cli as searching
 from recommender.core.mongo import MongoDatabase, connect, database
 from recommender.core.script import run_script
@@ -63,7 +64,7 @@ def db_settings(mongo_uri: str, clean_environment: Path) -> Settings:
 
 
 @pytest.fixture
-def quick_settings(db_settings: Settings) -> Settings:
+def quick_settings(db_settings: Settings, quick_choice: None) -> Settings:
     """``db_settings`` for fits of which only the form is looked at."""
     return db_settings.with_values(QUICK_ALS)
 
@@ -130,8 +131,17 @@ def run_here(db_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable
 
 
 @pytest.fixture
+def quick_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choose alpha on each user once, as on large data."""
+    monkeypatch.setattr(choose_alpha, "_REPEATS", 1)
+
+
+@pytest.fixture
 def train_here(
-    run_here: Callable[..., int], spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+    run_here: Callable[..., int],
+    spark: SparkSession,
+    quick_choice: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., int]:
     """Run a script in this process, to its exit code, with the tests' Spark."""
 
