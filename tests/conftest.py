@@ -19,7 +19,7 @@ from recommender.core.settings import Settings, load_settings, setting_fields
 from recommender.data.ratings import Ratings
 from recommender.data.reviews import read_ratings
 from recommender.spark.session import spark_errors, spark_session
-from tests.mongods import MongodForTests
+from tests.mongods import shared_mongod
 from tests.support import QUICK_ALS, QUICK_JAVA, set_environment, write_tiny_city
 
 _FOREIGN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")
@@ -41,8 +41,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def mongo_uri() -> Iterator[str]:
     """A real mongod for this test process."""
-    with MongodForTests() as mongo:
-        yield mongo.uri
+    with shared_mongod() as uri:
+        yield uri
 
 
 @pytest.fixture
@@ -169,8 +169,8 @@ def city(tiny_city: None, db_settings: Settings) -> Ratings:
 @pytest.fixture(scope="session")
 def replica_set_uri() -> Iterator[str]:
     """A real mongod that is the primary of a replica set of one."""
-    with MongodForTests(replica_set=True) as mongo:
-        yield mongo.uri
+    with shared_mongod(replica_set=True) as uri:
+        yield uri
 
 
 @pytest.fixture

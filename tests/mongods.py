@@ -2,8 +2,10 @@
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Self
 
 from pymongo import MongoClient
@@ -16,6 +18,8 @@ from recommender.demo.embedded_mongod import EmbeddedMongo
 _REPLICA_SET = "rs0"
 _ALREADY_INITIATED = 23
 _PRIMARY_SECONDS = 60.0
+_MEMORY = Path("/dev/shm")
+_ENOUGH_BYTES = 2 * 2**30
 
 
 class MongodForTests(EmbeddedMongo):
@@ -57,7 +61,7 @@ class MongodForTests(EmbeddedMongo):
     def _command(self, program: Path) -> list[str]:
         if not self._replica_set:
             return super()._command(program)
-        options = ["--replSet", _REPLICA_SET, "--oplogSize", "64"]
+        options = ["--replSet", _REPLICA_SET, "--oplogSize", "64", "--journalCommitInterval", "10"]
         # A primary would wait for another member to take over; here it is the only one.
         options += ["--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"]
         return [*super()._command(program), *options]
@@ -79,3 +83,13 @@ class MongodForTests(EmbeddedMongo):
             while not client.admin.command("hello")["isWritablePrimary"]:
                 assert time.monotonic() < deadline, "mongod did not become primary"
                 time.sleep(0.02)
+
+
+@contextmanager
+def shared_mongod(*, replica_set: bool = False) -> Iterator[str]:
+    """Run a mongod for many tests, in memory if there is room; give its URI."""
+    has_room = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ENOUGH_BYTES
+    place = _MEMORY if has_room else None  # in memory, its journal waits for no disk
+    with TemporaryDirectory(prefix="recommender-mongod-", dir=place) as folder:
+        with MongodForTests(Path(folder), replica_set=replica_set) as mongo:
+            yield mongo.uri
