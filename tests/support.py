@@ -32,7 +32,10 @@ from recommender.demo.synthetic_city import City, write_city
 
 PROJECT = Path(__file__).parent.parent
 # Quick to start rather than quick in the long run.
-QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+QUICK_JAVA = (
+    "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    " -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
+)
 # Enough to fit something, where it does not matter how well.
 QUICK_ALS = {"als_preference_rank": 16, "als_max_iter": 2}
 TINY_CITY = City(users=300, restaurants=60, reviews=2_000, seed=3, tastes=4)

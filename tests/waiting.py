@@ -17,7 +17,7 @@ def until(condition: Callable[[], T], seconds: float = DEADLINE_SECONDS) -> T:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+        time.sleep(0.03)
     return found
 
 
