@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from recommender.publishing.staging import staged
 from recommender.runs.run import training_run
 from tests.support import scores_of
 
+Fitted = Callable[[str], tuple[Model, Settings]]
 StageLists = Callable[..., dict[Any, Document]]
 
 
@@ -55,10 +57,27 @@ def stage_lists(
     return documents_of
 
 
-def fitted(spark: SparkSession, city: Ratings, settings: Settings) -> Model:
-    damping = damping_for(None, city, settings)
-    chosen = choose_parameters(city, settings, damping, len(city))
-    return fitting.fit(spark, city, settings, chosen)
+@pytest.fixture(scope="module")
+def models() -> dict[str, Model]:
+    """Models of the city by objective, for :func:`fitted`."""
+    return {}
+
+
+@pytest.fixture
+def fitted(
+    spark: SparkSession, city: Ratings, quick_settings: Settings, models: dict[str, Model]
+) -> Fitted:
+    """Return a function that gives an objective's own copy of a model, and its settings."""
+
+    def model_of(objective: str) -> tuple[Model, Settings]:
+        settings = quick_settings.with_values({"als_objective": objective})
+        if objective not in models:
+            damping = damping_for(None, city, settings)
+            chosen = choose_parameters(city, settings, damping, len(city))
+            models[objective] = fitting.fit(spark, city, settings, chosen)
+        return deepcopy(models[objective]), settings
+
+    return model_of
 
 
 def test_the_blocks_together_are_all_users(city: Ratings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,14 +105,9 @@ def test_the_blocks_together_are_all_users(city: Ratings, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("objective", ["rating", "preference"])
 def test_every_user_gets_the_best_unrated_restaurants(
-    spark: SparkSession,
-    city: Ratings,
-    quick_settings: Settings,
-    stage_lists: StageLists,
-    objective: str,
+    city: Ratings, fitted: Fitted, stage_lists: StageLists, objective: str
 ) -> None:
-    settings = quick_settings.with_values({"als_objective": objective})
-    model = fitted(spark, city, settings)
+    model, settings = fitted(objective)
     scores = scores_of(model, city, settings)
     scores[city.user, city.restaurant] = -np.inf
     documents = stage_lists(model, settings, times=2)  # Spark may run a block twice
@@ -113,10 +127,11 @@ def test_every_user_gets_the_best_unrated_restaurants(
 
 
 def test_by_rating_the_lists_are_those_of_sparks_als_without_rated_ones(
-    spark: SparkSession, city: Ratings, db_settings: Settings, stage_lists: StageLists
+    spark: SparkSession, city: Ratings, fitted: Fitted, stage_lists: StageLists
 ) -> None:
-    """The seed configuration to the letter, by Spark's own ``recommendForAllUsers``."""
-    als = ALS(rank=10, maxIter=10, regParam=0.1, coldStartStrategy="drop", seed=db_settings.seed)
+    """The seed configuration but for its iterations, by Spark's own ``recommendForAllUsers``."""
+    fit, settings = fitted("rating")
+    als = ALS(rank=10, maxIter=2, regParam=0.1, coldStartStrategy="drop", seed=settings.seed)
     als = als.setUserCol("user").setItemCol("restaurant").setNumBlocks(2)
     columns = [city.user, city.restaurant, city.rating.astype(np.float32)]
     table = pa.table(columns, names=["user", "restaurant", "rating"])
@@ -131,8 +146,7 @@ def test_by_rating_the_lists_are_those_of_sparks_als_without_rated_ones(
         }
         for row in rows
     }
-    settings = db_settings.with_values({"als_objective": "rating"})
-    documents = stage_lists(fitted(spark, city, settings), settings)
+    documents = stage_lists(fit, settings)
     number = {gmap_id: i for i, gmap_id in enumerate(decode_ids(city.restaurants))}
     assert len(expected) == len(documents) == len(city.users)
     for user, user_id in enumerate(decode_ids(city.users)):
@@ -144,18 +158,13 @@ def test_by_rating_the_lists_are_those_of_sparks_als_without_rated_ones(
 
 
 def test_by_rating_newcomers_get_the_most_popular_ones(
-    spark: SparkSession,
-    city: Ratings,
-    db: MongoDatabase,
-    quick_settings: Settings,
-    stage_lists: StageLists,
+    city: Ratings, db: MongoDatabase, fitted: Fitted, stage_lists: StageLists
 ) -> None:
-    settings = quick_settings.with_values({"als_objective": "rating"})
+    model, settings = fitted("rating")
     popularity = popularity_of(city, settings.reviews)
     best = [decode_ids(city.restaurants)[i] for i in np.argsort(-popularity, kind="stable")]
     rating = {"gmap_id": best[0], "rating": 5}
     db["Users"].insert_many([{"user_id": "rated", "ratings": [rating]}, {"user_id": "blank"}])
-    model = fitting.fit(spark, city, settings, None)
     known = scores_of(model, city, settings)
     lists = {user: d["recommendations"] for user, d in stage_lists(model, settings).items()}
     assert len(lists) == len(city.users) + 2
@@ -168,15 +177,9 @@ def test_by_rating_newcomers_get_the_most_popular_ones(
 
 @pytest.mark.parametrize("objective", ["rating", "preference"])
 def test_one_factor_that_is_not_finite_rejects_the_model(
-    spark: SparkSession,
-    city: Ratings,
-    db: MongoDatabase,
-    quick_settings: Settings,
-    stage_lists: StageLists,
-    objective: str,
+    db: MongoDatabase, fitted: Fitted, stage_lists: StageLists, objective: str
 ) -> None:
-    settings = quick_settings.with_values({"als_objective": objective})
-    model = fitted(spark, city, settings)
+    model, settings = fitted(objective)
     if model.preferences is None:
         model.rating.user_factors[7] = np.inf
     else:
