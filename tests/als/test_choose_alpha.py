@@ -33,6 +33,7 @@ def dense(seed: int) -> Ratings:
     )
 
 
+@pytest.mark.usefixtures("quick_choice")
 def test_parameters_of_the_settings_are_kept(quick: Settings) -> None:
     by_hand = quick.with_values({"als_alpha": 5.0})
     chosen = choose_preference_parameters(dense(1), by_hand)

@@ -37,9 +37,9 @@ def checkerboard() -> Ratings:
 
 @pytest.mark.parametrize("objective", ["rating", "preference"])
 def test_als_learns_a_checkerboard(
-    spark: SparkSession, db_settings: Settings, objective: str
+    spark: SparkSession, quick_settings: Settings, objective: str
 ) -> None:
-    settings = db_settings.with_values({"als_objective": objective})
+    settings = quick_settings.with_values({"als_objective": objective})
     train, test = split(checkerboard(), settings)
     model = fitting.fit_rating(
         spark, train, settings, None if objective == "rating" else BiasDamping()
@@ -53,11 +53,11 @@ def test_als_learns_a_checkerboard(
 
 @pytest.mark.parametrize(("low", "high", "step"), [(0, 2, 1), (1, 10, 1), (0.5, 5, 0.5)])
 def test_both_fits_learn_on_any_scale(
-    spark: SparkSession, db_settings: Settings, low: float, high: float, step: float
+    spark: SparkSession, quick_settings: Settings, low: float, high: float, step: float
 ) -> None:
     """Users rate restaurants of their colour, and rate those of their quarter highly."""
     bounds = {"rating_min": low, "rating_max": high}
-    settings = db_settings.with_values(bounds)
+    settings = quick_settings.with_values(bounds)
     pairs = [(i, j) for i in range(40) for j in range(32) if (i + j) % 2 and (i + 3 * j) % 5]
     rows = [(f"u{i:02}", f"r{j:02}", high if (i + j) % 4 == 1 else low + step) for i, j in pairs]
     ratings = ratings_of(rows, **bounds)
@@ -94,14 +94,14 @@ def test_ratings_of_unknown_users_are_cold(spark: SparkSession, quick_settings: 
 
 
 def test_preferences_do_not_depend_on_the_height_of_ratings(
-    spark: SparkSession, db_settings: Settings
+    spark: SparkSession, quick_settings: Settings
 ) -> None:
     """Users rate restaurants of their colour, with 1 to 5 in turn."""
     pairs = [(i, j) for i in range(30) for j in range(20) if (i + j) % 2 and (i + 3 * j) % 5]
     ratings = ratings_of([(f"u{i:02}", f"r{j:02}", 1 + (i + j) % 5) for i, j in pairs])
-    model = fitting.fit(spark, ratings, db_settings, CHOSEN)
+    model = fitting.fit(spark, ratings, quick_settings, CHOSEN)
     own_colour = np.add.outer(np.arange(30), np.arange(20)) % 2 == 1
-    scores = scores_of(model, ratings, db_settings)
+    scores = scores_of(model, ratings, quick_settings)
     assert roc_auc_score(own_colour.ravel(), scores.ravel()) > 0.95
 
 
@@ -190,10 +190,8 @@ def test_long_lineages_are_cut(spark: SparkSession, db_settings: Settings) -> No
     folder = spark.sparkContext.getCheckpointDir()
     assert folder
     before = set(Path(folder.removeprefix("file:")).iterdir())
-    model = fitting.fit(spark, ratings, many, CHOSEN)
-    assert model.preferences
-    assert np.isfinite(model.rating.user_factors).all()
-    assert np.isfinite(model.preferences.factors).all()
+    model = fitting.fit_rating(spark, ratings, many, BiasDamping())
+    assert np.isfinite(model.user_factors).all()
     assert set(Path(folder.removeprefix("file:")).iterdir()) - before
 
 
