@@ -275,14 +275,16 @@ def test_health_answers_head_as_it_answers_get(
     assert "/nowhere/bin/java" in got.json()["detail"]
 
 
-BAD_SETTINGS = [
-    ("PORT", "x", "error: PORT='x': "),
-    ("MONGO_URI", "mongodb://u:s3cr/et@h/", "error: MONGO_URI is not of the form "),
-]
+BAD_URI = ("MONGO_URI", "mongodb://u:s3cr/et@h/", "error: MONGO_URI is not of the form ")
 
 
-@pytest.mark.parametrize(("setting", "value", "start"), BAD_SETTINGS)
-@pytest.mark.parametrize("command", [["model.py"], ["-m", "uvicorn", "model:app"]])
+@pytest.mark.parametrize(
+    ("command", "setting", "value", "start"),
+    [
+        (["model.py"], "PORT", "x", "error: PORT='x': "),
+        (["-m", "uvicorn", "model:app"], *BAD_URI),
+    ],
+)
 def test_a_bad_setting_ends_the_service_with_one_line(
     db_settings: Settings, command: list[str], setting: str, value: str, start: str
 ) -> None:
