@@ -57,13 +57,15 @@ def test_a_healthy_deployment_and_a_failed_run(
 
 
 def test_each_problem_has_its_exit_code_and_the_other_checks_are_done(
-    examine: Examine, clean_environment: Path, capsys: pytest.CaptureFixture[str]
+    examine: Examine, clean_environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, outcome = examine()
     assert (code, outcome["reviews"]["state"]) == (65, "problem")
     assert outcome["MongoDB"]["state"] == "warning"  # standalone
-    down = f"mongodb://u:s3cret@127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=200"
-    code, outcome = examine(MONGO_URI=down)
+    down = f"mongodb://u:s3cret@127.0.0.1:{free_port()}/"
+    with monkeypatch.context() as patch:
+        patch.setattr(doctor, "_TIMEOUT_SECONDS", 0.2)
+        code, outcome = examine(MONGO_URI=down)
     assert (code, outcome["MongoDB"]["state"], outcome["Java"]["state"]) == (69, "problem", "ok")
     assert "s3cret" not in json.dumps(outcome)
     (clean_environment / "file").touch()
