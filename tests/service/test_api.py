@@ -33,7 +33,7 @@ from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import Ledger
-from recommender.service import limits
+from recommender.service import limits, progress
 from recommender.service.launcher import Trainer
 from recommender.service.routes_training import in_words
 from tests.support import (
@@ -389,6 +389,12 @@ def test_without_a_schedule_no_training_is_due(
         assert client.put("/schedule", json={"paused": True}).json()["paused"]
 
 
+@pytest.fixture
+def progress_is_read_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("progress_is_read_often")
 def test_the_training_in_progress_is_shown_beside_the_schedule(
     client: TestClient, db: MongoDatabase, db_settings: Settings
 ) -> None:
