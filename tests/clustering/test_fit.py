@@ -35,9 +35,13 @@ def clustered(ratings: Ratings, settings: Settings) -> tuple[UserMatrix, Cluster
 
 
 def check_against_reader(matrix: UserMatrix, clustering: Clustering) -> None:
-    """Check labels and distances against the documented distance of each user."""
+    """Check labels and distances against the documented distance, of some hundred users."""
+    some = slice(None, None, 1 + len(clustering.labels) // 100)
     for row, label, nearest in zip(
-        matrix.rows.toarray(), clustering.labels, clustering.distances, strict=True
+        matrix.rows.toarray()[some],
+        clustering.labels[some],
+        clustering.distances[some],
+        strict=True,
     ):
         to_centroids = [distance(row, centroid) for centroid in clustering.centroids]
         assert min(to_centroids) == pytest.approx(nearest)
