@@ -57,7 +57,7 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
     name = f"als_training {run.run_id}"
     with spark_session(settings, name) as spark, ThreadPoolExecutor(1) as pool:
         with run.phase("read"):
-            ratings = read_few(settings) or read_ratings(spark, settings)
+            ratings = read_few(db, settings) or read_ratings(spark, settings)
             run.record(**counts_of(ratings))
             record_hindsight(run, ratings)
         with run.phase("choose"):

@@ -90,6 +90,8 @@ def shared_mongod(*, replica_set: bool = False) -> Iterator[str]:
     """Run a mongod for many tests, in memory if there is room; give its URI."""
     has_room = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ENOUGH_BYTES
     place = _MEMORY if has_room else None  # in memory, its journal waits for no disk
-    with TemporaryDirectory(prefix="recommender-mongod-", dir=place) as folder:
-        with MongodForTests(Path(folder), replica_set=replica_set) as mongo:
-            yield mongo.uri
+    with (
+        TemporaryDirectory(prefix="recommender-mongod-", dir=place) as folder,
+        MongodForTests(Path(folder), replica_set=replica_set) as mongo,
+    ):
+        yield mongo.uri

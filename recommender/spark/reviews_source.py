@@ -6,7 +6,7 @@ from functools import partial
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from recommender.core.mongo import connect, database, mongo_errors, source_of
+from recommender.core.mongo import MongoDatabase, mongo_errors, source_of
 from recommender.core.settings import Settings
 from recommender.data import reviews
 from recommender.data.cleaning import BLOCK_SCHEMA
@@ -18,11 +18,10 @@ _STREAM = pa.ipc.IpcWriteOptions(compression="lz4")
 _FEW_REVIEWS = 100_000  # read by one process in the time in which Spark starts its readers
 
 
-def read_few(settings: Settings) -> Ratings | None:
+def read_few(db: MongoDatabase, settings: Settings) -> Ratings | None:
     """Read Reviews in this process, without Spark, if there are few; else return None."""
-    with connect(settings) as client, mongo_errors("counting Reviews"):
-        collection = source_of(database(client, settings))[reviews.COLLECTION]
-        if collection.estimated_document_count() > _FEW_REVIEWS:
+    with mongo_errors("counting Reviews"):
+        if source_of(db)[reviews.COLLECTION].estimated_document_count() > _FEW_REVIEWS:
             return None
     return reviews.read_ratings(settings)
 
