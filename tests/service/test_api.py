@@ -399,10 +399,10 @@ def test_the_training_in_progress_is_shown_beside_the_schedule(
     client: TestClient, db: MongoDatabase, db_settings: Settings
 ) -> None:
     assert client.get("/next-training").json()["training"] is None
-    lease = Lease(db, 60)
-    lease.acquire("by-hand")
     Ledger(db).open("by-hand", "script", db_settings, None)
     Ledger(db).update("by-hand", {"phase": "read"})
+    lease = Lease(db, 60)
+    lease.acquire("by-hand")
     training = until(lambda: client.get("/next-training").json()["training"])
     assert (training["run_id"], training["phase"]) == ("by-hand", "read")
     lease.release()
