@@ -6,7 +6,6 @@ refit on all ratings -> recommend -> publish -> chain into the clustering. The s
 
 import argparse
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 from pyspark.sql import SparkSession
@@ -14,12 +13,12 @@ from scipy.sparse import vstack
 
 import clustering_training
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
-from recommender.als.fit import REMEDY, fit, mllib_rating_items, refit
+from recommender.als.fit import REMEDY, fit, refit
 from recommender.als.fold_in import PreferenceModel
 from recommender.als.hindsight import record_hindsight
 from recommender.als.model import Model, confidence_matrix, popularity_of
 from recommender.als.recommend import RecommendTask, user_blocks
-from recommender.als.reuse import choose_parameters, damping_for, reused_parameters
+from recommender.als.reuse import choose_parameters, reused_parameters
 from recommender.als.tuning.cli import add_tuning_options, run_tuning, tuning_axes
 from recommender.core.errors import ModelRejectedError
 from recommender.core.logs import configure_logging
@@ -54,22 +53,18 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
     """Train, and publish ``Recommendations``; return the ratings and the model that ranks them."""
     settings, db = run.settings, run.db
     old = others_before(db, RECOMMENDATIONS)  # what the backend wrote by itself
-    name = f"als_training {run.run_id}"
-    with spark_session(settings, name) as spark, ThreadPoolExecutor(1) as pool:
+    with spark_session(settings, f"als_training {run.run_id}") as spark:
         with run.phase("read"):
             ratings = read_few(db, settings) or read_ratings(spark, settings)
             run.record(**counts_of(ratings))
             record_hindsight(run, ratings)
         with run.phase("choose"):
             train, test = split(ratings, settings)
-            count, reused = len(ratings), reused_parameters(run, len(ratings))
-            damping = damping_for(reused, train, settings)
-            # Spark fits ratings beside the choice for preferences, which uses one core.
-            rating_items = pool.submit(mllib_rating_items, spark, train, settings, damping)
-            chosen = reused or choose_parameters(train, settings, damping, count)
+            count = len(ratings)
+            chosen = reused_parameters(run, count) or choose_parameters(train, settings, count)
             run.record(chosen=chosen.document() if chosen else None)
         with run.phase("train"):
-            model = fit(spark, train, settings, chosen, rating_items.result())
+            model = fit(spark, train, settings, chosen)
         with run.phase("evaluate"):
             blend_weight, rating_figures = evaluate_ratings(model.rating, train, test, settings)
             run.record(**{"metrics.als": rating_figures})

@@ -37,15 +37,10 @@ log = logging.getLogger(__name__)
 
 
 def fit(
-    spark: SparkSession,
-    ratings: Ratings,
-    settings: Settings,
-    chosen: ChosenParameters | None,
-    rating_items: Factors | None = None,
+    spark: SparkSession, ratings: Ratings, settings: Settings, chosen: ChosenParameters | None
 ) -> Model:
-    """Fit ratings, as `fit_rating` does, and, unless nothing was chosen, preferences."""
-    damping = chosen.damping if chosen else None
-    rating = fit_rating(spark, ratings, settings, damping, rating_items)
+    """Fit ratings and, unless nothing was chosen, preferences."""
+    rating = fit_rating(spark, ratings, settings, chosen.damping if chosen else None)
     if chosen is None:
         return Model(rating, preferences=None)
     return Model(rating, fit_preferences(spark, ratings, settings, chosen.preference))
@@ -65,37 +60,20 @@ def refit(
     return Model(rating, _sweep_preferences(items, ratings, settings, chosen.preference))
 
 
-def mllib_rating_items(
-    spark: SparkSession, ratings: Ratings, settings: Settings, damping: BiasDamping | None
-) -> Factors:
-    """Fit MLlib's ALS to the bias's residuals of the training users, or, without damping, of all.
-
-    Return the item factors. It may run in a thread: a stop of the training ends it with the JVM.
-    """
-    als, seed = settings.als, settings.seed
-    residuals = _residuals(fit_bias_only(ratings, settings.reviews, damping), ratings)
-    users = training_users(ratings, als.preference_users, seed)
-    mllib = ALS(rank=als.rank, regParam=als.reg_param, maxIter=als.max_iter, seed=seed)
-    return _mllib_items(spark, mllib, residuals, users | (damping is None))
-
-
 def fit_rating(
-    spark: SparkSession,
-    ratings: Ratings,
-    settings: Settings,
-    damping: BiasDamping | None,
-    items: Factors | None = None,
+    spark: SparkSession, ratings: Ratings, settings: Settings, damping: BiasDamping | None
 ) -> RatingModel:
-    """Fit the bias, and ALS to its residuals: MLlib on the training users, then sweeps over all.
-
-    ``items`` are those of `mllib_rating_items`, which is called here without them.
-    """
-    if items is None:
-        items = mllib_rating_items(spark, ratings, settings, damping)
+    """Fit the bias, and ALS to its residuals: MLlib on the training users, then sweeps over all."""
+    als, seed = settings.als, settings.seed
     bias_model = fit_bias_only(ratings, settings.reviews, damping)
-    sweeps = _most_sweeps(len(ratings)) if damping else 0  # without, MLlib has fitted all users
+    users = training_users(ratings, als.preference_users, seed)
+    sweeps = _most_sweeps(len(ratings))
+    if damping is None:  # MLlib alone fits the ratings of all users as they are
+        users, sweeps = np.ones_like(users), 0
+    mllib = ALS(rank=als.rank, regParam=als.reg_param, maxIter=als.max_iter, seed=seed)
     residuals = _residuals(bias_model, ratings)
-    return _sweep_rating(bias_model, items, residuals, settings.als.reg_param, sweeps)
+    items = _mllib_items(spark, mllib, residuals, users)
+    return _sweep_rating(bias_model, items, residuals, als.reg_param, sweeps)
 
 
 def fit_bias_only(

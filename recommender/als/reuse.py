@@ -44,21 +44,11 @@ class ChosenParameters:
         return {names.get(name, name): value for name, value in asdict(self).items()}
 
 
-def damping_for(
-    reused: ChosenParameters | None, train: Ratings, settings: Settings
-) -> BiasDamping | None:
-    """Return the damping reused or chosen; None if ``ALS_OBJECTIVE=rating``, which has no bias."""
+def choose_parameters(train: Ratings, settings: Settings, ratings: int) -> ChosenParameters | None:
+    """Choose the parameters of both fits; None if ``ALS_OBJECTIVE=rating``, which needs none."""
     if settings.als.objective == "rating":
         return None
-    return reused.damping if reused else choose_damping(train, settings)
-
-
-def choose_parameters(
-    train: Ratings, settings: Settings, damping: BiasDamping | None, ratings: int
-) -> ChosenParameters | None:
-    """Choose the parameters of the preference's fit; None without damping, as there is no such."""
-    if damping is None:
-        return None
+    damping = choose_damping(train, settings)
     return ChosenParameters(damping, choose_preference_parameters(train, settings), now(), ratings)
 
 

@@ -17,7 +17,7 @@ from recommender.als import fit as fitting
 from recommender.als.bias import Bias
 from recommender.als.model import Model, RatingModel, popularity_of
 from recommender.als.recommend import user_blocks
-from recommender.als.reuse import choose_parameters, damping_for
+from recommender.als.reuse import choose_parameters
 from recommender.core.errors import ModelRejectedError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import RECOMMENDATIONS
@@ -72,8 +72,7 @@ def fitted(
     def model_of(objective: str) -> tuple[Model, Settings]:
         settings = quick_settings.with_values({"als_objective": objective})
         if objective not in models:
-            damping = damping_for(None, city, settings)
-            chosen = choose_parameters(city, settings, damping, len(city))
+            chosen = choose_parameters(city, settings, len(city))
             models[objective] = fitting.fit(spark, city, settings, chosen)
         return deepcopy(models[objective]), settings
 
