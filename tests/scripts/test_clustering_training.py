@@ -108,7 +108,10 @@ def test_on_a_scale_below_zero_a_reader_adds_the_shift(
     assert (reader.shift, np.bincount(labels).tolist()) == (3, reader.sizes)
     assert all(-2 <= document["mean_rating"] <= 2 for document in reader.clusters.values())
     reader.shift = 0
-    without = [reader.cluster_of(user) if any(user.values()) else -1 for user in rated]
+    # At a distance of 1 and more from every centroid, a user is in no cluster.
+    overlaps = [(reader.centroids @ reader.vector(user) > 0).any() for user in rated]
+    clusters = map(reader.cluster_of, rated)
+    without = [found if near else -1 for found, near in zip(clusters, overlaps, strict=True)]
     share = np.mean(np.equal(labels, without))
     assert run["metrics"]["clusters"]["landed_unshifted"] == pytest.approx(share)
     assert share < 1
