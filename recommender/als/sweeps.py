@@ -123,12 +123,14 @@ def _solve_rows(
         solved[block] = method(factors, rows.indices[position], w, s, diagonal)
 
     blocks = _blocks(lengths, items.shape[1])
-    if threads == 1:
-        for block in blocks:
-            solve(block)
-        return solved
-    with _BLAS.limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        list(pool.map(solve, blocks))
+    # The threads of BLAS wait for each other busily, which costs more than their help with a block.
+    with _BLAS.limit(limits=1, user_api="blas"):
+        if threads == 1:
+            for block in blocks:
+                solve(block)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(solve, blocks))
     return solved
 
 
