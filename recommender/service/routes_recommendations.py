@@ -10,7 +10,9 @@ from pydantic import BaseModel, Field, StrictInt
 from starlette.convertors import PathConvertor, register_url_convertor
 
 from recommender.data.cleaning import parse_ratings
+from recommender.data.ids import MAX_ID_BYTES, encode_id
 from recommender.data.one_user import parse_rating, ratings_from_request
+from recommender.data.rejection import Rejection
 from recommender.service.catalog import LONGEST_LIST, Recommendations, Served
 from recommender.service.dependencies import CurrentService, Service, require_key
 from recommender.service.problems import responses
@@ -94,10 +96,14 @@ def parsed(rated: list[str]) -> dict[str, str]:
 def from_ratings(
     service: Service, rated: Mapping[str, object], n: int | None = None
 ) -> Recommendations:
-    """Recommend restaurants from ratings by id; 422 if one is invalid."""
+    """Recommend restaurants from ratings by id; 422 if an id or a rating is invalid."""
     served, scale = published(service), service.settings.reviews
     low, high = scale.rating_min, scale.rating_max
     _, rejected = parse_ratings([*rated.values()], low, high)
+    for gmap_id in rated:
+        if isinstance(encode_id(gmap_id), Rejection):
+            form = f"expected UTF-8 of at most {MAX_ID_BYTES:,} bytes"
+            raise HTTPException(422, f"rated: the id {reprlib.repr(gmap_id)}; {form}")
     for invalid in itertools.compress(rated.items(), rejected):
         rating = " has the rating ".join(map(reprlib.repr, invalid))
         raise HTTPException(422, f"rated: {rating}; expected a number from {low:g} to {high:g}")

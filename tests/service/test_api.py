@@ -85,6 +85,8 @@ BAD_REQUESTS: list[tuple[str, str, Any, str]] = [
     ("GET", "/recommendations/u?n=0", None, "#/query/n: Input should be greater than or equal to"),
     ("GET", "/recommendations/u?n=0", None, "1, found '0'"),
     ("POST", "/recommendations", [("a", 5), ("c", 0)], f"'c' has the rating 0.0; {A_NUMBER}"),
+    ("POST", "/recommendations", [("x" * 1025, 5)], "xxx'; expected UTF-8 of at most 1,024 bytes"),
+    ("POST", "/recommendations", [("a", 5), ("\ud800", 5)], r"rated: the id '\ud800'; expected"),
     ("POST", "/recommendations", [("a", math.nan)], f"'a' has the rating nan; {A_NUMBER}"),
     ("POST", "/recommendations", [("a", "x")], "#/body/ratings/0/rating: Input should be a valid"),
     ("POST", "/recommendations", [("a", "x")], "found 'x'"),
