@@ -89,7 +89,7 @@ def mongo_errors(doing: str) -> Iterator[None]:
 
 @contextmanager
 def quick_read(doing: str) -> Iterator[None]:
-    """Do the same for a short query of the API, after two seconds also if MongoDB hangs."""
+    """Do as `mongo_errors` for a short query, which fails after two seconds if MongoDB hangs."""
     with mongo_errors(doing), pymongo.timeout(QUICK_READ_SECONDS):
         yield
 

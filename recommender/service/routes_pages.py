@@ -25,7 +25,7 @@ from recommender.service.pages import PageRoute, render
 from recommender.service.routes_recommendations import from_ratings, parsed, published
 from recommender.service.routes_runs import document_of, end_of_log
 
-_RUNS, _TICKS = 50, 8
+_RUNS = 50
 _LOG_BYTES = 40_000
 _MATCHES, _MOST_STARS = 6, 10
 _OWN = {"_id", "run_id", "pid", "log"}  # fields that differ between any two runs
