@@ -20,7 +20,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.nightly
 
 SPARK = Path(pyspark.__file__).parent
-# More than one process reads, and more blocks than it recommends to.
+# More reviews than the driver reads by itself, and more blocks of users than it recommends to.
 CITY = City(users=25_000, restaurants=300, reviews=130_000, seed=5, tastes=6)
 
 
@@ -46,7 +46,8 @@ def master(tmp_path: Path) -> Iterator[str]:
         stack.enter_context(start("master.Master", "--port", str(port)))
         until(lambda: listens(LOOPBACK, port))
         for worker in ("worker.Worker-1", "worker.Worker-2"):
-            stack.enter_context(start(worker, "--cores", "1", "--memory", "2g", url))
+            options = "--cores", "1", "--memory", "2g", "--work-dir", str(tmp_path / worker)
+            stack.enter_context(start(worker, *options, url))
         yield url
 
 
@@ -58,7 +59,7 @@ def lists_of(db: MongoDatabase) -> dict[Any, list[Any]]:
 
 @pytest.mark.timeout(900)  # a training on a cluster whose processes share two cores
 def test_the_lists_of_a_cluster_are_those_of_one_machine(
-    master: str, db: MongoDatabase, db_settings: Settings
+    master: str, tmp_path: Path, db: MongoDatabase, db_settings: Settings
 ) -> None:
     write_city(db, CITY, db_settings.reviews.fields)
     options = {"SPARK_EXECUTOR_CORES": "1", "SPARK_EXECUTOR_MEMORY": "1g"}
@@ -68,6 +69,7 @@ def test_the_lists_of_a_cluster_are_those_of_one_machine(
         done = run_script(*train, settings=db_settings, SPARK_MASTER=where, **options)
         assert done.returncode == 0, done.stderr
         lists.append(lists_of(db))
+    assert len([*tmp_path.glob("worker.Worker-*/app-*")]) == 2  # both workers had executors
     alone, on_cluster = lists
     assert alone.keys() == on_cluster.keys()
     # Spark adds what executors send in the order of its arrival, so last digits may differ.
