@@ -41,7 +41,12 @@ async function watch() {
   if (!shown || document.hidden) return;
   const { training, paused, seconds_left: left } = await (await fetch("/next-training")).json();
   const now = [training?.run_id, paused, left && Math.floor(left / 60)];
-  if (now.join() !== shown) refresh(location.href);
+  if (now.join() !== shown) await refresh(location.href);
+}
+
+// Each look waits for the one before, which fails while the service does not answer.
+function watchOn() {
+  setTimeout(() => watch().catch(() => {}).finally(watchOn), 3000); // milliseconds
 }
 
 // Buttons that call the API; its answer to a failure is a problem with a detail.
@@ -95,4 +100,4 @@ document.addEventListener("input", (event) => {
 });
 
 follow();
-setInterval(watch, 3000); // milliseconds
+watchOn();
