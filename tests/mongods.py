@@ -1,9 +1,10 @@
 """A mongod for tests, also as the primary of a replica set of one."""
 
+import fcntl
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Self
@@ -90,6 +91,10 @@ def shared_mongod(*, replica_set: bool = False) -> Iterator[str]:
     """Run a mongod for many tests, in memory if there is room; give its URI."""
     has_room = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ENOUGH_BYTES
     place = _MEMORY if has_room else None  # in memory, its journal waits for no disk
+    for lock in _MEMORY.glob("recommender-mongod-*/data/mongod.lock"):
+        with suppress(OSError), lock.open("r+") as file:  # locked by a mongod that runs
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent.parent)  # of a test run that was killed
     with (
         TemporaryDirectory(prefix="recommender-mongod-", dir=place) as folder,
         MongodForTests(Path(folder), replica_set=replica_set) as mongo,

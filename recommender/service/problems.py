@@ -111,7 +111,7 @@ def problem_of(error: Exception) -> Problem:
 
 def _explain(error: Any) -> dict[str, str]:
     detail = error["msg"].replace("dictionary or object to extract fields from", "JSON object")
-    found = f", found {reprlib.repr(error['input'])}"
+    found = "" if error["type"] == "missing" else f", found {reprlib.repr(error['input'])}"
     if error["type"] == "json_invalid":
         found = f": {error['ctx']['error']}"
     return {"pointer": _pointer(error["loc"]), "detail": detail + found}

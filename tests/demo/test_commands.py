@@ -346,7 +346,12 @@ def mongod_of(folder: Path) -> int:
 
 
 class TestRun:
-    def test_trains_serves_and_stops_in_order(self, start: Start, clean_environment: Path) -> None:
+    @pytest.mark.parametrize(
+        "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)]
+    )
+    def test_trains_serves_and_stops_in_order(
+        self, start: Start, clean_environment: Path, signum: int
+    ) -> None:
         command = start("run")
         printed = command.read_until("clus_test.py")
         assert printed.index("trained on") < printed.index("serving mongodb://127.0.0.1:")
@@ -361,7 +366,7 @@ class TestRun:
         with pytest.raises(urllib.error.HTTPError):
             urllib.request.urlopen(f"http://127.0.0.1:{command.port}/")
         mongod = mongod_of(clean_environment)
-        command.signal(signal.SIGINT)
+        command.signal(signum)
         assert command.end() == 0
         assert "stopped well" in command.printed
         assert is_gone(mongod)

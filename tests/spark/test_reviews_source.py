@@ -38,9 +38,11 @@ def test_a_database_that_goes_away_from_spark_is_unavailable(
     """Before the ranges are known, and when the executors come to read them."""
     if planned:
         monkeypatch.setattr(mongo_source, "plan", lambda *_: [ALL_IDS])
-    gone = load_settings(mongo_uri="mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200")
+    uri = "mongodb://reader:hush-hush@127.0.0.1:1/?serverSelectionTimeoutMS=200"
+    gone = load_settings(mongo_uri=uri)
     with (
-        pytest.raises(DatabaseUnavailableError, match="MongoDB did not answer"),
+        pytest.raises(DatabaseUnavailableError, match="MongoDB did not answer") as caught,
         spark_errors(),
     ):
         mongo_source.read_ratings(spark, gone)
+    assert "hush-hush" not in str(caught.value)
