@@ -44,10 +44,7 @@ async function watch() {
   if (now.join() !== shown) await refresh(location.href);
 }
 
-// Each look waits for the one before, which fails while the service does not answer.
-function watchOn() {
-  setTimeout(() => watch().catch(() => {}).finally(watchOn), 3000); // milliseconds
-}
+const watchOn = () => setTimeout(() => watch().catch(() => {}).finally(watchOn), 3000); // ms
 
 // Buttons that call the API; its answer to a failure is a problem with a detail.
 async function call(form) {
