@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from threadpoolctl import threadpool_limits
 
 from recommender.als.embedding import spectral_embedding
 from recommender.als.fold_in import preference_model, with_embedding
@@ -59,6 +60,12 @@ def choose_preference_parameters(ratings: Ratings, settings: Settings) -> Prefer
     default, the lowest is tried, else the high one. Over the same users, another alpha or weight
     than the default, and the higher rank, must be better by more than a standard error.
     """
+    # With more threads, the many small products of BLAS take several times as long on busy cores.
+    with threadpool_limits(1, user_api="blas"):
+        return _chosen(ratings, settings)
+
+
+def _chosen(ratings: Ratings, settings: Settings) -> PreferenceParameters:
     als = settings.als
     ranks = (als.preference_rank,) if als.preference_rank else _RANKS
     alpha, rank = als.alpha or DEFAULT_ALPHA, min(ranks)

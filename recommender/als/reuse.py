@@ -5,8 +5,6 @@ import logging
 import math
 from dataclasses import asdict, dataclass
 
-from threadpoolctl import threadpool_limits
-
 from recommender.als.bias import BiasDamping, choose_damping
 from recommender.als.choose_alpha import PreferenceParameters, choose_preference_parameters
 from recommender.core.mongo import Document, mongo_errors
@@ -51,10 +49,7 @@ def choose_parameters(train: Ratings, settings: Settings, ratings: int) -> Chose
     if settings.als.objective == "rating":
         return None
     damping = choose_damping(train, settings)
-    # With more threads, the many small products of BLAS take ten times as long on busy cores.
-    with threadpool_limits(1, user_api="blas"):
-        preference = choose_preference_parameters(train, settings)
-    return ChosenParameters(damping, preference, now(), ratings)
+    return ChosenParameters(damping, choose_preference_parameters(train, settings), now(), ratings)
 
 
 def live_entry(run: TrainingRun) -> Document:

@@ -48,12 +48,14 @@ def sweep(
     columns = csr_array(rows.T)
     items = np.nan_to_num(items)
     items[np.diff(columns.indptr) == 0] = 0
-    for number in range(1, most + 1):
-        before, items = items, half_step(columns, half_step(rows, items))
-        change = float(np.linalg.norm(items - before) / (np.linalg.norm(items) or 1))
-        log.debug("sweep %d changed the item factors by %.3f", number, change)
-        if change < settled:
-            break
+    # The threads of BLAS wait for each other busily, which costs more than their help with a block.
+    with _BLAS.limit(limits=1, user_api="blas"):
+        for number in range(1, most + 1):
+            before, items = items, half_step(columns, half_step(rows, items))
+            change = float(np.linalg.norm(items - before) / (np.linalg.norm(items) or 1))
+            log.debug("sweep %d changed the item factors by %.3f", number, change)
+            if change < settled:
+                break
     return items
 
 
@@ -123,14 +125,12 @@ def _solve_rows(
         solved[block] = method(factors, rows.indices[position], w, s, diagonal)
 
     blocks = _blocks(lengths, items.shape[1])
-    # The threads of BLAS wait for each other busily, which costs more than their help with a block.
-    with _BLAS.limit(limits=1, user_api="blas"):
-        if threads == 1:
-            for block in blocks:
-                solve(block)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(solve, blocks))
+    if threads == 1:
+        for block in blocks:
+            solve(block)
+        return solved
+    with _BLAS.limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        list(pool.map(solve, blocks))
     return solved
 
 
