@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Self
 
 from pymongo import MongoClient
@@ -24,23 +24,11 @@ _ENOUGH_BYTES = 2 * 2**30
 
 
 class MongodForTests(EmbeddedMongo):
-    """A mongod that can be a replica set of one, which stores its port: start it there again.
+    """A mongod that can be a replica set of one, which stores its port: start it there again."""
 
-    Without a folder, it has a temporary one.
-    """
-
-    def __init__(
-        self, folder: Path | None = None, *, port: int = 0, replica_set: bool = False
-    ) -> None:
-        self._is_temporary = folder is None
-        super().__init__(folder or Path(mkdtemp(prefix="recommender-mongod-")), port=port)
+    def __init__(self, folder: Path, *, port: int = 0, replica_set: bool = False) -> None:
+        super().__init__(folder, port=port)
         self._replica_set = replica_set
-
-    def stop(self) -> None:
-        """Stop it, and remove a temporary folder."""
-        super().stop()
-        if self._is_temporary:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def uri(self) -> str:

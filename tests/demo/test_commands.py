@@ -112,9 +112,9 @@ class TestEmbeddedMongo:
                 assert client["x"]["y"].count_documents({}) == expected
                 client["x"]["y"].insert_one({})
 
-    def test_replica_set(self) -> None:
+    def test_replica_set(self, tmp_path: Path) -> None:
         with (
-            MongodForTests(replica_set=True) as mongo,
+            MongodForTests(tmp_path, replica_set=True) as mongo,
             MongoClient[dict[str, object]](mongo.uri) as client,
         ):
             hello = client.admin.command("hello")

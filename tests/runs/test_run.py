@@ -439,9 +439,9 @@ def test_no_mongodb_at_the_start(db_settings: Settings) -> None:
 
 
 def test_an_outage_of_mongodb_does_not_hide_the_error(
-    db_settings: Settings, caplog: pytest.LogCaptureFixture
+    db_settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with MongodForTests() as mongo:
+    with MongodForTests(tmp_path / "mongod") as mongo:
         changes: dict[str, Any] = {
             "mongo_uri": SecretStr(f"{mongo.uri}?serverSelectionTimeoutMS=200")
         }
@@ -458,9 +458,9 @@ def lose_mongodb_and_fail(settings: Settings, mongo: MongodForTests) -> None:
 
 
 def test_an_outage_of_mongodb_at_the_end_is_no_failure(
-    db_settings: Settings,
+    db_settings: Settings, tmp_path: Path
 ) -> None:
-    with MongodForTests() as mongo:
+    with MongodForTests(tmp_path / "mongod") as mongo:
         changes: dict[str, Any] = {
             "mongo_uri": SecretStr(f"{mongo.uri}?serverSelectionTimeoutMS=200")
         }
@@ -549,8 +549,10 @@ raise SystemExit(run_script(main))
 
 
 @pytest.mark.parametrize("when", ["training", "deferred"])
-def test_a_stop_while_mongodb_hangs_ends_after_the_grace(db_settings: Settings, when: str) -> None:
-    with MongodForTests() as mongo:
+def test_a_stop_while_mongodb_hangs_ends_after_the_grace(
+    db_settings: Settings, tmp_path: Path, when: str
+) -> None:
+    with MongodForTests(tmp_path / "mongod") as mongo:
         settings = db_settings.with_values({"mongo_uri": SecretStr(mongo.uri)})
         training = subprocess.Popen(
             [sys.executable, "-c", HUNG_STOP, when],

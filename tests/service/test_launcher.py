@@ -112,10 +112,10 @@ def test_stages_that_a_child_left_are_dropped_before_the_lease_is_released(
 
 
 def test_a_hung_mongodb_does_not_keep_the_service_from_stopping(
-    db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+    db_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "_RECORD_SECONDS", 0.3)
-    with MongodForTests() as mongo:
+    with MongodForTests(tmp_path / "mongod") as mongo:
         settings = db_settings.with_values({"mongo_uri": mongo.uri, "stop_grace_seconds": 1})
         mongod = psutil.Process(mongo.pid)
         with connect(settings) as client:

@@ -109,9 +109,9 @@ def test_requests_are_counted_by_route_and_not_by_path(client: TestClient) -> No
 
 
 def test_without_mongodb_the_last_values_are_shown_as_stale_and_no_call_waits(
-    db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+    db_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with MongodForTests() as mongo:
+    with MongodForTests(tmp_path / "mongod") as mongo:
         settings = db_settings.with_values({"mongo_uri": mongo.uri})
         set_environment(monkeypatch, settings)
         mongod = psutil.Process(mongo.pid)
