@@ -240,7 +240,7 @@ def _list_quality(score: Score, parts: Split) -> list[float]:
         return [np.nan] * len(OF_LISTS)
     n = parts.settings.als.top_n
     quality = ranking_quality(lists_of(score, parts, n), parts.seen, parts.relevant, n)
-    return [quality[measure] or 0.0 for measure in OF_LISTS]
+    return [quality[measure] for measure in OF_LISTS]
 
 
 def lists_of(score: Score, parts: Split, n: int) -> NDArray[np.int64]:

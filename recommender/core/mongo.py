@@ -23,6 +23,10 @@ MongoDatabase = Database[Document]
 
 APP_NAME = "restaurant-recommender"
 QUICK_READ_SECONDS = 2.0  # less than what probes wait
+_URI_FORM = (
+    "MONGO_URI is not of the form mongodb[+srv]://[user:password@]host[:port]/[?options]; "
+    "in a user name or password, '@', ':', '/' and '%' must be percent-encoded"
+)
 TIMEOUT_SECONDS = 5.0  # to find a server, unless MONGO_URI has serverSelectionTimeoutMS
 
 
@@ -33,20 +37,19 @@ def connect(settings: Settings) -> Client:
     DNS does not resolve a ``mongodb+srv`` host, `DatabaseUnavailableError`.
     """
     uri = settings.mongo.uri.get_secret_value()
+    if "/" not in uri:  # PyMongo would take it for the name of a host
+        raise ConfigurationError(_URI_FORM) from None
     options: dict[str, Any] = {"appname": APP_NAME, "tz_aware": True}
     if "serverselectiontimeoutms" not in uri.lower():
         options["serverSelectionTimeoutMS"] = round(TIMEOUT_SECONDS * 1000)
     try:
-        client: Client = MongoClient(uri if "/" in uri else "/", **options)  # no bare host name
+        client: Client = MongoClient(uri, **options)
     except (MongoConfigurationError, ValueError, TypeError) as error:
         if isinstance(error.__cause__, DNSException):
             raise DatabaseUnavailableError(
                 f"the host of MONGO_URI was not found by DNS: {one_line(error.__cause__)}"
             ) from None
-        raise ConfigurationError(
-            "MONGO_URI is not of the form mongodb[+srv]://[user:password@]host[:port]/[?options]; "
-            "in a user name or password, '@', ':', '/' and '%' must be percent-encoded"
-        ) from None
+        raise ConfigurationError(_URI_FORM) from None
     except OSError as error:
         raise ConfigurationError(f"MONGO_URI names an unreadable file: {error.strerror}") from None
     if not client.write_concern.acknowledged:

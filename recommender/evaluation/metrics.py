@@ -99,9 +99,7 @@ def _mean_and_error(values: Floats) -> tuple[float, float | None]:
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else None
 
 
-def ranking_quality(
-    lists: Lists, seen: csr_array, relevant: csr_array, n: int
-) -> dict[str, float | None]:
+def ranking_quality(lists: Lists, seen: csr_array, relevant: csr_array, n: int) -> dict[str, Any]:
     """Evaluate the first ``n`` unseen items of each user's list, by means over the users.
 
     ``lists``, (users, length), hold items, the best first, each once, and -1 after the last.

@@ -99,11 +99,11 @@ def from_ratings(
     """Recommend restaurants from ratings by id; 422 if an id or a rating is invalid."""
     served, scale = published(service), service.settings.reviews
     low, high = scale.rating_min, scale.rating_max
-    _, rejected = parse_ratings([*rated.values()], low, high)
     for gmap_id in rated:
         if isinstance(encode_id(gmap_id), Rejection):
             form = f"expected UTF-8 of at most {MAX_ID_BYTES:,} bytes"
             raise HTTPException(422, f"rated: the id {reprlib.repr(gmap_id)}; {form}")
+    _, rejected = parse_ratings([*rated.values()], low, high)
     for invalid in itertools.compress(rated.items(), rejected):
         rating = " has the rating ".join(map(reprlib.repr, invalid))
         raise HTTPException(422, f"rated: {rating}; expected a number from {low:g} to {high:g}")

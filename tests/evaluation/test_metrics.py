@@ -6,7 +6,7 @@ from scipy.sparse import csr_array
 from sklearn.metrics import mean_absolute_error, ndcg_score, root_mean_squared_error
 
 from recommender.als.evaluate import cross_fitted
-from recommender.evaluation.metrics import ndcg_of_each, ranking_quality, rating_error
+from recommender.evaluation.metrics import RANKING, ndcg_of_each, ranking_quality, rating_error
 from recommender.evaluation.splitting import choose_test_rows, split_users
 
 
@@ -142,6 +142,7 @@ def test_the_ndcg_is_scikit_learns(n: int) -> None:
     lists = np.array([rng.permutation(30)[:20] for _ in range(users)])
     lists[::3, 15:] = -1
     quality = ranking_quality(lists, test.seen, test.relevant, n)
+    assert tuple(quality) == RANKING
     ndcg, hits, shown, recall, precision, seen_by = [], [], set(), [], [], []
     for row, seen, relevant_items in zip(
         lists, test.seen.toarray(), test.relevant.toarray(), strict=True
