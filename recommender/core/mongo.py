@@ -91,9 +91,9 @@ def mongo_errors(doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def quick_read(doing: str) -> Iterator[None]:
-    """Do as `mongo_errors` for a short query, which fails after two seconds if MongoDB hangs."""
-    with mongo_errors(doing), pymongo.timeout(QUICK_READ_SECONDS):
+def quick_read(doing: str, seconds: float = 0) -> Iterator[None]:
+    """Do as `mongo_errors` for a short query, which fails after two seconds, or those given."""
+    with mongo_errors(doing), pymongo.timeout(seconds or QUICK_READ_SECONDS):
         yield
 
 

@@ -23,6 +23,7 @@ from recommender.publishing.live import Live
 LONGEST_LIST = 100
 
 _NAMES_SECONDS = 600.0  # until names are read again
+_LOAD_SECONDS = 30.0  # to read what was published
 # A list whose scores only break ties is that of popularity.
 _POPULARITY_SCORES = 1e-6
 # To read a user's ratings: for the reasons of a list, and to show them.
@@ -132,8 +133,9 @@ class Catalog:
 
     def served(self) -> Served:
         """Return what is published; its parts are None before the first training."""
-        factors, model = self.factors.get(), self._clusters.get()
-        with self._loading:
+        with quick_read("reading what is published", _LOAD_SECONDS):
+            factors, model = self.factors.get(), self._clusters.get()
+        with quick_read("reading Restaurants", _LOAD_SECONDS), self._loading:
             served, now = self._served, time.monotonic()
             if (
                 served is None

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
@@ -31,9 +31,10 @@ import model
 from recommender.core import mongo
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
+from recommender.data.restaurants import restaurant_names
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import Ledger
-from recommender.service import limits, progress
+from recommender.service import catalog, limits, progress
 from recommender.service.launcher import Trainer
 from recommender.service.routes_training import in_words
 from tests.support import (
@@ -254,6 +255,27 @@ def test_a_hung_mongodb_holds_no_read_for_long(
         assert [answer.status_code for answer in answers] == [503] * 3
         assert seconds < 15  # of what would be twenty for each
         until(lambda: client.get("/runs").status_code == 200)
+
+
+def test_a_mongodb_that_hangs_while_a_model_is_loaded_holds_no_read_for_long(
+    configure: Callable[..., None], db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "_LOAD_SECONDS", 0.5)
+    pid = db.client.admin.command("serverStatus")["pid"]
+    configure()
+
+    def names_of_a_hung_mongod(db: MongoDatabase, ids: Iterable[Any]) -> dict[Any, str]:
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+        return restaurant_names(db, ids)
+
+    with TestClient(model.create_app()) as client:
+        monkeypatch.setattr(catalog, "restaurant_names", names_of_a_hung_mongod)
+        try:
+            answer = client.get("/recommendations/u")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert answer.status_code == 503
 
 
 @contextmanager
