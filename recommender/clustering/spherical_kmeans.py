@@ -10,6 +10,8 @@ from dists import BLOCK_ROWS, KMeansResult, Space, lloyd
 
 Floats = NDArray[np.float64]
 
+_SEEDING_ROWS = 1_000  # a cluster, to choose the first centroids from
+
 
 def spherical_kmeans(
     rows: Floats, k: int, weights: Floats, *, seed: int = 0, tolerance: float = 1e-4
@@ -27,9 +29,12 @@ def spherical_kmeans(
         raise ValueError(f"{k=}: expected at least 1")
     if not len(rows) or not np.allclose(np.linalg.norm(rows, axis=1), 1):
         raise ValueError("expected at least one row, and all of length 1; normalise them")
-    space = Space(rows, weights, _distances, _nearest, _update)
-    seeds = space.seeds(k, np.random.default_rng([seed, 0]))
-    return lloyd(space, seeds, tolerance=tolerance)
+    rng, operations = np.random.default_rng([seed, 0]), (_distances, _nearest, _update)
+    sample = np.arange(len(rows))
+    if len(rows) > k * _SEEDING_ROWS:
+        sample = rng.choice(len(rows), k * _SEEDING_ROWS, replace=False)
+    seeds = Space(rows[sample], weights[sample], *operations).seeds(k, rng)
+    return lloyd(Space(rows, weights, *operations), sample[seeds], tolerance=tolerance)
 
 
 def _distances(rows: Floats, centroids: Floats) -> Floats:
@@ -42,9 +47,10 @@ def _nearest(rows: Floats, centroids: Floats) -> tuple[NDArray[np.int32], Floats
     labels, nearest = np.empty(len(rows), dtype=np.int32), np.empty(len(rows))
     for start in range(0, len(rows), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
-        distances = _distances(rows[block], centroids)
-        labels[block], nearest[block] = distances.argmin(axis=1), distances.min(axis=1)
-    return labels, nearest
+        cosines = rows[block] @ centroids.T
+        labels[block] = cosines.argmax(axis=1)
+        nearest[block] = 1 - cosines[np.arange(len(cosines)), labels[block]]
+    return labels, np.clip(nearest, 0, 2)
 
 
 def _update(rows: Floats, labels: NDArray[Any], centroids: Floats, weights: Floats) -> Floats:

@@ -50,6 +50,15 @@ def test_spherical_weights_are_repetitions() -> None:
     assert one.centroids == pytest.approx(repeated.centroids)
 
 
+def test_seeds_from_a_sample_find_the_groups_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SEEDING_ROWS", 10)
+    groups = np.repeat(np.arange(30), 20)
+    rows = np.eye(30)[groups] + 0.01 * unit_vectors(600, 30, 0)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    clusters = spherical_kmeans(rows, 30, np.ones(600))
+    assert len({*zip(groups, clusters.labels, strict=True)}) == 30
+
+
 def test_spherical_clusters_are_no_more_than_distinct_rows() -> None:
     rows = np.repeat(np.eye(3), 4, axis=0)
     for k in (3, 4, 9):
