@@ -186,24 +186,6 @@ def _keys(rows: Csr, group: Indices, length: int) -> NDArray[Any]:
     return keys.view(f"V{keys.itemsize * length}").ravel()
 
 
-def kmeans_plusplus(
-    rows: Rows, k: int, *, rng: np.random.Generator, weights: Floats | None = None
-) -> Floats:
-    """Choose k distinct rows far apart, (k, m), by greedy k-means++.
-
-    Each step draws 2 + log(k) candidates with probability proportional to weight times squared
-    distance to the chosen rows, and keeps the one that lowers the summed distance most
-    (Arthur and Vassilvitskii, 2007). ``weights``, (n,), are multiplicities above 0. The rows and
-    the errors are those of `kmeans`.
-    """
-    if weights is not None and not (weights > 0).all():
-        raise ValueError(f"weights hold {weights.min():g}: expected values above 0; leave rows out")
-    distinct, exponent = _prepared(rows, k)
-    totals = np.bincount(distinct.inverse, weights=weights).astype(np.float64)
-    space = Space(distinct.rows, totals, distances, assign, update)
-    return np.ldexp(space.points(_k_seeds(space, k, rng)), exponent)
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class KMeansResult:
     """A clustering: nearest centroids as by `assign`, and how the iterations went."""
@@ -272,7 +254,12 @@ class Space:
         return np.asarray(points.toarray() if isinstance(points, sparse.csr_array) else points)
 
     def seeds(self, k: int, rng: np.random.Generator) -> Indices:
-        """Choose at most k rows by greedy k-means++; fewer if the rest is within rounding."""
+        """Choose at most k rows by greedy k-means++; fewer if the rest is within rounding.
+
+        Each step draws 2 + log(k) candidates with probability proportional to weight times squared
+        distance to the chosen rows, and keeps the one that lowers the summed distance most
+        (Arthur and Vassilvitskii, 2007).
+        """
         trials = 2 + int(np.log(k))
         # Draw the first row by its weight.
         chosen = _draw(self.weights, 1, rng)

@@ -1,6 +1,8 @@
 """Spectral embedding of the items: the leading eigenvectors of their co-rating graph."""
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
@@ -14,6 +16,7 @@ _ITEM_POWER = 0.25
 _EIGENVALUE_POWER = 0.5
 _POWER_ITERATIONS = 8
 _NOISE = 1e-9
+_BLOCK_ROWS = 65_536
 
 
 def spectral_embedding(rows: csr_array, *, weights: Floats, dimensions: int, seed: int) -> Floats:
@@ -49,16 +52,18 @@ def _graph(rows: csr_array, weights: Floats) -> tuple[Floats, Callable[[Floats],
     # A = B^T B less its diagonal, with B_ui = (v_u (n_u - 1)^-1/2)^1/2.
     each = np.sqrt(weights[several] * (lengths[several] - 1.0) ** -_USER_POWER)
     weighted.data = np.repeat(each, lengths[several])
-    transposed = weighted.T  # by columns: its product adds to few items, which stay in the cache
-    diagonal = np.asarray(transposed.power(2).sum(axis=1)).ravel()
-    degree = transposed @ (weighted @ np.ones(weighted.shape[1])) - diagonal
+    diagonal = np.asarray(weighted.power(2).sum(axis=0)).ravel()
+    degree = weighted.T @ (weighted @ np.ones(weighted.shape[1])) - diagonal
     scale = np.zeros(len(degree))
     scale[degree > 0] = degree[degree > 0] ** -_ITEM_POWER
+    # Of fixed sizes, so that the sum does not depend on the number of cores.
+    blocks = [weighted[i : i + _BLOCK_ROWS] for i in range(0, len(several), _BLOCK_ROWS)]
 
     def times(vectors: Floats) -> Floats:
         scaled = scale[:, None] * vectors
-        product = transposed @ (weighted @ scaled) - diagonal[:, None] * scaled
-        return np.asarray(scale[:, None] * product)
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            product = sum(pool.map(lambda block: block.T @ (block @ scaled), blocks))
+        return np.asarray(scale[:, None] * (product - diagonal[:, None] * scaled))
 
     return scale, times
 

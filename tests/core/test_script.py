@@ -215,7 +215,7 @@ def test_a_signal_dropped_by_a_finaliser_is_raised_again() -> None:
         threading.Event().wait(25)
         """
     )
-    assert ended(process)[0] == 143
+    assert ended(process) == (143, "", "error: stopped by SIGTERM\n")
 
 
 def test_a_long_clean_up_is_not_cut_short_by_the_second_try() -> None:
