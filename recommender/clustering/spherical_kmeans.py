@@ -30,9 +30,8 @@ def spherical_kmeans(
     if not len(rows) or not np.allclose(np.linalg.norm(rows, axis=1), 1):
         raise ValueError("expected at least one row, and all of length 1; normalise them")
     rng, operations = np.random.default_rng([seed, 0]), (_distances, _nearest, _update)
-    sample = np.arange(len(rows))
-    if len(rows) > k * _SEEDING_ROWS:
-        sample = rng.choice(len(rows), k * _SEEDING_ROWS, replace=False)
+    few = len(rows) <= k * _SEEDING_ROWS
+    sample = np.arange(len(rows)) if few else rng.choice(len(rows), k * _SEEDING_ROWS, False)
     seeds = Space(rows[sample], weights[sample], *operations).seeds(k, rng)
     return lloyd(Space(rows, weights, *operations), sample[seeds], tolerance=tolerance)
 

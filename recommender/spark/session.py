@@ -81,7 +81,8 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
         os.environ["LC_ALL"] = "C.UTF-8"
     try:
         spark = _start(settings, name, scratch)
-        with call_on_stop(_jvm().terminate), spark_errors():
+        # By SIGKILL: after SIGTERM, Spark logs each call that it can no longer answer.
+        with call_on_stop(_jvm().kill), spark_errors():
             yield spark
             spark.stop()
     finally:
@@ -121,14 +122,16 @@ def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
         conf = _conf(settings.spark, name, scratch)
         with signals_deferred():
             SparkContext._ensure_initialized(conf=conf)  # the JVM alone
-        with call_on_stop(_jvm().terminate):
+        with call_on_stop(_jvm().kill):
             before = signal.getsignal(signal.SIGINT)
             try:
-                SparkContext(conf=conf)
+                context: Any = SparkContext(conf=conf)
             finally:
                 # PySpark's handler of SIGINT calls the JVM, and skips our clean-up.
                 if signal.getsignal(signal.SIGINT) not in (before, signal.SIG_IGN):
                     signal.signal(signal.SIGINT, before)
+            # Its server would print that the JVM is gone, after a stop.
+            context._accumulatorServer.handle_error = lambda *_: None
             spark = SparkSession.builder.config(conf=conf).getOrCreate()
             # Long lineages overflow the JVM's stack; ALS cuts them at checkpoints.
             checkpoints = settings.spark.checkpoint_dir or f"file://{scratch}/checkpoints"
@@ -265,14 +268,11 @@ def _zip_package(scratch: Path) -> Path:
 
 def _end_jvm() -> None:
     """End Spark's JVM without a call: the answer to a call cut short may be in the connection."""
-    context, gateway = SparkContext._active_spark_context, SparkContext._gateway
+    gateway = SparkContext._gateway
     SparkContext._gateway = SparkContext._jvm = SparkContext._active_spark_context = None
     SparkSession._instantiatedSession = None
     if gateway is None:
         return
-    # Unless Spark was stopped in order, its server would print that the JVM is gone.
-    if (server := getattr(context, "_accumulatorServer", None)) is not None:
-        server.handle_error = lambda *_: None
     process = gateway.proc
     if process.stdin is not None:
         process.stdin.close()  # the JVM ends with its standard input
