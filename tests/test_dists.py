@@ -93,7 +93,7 @@ def lloyd_history(
     history = []
     for _ in range(iterations):
         labels, nearest = dists.assign(rows, centroids)
-        history.append(nearest.sum())
+        history.append(float(nearest.sum()))
         centroids = update(rows, labels, centroids)
     return history
 

@@ -93,7 +93,7 @@ class _Search:
             best = _largest(maxima, self._kept)
             least = np.take_along_axis(maxima, best, axis=1).min(axis=1)
             # Go on while an item may score as much for one of the users.
-            scored, width = end, np.searchsorted(self._bounds, -least / norms, "right").max()
+            scored, width = end, int(np.searchsorted(self._bounds, -least / norms, "right").max())
         columns = best[:, :, None] + np.arange(0, stop, groups)
         columns = columns.reshape(len(users), -1)
         return columns, np.take_along_axis(table, columns, axis=1)
