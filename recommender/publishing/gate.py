@@ -109,7 +109,7 @@ def _too_far_off(ours: Document, theirs: Document, settings: Settings) -> list[s
         return []
     return [
         f"RMSE {rmse:.4g} where the live run {theirs['run_id']} has {live_rmse:.4g}, above "
-        f"the limit of {limit:.4g} ({_RMSE_TOLERANCE:.0%} more and chance)"
+        f"the limit of {limit:.4g} ({_RMSE_TOLERANCE:.0%} more, and two standard errors)"
     ]
 
 
@@ -136,6 +136,6 @@ def _decide(
     run.record(**{f"gate.{name}": {**verdict, "lift": lift.figures}, "warnings": run.warnings})
     if rejected:
         raise ModelRejectedError(
-            f"the model is not published: {'; '.join(reasons)}; to publish it all the same, train "
-            "with --force, by POST /train?force=true, or change the setting"
+            f"the model is not published: {'; '.join(reasons)}; to publish such a model all the "
+            "same, train once with --force, or by POST /train?force=true"
         )

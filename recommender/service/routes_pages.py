@@ -32,11 +32,11 @@ _OWN = {"_id", "run_id", "pid", "log"}  # fields that differ between any two run
 _SHOWN = {"als", "lists", "clusters", "hindsight"}  # metrics with a section of their own
 _COOKIE_SECONDS = 30 * 86_400
 
-# For each chart, the dotted names of the metrics that it shows.
+# For each chart, the dotted name of each metric that it shows, and the label.
 _CHARTS = {
-    "NDCG: higher is better": "lists.ndcg lists.popular.ndcg lists.random.ndcg",
-    "RMSE of ratings: lower is better": "als.rmse als.baseline_rmse als.mean_rmse",
-    "Share of all restaurants in lists": "lists.coverage lists.popular.coverage",
+    "NDCG: higher is better": "lists.ndcg ours lists.popular.ndcg popular lists.random.ndcg random",
+    "RMSE of ratings: lower is better": "als.rmse ours als.baseline_rmse biases als.mean_rmse mean",
+    "Share of all restaurants in lists": "lists.coverage ours lists.popular.coverage popular",
 }
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -102,13 +102,15 @@ def runs(
 def compare(
     request: Request,
     service: CurrentService,
-    run: Annotated[list[str], Query(min_length=2, max_length=2)],
+    run: Annotated[list[str] | None, Query()] = None,
 ) -> Response:
-    """Show where two runs differ."""
+    """Show where two runs differ, their settings first."""
+    if run is None or len(run) != 2:
+        raise HTTPException(422, "tick two runs in the list of runs to compare them")
     first, second = (dict(_flat(document_of(service, run_id))) for run_id in sorted(run))
     rows = [(key, first.get(key), second.get(key)) for key in dict.fromkeys([*first, *second])]
     different = [row for row in rows if row[1] != row[2] and row[0] not in _OWN]
-    different.sort(key=lambda row: None in row)
+    different.sort(key=lambda row: (None in row, not row[0].startswith("settings.")))
     return render(
         request, "compare.html", runs=sorted(run), rows=different, same=len(rows) - len(different)
     )
@@ -142,21 +144,20 @@ def run(request: Request, service: CurrentService, run_id: str) -> Response:
 
 @router.get("/ui/quality")
 def quality(request: Request, service: CurrentService) -> Response:
-    """Show the quality of the last trainings."""
-    evaluated = [run for run in _recent(service) if run["metrics"].get("lists")]
-    return render(request, "quality.html", runs=evaluated)
+    """Show the quality of the last published trainings."""
+    return render(request, "quality.html", runs=list(filter(_is_training, _recent(service))))
 
 
 @router.get("/ui/quality.svg")
 def quality_plot(service: CurrentService) -> Response:
-    """Draw the quality of the last trainings beside its baselines."""
-    runs = [run for run in reversed(_recent(service)) if run["metrics"].get("lists")]
+    """Draw the quality of the last published trainings beside its baselines."""
+    runs = list(filter(_is_training, reversed(_recent(service))))
     ticks = tuple(f"{run['queued_at']:%d %b %H:%M}" for run in runs)
     figures = [dict(_flat(run["metrics"])) for run in runs]
     charts = []
-    for title, names in _CHARTS.items():
-        lines = {name.partition(".")[2]: _points(figures, name) for name in names.split()}
-        drawn = [(label.replace(".", " ").replace("_", " "), p) for label, p in lines.items()]
+    for title, words in _CHARTS.items():
+        pairs = zip(words.split()[1::2], words.split()[::2], strict=True)
+        drawn = [(label, _points(figures, name)) for label, name in pairs]
         charts.append(LineChart(title, "", "", ticks, tuple(line for line in drawn if line[1])))
     keep_cache_in(service.settings.work_dir)
     svg = line_charts_svg(*(chart for chart in charts if chart.lines))

@@ -35,7 +35,8 @@ def test_an_empty_database_has_pages(client: TestClient) -> None:
     for path in ("/ui/clusters", "/ui/users/u", "/ui/try", "/ui/restaurants"):
         assert "POST /train" in page(client, path, 404)
     assert "found &#39;done&#39;" in page(client, "/ui/runs?state=done", 422)
-    page(client, "/ui/compare?run=a", 422)
+    for runs in ("", "?run=a", "?run=a&run=b&run=c"):
+        assert "tick two runs" in page(client, f"/ui/compare{runs}", 422)
 
 
 def test_an_unknown_page_is_a_page_that_leads_on(client: TestClient) -> None:
@@ -77,27 +78,30 @@ def test_runs_of_every_state_are_shown(
     verdict = {"compared_with": "r", "passed": False, "reasons": [NASTY], "lift": lift}
     metrics = {"lists": lists, "hindsight": hindsight}
     ledger.update(run_id, {"metrics": metrics, "gate.recommendations": verdict})
-    assert "25.0 %" in page(client, "/ui/quality")
+    assert "25.0 %" not in page(client, "/ui/quality")  # it was not published
     assert "0.100 ± 0.020" in page(client, f"/ui/runs/{run_id}")
     begun = {"name": "read", "started_at": now() - timedelta(seconds=90), "seconds": 30.0}
     ledger.update(run_id, {"state": "succeeded", "phases": [begun], "ended_at": now()})
     ledger.open("20270101T000000000Z-00000000", "api", db_settings, None)
     ledger.update("20270101T000000000Z-00000000", {"state": "running", "phase": "read"})
+    assert "25.0 %" in page(client, "/ui/quality")
     overview = page(client, "/")
     assert 'aria-current="step"' in overview
     assert "2.0\u00d7" in overview
 
 
-def test_what_two_runs_both_have_comes_first(
+def test_settings_and_what_two_runs_both_have_come_first(
     client: TestClient, db: MongoDatabase, db_settings: Settings
 ) -> None:
     for run_id, rank in (("a", 7), ("b", 8)):
         Ledger(db).open(run_id, "api", db_settings.with_values({"als_rank": rank}), None)
         Ledger(db).close(run_id, "failed", 65, None)
+        Ledger(db).update(run_id, {"kind": f"of {run_id}"})
     Ledger(db).update("a", {"metrics": {"lists": {"ndcg": 0.2}}, "exit_code": 0})
     compared = page(client, "/ui/compare?run=a&run=b")
     names = re.findall("<th><code>([^<]*)", compared)
-    assert names.index("settings.als_rank") < names.index("metrics.lists.ndcg")
+    found = [names.index(each) for each in ("settings.als_rank", "kind", "metrics.lists.ndcg")]
+    assert found == sorted(found)
     assert "<h2>Data</h2>" not in page(client, "/ui/runs/b")
 
 
