@@ -254,11 +254,9 @@ class Space:
         return np.asarray(points.toarray() if isinstance(points, sparse.csr_array) else points)
 
     def seeds(self, k: int, rng: np.random.Generator) -> Indices:
-        """Choose at most k rows by greedy k-means++; fewer if the rest is within rounding.
+        """Choose at most k rows by greedy k-means++ (Arthur and Vassilvitskii, 2007).
 
-        Each step draws 2 + log(k) candidates with probability proportional to weight times squared
-        distance to the chosen rows, and keeps the one that lowers the summed distance most
-        (Arthur and Vassilvitskii, 2007).
+        They are fewer than k if all others are within rounding of them.
         """
         trials = 2 + int(np.log(k))
         # Draw the first row by its weight.

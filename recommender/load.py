@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         columns=columns_of(arguments.preset, arguments.map, parser),
         file_format=arguments.format,
         encoding=arguments.encoding,
-        header=arguments.columns and arguments.columns.replace(" ", "").split(","),
+        header=None if arguments.columns is None else arguments.columns.replace(" ", "").split(","),
         time_unit=arguments.time_unit,
     )
     settings = load_settings()

@@ -1,6 +1,7 @@
 import logging
 import os
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -96,7 +97,7 @@ def signals_and_logging_kept() -> Iterator[None]:
     """Undo what scripts do to signals, to their timer (pytest-timeout's too) and to logging."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
     handlers = {number: signal.getsignal(number) for number in numbers}
-    root = logging.getLogger()
+    root, hook = logging.getLogger(), sys.unraisablehook
     level, installed = root.level, root.handlers[:]
     (left, _), began = signal.getitimer(signal.ITIMER_REAL), time.monotonic()
     try:
@@ -106,6 +107,7 @@ def signals_and_logging_kept() -> Iterator[None]:
             signal.signal(number, handler)
         root.handlers[:] = installed
         root.setLevel(level)
+        sys.unraisablehook = hook
         if left:
             rest = left - (time.monotonic() - began)
             signal.setitimer(signal.ITIMER_REAL, max(rest, 0.001))

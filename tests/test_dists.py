@@ -394,6 +394,11 @@ def test_seeding_prefers_heavy_rows() -> None:
 # K-Means
 
 
+def test_rows_that_are_close_fill_clusters() -> None:
+    rows = np.array([[1.0, 0], [1, 1e-7], [1, 2e-7], [3, 1]])
+    assert len(dists.kmeans(rows, 4).centroids) == 4
+
+
 @reproducible
 @given(matrices(), st.data(), seeds)
 def test_kmeans_results_are_consistent(rows: Floats, data: st.DataObject, seed: int) -> None:

@@ -1,5 +1,6 @@
 """Spherical K-Means: clusters of unit vectors of any sign, by cosine."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from dists import BLOCK_ROWS, KMeansResult, Space, lloyd
 
 Floats = NDArray[np.float64]
 
-_SEEDING_ROWS = 1_000  # a cluster, to choose the first centroids from
+_SEEDING_ROWS = 1_000  # for each cluster: the first centroids are chosen among them
 
 
 def spherical_kmeans(
@@ -29,11 +30,17 @@ def spherical_kmeans(
         raise ValueError(f"{k=}: expected at least 1")
     if not len(rows) or not np.allclose(np.linalg.norm(rows, axis=1), 1):
         raise ValueError("expected at least one row, and all of length 1; normalise them")
-    rng, operations = np.random.default_rng([seed, 0]), (_distances, _nearest, _update)
-    few = len(rows) <= k * _SEEDING_ROWS
-    sample = np.arange(len(rows)) if few else rng.choice(len(rows), k * _SEEDING_ROWS, False)
-    seeds = Space(rows[sample], weights[sample], *operations).seeds(k, rng)
-    return lloyd(Space(rows, weights, *operations), sample[seeds], tolerance=tolerance)
+    rng = np.random.default_rng([seed, 0])
+    space = Space(rows, weights, _distances, _nearest, _update)
+    seeds = np.arange(0)
+    if len(rows) > k * _SEEDING_ROWS:
+        drawn = rng.choice(len(rows), k * _SEEDING_ROWS, p=weights / weights.sum())
+        sample, times = np.unique(drawn, return_counts=True)  # twice drawn: twice the weight
+        part = replace(space, rows=rows[sample], weights=times.astype(np.float64))
+        seeds = sample[part.seeds(k, rng)]
+    if len(seeds) < k:  # also where a sample has too few distinct rows
+        seeds = space.seeds(k, rng)
+    return lloyd(space, seeds, tolerance=tolerance)
 
 
 def _distances(rows: Floats, centroids: Floats) -> Floats:
@@ -54,8 +61,7 @@ def _nearest(rows: Floats, centroids: Floats) -> tuple[NDArray[np.int32], Floats
 
 def _update(rows: Floats, labels: NDArray[Any], centroids: Floats, weights: Floats) -> Floats:
     """Sum the members of each cluster and normalise; a zero sum leaves the centroid in place."""
-    shape = len(centroids), len(rows)
-    members = csr_array((weights, (labels, np.arange(len(rows)))), shape=shape)
+    members = csr_array((weights, (labels, np.arange(len(rows)))), (len(centroids), len(rows)))
     sums = np.asarray(members @ rows)
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
     return np.asarray(np.divide(sums, lengths, out=centroids.copy(), where=lengths > 0))

@@ -91,8 +91,8 @@ def mongo_errors(doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def quick_read(doing: str, seconds: float = 0) -> Iterator[None]:
-    """Do as `mongo_errors` for a short query, which fails after two seconds, or those given."""
+def quick_read(doing: str, seconds: float | None = None) -> Iterator[None]:
+    """Do as `mongo_errors`; queries fail after ``seconds``, two by default, if MongoDB hangs."""
     with mongo_errors(doing), pymongo.timeout(seconds or QUICK_READ_SECONDS):
         yield
 

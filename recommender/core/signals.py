@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from recommender.core.logs import print_error
 
@@ -56,13 +56,8 @@ def raise_on_signals() -> None:
 
     for signum in _STOP_SIGNALS:
         signal.signal(signum, stop)
-    sys.unraisablehook = _print_unraisable
-
-
-def _print_unraisable(dropped: Any) -> None:
-    """Print an exception that Python drops, as in a finaliser, unless it is a stop."""
-    if not isinstance(dropped.exc_value, Stopped):  # `_stop` raises it again
-        sys.__unraisablehook__(dropped)
+    # A stop that Python drops in a finaliser is raised again, see `_stop`.
+    sys.unraisablehook = lambda d: isinstance(d.exc_value, Stopped) or sys.__unraisablehook__(d)
 
 
 def stop_main_thread(reason: str) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Lock
 from typing import Annotated, Any, Literal
 
@@ -23,7 +23,7 @@ from recommender.publishing.live import Live
 LONGEST_LIST = 100
 
 _NAMES_SECONDS = 600.0  # until names are read again
-_LOAD_SECONDS = 30.0  # to read what was published
+_LOAD_SECONDS = 30.0  # to read what is published, and then the names
 # A list whose scores only break ties is that of popularity.
 _POPULARITY_SCORES = 1e-6
 # To read a user's ratings: for the reasons of a list, and to show them.
@@ -67,7 +67,6 @@ class Served:
     model: PublishedModel | None
     names: RestaurantNames
     keys: frozenset[str]  # of the known restaurants
-    loaded_at: float = field(default_factory=time.monotonic)
 
     @property
     def run_id(self) -> str | None:
@@ -123,26 +122,28 @@ class Catalog:
     """Answers for users and restaurants; reads MongoDB only for a user and for what is new."""
 
     def __init__(self, db: MongoDatabase, settings: Settings) -> None:
-        self.factors = Live(db, FACTORS_ID, load_factors)
+        self._factors = Live(db, FACTORS_ID, load_factors)
         self._db = db
         self._settings = settings
         self._clusters = Live(db, CLUSTERS_ID, load_model)
         self._recommendations: Any = db[RECOMMENDATIONS].with_options(codec_options=CODEC)
         self._loading = Lock()
         self._served: Served | None = None
+        self._named_at = 0.0
 
     def served(self) -> Served:
         """Return what is published; its parts are None before the first training."""
         with quick_read("reading what is published", _LOAD_SECONDS):
-            factors, model = self.factors.get(), self._clusters.get()
+            factors, model = self._factors.get(), self._clusters.get()
         with quick_read("reading Restaurants", _LOAD_SECONDS), self._loading:
             served, now = self._served, time.monotonic()
             if (
                 served is None
                 or served.factors is not factors
                 or served.model is not model
-                or now - served.loaded_at > _NAMES_SECONDS
+                or now - self._named_at > _NAMES_SECONDS
             ):
+                self._named_at = now  # before they are read: a failure is not repeated at once
                 known = [factors.restaurants] if factors else []
                 known += [model.columns] if model else []
                 # The most rated ones first.

@@ -130,7 +130,7 @@ def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
                 # PySpark's handler of SIGINT calls the JVM, and skips our clean-up.
                 if signal.getsignal(signal.SIGINT) not in (before, signal.SIG_IGN):
                     signal.signal(signal.SIGINT, before)
-            # Its server would print that the JVM is gone, after a stop.
+            # We have no accumulators; their server would print that a stop ended the JVM.
             context._accumulatorServer.handle_error = lambda *_: None
             spark = SparkSession.builder.config(conf=conf).getOrCreate()
             # Long lineages overflow the JVM's stack; ALS cuts them at checkpoints.

@@ -5,6 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from recommender.als import embedding as module
 from recommender.als.embedding import spectral_embedding
 from tests.small_cities import planted_groups, tiny_matrix
 
@@ -24,7 +25,11 @@ def dense_embedding(rows: csr_array, dimensions: int) -> NDArray[np.float64]:
     return np.asarray(scale[:, None] * vectors * shares)
 
 
-def test_the_embedding_is_that_of_the_dense_graph() -> None:
+@pytest.mark.parametrize("block_rows", [7, 1_000])
+def test_the_embedding_is_that_of_the_dense_graph(
+    block_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BLOCK_ROWS", block_rows)
     for rows, dimensions in ((tiny_matrix(), 60), (planted_groups(), 3), (planted_groups(), 200)):
         weights = np.ones(rows.shape[0])
         embedding = spectral_embedding(rows, weights=weights, dimensions=dimensions, seed=0)

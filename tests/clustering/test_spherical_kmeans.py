@@ -59,6 +59,20 @@ def test_seeds_from_a_sample_find_the_groups_of_all_rows(monkeypatch: pytest.Mon
     assert len({*zip(groups, clusters.labels, strict=True)}) == 30
 
 
+def test_a_sample_has_the_heavy_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SEEDING_ROWS", 10)
+    rows = np.vstack([np.eye(20), unit_vectors(1_000, 20, 0)])
+    weights = np.repeat([100, 1e-6], [20, 1_000])
+    assert spherical_kmeans(rows, 20, weights).inertia < 1
+
+
+def test_groups_that_a_sample_lacks_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SEEDING_ROWS", 1)
+    rows = np.repeat(np.eye(5), [10_000, 1, 1, 1, 1], axis=0)
+    clusters = spherical_kmeans(rows, 5, np.ones(len(rows)))
+    assert (len(clusters.centroids), clusters.inertia) == (5, 0)
+
+
 def test_spherical_clusters_are_no_more_than_distinct_rows() -> None:
     rows = np.repeat(np.eye(3), 4, axis=0)
     for k in (3, 4, 9):

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
@@ -31,7 +31,6 @@ import model
 from recommender.core import mongo
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
-from recommender.data.restaurants import restaurant_names
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import Ledger
 from recommender.service import catalog, limits, progress
@@ -257,25 +256,36 @@ def test_a_hung_mongodb_holds_no_read_for_long(
         until(lambda: client.get("/runs").status_code == 200)
 
 
+@pytest.mark.parametrize("path", ["/recommendations/u", "/recommendations?rated=a=5"])
+@pytest.mark.parametrize("load", ["load_factors", "restaurant_names"])
 def test_a_mongodb_that_hangs_while_a_model_is_loaded_holds_no_read_for_long(
-    configure: Callable[..., None], db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
+    load: str,
+    path: str,
+    configure: Callable[..., None],
+    db: MongoDatabase,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(catalog, "_LOAD_SECONDS", 0.5)
     pid = db.client.admin.command("serverStatus")["pid"]
-    configure()
+    db["Metadata"].insert_one({"_id": "item_factors", "run_id": "r"})
+    real = getattr(catalog, load)
 
-    def names_of_a_hung_mongod(db: MongoDatabase, ids: Iterable[Any]) -> dict[Any, str]:
+    def of_a_hung_mongod(db: MongoDatabase, *arguments: Any) -> Any:
         os.kill(pid, signal.SIGSTOP)
         until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
-        return restaurant_names(db, ids)
+        return real(db, *arguments)
 
+    monkeypatch.setattr(catalog, load, of_a_hung_mongod)
+    configure()
     with TestClient(model.create_app()) as client:
-        monkeypatch.setattr(catalog, "restaurant_names", names_of_a_hung_mongod)
+        began = time.monotonic()
         try:
-            answer = client.get("/recommendations/u")
+            answer = client.get(path)
         finally:
+            seconds = time.monotonic() - began
             os.kill(pid, signal.SIGCONT)
         assert answer.status_code == 503
+        assert seconds < 15  # of what would be half a minute
 
 
 @contextmanager
