@@ -63,7 +63,7 @@ def reused_parameters(run: TrainingRun, ratings: int) -> ChosenParameters | None
     """Return the parameters of the live run if they suit this number of ratings, or None."""
     chosen = parameters_of(live_entry(run), run.settings, ratings, now())
     if chosen:
-        log.info("reusing the parameters that %s chose: %s", chosen.from_run, chosen)
+        log.info("reusing the parameters that %s chose", chosen.from_run)
     return chosen
 
 
