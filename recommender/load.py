@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         columns=columns_of(arguments.preset, arguments.map, parser),
         file_format=arguments.format,
         encoding=arguments.encoding,
-        header=None if arguments.columns is None else arguments.columns.replace(" ", "").split(","),
+        header=arguments.columns,
         time_unit=arguments.time_unit,
     )
     settings = load_settings()
@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     path = f"the column, or path of keys as in user.id, of {what}; wins over the preset"
     add("--map", action="append", default=[], metavar="WHAT=COLUMN", help=path)
     names = "the names of all columns, where the first line is no header"
-    add("--columns", metavar="NAME,...", help=names)
+    add("--columns", type=lambda t: t.replace(" ", "").split(","), metavar="NAME,...", help=names)
     add("--format", choices=["csv", "jsonl"], help="text as a table or as JSON, if misread")
     add("--encoding", type=_encoding, help="of the text, such as latin-1")
     unit = "of times that are numbers; detected from their size by default"

@@ -62,7 +62,7 @@ def compare_lifts(
     if ours and limit is not None and live and ours.value < limit:
         reasons.append(
             f"a lift over the popular list of {ours.value:.3f} where the live lists have "
-            f"{live.value:.3f}, below the limit of {limit:.3f} ({_TOLERANCE:.0%} and 2 errors less)"
+            f"{live.value:.3f}; needed: {limit:.3f} ({_TOLERANCE:.0%} and two standard errors less)"
         )
     if ours and ours.value <= 0:
         text = f"lists that do not beat the popular list: their lift is {ours.value:.3f}"

@@ -32,11 +32,11 @@ _OWN = {"_id", "run_id", "pid", "log"}  # fields that differ between any two run
 _SHOWN = {"als", "lists", "clusters", "hindsight"}  # metrics with a section of their own
 _COOKIE_SECONDS = 30 * 86_400
 
-# For each chart, the dotted name of each metric that it shows, and the label.
+# For each chart, the label and the dotted name of each metric that it shows.
 _CHARTS = {
-    "NDCG: higher is better": "lists.ndcg ours lists.popular.ndcg popular lists.random.ndcg random",
-    "RMSE of ratings: lower is better": "als.rmse ours als.baseline_rmse biases als.mean_rmse mean",
-    "Share of all restaurants in lists": "lists.coverage ours lists.popular.coverage popular",
+    "NDCG: higher is better": "ours=lists.ndcg popular=lists.popular.ndcg random=lists.random.ndcg",
+    "RMSE of ratings: lower is better": "ours=als.rmse biases=als.baseline_rmse mean=als.mean_rmse",
+    "Share of all restaurants in lists": "ours=lists.coverage popular=lists.popular.coverage",
 }
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -155,8 +155,8 @@ def quality_plot(service: CurrentService) -> Response:
     ticks = tuple(f"{run['queued_at']:%d %b %H:%M}" for run in runs)
     figures = [dict(_flat(run["metrics"])) for run in runs]
     charts = []
-    for title, words in _CHARTS.items():
-        pairs = zip(words.split()[1::2], words.split()[::2], strict=True)
+    for title, metrics in _CHARTS.items():
+        pairs = (metric.split("=") for metric in metrics.split())
         drawn = [(label, _points(figures, name)) for label, name in pairs]
         charts.append(LineChart(title, "", "", ticks, tuple(line for line in drawn if line[1])))
     keep_cache_in(service.settings.work_dir)
