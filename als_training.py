@@ -27,7 +27,6 @@ from recommender.core.script import TRAINING_CODES, run_script, script_parser
 from recommender.core.terminal import add_json_option
 from recommender.data.ratings import Ratings, counts_of
 from recommender.data.restaurants import shown_restaurants
-from recommender.data.sparse import stored_entries
 from recommender.data.users import read_users
 from recommender.evaluation.splitting import split
 from recommender.publishing.gate import add_force_option, check_recommendations, settings_with_force
@@ -93,9 +92,9 @@ def recommend(
     run.record(newcomers=len(newcomers))
     users = pa.concat_arrays([ratings.users, newcomers])
     confidence = vstack([confidence_matrix(ratings, reviews), of_newcomers], format="csr")
-    also_rated = vstack([in_users.also_rated, stored_entries(of_newcomers)], format="csr")
+    also_rated = vstack([in_users.also_rated, of_newcomers.astype(bool)], format="csr")
     model = model.with_newcomers(len(newcomers), popularity_of(ratings, reviews))
-    blocks = list(user_blocks(model, users, confidence, stored_entries(confidence) + also_rated))
+    blocks = list(user_blocks(model, users, confidence, confidence.astype(bool) + also_rated))
     task = RecommendTask(
         settings=run.settings,
         run_id=run.run_id,

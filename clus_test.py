@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,7 @@ from recommender.core.terminal import add_json_option, print_json, print_table
 from recommender.data.ids import CODEC, KeyIndex, decode_ids, encode_id
 from recommender.data.one_user import parse_rating, ratings_from_request, ratings_of_user
 from recommender.data.ratings import Ratings
-from recommender.data.restaurants import restaurant_names
+from recommender.data.restaurants import RestaurantNames, restaurant_names
 from recommender.data.users import rated_in_users
 
 _NEAREST = 3
@@ -59,7 +58,8 @@ def describe(
         "recommendations": [e for e in _entries(cluster) if already.find(e["gmap_id"]) < 0],
         "folded_in": factors.recommend(ratings, _FOLDED_IN, also_rated) if factors else [],
     }
-    names = restaurant_names(db, [entry["gmap_id"] for part in lists.values() for entry in part])
+    ids = [entry["gmap_id"] for part in lists.values() for entry in part]
+    names = RestaurantNames(ids, restaurant_names(db, ids))
     return {
         "run_id": model.run_id,
         "clusters": len(model.centroids),
@@ -75,7 +75,7 @@ def describe(
         "served_by": served.get("run_id"),
         "fitted_by": factors.fitted_by if factors else None,
     } | {
-        name: [{**entry, "name": names.get(entry["gmap_id"])} for entry in part]
+        name: [{**entry, "name": names.of(entry["gmap_id"])} for entry in part]
         for name, part in lists.items()
     }
 
@@ -101,7 +101,7 @@ def print_user(user: Document) -> None:
         ("served", f"{len(user['served'])} restaurants by training {user['served_by'] or 'none'}"),
     ]
     print_table("Model {run_id}: {clusters} clusters of {users:,} users".format_map(user), facts)
-    names = {entry["gmap_id"]: entry["name"] for entry in user["rated"]}
+    names = {str(entry["gmap_id"]): entry["name"] for entry in user["rated"]}
     for name, title in _LISTS.items():
         entries = user[name][:_RATED_SHOWN] if name == "rated" else user[name]
         if entries:
@@ -110,10 +110,10 @@ def print_user(user: Document) -> None:
             print_table(f"\n{title.format_map(user)}", rows, header, (0, 2, 3))
 
 
-def _row(rank: int, entry: Document, names: Mapping[Any, str | None]) -> Sequence[str]:
+def _row(rank: int, entry: Document, names: Mapping[str, str | None]) -> Sequence[str]:
     numbers = (entry.get("rating"), entry.get("score"))
     shown = [f"{n:.4g}" if isinstance(n, int | float) else "" for n in numbers]
-    because = ", ".join(str(names.get(i) or i) for i in entry.get("because", []))
+    because = ", ".join(names.get(str(i)) or str(i) for i in entry.get("because", []))
     return [str(rank), one_line(entry["name"] or entry["gmap_id"]), *shown, one_line(because)]
 
 

@@ -13,7 +13,6 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
-from recommender.core.logs import configure_service_logging, quieten_probes
 from recommender.core.mongo import connect, database
 from recommender.core.ports import check_port_is_free
 from recommender.core.script import exit_on_error, run_script, script_parser
@@ -33,6 +32,7 @@ from recommender.service.catalog import Catalog
 from recommender.service.dependencies import Service, warn_if_exposed
 from recommender.service.launcher import Trainer
 from recommender.service.limits import LimitedBody, LimitedProtocol
+from recommender.service.logs import configure_service_logging, quieten_probes
 from recommender.service.problems import handle_errors
 from recommender.service.progress import Progress
 from recommender.service.schedule import Schedule

@@ -39,6 +39,7 @@ from recommender.als.choose_alpha import (
     ndcg_by_weight,
     trial_of,
 )
+from recommender.als.evaluate import EVALUATED_USERS
 from recommender.core.script import run_script
 from recommender.core.settings import Settings, load_settings
 from recommender.data.files import PRESETS
@@ -52,7 +53,6 @@ OF_RATINGS = ("RMSE", "MAE")
 # Figures of `recommender.evaluation.metrics.ranking_quality`.
 OF_LISTS = ("ndcg", "recall", "hit_rate", "map", "coverage", "popularity")
 _BLOCK = 1024
-_MAX_TEST_USERS = 20_000
 _FIXED_ALPHAS = (1.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 _FIXED_RANK = 64
 
@@ -133,10 +133,7 @@ def split_of(ratings: Ratings, settings: Settings, seed: int) -> Split:
     settings = settings.with_values({"seed": seed})
     train, test = split(ratings, settings)
     known = test.rows(np.isin(test.restaurant, train.restaurant))
-    users, relevant = relevant_items(test, settings)
-    if len(users) > _MAX_TEST_USERS:
-        chosen = np.random.default_rng(seed).choice(len(users), _MAX_TEST_USERS, replace=False)
-        users, relevant = users[np.sort(chosen)], csr_array(relevant[np.sort(chosen)])
+    users, relevant = relevant_items(test, settings, EVALUATED_USERS)
     seen = csr_array(train.matrix(1.0)[users])
     return Split(settings, train, known, users.astype(np.int64), seen, relevant)
 

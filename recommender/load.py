@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     path = f"the column, or path of keys as in user.id, of {what}; wins over the preset"
     add("--map", action="append", default=[], metavar="WHAT=COLUMN", help=path)
     names = "the names of all columns, where the first line is no header"
-    add("--columns", type=lambda t: t.replace(" ", "").split(","), metavar="NAME,...", help=names)
+    add("--columns", type=_names, metavar="NAME,...", help=names)
     add("--format", choices=["csv", "jsonl"], help="text as a table or as JSON, if misread")
     add("--encoding", type=_encoding, help="of the text, such as latin-1")
     unit = "of times that are numbers; detected from their size by default"
@@ -172,6 +172,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help=dry_run)
     add_json_option(parser)
     return parser
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def _encoding(text: str) -> str:

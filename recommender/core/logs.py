@@ -7,9 +7,6 @@ import sys
 from collections.abc import Sequence
 from urllib.parse import parse_qsl, unquote, unquote_plus
 
-import structlog
-from structlog.typing import EventDict
-
 from recommender.core.settings import Settings
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -46,47 +43,6 @@ def configure_logging(settings: Settings) -> None:
     log_to_stderr(settings.log_level, secrets_of(settings))
     for library in ("py4j", "pymongo", "apscheduler", "urllib3"):
         logging.getLogger(library).setLevel(max(logging.WARNING, logging.root.level))
-
-
-def configure_service_logging(settings: Settings) -> None:
-    """Log as :func:`configure_logging` does: in colour on a terminal, else as JSON."""
-    configure_logging(settings)
-    formatter = service_formatter(_secrets, is_terminal=sys.stderr.isatty())
-    logging.root.handlers[0].setFormatter(formatter)
-
-
-def service_formatter(secrets: Sequence[str], *, is_terminal: bool) -> logging.Formatter:
-    """Return a formatter with run and phase of a training's lines, and with secrets masked."""
-
-    def mask(_logger: object, _method: str, event: EventDict) -> EventDict:
-        masked = {name: redact(str(value), secrets) for name, value in event.items()}
-        return masked | {"event": one_line(masked["event"], limit=10_000)}
-
-    plain = structlog.dev.plain_traceback  # a pretty one shows local variables
-    return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[
-            structlog.stdlib.add_logger_name,
-            structlog.stdlib.add_log_level,
-            structlog.stdlib.ExtraAdder(["run_id", "phase"]),
-            structlog.processors.TimeStamper(fmt="iso"),
-        ],
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
-            mask,
-            structlog.dev.ConsoleRenderer(exception_formatter=plain)
-            if is_terminal
-            else structlog.processors.JSONRenderer(ensure_ascii=False),
-        ],
-    )
-
-
-def quieten_probes(record: logging.LogRecord) -> bool:
-    """Lower uvicorn's record of a request that succeeded to DEBUG, if a monitor sent it."""
-    _client, _method, path, _version, status = record.args  # type: ignore[misc]
-    if str(path).startswith(("/health/", "/metrics", "/next-training")) and int(str(status)) < 400:
-        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
-    return record.levelno >= logging.root.level
 
 
 def log_to_stderr(level: str, secrets: Sequence[str]) -> None:

@@ -368,7 +368,10 @@ def _only_member(archive: zipfile.ZipFile) -> Any:
             f"the zip archive holds {len(names)} files ({one_line(', '.join(names), limit=200)}), "
             "expected one; unpack it and load one of them"
         )
-    return archive.open(names[0])
+    try:
+        return archive.open(names[0])
+    except RuntimeError as error:  # a password, or a method that Python does not know
+        raise DataError(f"the zip archive cannot be unpacked here: {error}; unpack it") from None
 
 
 def _whole_review(delimiter: str, width: int, rating: int) -> re.Pattern[str]:

@@ -39,7 +39,7 @@ def ratings_of_user(db: MongoDatabase, reviews: ReviewsSettings, user: str) -> R
 def rated_by(db: MongoDatabase, reviews: ReviewsSettings, same: Any, milliseconds: int) -> Ratings:
     """Return the ratings of the user whose id matches ``same``, from Reviews, else from Users.
 
-    Without an index on the user, MongoDB stops after the time: DatabaseUnavailableError. Without a
+    Where the user is not indexed, MongoDB stops after the time: DatabaseUnavailableError. Without a
     rating: DataError.
     """
     ratings = gather(pa.Table.from_batches([_rated_by(db, reviews, same, milliseconds)]))
@@ -50,12 +50,13 @@ def _rated_by(
     db: MongoDatabase, reviews: ReviewsSettings, same: Any, milliseconds: int | None = None
 ) -> pa.RecordBatch:
     """Return the first 10,000 ratings of the user whose id matches, cleaned."""
-    with mongo_errors("reading a user's ratings (is Reviews indexed by user?)"):
+    with mongo_errors("reading a user's ratings (are Reviews and Users indexed by user?)"):
         projection = {"_id": 0} | dict.fromkeys(reviews.fields, 1)
         cursor = reviews_collection(db).find({reviews.user_field: same}, projection)
         if rows := cursor.limit(BATCH_ROWS).max_time_ms(milliseconds).to_list():
             return clean_rows(rows, reviews)
-        document = users_collection(db).find_one({"user_id": same}) or {}
+        found = users_collection(db).find_one({"user_id": same}, max_time_ms=milliseconds)
+    document = found or {}
     entries = [entry | {"user_id": document.get("user_id")} for entry in ratings_in(document)]
     return clean_rows(entries, reviews, ("user_id", "gmap_id", "rating", "timestamp"))
 

@@ -49,7 +49,7 @@ class RestaurantNames:
     def __init__(self, ids: Sequence[Any], names: Mapping[Any, str]) -> None:
         self._ids = ids
         self._names = names
-        self._texts = [f"{self.of(i) or ''} {i}".casefold() for i in ids]
+        self._texts = [f"{self.of(i) or ''} {i}".strip().casefold() for i in ids]
 
     def of(self, gmap_id: Any) -> str | None:
         """Return a restaurant's name, None if it is unknown."""

@@ -130,7 +130,7 @@ def _decide(
     verdict = {"compared_with": theirs.get("run_id"), "passed": passed, "reasons": reasons}
     for warning in lift.warnings:
         run.warn(f"{name}: {warning}")
-    rejected = bool(reasons) and not passed and run.kind != "dry_run"
+    rejected = not passed and run.kind != "dry_run"
     if reasons and not rejected:
         run.warn(f"a training with the gate on would be rejected: {'; '.join(reasons)}")
     run.record(**{f"gate.{name}": {**verdict, "lift": lift.figures}, "warnings": run.warnings})

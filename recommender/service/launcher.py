@@ -37,7 +37,7 @@ SCRIPT = Path(__file__).parents[2] / "als_training.py"
 # Added to the time limit and two graces before a hanging child is killed: its start is slow.
 _LAST_RESORT_SECONDS = 30.0
 _PASS_ON_SECONDS = 0.5  # between two readings of a training's log
-_RECORD_SECONDS = 10.0  # to record a child's end; after that, recovery does it
+_RECORD_SECONDS = 10.0  # to record a child's begin or end; recovery does the rest
 _SIGTERM_CODE, _SIGKILL_CODE = 143, 137
 # A scheduled training that fails with a code that may pass by itself is retried once.
 _RETRIED_CODES = (DatabaseUnavailableError.exit_code, SparkError.exit_code)
@@ -70,7 +70,8 @@ class Trainer:
         lease = Lease(self._db, self._settings.schedule.lease_seconds)
         log_file = self._settings.log_dir / f"{run_id}.log"
         ledger = Ledger(self._db)
-        with self._lock, mongo_errors("taking the lease"):
+        limit = pymongo.timeout(_RECORD_SECONDS)  # the lock would hold up a stop
+        with self._lock, mongo_errors("taking the lease"), limit:
             if self._stopping:
                 raise RecommenderError("the service is stopping; start the training elsewhere")
             self._settings.make_folder(log_file.parent)
@@ -178,7 +179,9 @@ class Trainer:
         return code, overdue
 
 
-def _outcome(code: int, *, overdue: bool, stopping: bool) -> tuple[State, str]:
+def _outcome(code: int, *, overdue: bool, stopping: bool) -> tuple[State, str | None]:
+    if code == 0:
+        return "succeeded", None
     if overdue or code == TimedOut.exit_code:
         how = "was killed, as it hung" if overdue else "could not clean up"
         return "failed", f"the training took longer than TRAIN_TIMEOUT_MINUTES and {how}"

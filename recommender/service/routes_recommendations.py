@@ -54,8 +54,6 @@ def recommendations(
     n: ListLength = None,
 ) -> Recommendations:
     """Recommend restaurants from the ratings sent."""
-    if service.catalog.served().factors is None:
-        raise HTTPException(404, "no training has published factors; POST /train first")
     return from_ratings(service, parsed(rated), n)
 
 

@@ -57,13 +57,12 @@ class TrainingClock:
     def _tick(self) -> None:
         """Start a training if a slot is due, and read the schedule anew."""
         try:
-            retry = self._tidy_up()
+            if self._tidy_up():
+                self._claimed = self._claimed or "retry"
             if self._schedule.claim():
-                if self._claimed:
+                if self._claimed == "schedule":
                     self._schedule.count_skip({})
                 self._claimed = "schedule"
-            elif retry:
-                self._claimed = self._claimed or "retry"
             if self._schedule.paused:
                 self._claimed = None
             if self._claimed:

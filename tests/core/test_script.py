@@ -1,7 +1,6 @@
 """The entry of all scripts: exit codes, signals, and log lines without secrets."""
 
 import io
-import json
 import logging
 import os
 import signal
@@ -9,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote_plus
 
@@ -22,7 +20,6 @@ from recommender.core.logs import (
     configure_logging,
     redact,
     secrets_of,
-    service_formatter,
 )
 from recommender.core.script import EXIT_CODES, run_script
 from recommender.core.settings import load_settings
@@ -415,27 +412,6 @@ def test_a_line_break_in_a_message_does_not_forge_a_line() -> None:
 
 def test_a_line_has_its_level_and_logger() -> None:
     assert formatted("hello").endswith(" INFO name: hello")
-
-
-def test_a_record_is_one_json_line_with_its_fields_and_no_secret() -> None:
-    secret = 'pass"word'
-    try:
-        raise ValueError(secret)
-    except ValueError:
-        record = logging.LogRecord("n", logging.ERROR, "", 1, "%s\n", (secret,), sys.exc_info())
-    record.run_id = "r1"
-    line = service_formatter([secret], is_terminal=False).format(record)
-    fields = json.loads(line)
-    assert line.splitlines() == [line]
-    assert (fields["level"], fields["event"], fields["run_id"]) == ("error", "***", "r1")
-    assert "ValueError: ***" in fields["exception"]
-    assert datetime.fromisoformat(fields["timestamp"]).utcoffset() is not None
-    assert "phase" not in fields
-
-
-def test_a_terminal_gets_colours() -> None:
-    record = logging.LogRecord("name", logging.WARNING, "file.py", 1, "hello", (), None)
-    assert "\x1b[" in service_formatter([], is_terminal=True).format(record)
 
 
 def test_logs_go_to_stderr_from_the_level_set_up(capfd: pytest.CaptureFixture[str]) -> None:

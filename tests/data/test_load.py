@@ -195,6 +195,12 @@ def test_columns_may_be_named_where_there_is_no_header(run: Run, db: MongoDataba
     ]
 
 
+def test_columns_named_so_may_have_blanks(run: Run, db: MongoDatabase) -> None:
+    maps = ("--map=user_id=user id", "--map=gmap_id=b", "--map=rating=c")
+    run("1,g,5\n", "--columns", "user id, b ,c", *maps)
+    assert loaded(db) == [{"user_id": "1", "gmap_id": "g", "rating": 5}]
+
+
 def test_format_given_wins(run: Run, db: MongoDatabase) -> None:
     run(GOOGLE_CSV, "--format", "csv", name="file.json")
     assert loaded(db) == GOOGLE_ROWS
@@ -452,6 +458,8 @@ def test_readers_see_the_old_reviews_until_all_is_inserted(
 
 
 TRUNCATED = gzip.compress(with_rating(*"12345" * 99).encode())[:-20]
+# Bit 0 of the flags, of the entry and in the directory, says that there is a password.
+ENCRYPTED = zipped(b"a", "r.csv").replace(b"\x14\0\0\0\0\0", b"\x14\0\1\0\0\0")
 BROKEN_FILES: list[tuple[bytes, str]] = [
     (b"", "file.csv is empty"),
     (b"\n \n", "file.csv is empty"),
@@ -465,6 +473,7 @@ BROKEN_FILES: list[tuple[bytes, str]] = [
     (gzip.compress(GOOGLE_CSV.encode())[:-8] + bytes(8), "damaged or cut short"),
     (b"BZh9" + bytes(20), "damaged"),
     (zipped(b"", "a.csv", "b.csv"), "holds 2 files"),
+    (ENCRYPTED, "password required.*unpack it"),
     (b"PAR1" + bytes(20), "damaged or cut short"),
     (b"who,gmap_id,rating\nu,g,4\n", "has the columns who, gmap_id, rating"),
     (b"a,x,5\n", "--columns"),

@@ -9,11 +9,16 @@ from bson import Int64, ObjectId
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 
-from recommender.core.errors import DataError
+from recommender.core.errors import DatabaseUnavailableError, DataError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids, encode_id
-from recommender.data.one_user import parse_rating, ratings_from_request, ratings_of_user
+from recommender.data.one_user import (
+    parse_rating,
+    rated_by,
+    ratings_from_request,
+    ratings_of_user,
+)
 from recommender.data.ratings import Ratings
 
 REVIEW: Document = {"user_id": "u", "gmap_id": "g", "rating": 4}
@@ -59,6 +64,13 @@ class TestRatingsOfUser:
         row = bson.encode({"_id": 1, "user_id": "u", "ratings": entries})
         db["Users"].insert_one(RawBSONDocument(row.replace(b"BROKEN", b"\xff\xfe\xc3\x28ab")))
         assert triples(ratings_of_user(db, db_settings.reviews, "u")) == [("u", "g", 3.0)]
+
+    def test_both_collections_are_read_within_a_time(
+        self, db: MongoDatabase, db_settings: Settings
+    ) -> None:
+        db["Users"].insert_many([{"user_id": f"v{i}"} for i in range(100_000)])
+        with pytest.raises(DatabaseUnavailableError, match="time"):
+            rated_by(db, db_settings.reviews, "u", milliseconds=1)
 
     def test_a_user_without_valid_ratings_is_an_error(
         self, db: MongoDatabase, db_settings: Settings

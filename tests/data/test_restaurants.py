@@ -6,7 +6,7 @@ import pytest
 from recommender.core.errors import ConfigurationError, DatabaseUnavailableError
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings, load_settings
-from recommender.data.restaurants import restaurant_names, shown_restaurants
+from recommender.data.restaurants import RestaurantNames, restaurant_names, shown_restaurants
 
 KEYS = pa.array(["a", "b", "c"])
 
@@ -47,3 +47,9 @@ def test_names_are_those_of_the_ids(db: MongoDatabase) -> None:
     named = [{"gmap_id": i, "name": f"Name {i}"} for i in ("a", "b", 7, ["b"])]
     db["Restaurants"].insert_many([*named, {"gmap_id": "c", "name": 5}, {"name": "no id"}])
     assert restaurant_names(db, ["b", 7, "c"]) == {"b": "Name b", 7: "Name 7"}
+
+
+def test_a_search_lists_whole_beginnings_first() -> None:
+    names = RestaurantNames(["xxab", "ab1", "c", "ab2"], {"c": "AB Grill", "xxab": "The Ab"})
+    assert names.search("ab", 9) == ["ab1", "c", "ab2", "xxab"]
+    assert names.search("ab the", 9) == ["xxab"]

@@ -1,15 +1,12 @@
 """The backend's Users, read from a real MongoDB."""
 
-import numpy as np
 import pyarrow as pa
 from bson.int64 import Int64
-from scipy.sparse import csr_array
 
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
 from recommender.data.ratings import Ratings
-from recommender.data.sparse import stored_entries
 from recommender.data.users import rated_in_users, read_users
 from tests.support import ratings_of
 
@@ -99,14 +96,6 @@ def test_several_blocks_of_known_users_are_read(db: MongoDatabase, db_settings: 
     rated = [{"gmap_id": "b"}]
     db["Users"].insert_many([{"user_id": f"u{i}", "ratings": rated} for i in range(12_000)])
     assert read_users(db, many, db_settings.reviews).also_rated.sum(axis=0).tolist() == [0, 12_000]
-
-
-def test_structure_is_true_at_each_stored_entry() -> None:
-    stored = csr_array((np.array([2.5, 0.0]), np.array([1, 0]), np.array([0, 1, 2])), shape=(2, 2))
-    other = csr_array(np.array([[0, 3.0], [0, 0]]))
-    both = stored_entries(stored) + stored_entries(other)
-    assert both.dtype == np.bool_
-    assert both.toarray().tolist() == [[False, True], [True, False]]
 
 
 def test_a_collation_of_users_does_not_mix_users(db: MongoDatabase, db_settings: Settings) -> None:

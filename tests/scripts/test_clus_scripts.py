@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from bson.decimal128 import Decimal128
 from bson.objectid import ObjectId
 
 import clus_counter
@@ -68,13 +69,17 @@ def test_what_the_backend_serves_is_shown(
     model: ContractReader, db: MongoDatabase, show: Show, capsys: pytest.CaptureFixture[str]
 ) -> None:
     user, other = db["Reviews"].distinct("user_id")[5:7]
-    entries = [{"gmap_id": model.columns[0], "score": 0.5, "rating": 4.2}, {"gmap_id": "x"}]
+    entries = [{"gmap_id": model.columns[0], "score": 0.5, "rating": 4.2}]
+    entries += [{"gmap_id": gmap_id} for gmap_id in ("x", Decimal128("1.5"))]
     invalid = [5, {"score": 1}, {"gmap_id": ["no id"]}]
     db["Recommendations"].insert_one(
         {"user_id": user, "run_id": "r7", "recommendations": [*entries, *invalid]}
     )
     shown = show(user)
-    assert (shown["served_by"], shown["served ids"]) == ("r7", [model.columns[0], "x"])
+    assert (shown["served_by"], shown["served ids"]) == (
+        "r7",
+        [model.columns[0], "x", {"$numberDecimal": "1.5"}],
+    )
     assert show(other)["served"] == []
     assert clus_test.main([user]) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if " 4.2 " in line)

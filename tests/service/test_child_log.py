@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from recommender.core.logs import service_formatter
 from recommender.service.child_log import ChildLog
+from recommender.service.logs import service_formatter
 
 TIME = "2026-11-28 20:44:14,123"
 

@@ -1,6 +1,7 @@
 """Trainings as child processes of the service: how they start, and how their end is recorded."""
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,11 +74,18 @@ def process_of(run_id: str, settings: Settings) -> psutil.Process:
 def test_an_end_that_the_child_did_not_record_is_recorded_by_its_code(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
-    states = {1: "failed", 76: "rejected", 143: "cancelled", 137: "crashed", 124: "failed"}
+    states = {
+        0: "succeeded",
+        1: "failed",
+        76: "rejected",
+        143: "cancelled",
+        137: "crashed",
+        124: "failed",
+    }
     for code, state in states.items():
         with trainer_of(db_settings, db, f"raise SystemExit({code})") as trainer:
             run = ended(db, trainer.start("api"))
-        assert (run["state"], run["exit_code"], bool(run["error"])) == (state, code, True)
+        assert (run["state"], run["exit_code"], bool(run["error"])) == (state, code, code > 0)
 
 
 def test_the_end_of_a_failed_training_is_one_error_with_its_reason(
@@ -114,14 +122,18 @@ def test_stages_that_a_child_left_are_dropped_before_the_lease_is_released(
 def test_a_hung_mongodb_does_not_keep_the_service_from_stopping(
     db_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "_RECORD_SECONDS", 0.3)
     with MongodForTests(tmp_path / "mongod") as mongo:
         settings = db_settings.with_values({"mongo_uri": mongo.uri, "stop_grace_seconds": 1})
         mongod = psutil.Process(mongo.pid)
         with connect(settings) as client:
             with trainer_of(settings, database(client, settings), PRINTS_ITS_PID) as trainer:
                 process_of(trainer.start("api"), settings)
+                monkeypatch.setattr(launcher, "_RECORD_SECONDS", 0.3)
                 mongod.suspend()
+                began = time.monotonic()
+                with pytest.raises(DatabaseUnavailableError):
+                    trainer.start("api")
+            assert time.monotonic() - began < 15  # seconds; PyMongo alone waits for 30
             mongod.resume()
 
 

@@ -128,6 +128,8 @@ def test_the_key_is_asked_for_once(configure: Callable[..., None], db: MongoData
         page(client, "/ui/login")
         assert client.get("/static/page.css").status_code == 200
         assert client.post("/ui/login", data={"key": "wrong"}).status_code == 403
+        long = client.post("/ui/login", data={"key": "x" * 200_000})
+        assert (long.status_code, long.headers["content-type"][:9]) == (413, "text/html")
         evil = {"Origin": "http://evil.example"}
         assert client.post("/ui/login", data={"key": "kéy"}, headers=evil).status_code == 403
         assert client.get("/runs").status_code == 401

@@ -110,6 +110,7 @@ def anonymous_users_are_folded_in(client: TestClient) -> None:
     assert (by_cluster["source"], by_cluster["unknown"]) == ("cluster", [])
     listed = [entry["gmap_id"] for entry in by_cluster["recommendations"]]
     assert of_cluster not in listed
+    assert get(client, "/recommendations", rated=f"{of_cluster}=5") == by_cluster
     assert ask(("nowhere", 4))["source"] == "fallback"
     for wrong in ([], [("a", 9)], [("a", 5), ("c", "x")], [("a", 5), ("c", 0)], [("a", 5)] * 1001):
         ask(*wrong, status=422)

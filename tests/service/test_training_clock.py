@@ -175,6 +175,28 @@ def test_a_retry_that_is_due_is_started_once_and_is_no_slot(
     assert "skipped" not in slot(db)
 
 
+def test_a_retry_that_is_due_outlasts_an_election(
+    db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unavailable(Schedule):
+        failed = False
+
+        def claim(self) -> bool:
+            if not self.failed:
+                self.failed = True
+                raise DatabaseUnavailableError("an election")
+            return super().claim()
+
+    monkeypatch.setattr(training_clock, "_MOST_SECONDS", 0.05)
+    monkeypatch.setattr(training_clock, "_RETRY_SECONDS", 0.05)
+    trainings, due = Trainings(), [True]
+    clock = TrainingClock(Unavailable(db, HOUR), trainings.start, lambda: bool(due and due.pop()))
+    clock.start()
+    until(lambda: trainings.count)
+    clock.stop()
+    assert trainings.triggers == ["retry"]
+
+
 def test_a_paused_schedule_lets_slots_pass_also_after_a_restart(db: MongoDatabase) -> None:
     trainings = Trainings()
     Schedule(db, OFTEN).pause(True)

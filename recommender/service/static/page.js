@@ -70,17 +70,9 @@ async function call(form) {
 function show(form, button) {
   const query = new URLSearchParams(new FormData(form));
   if (button?.name) query.append(button.name, button.value);
-  query.delete("remove");
-  if (button?.name === "remove") without(query, button.value);
   const url = `${form.getAttribute("action")}?${query}`;
   history.replaceState(null, "", url);
   refresh(url);
-}
-
-function without(query, id) {
-  const kept = query.getAll("rated").filter((one) => !one.startsWith(`${id}=`));
-  query.delete("rated");
-  kept.forEach((one) => query.append("rated", one));
 }
 
 document.addEventListener("submit", (event) => {
