@@ -72,7 +72,7 @@ class Servers:
         if kind == "with users":
             return with_users(folder)
         if kind == "small disk":
-            self._stack.enter_context(small_disk(folder, "512m"))
+            self._stack.enter_context(small_disk(folder, "size=512m,nr_inodes=2000"))
         return FaultyMongo(folder, replica_set=kind == "replica set")
 
 

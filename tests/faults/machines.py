@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from urllib.parse import quote_plus
 
@@ -31,10 +32,10 @@ LATE_SECONDS = 40.0
 
 
 @contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[None]:
-    """Mount a file system of this size on a folder for the block."""
+def small_disk(folder: Path, limits: str) -> Iterator[None]:
+    """Mount a file system with these limits on a folder for the block."""
     folder.mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", limits, "tmpfs", str(folder)]
     if not shutil.which("mount") or subprocess.run(mount, check=False).returncode:
         pytest.skip("a small disk cannot be mounted here")
     try:
@@ -45,7 +46,7 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
 
 def full_spark_disk(world: World) -> Outcome:
     """Train where Spark's own files do not fit."""
-    with small_disk(world.settings.work_dir / "small", "1m"):
+    with small_disk(world.settings.work_dir / "small", "size=1m"):
         folder = str(world.settings.work_dir / "small")
         training = world.start("als_training.py", WORK_DIR=folder)
         outcome = world.outcome(training)
@@ -54,26 +55,28 @@ def full_spark_disk(world: World) -> Outcome:
 
 
 def full_mongod_disk(world: World, *, dies: bool) -> Outcome:
-    """Fill mongod's disk while a training trains, and make room when that has ended.
+    """Leave mongod's disk no room for another file while a training trains, and then make room.
 
-    It dies of it at its next checkpoint, which is forced or kept from coming, and until then
-    refuses what needs a file of its own.
+    It refuses what needs a file of its own, such as a collection. It dies at its next checkpoint,
+    which is forced or kept from coming. (With no room for bytes, it dies as soon as its journal
+    grows into a new page.)
     """
-    filler = world.mongo.folder / "filler"
+    fillers = world.mongo.folder / "fillers"
 
     def fill(world: World, training: Running) -> None:
         with world.reader.cut_off(), world.mongo.admin() as client:
             client.admin.command("setParameter", syncdelay=0)
-            with suppress(OSError), filler.open("wb", buffering=0) as file:
-                while True:
-                    file.write(b"\0" * 4096)
+            fillers.mkdir()
+            with suppress(OSError):
+                for number in count():
+                    (fillers / str(number)).touch()
             if dies:
                 with suppress(PyMongoError):
                     client.admin.command("fsync")
             training.end()
             assert "No space left on device" in world.mongo.log()
             assert world.mongo.ended() == dies
-            filler.unlink()
+            shutil.rmtree(fillers)
             world.mongo.ensure()
 
     return hit(Moment("", "train"), fill)(world)
