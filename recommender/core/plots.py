@@ -14,12 +14,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LABELLED_LINES = 14
-_LABELLED_TICKS = 8  # about; more would overlap
+_LINES_BELOW = 4  # more have their legend beside the chart
+_BELOW: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": _LINES_BELOW}
+_BESIDE: Any = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "fontsize": "small"}
+_MARKERS = "os^DvP"
+_LABELLED_TICKS = 5  # about; more would overlap
 _STABLE: Any = {"svg.hashsalt": "recommender", "svg.fonttype": "none"}
-_GREY = "#7f8792"  # readable on white and on black
+_INK = "#59635d"  # on white; on a dark page, the style replaces it
+_ON_DARK = b"<style>@media (prefers-color-scheme: dark) { svg { --ink: #a0aaa4 } }</style>"
+# Colours of a contrast of 3 and more on white and on black.
+_COLOURS = "cycler('color', ['#2477b3', '#d2561a', '#2f8f3f', '#9467bd', '#8c6d31', '#c0408f'])"
 _COLOURED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-_ON_ANY_PAGE: Any = _STABLE | dict.fromkeys(_COLOURED, _GREY)
+_ON_ANY_PAGE: Any = _STABLE | dict.fromkeys(_COLOURED, _INK)
 _ON_ANY_PAGE |= {"savefig.transparent": True, "legend.framealpha": 0.0, "font.size": 12.0}
+_ON_ANY_PAGE["axes.prop_cycle"] = _COLOURS
 _ON_ANY_PAGE |= {"axes.spines.top": False, "axes.spines.right": False}
 _drawing = Lock()
 
@@ -51,23 +59,25 @@ def keep_cache_in(folder: Path) -> None:
 def save_line_charts(path: Path, charts: Sequence[LineChart]) -> None:
     """Plot charts below each other as SVG; without charts, an empty figure."""
     keep_cache_in(path.parent)
-    path.write_bytes(_svg(charts, 4.5, _STABLE))
+    path.write_bytes(_svg(charts, (10, 4.5), _STABLE))
 
 
 @lru_cache(maxsize=64)
 def line_charts_svg(*charts: LineChart) -> bytes:
-    """Return charts, hashable ones, below each other as SVG on a transparent background."""
-    return _svg(charts, 3.2, _ON_ANY_PAGE)
+    """Return charts, hashable ones, below each other as SVG for a light or a dark page."""
+    svg = _svg(charts, (7, 3.4), _ON_ANY_PAGE).replace(b"<defs>", _ON_DARK + b"<defs>", 1)
+    return svg.replace(_INK.encode(), f"var(--ink, {_INK})".encode())
 
 
-def _svg(charts: Sequence[LineChart], height: float, style: Any) -> bytes:
-    """Draw the charts: the same bytes for the same charts, without date or random ids."""
+def _svg(charts: Sequence[LineChart], size: tuple[float, float], style: Any) -> bytes:
+    """Draw charts of a width and height in inches: the same charts are the same bytes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     svg = BytesIO()
     with _drawing, rc_context(style):  # matplotlib's settings are those of the whole process
-        figure = Figure(figsize=(10, height * max(1, len(charts))), layout="constrained")
+        width, height = size[0], size[1] * max(1, len(charts))
+        figure = Figure(figsize=(width, height), layout="constrained")
         for number, chart in enumerate(charts, start=1):
             _draw_lines(figure.add_subplot(len(charts), 1, number), chart)
         figure.savefig(svg, format="svg", metadata={"Date": None})
@@ -82,7 +92,8 @@ def _draw_lines(axes: Axes, chart: LineChart) -> None:
         ticks, values, errors, notes = zip(*points, strict=True)
         xs = [tick + shift for tick in ticks]
         shown = label if number < _LABELLED_LINES else ""
-        axes.errorbar(xs, values, errors, label=shown, linestyle=style, marker="o", capsize=3)
+        marker = _MARKERS[number % len(_MARKERS)]
+        axes.errorbar(xs, values, errors, label=shown, linestyle=style, marker=marker, capsize=3)
         for x, value, error, note in zip(xs, values, errors, notes, strict=True):
             axes.text(x, value + error, note, ha="center", va="bottom", weight="bold")
     axes.set(title=chart.title, xlabel=chart.x_label, ylabel=chart.y_label)
@@ -92,4 +103,4 @@ def _draw_lines(axes: Axes, chart: LineChart) -> None:
     axes.margins(y=0.12)
     axes.grid(alpha=0.3)
     if any(label for label, _ in chart.lines):
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small", handlelength=4)
+        axes.legend(**(_BELOW if len(chart.lines) <= _LINES_BELOW else _BESIDE))

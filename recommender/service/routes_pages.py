@@ -13,6 +13,7 @@ from recommender.core.mongo import Document, quick_read
 from recommender.core.plots import LineChart, Point, keep_cache_in, line_charts_svg
 from recommender.core.settings import Settings
 from recommender.runs.ledger import OPEN_STATES, STATES, Ledger, State
+from recommender.runs.switch import replaced_generations
 from recommender.service import routes_catalog as api
 from recommender.service.dependencies import (
     PAGE_COOKIE,
@@ -31,6 +32,15 @@ _MATCHES, _MOST_STARS = 6, 10
 _OWN = {"_id", "run_id", "pid", "log"}  # fields that differ between any two runs
 _SHOWN = {"als", "lists", "clusters", "hindsight"}  # metrics with a section of their own
 _COOKIE_SECONDS = 30 * 86_400
+# What two runs are compared by first, the beginnings of dotted names: causes, then effects.
+_COMPARED = (
+    ("settings.", "chosen.confidence.", "chosen.weights."),
+    (
+        *("state", "error", "ratings", "users", "restaurants"),
+        *("metrics.lists.ndcg", "metrics.lists.lift", "metrics.lists.hit_rate"),
+        *("metrics.lists.coverage", "metrics.als.rmse", "metrics.clusters.held_out.ndcg"),
+    ),
+)
 
 # For each chart, the label and the dotted name of each metric that it shows.
 _CHARTS = {
@@ -54,19 +64,26 @@ def _recent(
 @router.get("/")
 def home(request: Request, service: CurrentService) -> Response:
     """Show how the service does: the model, the training in progress, the schedule."""
-    runs = _recent(service)
+    runs, served = _recent(service), service.catalog.served()
     trained = [run for run in runs if _is_training(run)]
+    ids = [run["run_id"] for run in trained]
+    # After a rollback, the training that is served is not the last one.
+    at = ids.index(served.run_id) if served.run_id in ids else 0
+    good, before = (trained[n] if n < len(trained) else None for n in (at, at + 1))
     running = next((run for run in runs if run["state"] in OPEN_STATES), None)
+    with quick_read("reading the previous generation"):
+        previous = {each["run_id"] for each in replaced_generations(service.db).values()}
     return render(
         request,
         "home.html",
-        latest=runs[0] if runs else None,
-        good=trained[0] if trained else None,
-        before=trained[1] if len(trained) > 1 else None,
+        latest=next((run for run in runs if run["state"] not in OPEN_STATES), None),
+        good=good,
+        before=before,
         running=running,
-        steps=list(_steps(running, trained[0] if trained else None)) if running else [],
+        steps=list(_steps(running, good)) if running else [],
         schedule=service.schedule,
-        served=service.catalog.served(),
+        served=served,
+        previous=sorted(filter(None, previous)),
     )
 
 
@@ -78,7 +95,8 @@ def _is_training(run: Document) -> bool:
 
 def _steps(run: Document, last: Document | None) -> Iterator[Document]:
     """Yield the phases of a run in progress, those to come with their seconds in the last one."""
-    took = {phase["name"]: phase["seconds"] for phase in (last or {}).get("phases", [])}
+    phases = last["phases"] if last and run.get("kind") == "training" else []
+    took = {phase["name"]: phase["seconds"] for phase in phases}
     done = {phase["name"]: phase["seconds"] for phase in run["phases"]}
     current = run["phase"] if run["phase"] not in done else None
     for name in dict.fromkeys([*took, *done, *([current] if current else [])]):
@@ -94,8 +112,27 @@ def runs(
     before: Text | None = None,
 ) -> Response:
     """List the runs, to open one or to compare two."""
-    listed = _recent(service, before, state)
-    return render(request, "runs.html", runs=listed, state=state, states=STATES, full=_RUNS)
+    return _list_of_runs(request, service, state, before)
+
+
+def _list_of_runs(
+    request: Request,
+    service: Service,
+    state: State | None = None,
+    before: str | None = None,
+    ticked: list[str] | None = None,
+) -> Response:
+    return render(
+        request,
+        "runs.html",
+        200 if ticked is None else 422,
+        runs=_recent(service, before, state),
+        state=state,
+        states=STATES,
+        full=_RUNS,
+        served=service.catalog.served().run_id,
+        ticked=ticked,
+    )
 
 
 @router.get("/ui/compare")
@@ -104,16 +141,16 @@ def compare(
     service: CurrentService,
     run: Annotated[list[str] | None, Query()] = None,
 ) -> Response:
-    """Show where two runs differ, their settings first."""
+    """Show where two runs differ: what was set and chosen, what came of it, and the rest."""
     if run is None or len(run) != 2:
-        raise HTTPException(422, "tick two runs in the list of runs to compare them")
+        return _list_of_runs(request, service, ticked=run or [])
     first, second = (dict(_flat(document_of(service, run_id))) for run_id in sorted(run))
     rows = [(key, first.get(key), second.get(key)) for key in dict.fromkeys([*first, *second])]
     different = [row for row in rows if row[1] != row[2] and row[0] not in _OWN]
-    different.sort(key=lambda row: (None in row, not row[0].startswith("settings.")))
-    return render(
-        request, "compare.html", runs=sorted(run), rows=different, same=len(rows) - len(different)
-    )
+    parts = [[row for row in different if row[0].startswith(names)] for names in _COMPARED]
+    rest = [row for row in different if not any(row in part for part in parts)]
+    same = len(rows) - len(different)
+    return render(request, "compare.html", runs=sorted(run), parts=parts, rest=rest, same=same)
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -193,7 +230,7 @@ def cluster(request: Request, service: CurrentService, cluster_id: int) -> Respo
 @router.get("/ui/users")
 def users(request: Request, service: CurrentService, q: Text = "") -> Response:
     """Search users by the beginning of their ids."""
-    return render(request, "users.html", q=q, users=service.catalog.users(q, 20))
+    return render(request, "users.html", q=q, users=service.catalog.users(q.strip(), 20))
 
 
 @router.get("/ui/users/{user_id:id}")

@@ -180,6 +180,6 @@ async def _read(service: Service, run_id: str) -> Document:
 def _read_ledger(service: Service, run_id: str) -> Document:
     run = document_of(service, run_id)
     return {
-        **{key: run.get(key) for key in ("run_id", "state", "phase", "exit_code", "error")},
+        **{key: run.get(key) for key in ("run_id", "kind", "state", "phase", "exit_code", "error")},
         "phases": [{"name": p["name"], "seconds": p["seconds"]} for p in run["phases"]],
     }

@@ -11,8 +11,10 @@ async function refresh(url) {
   const [now, next] = [document.getElementById("live"), page.getElementById("live")];
   if (number !== latest || !now || !next) return;
   const focused = now.contains(document.activeElement) ? document.activeElement : null;
+  const isOpen = now.querySelector("details")?.open;
   now.replaceWith(next);
-  if (focused) again(next, focused)?.focus();
+  if (isOpen) next.querySelector("details")?.setAttribute("open", "");
+  if (focused) (again(next, focused) || next.querySelector("button, a"))?.focus();
   follow();
 }
 
@@ -30,9 +32,19 @@ function follow() {
   events = url ? new EventSource(url) : null;
   if (!events) return;
   events.onmessage = (event) => {
-    if (!["queued", "running"].includes(JSON.parse(event.data).state)) events.close();
+    const { kind, state } = JSON.parse(event.data);
+    if (!["queued", "running"].includes(state)) {
+      events.close();
+      say(`The ${kind} has ended: ${state}.`);
+    }
     refresh(location.href);
   };
+}
+
+// Outside of the live region, so that a screen reader speaks it and a refresh keeps it.
+function say(text) {
+  document.getElementById("message").textContent = text;
+  if (text) setTimeout(say, 10_000, ""); // ms
 }
 
 // What others do: another browser or the schedule trains, pauses, ends; and times pass.
@@ -41,29 +53,25 @@ async function watch() {
   if (!shown || document.hidden) return;
   const { training, paused, seconds_left: left } = await (await fetch("/next-training")).json();
   const now = [training?.run_id, paused, left && Math.floor(left / 60)];
-  if (now.join() !== shown) await refresh(location.href);
+  if (training || now.join() !== shown) await refresh(location.href);
 }
 
 const watchOn = () => setTimeout(() => watch().catch(() => {}).finally(watchOn), 3000); // ms
 
 // Buttons that call the API; its answer to a failure is a problem with a detail.
 async function call(form) {
-  const { method, json, confirm: question } = form.dataset;
-  if (question && !confirm(question)) return;
-  const message = form.parentElement.querySelector("output");
-  const button = form.querySelector("button");
-  button.disabled = true;
-  message.textContent = "";
+  const { method, json, done, confirm: question, busy } = form.dataset;
+  if (busy || (question && !confirm(question))) return;
+  form.dataset.busy = "yes"; // a disabled button would lose the focus
   try {
     const headers = json ? { "Content-Type": "application/json" } : {};
     const answer = await fetch(form.action, { method, headers, body: json || null });
-    const body = await answer.json();
+    say(answer.ok ? done : (await answer.json()).detail);
     if (answer.ok) await refresh(location.href);
-    else message.textContent = body.detail;
   } catch {
-    message.textContent = "The service does not answer.";
+    say("The service does not answer.");
   }
-  button.disabled = false;
+  delete form.dataset.busy;
 }
 
 // Searches and stars: what the form would load is shown at once, and in the address.
