@@ -180,6 +180,7 @@ def _names(text: str) -> list[str]:
 
 def _encoding(text: str) -> str:
     try:
+        "".encode(text)  # refuses codecs of bytes, such as base64
         return codecs.lookup(text).name
     except LookupError:
         raise argparse.ArgumentTypeError(f"{text!r} is no encoding, such as latin-1") from None

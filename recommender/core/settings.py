@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import bson
 from bson import json_util
 from bson.errors import BSONError
 from dotenv import dotenv_values
@@ -53,11 +54,19 @@ def _no_tiny_interval(hours: float) -> float:
 def _parsed_filter(value: object) -> dict[str, Any]:
     try:
         parsed = json_util.loads(value) if isinstance(value, str) else value
-    except (TypeError, BSONError) as error:
+        bson.encode({"": parsed})
+    except (TypeError, OverflowError, BSONError) as error:
         raise ValueError(f"invalid MongoDB extended JSON: {error}") from None
     if not isinstance(parsed, dict):
         raise ValueError('expected a MongoDB filter as a JSON object, such as {"closed": true}')
     return parsed
+
+
+def _sendable(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value()
+    if text != text.strip() or not text.isprintable():
+        raise ValueError("a header cannot carry its blanks at the ends or its control characters")
+    return key
 
 
 MongoFilter = Annotated[
@@ -71,7 +80,8 @@ LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Upper]
 Interval = Annotated[float, AfterValidator(_no_tiny_interval)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+ApiKey = Annotated[SecretStr, AfterValidator(_sendable)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 ListLength = Annotated[int, Field(ge=1, le=1000)]
 
 
@@ -137,7 +147,7 @@ class ApiSettings(_Group):
     """Address that the API listens on."""
     port: int = Field(8080, alias="PORT", ge=1, le=65535)
     """Port that the API listens on."""
-    key: SecretStr | None = Field(None, alias="API_KEY")
+    key: ApiKey | None = Field(None, alias="API_KEY")
     """Key that all calls but `/next-training`, `/health/...` send: `X-API-Key` or bearer token."""
 
 

@@ -390,9 +390,13 @@ def _numbered(
     quote escaped by a backslash is doubled.
     """
     open_lines: list[tuple[int, str]] = []
+    ends = re.compile(rf'\\"\s*({re.escape(delimiter)}|$)')
     for number, line in lines:
         if '\\"' in line:
-            line = line.replace('\\"', '""')
+            doubled = line.replace('\\"', '""')
+            # The quotes pair up as they are: those after a backslash end fields.
+            as_it_is = line.count('"') % 2 < doubled.count('"') % 2 and ends.search(line)
+            line = line if as_it_is else doubled
         if open_lines and whole.fullmatch(line):
             stray += [n for n, _ in open_lines]
             open_lines = []

@@ -8,7 +8,7 @@ import bson
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from bson import Binary, DatetimeMS, Decimal128, ObjectId, Timestamp
+from bson import Binary, Code, DatetimeMS, Decimal128, ObjectId, Timestamp
 from bson.codec_options import CodecOptions, DatetimeConversion
 from numpy.typing import NDArray
 
@@ -20,7 +20,7 @@ CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_MS,
     unicode_decode_error_handler="surrogateescape",
 )
-_ID_TYPES = int | float | Decimal128 | ObjectId | bytes | Binary | DatetimeMS | Timestamp
+_ID_TYPES = int | float | Decimal128 | ObjectId | bytes | Binary | DatetimeMS | Timestamp | Code
 
 
 def encode_id(value: Any) -> str | Rejection:
@@ -30,7 +30,7 @@ def encode_id(value: Any) -> str | Rejection:
     that ``1`` and ``"1"`` stay two ids; a string that starts with NUL is marked as a string.
     """
     try:
-        if isinstance(value, str):
+        if type(value) is str:
             size, key = len(value.encode()), f"\0s{value}" if value.startswith("\0") else value
         elif isinstance(value, _ID_TYPES) and not _is_nan(value):
             encoded = bson.encode({"": value}, codec_options=CODEC)
@@ -97,7 +97,7 @@ def same_number_same_key(keys: pa.StringArray) -> pa.StringArray:
 
 def _comparable(value: Any) -> str | Decimal | None:
     """Return a value that is equal for equal ids; None for an invalid id that is not a string."""
-    if isinstance(value, str) and not value.startswith("\0"):
+    if type(value) is str and not value.startswith("\0"):  # not Code, a str without a hash
         return value
     key = encode_id(value)
     if isinstance(key, Rejection):

@@ -12,6 +12,7 @@ from bson.errors import InvalidId
 
 from recommender.core.errors import DataError
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
+from recommender.core.mongo_collections import SIMPLE
 from recommender.core.settings import ReviewsSettings
 from recommender.data.cleaning import clean_rows
 from recommender.data.ids import encode_id
@@ -53,9 +54,11 @@ def _rated_by(
     with mongo_errors("reading a user's ratings (are Reviews and Users indexed by user?)"):
         projection = {"_id": 0} | dict.fromkeys(reviews.fields, 1)
         cursor = reviews_collection(db).find({reviews.user_field: same}, projection)
-        if rows := cursor.limit(BATCH_ROWS).max_time_ms(milliseconds).to_list():
+        cursor = cursor.collation(SIMPLE).limit(BATCH_ROWS).max_time_ms(milliseconds)
+        if rows := cursor.to_list():
             return clean_rows(rows, reviews)
-        found = users_collection(db).find_one({"user_id": same}, max_time_ms=milliseconds)
+        limits: Document = {"collation": SIMPLE, "max_time_ms": milliseconds}
+        found = users_collection(db).find_one({"user_id": same}, **limits)
     document = found or {}
     entries = [entry | {"user_id": document.get("user_id")} for entry in ratings_in(document)]
     return clean_rows(entries, reviews, ("user_id", "gmap_id", "rating", "timestamp"))

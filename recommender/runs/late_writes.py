@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Self
 
 import bson
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReturnDocument
 from pymongo.change_stream import ChangeStream
@@ -26,7 +26,12 @@ from pymongo.read_concern import ReadConcern
 from recommender.core.mongo import Document, MongoDatabase, reason_of
 from recommender.core.mongo_collections import WRITTEN_BY_OTHERS
 
-RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+# Of documents of others, fields are read one by one: none may stop the reading.
+RAW: CodecOptions[RawBSONDocument] = CodecOptions(
+    document_class=RawBSONDocument,
+    datetime_conversion=DatetimeConversion.DATETIME_MS,
+    unicode_decode_error_handler="replace",
+)
 _NO_CHANGE_STREAMS = 40573  # a standalone server
 _RENAME_SECONDS = 30.0  # for the rename to appear in the change stream
 # Known documents in a row, from the newest on, after which no newer one is expected.

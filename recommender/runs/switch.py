@@ -15,9 +15,11 @@ import logging
 import re
 import time
 
+from bson.errors import BSONError
 from pymongo.errors import AutoReconnect, OperationFailure, WriteConcernError
 
 from recommender.core.errors import PublishError
+from recommender.core.logs import one_line
 from recommender.core.mongo import Document, MongoDatabase, reason_of
 from recommender.core.mongo_collections import PUBLISHED, STAGED
 from recommender.runs.late_writes import replay
@@ -136,8 +138,8 @@ def _replay(db: MongoDatabase, switch: Document) -> None:
     for target, unique in switch["kept"].items() if switch.get("position") else ():
         try:
             replay(db, switch["position"], target, unique, target + PREVIOUS)
-        except OperationFailure as error:
-            log.error("writes of others during the switch may be lost: %s", reason_of(error))
+        except (OperationFailure, BSONError) as error:  # each try to finish the switch would fail
+            log.error("writes of others during the switch may be lost: %s", one_line(error))
 
 
 def _undo(db: MongoDatabase, switch: Document) -> None:

@@ -1,5 +1,6 @@
 """What the service recommends to any user, from what is published; kept in memory."""
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -190,13 +191,15 @@ class Catalog:
             return served.recommend(ratings, n)
         stored = [entry for entry in document["recommendations"] if _is_valid(entry)][:n]
         entries = [{key: e.get(key) for key in ("gmap_id", "score", "rating")} for e in stored]
-        popular = all(entry["score"] <= _POPULARITY_SCORES for entry in entries)
+        highest = max((entry["score"] for entry in entries), default=math.inf)
+        popular = highest <= _POPULARITY_SCORES
         if served.factors and ratings and not popular:
             reasons = served.factors.because(ratings, [entry["gmap_id"] for entry in entries])
             entries = [e | {"because": why} for e, why in zip(entries, reasons, strict=True)]
         cluster_id = served.cluster_of(ratings) if ratings else None
         source = "fallback" if popular else "personal"
-        return served.answer(source, document.get("run_id"), cluster_id, entries)
+        run_id = document.get("run_id")  # the backend may have written another type
+        return served.answer(source, run_id if type(run_id) is str else None, cluster_id, entries)
 
     @quick_read("reading Recommendations")
     def _document(self, ids: list[object]) -> Document | None:
@@ -210,5 +213,5 @@ def _is_valid(entry: Any) -> bool:
     """Return true for an entry of the contract's form, also if the backend has written it."""
     if not isinstance(entry, dict) or "gmap_id" not in entry:
         return False
-    numbers = entry.get("score"), entry.get("rating", 0.0)
-    return all(isinstance(number, int | float) for number in numbers)
+    score, rating = entry.get("score"), entry.get("rating")
+    return isinstance(score, int | float) and isinstance(rating, int | float | None)

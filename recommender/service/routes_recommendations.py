@@ -1,11 +1,11 @@
 """``/recommendations``: restaurants for known users, and for any user from the ratings sent."""
 
 import itertools
-import reprlib
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, StrictInt
 from starlette.convertors import PathConvertor, register_url_convertor
 
@@ -70,8 +70,9 @@ def recommendations_of(
     service: CurrentService, user_id: str, n: ListLength = None
 ) -> Recommendations:
     """Return the list of a user, with the fallback list for an unknown one."""
-    published(service)
     known = service.catalog.user(user_id, cheap=True)
+    if known[0] is None:
+        published(service)
     return service.catalog.answer(*known, n or service.settings.als.top_n)
 
 
@@ -88,7 +89,8 @@ def parsed(rated: list[str]) -> dict[str, str]:
     try:
         return dict(map(parse_rating, rated))
     except ValueError as error:
-        raise HTTPException(422, f"query.rated: {error}") from None
+        invalid = {"type": "value", "loc": ("query", "rated"), "msg": str(error), "input": rated}
+        raise RequestValidationError([invalid]) from None
 
 
 def from_ratings(
@@ -97,14 +99,21 @@ def from_ratings(
     """Recommend restaurants from ratings by id; 422 if an id or a rating is invalid."""
     served, scale = published(service), service.settings.reviews
     low, high = scale.rating_min, scale.rating_max
-    for gmap_id in rated:
-        if isinstance(encode_id(gmap_id), Rejection):
-            form = f"expected UTF-8 of at most {MAX_ID_BYTES:,} bytes"
-            raise HTTPException(422, f"rated: the id {reprlib.repr(gmap_id)}; {form}")
+    unusable = (isinstance(encode_id(gmap_id), Rejection) for gmap_id in rated)
+    form = f"expected an id of UTF-8 and at most {MAX_ID_BYTES:,} bytes"
     _, rejected = parse_ratings([*rated.values()], low, high)
-    for invalid in itertools.compress(rated.items(), rejected):
-        rating = " has the rating ".join(map(reprlib.repr, invalid))
-        raise HTTPException(422, f"rated: {rating}; expected a number from {low:g} to {high:g}")
+    number = f"expected a number from {low:g} to {high:g}"
+    invalid = [*_invalid(rated, unusable, form), *_invalid(rated.values(), rejected, number)]
+    if invalid:
+        raise RequestValidationError(invalid)
     ratings = ratings_from_request(scale, rated, served.keys)
     answer = served.recommend(ratings, n or service.settings.als.top_n)
     return answer.model_copy(update={"unknown": served.unknown(rated)})
+
+
+def _invalid(
+    values: Iterable[object], is_invalid: Iterable[object], expected: str
+) -> Iterator[dict[str, Any]]:
+    """Yield an error for each invalid value, with its position among the ratings sent."""
+    for position, value in itertools.compress(enumerate(values), is_invalid):
+        yield {"type": "value", "loc": ("ratings", position), "msg": expected, "input": value}

@@ -99,7 +99,7 @@ INVALID_VALUES = {
     "MONGO_DB": ["a b", "a/b", "a.b", "$a", "a" * 64],
     "GATE": ["ajar"],
     "GATE_MIN_USERS_SHARE": ["1.1"],
-    "RUNS_KEPT": ["0"],
+    "RUNS_KEPT": ["0", "1" + "0" * 19],
     "LOG_LEVEL": ["LOUD"],
     "SEED": ["-1", str(2**31)],
     "SPARK_DRIVER_MEMORY": ["8", "8GB"],
@@ -117,7 +117,7 @@ INVALID_VALUES = {
     "ALS_PREFERENCE_RANK": ["0"],
     "ALS_PREFERENCE_REG_PARAM": ["0"],
     "ALS_TOP_N": ["1001"],
-    "RESTAURANTS_EXCLUDE": ["closed"],
+    "RESTAURANTS_EXCLUDE": ["closed", '{"a": 99999999999999999999}', '{"a\\u0000": 1}'],
     "CLUSTERS_K": ["0"],
     "CLUSTERS_SPACE": ["factors"],
     "CLUSTERS_TOP_N": ["0"],
@@ -212,6 +212,13 @@ def test_invalid_values_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> 
                     load_settings()
             assert str(caught.value).startswith(f"{name}={value!r}: ")
             assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown() -> None:
+    for key in (" ", "s3cret\n", " s3cret", "s3\x1fcret"):
+        with pytest.raises(ConfigurationError, match="^API_KEY: ") as caught:
+            load_settings(api_key=key)
+        assert "cret" not in str(caught.value)
 
 
 def test_all_invalid_values_are_named_at_once() -> None:

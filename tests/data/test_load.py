@@ -397,6 +397,11 @@ def test_a_stray_quote_costs_its_own_line_only(run: Run, db: MongoDatabase) -> N
     assert [r["user_id"] for r in loaded(db)] == ["u", "u0"]
 
 
+def test_a_backslash_may_end_a_field(run: Run, db: MongoDatabase) -> None:
+    run('user_id,gmap_id,rating,text\na,x,5,"nice \\"\nb,y,4,"ok \\"\nc,"z\\",3,fine\n')
+    assert [r["user_id"] for r in loaded(db)] == ["a", "b", "c"]
+
+
 def test_huge_line_is_left_out_and_the_next_one_read(run: Run, db: MongoDatabase) -> None:
     huge = "u,g,4," + "x" * 3_000_000 + "\n"
     summary = run("user_id,gmap_id,rating,text\nu,g,4,\n" + huge + "v,g,4,\n")
@@ -531,6 +536,7 @@ def test_unreadable_file(db_settings: Settings, tmp_path: Path, kind: str) -> No
         ["f", "--map", "user_id=a", "--map", "gmap_id=b"],
         ["f", "--format", "xml"],
         ["f", "--encoding", "klingon"],
+        ["f", "--encoding", "base64"],
     ],
 )
 def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

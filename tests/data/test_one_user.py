@@ -65,6 +65,17 @@ class TestRatingsOfUser:
         db["Users"].insert_one(RawBSONDocument(row.replace(b"BROKEN", b"\xff\xfe\xc3\x28ab")))
         assert triples(ratings_of_user(db, db_settings.reviews, "u")) == [("u", "g", 3.0)]
 
+    @pytest.mark.parametrize("name", ["Reviews", "Users"])
+    def test_a_collation_does_not_mix_users(
+        self, db: MongoDatabase, db_settings: Settings, name: str
+    ) -> None:
+        db.create_collection(name, collation={"locale": "en", "strength": 1})
+        for user, rated in (("U", "a"), ("u", "b")):
+            review = REVIEW | {"user_id": user, "gmap_id": rated}
+            user_of = {"user_id": user, "ratings": [{"gmap_id": rated, "rating": 4}]}
+            db[name].insert_one(review if name == "Reviews" else user_of)
+        assert triples(ratings_of_user(db, db_settings.reviews, "u")) == [("u", "b", 4.0)]
+
     def test_both_collections_are_read_within_a_time(
         self, db: MongoDatabase, db_settings: Settings
     ) -> None:

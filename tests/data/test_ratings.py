@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from bson.binary import Binary
+from bson.code import Code
 from bson.datetime_ms import DatetimeMS
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
@@ -131,6 +132,7 @@ def test_a_decoded_id_has_the_same_value_and_type() -> None:
         ObjectId("0123456789ab0123456789ab"),
         Decimal128("1.50"),
         DatetimeMS(2**60),
+        Code("c3"),
     ]
     for value in cases:
         key = encode_id(value)

@@ -74,20 +74,31 @@ def test_invalid_ratings_are_422(client: TestClient, db: MongoDatabase) -> None:
     invalid: list[list[str]] = [[], ["a"], ["=5"], ["a="], ["a=9"], ["a=five"], ["a=5"] * 1001]
     for rated in invalid:
         answer = client.get("/recommendations", params={"rated": rated})
-        assert (answer.status_code, "rated" in answer.json()["detail"]) == (422, True)
+        (error,) = answer.json()["errors"]
+        assert (answer.status_code, "rat" in error["pointer"]) == (422, True)
 
 
 A_NUMBER = "expected a number from 1 to 5"
 BAD_REQUESTS: list[tuple[str, str, Any, str]] = [
-    ("GET", "/recommendations?rated=a=9&rated=5=3", None, f"'a' has the rating '9'; {A_NUMBER}"),
-    ("GET", "/recommendations?rated=a=five", None, f"'a' has the rating 'five'; {A_NUMBER}"),
+    ("GET", "/recommendations?rated=a=9&rated=5=3", None, f"#/ratings/0: {A_NUMBER}, found '9'"),
+    ("GET", "/recommendations?rated=a=five", None, f"{A_NUMBER}, found 'five'"),
     ("GET", "/recommendations?rated=a", None, "'a' is not of the form gmap_id=rating"),
     ("GET", "/recommendations/u?n=0", None, "#/query/n: Input should be greater than or equal to"),
     ("GET", "/recommendations/u?n=0", None, "1, found '0'"),
-    ("POST", "/recommendations", [("a", 5), ("c", 0)], f"'c' has the rating 0.0; {A_NUMBER}"),
-    ("POST", "/recommendations", [("x" * 1025, 5)], "xxx'; expected UTF-8 of at most 1,024 bytes"),
-    ("POST", "/recommendations", [("a", 5), ("\ud800", 5)], r"rated: the id '\ud800'; expected"),
-    ("POST", "/recommendations", [("a", math.nan)], f"'a' has the rating nan; {A_NUMBER}"),
+    ("POST", "/recommendations", [("a", 5), ("c", 0)], f"#/ratings/1: {A_NUMBER}, found 0.0"),
+    (
+        "POST",
+        "/recommendations",
+        [("x" * 1025, 5)],
+        "an id of UTF-8 and at most 1,024 bytes, found 'xxx",
+    ),
+    (
+        "POST",
+        "/recommendations",
+        [("a", 5), ("\ud800", 5)],
+        r"#/ratings/1: expected an id of UTF-8 and at most 1,024 bytes, found '\ud800'",
+    ),
+    ("POST", "/recommendations", [("a", math.nan)], f"{A_NUMBER}, found nan"),
     ("POST", "/recommendations", [("a", "x")], "#/body/ratings/0/rating: Input should be a valid"),
     ("POST", "/recommendations", [("a", "x")], "found 'x'"),
     ("POST", "/recommendations", [(True, 5)], "Input should be a valid integer, found True"),
@@ -114,6 +125,7 @@ def test_a_bad_request_is_told_what_was_found_and_what_is_expected(
         answer = client.request(method, path, content=sent, headers=headers)
         detail = answer.json()["detail"]
         assert (answer.status_code, expected in detail) == (422, True), detail
+        assert answer.json()["errors"]
         assert len(detail) < 200
         assert "RATING_M" not in detail  # a caller has no settings
 

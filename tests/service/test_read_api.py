@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from bson import Decimal128, ObjectId
+from bson import Code, Decimal128, ObjectId
 from fastapi.testclient import TestClient
 
 import clustering_training
@@ -50,6 +50,7 @@ def client(
     popular = [{"gmap_id": "a", "score": POPULAR_SCORE}]
     lists: list[tuple[Any, list[Any]]] = [(user, stored) for user in (*AWKWARD, 7)]
     lists += [("popular", popular), ("written", [*popular, {"gmap_id": "a"}, None])]
+    lists += [("unrated", [{"gmap_id": "c", "score": 5, "rating": None}]), ("all rated", [])]
     db["Recommendations"].insert_many(
         [{"user_id": u, "run_id": "0", "recommendations": entries} for u, entries in lists]
     )
@@ -88,6 +89,9 @@ def lists_are_read_by_id(client: TestClient) -> None:
     assert client.get("/recommendations/7", params={"n": 101}).status_code == 422
     assert get(client, "/recommendations/popular")["source"] == "fallback"
     assert get(client, "/recommendations/written")["run_id"] is None
+    for user, length in (("unrated", 1), ("all rated", 0)):
+        body = get(client, f"/recommendations/{user}")
+        assert (body["source"], len(body["recommendations"])) == ("personal", length)
     folded = get(client, "/recommendations/new")
     assert (folded["source"], folded["recommendations"][0]["gmap_id"]) == ("folded-in", "c")
     nobody = get(client, "/recommendations/nobody")
@@ -220,12 +224,12 @@ def test_before_the_first_training_there_is_nothing_to_read(empty: TestClient) -
     assert empty.post("/recommendations", json=sent).status_code == 404
 
 
-def test_ids_of_other_types_are_shown_as_text(empty: TestClient, db: MongoDatabase) -> None:
-    db["Metadata"].insert_one(some_factors("1"))
-    ids = [Decimal128("1.5"), ObjectId(), b"\xff"]
-    db["Recommendations"].insert_one(
-        {"user_id": "u", "recommendations": [{"gmap_id": i, "score": 1} for i in ids]}
-    )
+def test_a_stored_list_with_values_of_other_types_is_shown(
+    empty: TestClient, db: MongoDatabase
+) -> None:
+    ids = [Decimal128("1.5"), ObjectId(), b"\xff", Code("c")]
+    entries = [{"gmap_id": i, "score": 1} for i in ids]
+    db["Recommendations"].insert_one({"user_id": "u", "run_id": 7, "recommendations": entries})
     body = empty.get("/recommendations/u").json()
     assert [e["gmap_id"] for e in body["recommendations"]] == [str(i) for i in ids]
 
