@@ -51,19 +51,21 @@ def test_alpha_is_low_where_a_missing_rating_means_something(quick: Settings) ->
 
 
 @pytest.mark.parametrize(
-    ("means", "chosen"),
+    ("means", "chosen", "many_ratings"),
     [
-        ({(20, 32): 0.3, (5, 32): 0.2, (60, 32): 0.1, (20, 64): 0.3}, (20, 32)),
-        ({(20, 32): 0.3, (5, 32): 0.2, (60, 32): 0.4, (60, 64): 0.39}, (60, 32)),
-        ({(20, 32): 0.3, (5, 32): 0.4, (1, 32): 0.3, (5, 64): 0.5}, (5, 64)),
-        ({(20, 32): 0.3, (5, 32): 0.4, (1, 32): 0.5, (1, 64): 0.501}, (1, 32)),
+        ({(20, 32): 0.3, (5, 32): 0.2, (60, 32): 0.1, (20, 64): 0.3}, (20, 64), False),
+        ({(20, 32): 0.3, (5, 32): 0.2, (60, 32): 0.4, (60, 64): 0.3}, (60, 32), False),
+        ({(20, 32): 0.3, (5, 32): 0.4, (1, 32): 0.3, (5, 64): 0.5}, (5, 64), True),
+        ({(20, 32): 0.3, (5, 32): 0.4, (1, 32): 0.5, (1, 64): 0.499}, (1, 64), False),
+        ({(20, 32): 0.3, (5, 32): 0.4, (1, 32): 0.5, (1, 64): 0.501}, (1, 32), True),
     ],
 )
-def test_the_best_mean_wins_and_the_higher_rank_if_clearly_better(
+def test_the_best_mean_wins_and_another_rank_if_clearly_better(
     db_settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
     means: dict[tuple[float, int], float],
     chosen: tuple[int, int],
+    many_ratings: bool,
 ) -> None:
     def ndcg(trial: Any, tried: PreferenceParameters, n: int, seed: int) -> Any:
         noise = np.random.default_rng(tried.rank).normal(0, 0.05, 30)
@@ -71,6 +73,7 @@ def test_the_best_mean_wins_and_the_higher_rank_if_clearly_better(
         return by_weight[:, None] + noise - noise.mean()
 
     monkeypatch.setattr(choose_alpha, "ndcg_by_weight", ndcg)
+    monkeypatch.setattr(choose_alpha, "_MANY_RATINGS", 0 if many_ratings else 10**6)
     best = choose_preference_parameters(dense(1), db_settings)
     assert (best.alpha, best.rank, best.embedding_weight) == (*chosen, 0.15)
 
@@ -105,5 +108,5 @@ def test_ties_and_missing_test_ratings_give_the_defaults(
     db_settings: Settings, rows: list[tuple[str, str, float]]
 ) -> None:
     assert choose_preference_parameters(ratings_of(rows), db_settings) == PreferenceParameters(
-        DEFAULT_ALPHA, 4, 32
+        DEFAULT_ALPHA, 4, 64
     )

@@ -216,7 +216,7 @@ def test_invalid_values_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_key_that_no_header_can_carry_is_refused_and_not_shown() -> None:
     for key in (" ", "s3cret\n", " s3cret", "s3\x1fcret"):
-        with pytest.raises(ConfigurationError, match="^API_KEY: ") as caught:
+        with pytest.raises(ConfigurationError, match=r"^API_KEY: ") as caught:
             load_settings(api_key=key)
         assert "cret" not in str(caught.value)
 
