@@ -3,8 +3,7 @@
 ``python -m benchmarks.new_users ratings.csv --user user_id --restaurant item_id --rating rating``
 prints, for all users and for those with three ratings and more, as means over several splits:
 
-- NDCG@13, hit rate and coverage for test users, and the RMSE of predicted ratings beside that of
-  the items' and the global mean, for each space that can be clustered;
+- NDCG@13, hit rate and coverage for test users, for each space that can be clustered;
 - the lists of scikit-learn's KMeans on the ratings, by the members' means; and of folding the test
   users in with item factors fitted to the training users;
 - the lists of the same clusters by other scores;
@@ -101,22 +100,14 @@ def of_active_users(ratings: Ratings, least: int) -> Ratings:
 
 def spaces(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterator[str]:
     """Evaluate each space that can be clustered."""
-    yield (
-        f"{'space':<10} {'NDCG':>7} {'hits':>7} {'coverage':>9} {'RMSE':>7} {'city':>7} "
-        f"{'mean':>7} {'users':>7} {'seconds':>8}"
-    )
+    yield f"{'space':<10} {'NDCG':>7} {'hits':>7} {'coverage':>9} {'users':>7} {'seconds':>8}"
     for space in _SPACES:
         started, figures = time.perf_counter(), []
         for seed in seeds:
             of_split = settings.with_values({"clusters_space": space, "seed": seed})
             figures.append(evaluate_clusters(user_matrix(ratings, of_split), of_split))
         seconds = (time.perf_counter() - started) / len(seeds)
-        errors = [one["ratings"] for one in figures]
-        yield (
-            f"{_lists_line(space, figures)} {_mean(errors, 'rmse'):7.4f} "
-            f"{_mean(errors, 'city_rmse'):7.4f} {_mean(errors, 'mean_rmse'):7.4f} "
-            f"{_mean(figures, 'users'):7.0f} {seconds:8.1f}"
-        )
+        yield f"{_lists_line(space, figures)} {_mean(figures, 'users'):7.0f} {seconds:8.1f}"
     yield _lists_line("popular", [one["popular"] for one in figures])
 
 

@@ -5,7 +5,6 @@ the cluster nearest to its user *without* that rating, and the scores describe t
 user in this cluster.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,14 +133,10 @@ def prior_weight(counts: Ints, shares: Floats) -> tuple[float, float]:
         of_sizes = (gammaln(w) - gammaln(w + sizes)).sum()
         return -float(of_sizes + (gammaln(count + w * share) - gammaln(w * share)).sum())
 
-    weight = least_cost(cost, 1.0, _LARGEST_WEIGHT)
+    # The weight is searched by its logarithm.
+    bounds = 0.0, np.log(_LARGEST_WEIGHT)
+    weight = float(np.exp(minimize_scalar(lambda x: cost(np.exp(x)), bounds=bounds).x))
     return weight, -cost(weight)
-
-
-def least_cost(cost: Callable[[float], float], low: float, high: float) -> float:
-    """Return the argument of least cost within bounds above 0, searched by its logarithm."""
-    bounds = np.log(low), np.log(high)
-    return float(np.exp(minimize_scalar(lambda x: cost(np.exp(x)), bounds=bounds).x))
 
 
 def best_items(scores: Floats, n: int) -> Ints:

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LABELLED_LINES = 14
-_LINES_BELOW = 4  # more have their legend beside the chart
-_BELOW: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": _LINES_BELOW}
-_BESIDE: Any = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "fontsize": "small"}
 _MARKERS = "os^DvP"
 _LABELLED_TICKS = 5  # about; more would overlap
 _STABLE: Any = {"svg.hashsalt": "recommender", "svg.fonttype": "none"}
@@ -103,4 +100,4 @@ def _draw_lines(axes: Axes, chart: LineChart) -> None:
     axes.margins(y=0.12)
     axes.grid(alpha=0.3)
     if any(label for label, _ in chart.lines):
-        axes.legend(**(_BELOW if len(chart.lines) <= _LINES_BELOW else _BESIDE))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4, fontsize="small")

@@ -20,6 +20,7 @@ class RatingError:
     """
 
     rmse: float | None
+    rmse_error: float | None  # its standard error
     mae: float | None
     mean_rmse: float | None
     mean_mae: float | None
@@ -51,12 +52,14 @@ def rating_error(
     elif cold and not drop_cold:
         reason = f"{cold} test ratings are of unseen users or restaurants, and none is dropped"
     if reason:
-        return RatingError(None, None, None, None, None, None, rows, cold, reason)
+        return RatingError(None, None, None, None, None, None, None, rows, cold, reason)
     truth = actual[known]
-    rmse, mae = _rmse_mae(predicted[known] - truth)
+    rmse, mae = _rmse_mae(error := predicted[known] - truth)
+    # That of the mean square, over the derivative of the square (delta method).
+    rmse_error = float(np.std(error**2) / np.sqrt(rows) / (2 * rmse)) if rmse else 0.0
     mean_rmse, mean_mae = _rmse_mae(mean - truth)
     bias = (None, None) if baseline is None else _rmse_mae(baseline[known] - truth)
-    return RatingError(rmse, mae, mean_rmse, mean_mae, bias[0], bias[1], rows, cold)
+    return RatingError(rmse, rmse_error, mae, mean_rmse, mean_mae, bias[0], bias[1], rows, cold)
 
 
 def _rmse_mae(error: Floats) -> tuple[float, float]:

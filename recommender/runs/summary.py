@@ -28,7 +28,7 @@ _CHOSEN: _Pieces = {
     "weights": "bias damping: user {weights[user]:g}, restaurant {weights[restaurant]:g}",
 }
 _RMSE: _Pieces = {
-    "rmse": "{rmse:.3f} on {rows:,} test ratings; their mean {mean_rmse:.3f}",
+    "rmse": "{rmse:.3f} ± {rmse_error:.3f} on {rows:,} test ratings; their mean {mean_rmse:.3f}",
     "baseline_rmse": ", bias alone {baseline_rmse:.3f}",
     "cold": "; cold: {cold:,}",
 }

@@ -110,29 +110,12 @@ def runs(
     service: CurrentService,
     state: State | None = None,
     before: Text | None = None,
+    ticked: int | None = None,
 ) -> Response:
-    """List the runs, to open one or to compare two."""
-    return _list_of_runs(request, service, state, before)
-
-
-def _list_of_runs(
-    request: Request,
-    service: Service,
-    state: State | None = None,
-    before: str | None = None,
-    ticked: list[str] | None = None,
-) -> Response:
-    return render(
-        request,
-        "runs.html",
-        200 if ticked is None else 422,
-        runs=_recent(service, before, state),
-        state=state,
-        states=STATES,
-        full=_RUNS,
-        served=service.catalog.served().run_id,
-        ticked=ticked,
-    )
+    """List the runs, to open one or to compare two; ``ticked``, how many were, if not two."""
+    listed, served = _recent(service, before, state), service.catalog.served().run_id
+    shown = {"states": STATES, "state": state, "full": _RUNS, "served": served, "ticked": ticked}
+    return render(request, "runs.html", runs=listed, **shown)
 
 
 @router.get("/ui/compare")
@@ -143,7 +126,7 @@ def compare(
 ) -> Response:
     """Show where two runs differ: what was set and chosen, what came of it, and the rest."""
     if run is None or len(run) != 2:
-        return _list_of_runs(request, service, ticked=run or [])
+        return RedirectResponse(f"/ui/runs?ticked={len(run or [])}", 303)
     first, second = (dict(_flat(document_of(service, run_id))) for run_id in sorted(run))
     rows = [(key, first.get(key), second.get(key)) for key in dict.fromkeys([*first, *second])]
     different = [row for row in rows if row[1] != row[2] and row[0] not in _OWN]

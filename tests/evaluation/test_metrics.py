@@ -79,12 +79,19 @@ def test_the_errors_are_scikit_learns() -> None:
     assert (error.rows, error.cold, error.reason) == (100, 7, None)
 
 
+def test_the_standard_error_of_the_rmse_is_that_of_many_draws() -> None:
+    rng = np.random.default_rng(3)
+    found = [rating_error(rng.standard_normal(200), np.zeros(200), 0.0) for _ in range(2_000)]
+    spread = np.std([error.rmse for error in found if error.rmse])
+    assert np.mean([error.rmse_error or 0 for error in found]) == pytest.approx(spread, rel=0.1)
+
+
 def test_without_errors_there_is_a_reason() -> None:
     reasons = set()
     for predicted, drop_cold in [([], True), ([np.nan, np.nan], True), ([3.0, np.nan], False)]:
         actual = np.full(len(predicted), 4.0)
         error = rating_error(np.array(predicted), actual, 4.0, drop_cold=drop_cold)
-        assert (error.rmse, error.mae, error.mean_rmse) == (None, None, None)
+        assert (error.rmse, error.rmse_error, error.mean_rmse) == (None, None, None)
         reasons.add(error.reason)
     assert len(reasons - {None}) == 3
 

@@ -28,6 +28,7 @@ def run(**changes: Any) -> dict[str, Any]:
         "metrics": {
             "als": {
                 "rmse": 0.98765,
+                "rmse_error": 0.00123,
                 "mean_rmse": 1.2345,
                 "baseline_rmse": 1.0567,
                 "rows": 200_000,
@@ -83,7 +84,7 @@ def test_all_lines() -> None:
         "ratings 1,229,244 of 4,567 restaurants by 98,765 users",
         "chosen alpha 20, regularisation 4, rank 64, embedding weight 0.5; "
         "bias damping: user 6, restaurant 2.5",
-        "RMSE 0.988 on 200,000 test ratings; their mean 1.234, bias alone 1.057; cold: 1,111",
+        "RMSE 0.988 ± 0.001 on 200,000 test ratings; their mean 1.234, bias alone 1.057; cold: 1,111",
         "lists NDCG@13 0.123 ± 0.004 of 20,000 test users; popular list 0.032, random 0.006; "
         "lift 0.091 ± 0.003",
         "clusters 50 of tastes, each of 12 to 9,876 users; mean closeness 0.654 after 17 "
@@ -116,9 +117,16 @@ def test_steps_that_were_not_done_have_no_line() -> None:
 
 
 def test_an_rmse_of_zero_without_a_bias() -> None:
-    error = {"rmse": 0.0, "mean_rmse": 0.0, "baseline_rmse": None, "rows": 1, "cold": 0}
+    error = {
+        "rmse": 0.0,
+        "rmse_error": 0.0,
+        "mean_rmse": 0.0,
+        "baseline_rmse": None,
+        "rows": 1,
+        "cold": 0,
+    }
     lines = lines_of(run(metrics={"als": error}))
-    assert "RMSE 0.000 on 1 test ratings; their mean 0.000; cold: 0" in lines
+    assert "RMSE 0.000 ± 0.000 on 1 test ratings; their mean 0.000; cold: 0" in lines
 
 
 def test_the_change_is_that_since_the_latest_success_of_the_same_steps(

@@ -42,7 +42,6 @@ def test_the_script_publishes_a_model_that_a_contract_reader_can_use(
     assert "landed_unshifted" not in figures
     assert 0 < figures["held_out"]["ndcg"] <= 1
     assert 0 < figures["held_out"]["ndcg_error"] < 0.1
-    assert 0 < figures["held_out"]["ratings"]["rmse"] < 4
     assert (db["Metadata"].find_one({"_id": "kmeans_clusters"}) or {})["contract"] == 1
     reader = ContractReader(db)
     assert reader.run_ids == {run["run_id"]}
