@@ -1,6 +1,6 @@
 # `make` lists the commands. Each creates the virtual environment first, if it is missing.
 
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -21,7 +21,7 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-java: $(INSTALLED) ## check for Java 17 or 21; install Debian's if there is none and apt-get may be used
+java: $(INSTALLED) ## check for Java 17, 21 or 25; install Debian's if there is none and apt-get may be used
 	@$(PY) -m recommender.spark.java --install
 
 chromium: ## install Debian's Chromium for the tests of the page, which are skipped without one

@@ -62,7 +62,7 @@ def save_line_charts(path: Path, charts: Sequence[LineChart]) -> None:
 @lru_cache(maxsize=64)
 def line_charts_svg(*charts: LineChart) -> bytes:
     """Return charts, hashable ones, below each other as SVG for a light or a dark page."""
-    svg = _svg(charts, (7, 3.4), _ON_ANY_PAGE).replace(b"<defs>", _ON_DARK + b"<defs>", 1)
+    svg = _svg(charts, (6, 3.4), _ON_ANY_PAGE).replace(b"<defs>", _ON_DARK + b"<defs>", 1)
     return svg.replace(_INK.encode(), f"var(--ink, {_INK})".encode())
 
 

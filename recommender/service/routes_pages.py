@@ -34,7 +34,11 @@ _SHOWN = {"als", "lists", "clusters", "hindsight"}  # metrics with a section of 
 _COOKIE_SECONDS = 30 * 86_400
 # What two runs are compared by first, the beginnings of dotted names: causes, then effects.
 _COMPARED = (
-    ("settings.", "chosen.confidence.", "chosen.weights."),
+    (
+        *("settings.als_", "settings.clusters_", "settings.gate", "settings.seed"),
+        *("settings.rating_", "settings.reviews_", "settings.restaurants_"),
+        *("chosen.confidence.", "chosen.weights."),
+    ),
     (
         *("state", "error", "ratings", "users", "restaurants"),
         *("metrics.lists.ndcg", "metrics.lists.lift", "metrics.lists.hit_rate"),

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from recommender.core.errors import ConfigurationError
 
-SUPPORTED = (17, 21)
+SUPPORTED = (17, 21, 25)
 OPTION_VARIABLES = ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS")  # of any Java
 JAVA_PACKAGE = "openjdk-17-jre-headless"
 LAPACK_PACKAGE = "libopenblas0-serial"  # for programs that start threads themselves, as Spark does
 _ADVICE = (
-    f"Spark needs Java {SUPPORTED[0]} or {SUPPORTED[1]}: install it (Debian and Ubuntu: "
+    f"Spark needs a Java of version {', '.join(map(str, SUPPORTED))}: install it (Debian: "
     f"apt-get install {JAVA_PACKAGE}) or set JAVA_HOME to one"
 )
 

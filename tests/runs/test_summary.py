@@ -84,7 +84,8 @@ def test_all_lines() -> None:
         "ratings 1,229,244 of 4,567 restaurants by 98,765 users",
         "chosen alpha 20, regularisation 4, rank 64, embedding weight 0.5; "
         "bias damping: user 6, restaurant 2.5",
-        "RMSE 0.988 ± 0.001 on 200,000 test ratings; their mean 1.234, bias alone 1.057; cold: 1,111",
+        "RMSE 0.988 ± 0.001 on 200,000 test ratings; their mean 1.234, bias alone 1.057; "
+        "cold: 1,111",
         "lists NDCG@13 0.123 ± 0.004 of 20,000 test users; popular list 0.032, random 0.006; "
         "lift 0.091 ± 0.003",
         "clusters 50 of tastes, each of 12 to 9,876 users; mean closeness 0.654 after 17 "

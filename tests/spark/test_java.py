@@ -58,12 +58,12 @@ def apt(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return calls
 
 
-def test_java_17_and_21_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_supported_versions_of_java_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, (output, version) in enumerate(VERSIONS.items()):
         home = tmp_path / str(number)
         monkeypatch.setenv("JAVA_HOME", str(home))
         expected = java_of(home / "bin", output)
-        if version in {17, 21}:
+        if version in {17, 21, 25}:
             assert find_java() == expected
         else:
             with pytest.raises(ConfigurationError, match=f"{expected} is Java {version}"):
