@@ -36,7 +36,7 @@ from recommender.publishing.staging import others_before, staged
 from recommender.publishing.targets import check_targets
 from recommender.runs.run import TrainingRun, training_run
 from recommender.runs.summary import print_summary
-from recommender.spark.reviews_source import read_few, read_ratings
+from recommender.spark.reviews_source import read_few, read_in_spark
 from recommender.spark.session import spark_session
 
 _PARTS_A_CORE = 4  # so that no core waits long for the last one
@@ -54,20 +54,20 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
     old = others_before(db, RECOMMENDATIONS)  # what the backend wrote by itself
     with spark_session(settings, f"als_training {run.run_id}") as spark:
         with run.phase("read"):
-            ratings = read_few(db, settings) or read_ratings(spark, settings)
+            ratings = read_few(db, settings) or read_in_spark(spark, settings)
             run.record(**counts_of(ratings))
             record_hindsight(run, ratings)
         with run.phase("choose"):
-            train, test = split(ratings, settings)
+            train_part, _ = parts = split(ratings, settings)
             count = len(ratings)
-            chosen = reused_parameters(run, count) or choose_parameters(train, settings, count)
+            chosen = reused_parameters(run, count) or choose_parameters(train_part, settings, count)
             run.record(chosen=chosen.document() if chosen else None)
         with run.phase("train"):
-            model = fit(spark, train, settings, chosen)
+            model = fit(spark, train_part, settings, chosen)
         with run.phase("evaluate"):
-            blend_weight, rating_figures = evaluate_ratings(model.rating, train, test, settings)
+            blend_weight, rating_figures = evaluate_ratings(model.rating, *parts, settings)
             run.record(**{"metrics.als": rating_figures})
-            run.record(**{"metrics.lists": evaluate_lists(model, train, test, settings)})
+            run.record(**{"metrics.lists": evaluate_lists(model, *parts, settings)})
         with run.phase("refit"):
             # The blend weight needs test ratings, and the refit has none: it is kept.
             model = refit(model, ratings, settings, chosen).with_blend_weight(blend_weight)

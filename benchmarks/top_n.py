@@ -23,7 +23,7 @@ from recommender.als.model import confidence_matrix
 from recommender.als.top_n import top_n
 from recommender.core.script import run_script
 from recommender.core.settings import load_settings
-from recommender.spark.reviews_source import read_ratings
+from recommender.spark.reviews_source import read_in_spark
 from recommender.spark.session import spark_session
 
 TOP = 13
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger().setLevel(logging.ERROR)
     settings = load_settings()
     with spark_session(settings, "top_n") as spark:
-        ratings = read_ratings(spark, settings)
+        ratings = read_in_spark(spark, settings)
         confidence = confidence_matrix(ratings, settings.reviews)
         columns = [ratings.user, ratings.restaurant, confidence.data.astype(np.float32)]
         table = pa.table(columns, names=["user", "item", "rating"])

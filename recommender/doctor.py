@@ -19,14 +19,13 @@ from recommender.core.settings import Settings, load_settings
 from recommender.core.terminal import add_json_option, print_json, print_table
 from recommender.runs.ledger import OPEN_STATES, Ledger
 from recommender.spark.java import LAPACK_PACKAGE, find_java, java_version
-from recommender.spark.session import driver_memory, memory_limit
+from recommender.spark.session import BESIDE_HEAP_MIB, driver_memory, memory_limit
 
 Outcome = dict[str, Any]
 
 _TIMEOUT_SECONDS = 10.0
 _LEAST_FREE_GIB = 1
 _GOOD_STATES = (*OPEN_STATES, "succeeded")
-_BESIDE_HEAP_MIB = 1280  # of Python and the page cache
 # What trainings do to collections; the role readWrite allows all of it.
 ACTIONS = {"find", "insert", "update", "remove", "createIndex", "createCollection"}
 ACTIONS |= {"dropCollection", "renameCollectionSameDB", "listCollections"}
@@ -87,7 +86,7 @@ def check_spark(settings: Settings) -> Iterator[Outcome]:
     yield outcome("LAPACK", library or "none", "" if "openblas" in library else install)
     heap, limit_mib = driver_memory(settings.spark), memory_limit() // 2**20
     heap_mib = int(heap[:-1]) * 2 ** (10 * "kmgt".index(heap[-1])) // 2**10
-    remedy = "" if heap_mib + _BESIDE_HEAP_MIB <= limit_mib else "lower SPARK_DRIVER_MEMORY"
+    remedy = "" if heap_mib + BESIDE_HEAP_MIB <= limit_mib else "lower SPARK_DRIVER_MEMORY"
     yield outcome("memory", f"{limit_mib:,} MiB, of which Spark's heap is {heap_mib:,}", remedy)
 
 

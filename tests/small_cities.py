@@ -32,12 +32,12 @@ DRAWN = [
     tuple(np.random.default_rng(u).choice(15, 1 + u % 4, replace=False).tolist()) for u in range(40)
 ]
 DEGENERATE = {
-    "one user of one place": some_users([(0,)], lambda u, p: 3),
+    "one user of one restaurant": some_users([(0,)], lambda u, p: 3),
     "one user": some_users([(0, 1, 2)], lambda u, p: 3),
     "all users equal": some_users([(0, 1)] * 9, lambda u, p: 4),
     "users who differ in magnitude only": some_users([(0, 1)] * 9, lambda u, p: 1 + u % 5),
     "one rating each": some_users([(u % 6,) for u in range(40)], lambda u, p: 1 + u % 5),
-    "one place": some_users([(0,)] * 40, lambda u, p: 1 + u % 5),
+    "one restaurant": some_users([(0,)] * 40, lambda u, p: 1 + u % 5),
     "all ratings equal": some_users(DRAWN, lambda u, p: 5),
     "a user who rated everything": some_users([tuple(range(15)), *DRAWN], lambda u, p: 1 + p % 5),
     "users within users": some_users([tuple(range(n)) for n in range(1, 9)], lambda u, p: 5),

@@ -87,7 +87,7 @@ def run_script(
 def jvms(pid: int) -> list[psutil.Process]:
     """Return the JVMs of Spark that a process has started, itself or by others.
 
-    Two come before it: one that tells Java's version, and one that tells how Spark is started.
+    Two come before it: one for Java's version, and one for how Spark is started.
     """
     found = []
     for process in psutil.Process(pid).children(recursive=True):

@@ -37,7 +37,7 @@ def test_a_healthy_deployment_and_a_failed_run(
     where = {"MONGO_URI": replica_set_uri, "MONGO_DB": replica_set.name}
     settings = db_settings.with_values(where)
     write_tiny_city(replica_set, settings)
-    Ledger(replica_set).open("r1", "script", settings, None)
+    Ledger(replica_set).add("r1", "script", settings, None)
     Ledger(replica_set).close("r1", "succeeded", 0, None)
     code, outcome = examine(**where, API_KEY="s3cret")
     states = {check["name"]: check["state"] for check in outcome["checks"]}
@@ -49,7 +49,7 @@ def test_a_healthy_deployment_and_a_failed_run(
     assert ["API_KEY", "***", "environment"] in outcome["settings"]
     assert ["SEED", "42", "default"] in outcome["settings"]
     assert "s3cret" not in json.dumps(outcome)
-    Ledger(replica_set).open("r2", "script", settings, None)
+    Ledger(replica_set).add("r2", "script", settings, None)
     Ledger(replica_set).close("r2", "failed", 70, "no memory")
     code, outcome = examine(**where)
     assert (code, outcome["last run"]["state"]) == (0, "warning")

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from recommender.als.embedding import spectral_embedding
 from recommender.als.fold_in import preference_model, with_embedding
-from recommender.als.model import confidence_matrix, popularity_of, training_users
+from recommender.als.model import confidence_matrix, mllib_users, popularity_of
 from recommender.als.sweeps import implicit_step, random_factors, sweep
 from recommender.als.top_n import top_n
 from recommender.core.settings import Settings
@@ -144,7 +144,7 @@ def trial_of(train: Ratings, test: Ratings, settings: Settings) -> Trial | None:
     if not len(test_users):
         return None
     confidence = confidence_matrix(train, settings.reviews)
-    rows = confidence[training_users(train, _MOST_TRAINING_USERS, settings.seed)]
+    rows = confidence[mllib_users(train, _MOST_TRAINING_USERS, settings.seed)]
     popularity, mean = popularity_of(train, settings.reviews), float(confidence.data.mean())
     embedding = preference_embedding(rows, settings.seed)
     return Trial(rows, embedding, mean, popularity, confidence[test_users], relevant)

@@ -20,8 +20,8 @@ from recommender.als.model import (
     Model,
     RatingModel,
     confidence_matrix,
+    mllib_users,
     popularity_of,
-    training_users,
 )
 from recommender.als.reuse import ChosenParameters
 from recommender.als.sweeps import Factors, explicit_step, implicit_step, sweep
@@ -66,7 +66,7 @@ def fit_rating(
     """Fit the bias, and ALS to its residuals: MLlib on the training users, then sweeps over all."""
     als, seed = settings.als, settings.seed
     bias_model = fit_bias_only(ratings, settings.reviews, damping)
-    users = training_users(ratings, als.preference_users, seed)
+    users = mllib_users(ratings, als.preference_users, seed)
     sweeps = _most_sweeps(len(ratings))
     if damping is None:  # MLlib alone fits the ratings of all users as they are
         users, sweeps = np.ones_like(users), 0
@@ -117,7 +117,7 @@ def fit_preferences(
     """Fit which restaurants a user goes to: MLlib on the training users, then sweeps."""
     als, seed = settings.als, settings.seed
     confidence = confidence_matrix(ratings, settings.reviews)
-    users = training_users(ratings, als.preference_users, seed)
+    users = mllib_users(ratings, als.preference_users, seed)
     alpha = parameters.alpha / float(confidence.data.mean())
     mllib = ALS(rank=parameters.rank, regParam=parameters.reg_param, maxIter=als.max_iter)
     mllib = mllib.setImplicitPrefs(True).setAlpha(alpha).setSeed(seed)

@@ -87,7 +87,7 @@ def popularity_of(ratings: Ratings, reviews: ReviewsSettings) -> NDArray[np.floa
     return popularity_scores(ratings.restaurant, shifted, len(ratings.restaurants))
 
 
-def training_users(ratings: Ratings, most: int, seed: int) -> NDArray[np.bool_]:
+def mllib_users(ratings: Ratings, most: int, seed: int) -> NDArray[np.bool_]:
     """Return the users that MLlib is fitted to, bool (users,): ``most`` of two ratings or more.
 
     They are drawn without replacement with weight n - 1, so that users with many co-rated

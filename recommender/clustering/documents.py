@@ -22,14 +22,14 @@ def cluster_documents(
     clustering: Clustering, scored: ClusterScores, matrix: UserMatrix, top_n: int, run_id: str
 ) -> list[Document]:
     """Return the documents of ``Clusters``, each with the ``top_n`` best restaurants."""
-    city_shares = _raters(matrix.ratings) / matrix.ratings.shape[0]
+    all_shares = _raters(matrix.ratings) / matrix.ratings.shape[0]
     documents = []
     for cluster_id, scores in enumerate(scored.scores):
         members = np.flatnonzero(clustering.labels == cluster_id)
         rated = csr_array(matrix.ratings[members])
-        distinctive = standing_out(_raters(rated), len(members), city_shares, _STANDING_OUT)
+        distinctive = standing_out(_raters(rated), len(members), all_shares, _STANDING_OUT)
         shares = (_raters(rated) / len(members))[distinctive]
-        of_city = city_shares[distinctive]
+        of_all = all_shares[distinctive]
         documents.append(
             {
                 "cluster_id": cluster_id,
@@ -39,7 +39,7 @@ def cluster_documents(
                 "mean_rating": float(rated.data.mean()) - matrix.shift,
                 "mean_distance": float(clustering.distances[members].mean()),
                 "tightness": float(np.nanmean(clustering.closeness[members])),
-                "stands_out": _entries(matrix, distinctive, share=shares, city_share=of_city),
+                "stands_out": _entries(matrix, distinctive, share=shares, city_share=of_all),
                 "run_id": run_id,
             }
         )

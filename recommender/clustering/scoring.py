@@ -152,13 +152,13 @@ def lists_of(scores: Floats, fallback: Floats, n: int) -> Ints:
     return np.where(np.take_along_axis(every, lists, axis=1) > 0, lists, -1)
 
 
-def standing_out(counts: Ints, size: int, city_shares: Floats, n: int) -> Ints:
+def standing_out(counts: Ints, size: int, all_shares: Floats, n: int) -> Ints:
     """Return at most n items that distinguish a cluster from all users, most distinctive first.
 
     Of its ``size`` members, ``counts``, (items,), have rated each item: two or more, and twice the
-    share of all users, ``city_shares``, or more. Ordered by (count - expected) / sqrt(expected).
+    share of all users, ``all_shares``, or more. Ordered by (count - expected) / sqrt(expected).
     """
-    expected = size * city_shares
+    expected = size * all_shares
     distinctive = np.flatnonzero((counts >= 2) & (counts >= 2 * expected))
     excess = (counts[distinctive] - expected[distinctive]) / np.sqrt(expected[distinctive])
     return distinctive[np.argsort(-excess, kind="stable")[:n]]

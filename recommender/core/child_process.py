@@ -63,8 +63,7 @@ def _guard(grace_seconds: float, command: Sequence[str]) -> int:
     libc = ctypes.CDLL(None)
 
     def die_with_the_guard() -> None:
-        if sys.platform == "linux":
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
     def stop_when_stdin_ends() -> None:
         os.read(0, 1)

@@ -55,7 +55,7 @@ class Ledger:
     def __init__(self, db: MongoDatabase) -> None:
         self._runs = db[COLLECTION]
 
-    def open(
+    def add(
         self,
         run_id: str,
         trigger: Trigger,
@@ -97,7 +97,7 @@ class Ledger:
         asked = {"_id": run_id, "cancel_requested_at": {"$exists": True}}
         return bool(self._runs.count_documents(asked))
 
-    def open_run(self) -> str | None:
+    def unfinished(self) -> str | None:
         """Return the id of a run that has not ended, as far as the ledger knows."""
         run = self._runs.find_one(_OPEN, {"_id": 1})
         return str(run["_id"]) if run else None

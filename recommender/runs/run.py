@@ -208,7 +208,7 @@ def _opened(
     with ExitStack() as stack:
         with mongo_errors("beginning the run"):
             if not resumed:
-                ledger.open(run_id, "script", settings, None)
+                ledger.add(run_id, "script", settings, None)
                 log_file = stack.enter_context(run_log(settings, run_id))
                 used["log"] = str(log_file) if log_file else None
             started = {"state": "running", "pid": os.getpid(), "started_at": now()}

@@ -81,7 +81,7 @@ class Trainer:
             lease.acquire(run_id)
             try:
                 settings = self._settings.with_values({"gate": False} if force else {})
-                ledger.open(run_id, trigger, settings, log_file, kind)
+                ledger.add(run_id, trigger, settings, log_file, kind)
                 self._stop_crashed(ledger)
                 options = ["--force"] * force + ["--rollback"] * rollback
                 command = [sys.executable, str(self._script), "--run-id", run_id, *options]

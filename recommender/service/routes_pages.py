@@ -137,7 +137,8 @@ def compare(
     parts = [[row for row in different if row[0].startswith(names)] for names in _COMPARED]
     rest = [row for row in different if not any(row in part for part in parts)]
     same = len(rows) - len(different)
-    return render(request, "compare.html", runs=sorted(run), parts=parts, rest=rest, same=same)
+    runs = [(each["run_id"], each["state"]) for each in (first, second)]
+    return render(request, "compare.html", runs=runs, parts=parts, rest=rest, same=same)
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

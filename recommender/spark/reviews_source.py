@@ -26,7 +26,7 @@ def read_few(db: MongoDatabase, settings: Settings) -> Ratings | None:
     return reviews.read_ratings(settings)
 
 
-def read_ratings(spark: SparkSession, settings: Settings, batch_rows: int = BATCH_ROWS) -> Ratings:
+def read_in_spark(spark: SparkSession, settings: Settings, batch_rows: int = BATCH_ROWS) -> Ratings:
     """Read and clean Reviews in Spark's executors; number users and restaurants here, as alone."""
     ranges = plan(settings, 2 * spark.sparkContext.defaultParallelism, batch_rows)
     tasks = spark.sparkContext.parallelize(ranges, len(ranges))

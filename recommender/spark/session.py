@@ -34,6 +34,7 @@ from recommender.spark.java import OPTION_VARIABLES, advise_lapack, find_java
 
 _PACKAGE = Path(recommender.__file__).parent
 _LOG_CONFIG = Path(__file__).with_name("log4j2.properties")
+BESIDE_HEAP_MIB = 1280  # at least, of Python, numpy and the page cache
 _SCRATCH = "spark-scratch-"
 _LOCK = "owner.lock"
 _UNLOCKED_SECONDS = 60.0  # an older folder without a lock belongs to a process that died
@@ -207,8 +208,8 @@ def driver_memory(spark: SparkSettings) -> str:
     if "driver_memory" in spark.model_fields_set:
         return spark.driver_memory
     limit_mib = memory_limit() // 2**20
-    # Python, numpy and the page cache need 40 % of the memory, and at least 1.25 GiB.
-    fits = max(min(limit_mib * 6 // 10, limit_mib - 1280), 512)
+    # What is beside the heap needs 40 % of the memory.
+    fits = max(min(limit_mib * 6 // 10, limit_mib - BESIDE_HEAP_MIB), 512)
     wanted = 2**10 * int(spark.driver_memory.removesuffix("g"))
     if fits >= wanted:
         return spark.driver_memory

@@ -1,4 +1,4 @@
-"""The choice of alpha and rank on held-out ratings."""
+"""The choice of alpha and rank by test ratings."""
 
 from typing import Any
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recommender.als.model import training_users
+from recommender.als.model import mllib_users
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from recommender.evaluation.splitting import sample_users, split, with_fold_seed
@@ -66,14 +66,14 @@ def test_sampled_users_keep_all_their_ratings() -> None:
 
 
 def test_training_users_have_two_ratings_or_more() -> None:
-    assert training_users(staircase(), 20, seed=0).tolist() == [False, True, True, True, True] * 4
+    assert mllib_users(staircase(), 20, seed=0).tolist() == [False, True, True, True, True] * 4
 
 
 def test_training_users_are_drawn_by_their_number_of_ratings() -> None:
     ratings = staircase()
     drawn = np.zeros(5)
     for seed in range(200):
-        chosen = training_users(ratings, 4, seed)
+        chosen = mllib_users(ratings, 4, seed)
         assert chosen.sum() == 4
         drawn += chosen.reshape(4, 5).sum(axis=0)
     assert drawn[0] == 0

@@ -116,7 +116,7 @@ class FaultyMongo(MongodForTests):
         return self._log.read_text(errors="replace")
 
     def ended(self) -> bool:
-        """Say whether it was started and has ended, by itself or not."""
+        """Return true if it was started and has ended, by itself or not."""
         return self._process is not None and self._process.poll() is not None
 
     def ensure(self) -> None:

@@ -31,7 +31,7 @@ class Reader:
         How many times it has read all three.
     mixed
         How many times Clusters and Metadata differed, and differed still when read again, as the
-        documentation tells a reader to.
+        documentation says.
     wrong
         What it saw that no reader may see, each with how many times.
     """

@@ -95,7 +95,7 @@ def clock_set_back(world: World) -> Outcome:
 
 
 def of_run(run: Document) -> Outcome:
-    """Return a run's outcome as its ledger tells it."""
+    """Return a run's outcome as its ledger has it."""
     return Outcome(int(run["exit_code"]), str(run["run_id"]))
 
 
@@ -141,7 +141,7 @@ def script_beside(world: World) -> Outcome:
 
 
 def refused_by(script: Running, run_id: str) -> bool:
-    """Say whether a script ended with 75 and named the run that is in its way."""
+    """Return true if a script ended with 75 and named the run that is in its way."""
     return script.end() == 75 and f"training {run_id} is in progress on " in script.log()
 
 

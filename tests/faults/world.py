@@ -278,7 +278,7 @@ class World:
         return [one for one in psutil.process_iter() if _work_dir_of(one).startswith(folder)]
 
     def end_what_is_left(self) -> list[str]:
-        """Give what was started its time to end; end the rest by force, and tell of it."""
+        """Give what was started its time to end; end the rest by force, and name it."""
         with suppress(AssertionError):
             until(lambda: not self.left_behind(), ENDED_SECONDS)
         lines = []
@@ -309,7 +309,7 @@ class World:
 
 
 def alive(url: str) -> bool:
-    """Say whether the service answers."""
+    """Return true if the service answers."""
     try:
         return httpx.get(f"{url}/health/live").is_success
     except httpx.TransportError:

@@ -37,7 +37,7 @@ def publish_live(
     """Publish as a training does, with ``als`` and more as its metrics in the ledger."""
     db["Recommendations"].insert_many(documents(LIVE_RUN, users))
     db["Metadata"].insert_one({"_id": "kmeans_clusters", "run_id": LIVE_RUN, "sizes": [users]})
-    Ledger(db).open(LIVE_RUN, "api", settings, None)
+    Ledger(db).add(LIVE_RUN, "api", settings, None)
     Ledger(db).update(LIVE_RUN, {"metrics": {"als": als, **metrics}})
     Ledger(db).close(LIVE_RUN, "succeeded", 0, None)
 

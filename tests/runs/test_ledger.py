@@ -21,7 +21,7 @@ def ledger(db: MongoDatabase) -> Ledger:
 
 
 def opened(ledger: Ledger, run_id: str, settings: Settings) -> Document:
-    ledger.open(run_id, "script", settings, None)
+    ledger.add(run_id, "script", settings, None)
     return run_of(ledger, run_id)
 
 
@@ -59,7 +59,7 @@ def test_a_run_begins_queued_with_its_settings(
     ledger: Ledger, db_settings: Settings, tmp_path: Path
 ) -> None:
     before = ledger_module.now() - datetime.timedelta(seconds=1)
-    ledger.open("run-1", "api", db_settings, tmp_path / "run-1.log")
+    ledger.add("run-1", "api", db_settings, tmp_path / "run-1.log")
     run = run_of(ledger, "run-1")
     assert (run["run_id"], run["state"], run["trigger"]) == ("run-1", "queued", "api")
     assert before <= run["queued_at"] <= ledger_module.now()

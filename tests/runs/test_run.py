@@ -291,7 +291,7 @@ def test_a_cancelled_run_stops_wherever_it_is(db: MongoDatabase, db_settings: Se
 def test_a_child_resumes_its_parents_run(db: MongoDatabase, db_settings: Settings) -> None:
     lease = Lease(db, 60)
     lease.acquire("run-1")
-    Ledger(db).open("run-1", "api", db_settings, Path("run-1.log"))
+    Ledger(db).add("run-1", "api", db_settings, Path("run-1.log"))
     with training_run(db_settings, run_id="run-1") as run:
         assert run.run_id == "run-1"
         assert entry(db, "run-1")["state"] == "running"
@@ -303,7 +303,7 @@ def test_a_child_whose_run_lost_the_lease_does_not_begin(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     Lease(db, 60).acquire("run-1")
-    Ledger(db).open("run-1", "api", db_settings, None)
+    Ledger(db).add("run-1", "api", db_settings, None)
     take_over(db)
     with pytest.raises(LeaseLostError), training_run(db_settings, run_id="run-1"):
         pytest.fail("it may not begin")
@@ -313,7 +313,7 @@ def test_a_child_whose_run_lost_the_lease_does_not_begin(
 def test_a_run_sweeps_the_stages_of_dead_runs(db: MongoDatabase, db_settings: Settings) -> None:
     for target in ("Recommendations", "Clusters", "Metadata"):
         db[f"{target}.staged.dead"].insert_one({"a": 1})
-    Ledger(db).open("dead", "schedule", db_settings, None)
+    Ledger(db).add("dead", "schedule", db_settings, None)
     with training_run(db_settings):
         assert [name for name in db.list_collection_names() if ".staged." in name] == []
         assert entry(db, "dead")["state"] == "crashed"
@@ -373,7 +373,7 @@ def test_old_runs_and_their_logs_are_pruned_except_the_published_ones(
     for log in (*logs, foreign):
         log.touch()
     for number in (0, 1, 2, 4):  # another replica has pruned 3
-        Ledger(db).open(ids[number], "api", db_settings, logs[number])
+        Ledger(db).add(ids[number], "api", db_settings, logs[number])
         Ledger(db).close(ids[number], "failed", 1, "x")
     for number, name in enumerate(("Recommendations", "Metadata")):
         db[name].insert_many([{"user_id": "guest"}, {"run_id": ids[number]}])
@@ -407,7 +407,7 @@ def test_a_log_that_stays_does_not_fail_the_run(db: MongoDatabase, db_settings: 
     run_id = "19990101T000000000Z-00000000"
     log = db_settings.log_dir / f"{run_id}.log"  # a folder
     log.mkdir(parents=True)
-    Ledger(db).open(run_id, "api", db_settings, log)
+    Ledger(db).add(run_id, "api", db_settings, log)
     Ledger(db).close(run_id, "failed", 1, "x")
     with training_run(db_settings.with_values({"runs_kept": 1})) as run:
         pass

@@ -258,6 +258,7 @@ def test_a_hung_mongodb_holds_no_read_for_long(
         assert client.get("/runs").status_code == 200
         os.kill(pid, signal.SIGSTOP)
         try:
+            until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
             began = time.monotonic()
             answers = [client.get(path) for path in ("/runs", "/recommendations/u", "/")]
             seconds = time.monotonic() - began
@@ -364,7 +365,7 @@ def test_a_training_in_progress_is_named(client: TestClient, db: MongoDatabase) 
 def test_a_run_in_progress_can_be_cancelled(
     client: TestClient, db: MongoDatabase, db_settings: Settings
 ) -> None:
-    Ledger(db).open("a", "script", db_settings, None)
+    Ledger(db).add("a", "script", db_settings, None)
     assert client.post("/runs/b/cancel").status_code == 404
     evil = {"Origin": "http://evil.example"}
     assert client.post("/runs/a/cancel", headers=evil).status_code == 403
@@ -445,7 +446,7 @@ def test_the_training_in_progress_is_shown_beside_the_schedule(
     client: TestClient, db: MongoDatabase, db_settings: Settings
 ) -> None:
     assert client.get("/next-training").json()["training"] is None
-    Ledger(db).open("by-hand", "script", db_settings, None)
+    Ledger(db).add("by-hand", "script", db_settings, None)
     Ledger(db).update("by-hand", {"phase": "read"})
     lease = Lease(db, 60)
     lease.acquire("by-hand")
@@ -459,7 +460,7 @@ def test_runs_are_listed_the_latest_first_and_shown_by_id(
     client: TestClient, db: MongoDatabase, db_settings: Settings
 ) -> None:
     for run_id in ("a", "b", "c"):
-        Ledger(db).open(run_id, "api", db_settings, None)
+        Ledger(db).add(run_id, "api", db_settings, None)
     listed = client.get("/runs", params={"limit": 2}).json()["runs"]
     assert [run["run_id"] for run in listed] == ["c", "b"]
     shown = client.get("/runs/a").json()

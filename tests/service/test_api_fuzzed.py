@@ -56,7 +56,7 @@ def busy_service(mongo_uri: str, folder: Path, **more: str) -> Iterator[str]:
     with connect(own) as client:
         db = database(client, own)
         for run_id in ("a", "b"):
-            Ledger(db).open(run_id, "api", own, None)
+            Ledger(db).add(run_id, "api", own, None)
         Lease(db, 3600).acquire("b")
         db["Metadata"].insert_one(some_factors("a"))
         process = subprocess.Popen(

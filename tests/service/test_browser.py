@@ -66,6 +66,10 @@ def labels(browser: webdriver.Chrome, selector: str) -> Any:
     return browser.execute_script(script, selector)
 
 
+def focused(browser: webdriver.Chrome) -> str:
+    return str(browser.execute_script("return document.activeElement.textContent"))
+
+
 def press(browser: webdriver.Chrome, label: str) -> None:
     """Press the button of that label with the keyboard."""
     script = """return [...document.querySelectorAll("button")].find(
@@ -172,9 +176,9 @@ def the_schedule_is_paused_and_resumed(browser: webdriver.Chrome, url: str) -> N
     assert httpx.get(f"{url}/next-training").json()["paused"] is True
     httpx.put(f"{url}/schedule", json={"paused": False})  # by another browser
     until(lambda: "the schedule is paused" not in text(browser))
-    press(browser, "Pause the schedule")
-    press(browser, "Resume the schedule")
-    until(lambda: "Pause the schedule" in labels(browser, ".calls button"))
+    for pressed, then in (("Pause", "Resume"), ("Resume", "Pause")):
+        press(browser, f"{pressed} the schedule")
+        until(lambda then=then: focused(browser) == f"{then} the schedule")  # type: ignore[misc]
     assert httpx.get(f"{url}/next-training").json()["paused"] is False
 
 

@@ -145,7 +145,7 @@ def test_a_lease_that_could_not_be_released_does_not_refuse_the_next_try(
 
     with trainer_of(db_settings, db, "raise SystemExit(1)") as trainer:
         with monkeypatch.context() as patch:
-            for action in ("open", "close"):
+            for action in ("add", "close"):
                 patch.setattr(Ledger, action, unreachable)
             with pytest.raises(DatabaseUnavailableError):
                 trainer.start("schedule")

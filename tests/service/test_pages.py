@@ -63,7 +63,7 @@ def test_runs_of_every_state_are_shown(
     ledger = Ledger(db)
     for number, state in enumerate(STATES):
         run_id = f"20260101T00000000{number}Z-0000000{number}"
-        ledger.open(run_id, "api", db_settings.with_values({"als_rank": 7}), None)
+        ledger.add(run_id, "api", db_settings.with_values({"als_rank": 7}), None)
         fields: dict[str, Any] = {"state": state, "error": NASTY, "exit_code": 76}
         ledger.update(run_id, fields | {"warnings": [NASTY], "metrics.other": {"some": 0.1}})
         text = page(client, f"/ui/runs/{run_id}")
@@ -82,7 +82,7 @@ def test_runs_of_every_state_are_shown(
     assert "0.100 ± 0.020" in page(client, f"/ui/runs/{run_id}")
     begun = {"name": "read", "started_at": now() - timedelta(seconds=90), "seconds": 30.0}
     ledger.update(run_id, {"state": "succeeded", "phases": [begun], "ended_at": now()})
-    ledger.open("20270101T000000000Z-00000000", "api", db_settings, None)
+    ledger.add("20270101T000000000Z-00000000", "api", db_settings, None)
     ledger.update("20270101T000000000Z-00000000", {"state": "running", "phase": "read"})
     assert "25.0 %" in page(client, "/ui/quality")
     overview = page(client, "/")
@@ -94,7 +94,7 @@ def test_a_comparison_begins_with_causes_and_effects(
     client: TestClient, db: MongoDatabase, db_settings: Settings
 ) -> None:
     for run_id, rank in (("a", 7), ("b", 8)):
-        Ledger(db).open(run_id, "api", db_settings.with_values({"als_rank": rank}), None)
+        Ledger(db).add(run_id, "api", db_settings.with_values({"als_rank": rank}), None)
         Ledger(db).close(run_id, "failed", 65, None)
         Ledger(db).update(run_id, {"kind": f"of {run_id}"})
     Ledger(db).update("a", {"metrics": {"lists": {"ndcg": 0.2}}, "exit_code": 0})
@@ -109,7 +109,7 @@ def test_the_log_is_shown_by_the_id_of_its_run(
     client: TestClient, db: MongoDatabase, db_settings: Settings
 ) -> None:
     run_id = "20260101T000000000Z-00000000"
-    Ledger(db).open(run_id, "api", db_settings, None)
+    Ledger(db).add(run_id, "api", db_settings, None)
     Ledger(db).update(run_id, {"log": "/etc/passwd"})
     assert "root:" not in page(client, f"/ui/runs/{run_id}")
     db_settings.log_dir.mkdir(parents=True)

@@ -236,7 +236,7 @@ def test_a_stored_list_with_values_of_other_types_is_shown(
 
 def test_runs_are_filtered(empty: TestClient, db: MongoDatabase, db_settings: Settings) -> None:
     for run_id, trigger in (("a", "api"), ("b", "script"), ("c", "api")):
-        Ledger(db).open(run_id, trigger, db_settings, None)  # type: ignore[arg-type]
+        Ledger(db).add(run_id, trigger, db_settings, None)  # type: ignore[arg-type]
 
     def listed(**params: Any) -> list[str]:
         return [run["run_id"] for run in empty.get("/runs", params=params).json()["runs"]]
@@ -257,7 +257,7 @@ def test_clients_follow_a_run_to_its_end(
     monkeypatch.setattr(routes_runs, "_POLL_SECONDS", 0.02)
     monkeypatch.setattr(routes_runs, "_MOST_CLIENTS", 3)
     ledger = Ledger(db)
-    ledger.open("r", "api", db_settings, None)
+    ledger.add("r", "api", db_settings, None)
     assert empty.get("/runs/other/events").status_code == 404
     service = empty.app.state.service  # type: ignore[attr-defined]
     reads: Counter[str] = Counter()

@@ -27,7 +27,7 @@ def dead(db: MongoDatabase, db_settings: Settings) -> Lease:
     """The lease of a training that died between two renames; it has not expired yet."""
     lease = Lease(db, MINUTE)
     lease.acquire("run-1")
-    Ledger(db).open("run-1", "script", db_settings, Path("run-1.log"))
+    Ledger(db).add("run-1", "script", db_settings, Path("run-1.log"))
     db[RECOMMENDATIONS].insert_one({"user_id": "ann", "run_id": "run-0"})
     stage = f"{RECOMMENDATIONS}.staged.run-1"
     db[stage].insert_one({"user_id": "ann", "run_id": "run-1"})
@@ -123,7 +123,7 @@ def test_an_outage_of_mongodb_does_not_count(db: MongoDatabase, dead: Lease) -> 
 
 
 def test_an_open_run_without_a_lease_is_crashed(db: MongoDatabase, db_settings: Settings) -> None:
-    Ledger(db).open("run-1", "script", db_settings, None)
+    Ledger(db).add("run-1", "script", db_settings, None)
     db[f"{RECOMMENDATIONS}.staged.run-1"].insert_one({"user_id": "ann"})
     recover(db)
     assert state(db) == "crashed"

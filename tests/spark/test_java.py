@@ -58,7 +58,9 @@ def apt(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return calls
 
 
-def test_supported_versions_of_java_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_supported_versions_of_java_are_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number, (output, version) in enumerate(VERSIONS.items()):
         home = tmp_path / str(number)
         monkeypatch.setenv("JAVA_HOME", str(home))

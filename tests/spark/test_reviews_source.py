@@ -20,7 +20,7 @@ def test_spark_reads_the_same_ratings_as_one_process(
     divided = plan(db_settings, 4, 100)
     assert len(divided) == 4
     monkeypatch.setattr(mongo_source, "plan", lambda *_: divided)
-    read = mongo_source.read_ratings(spark, db_settings, batch_rows=100)
+    read = mongo_source.read_in_spark(spark, db_settings, batch_rows=100)
     assert read.users.equals(city.users)
     assert read.restaurants.equals(city.restaurants)
     assert np.array_equal(read.rating, city.rating)
@@ -44,5 +44,5 @@ def test_a_database_that_goes_away_from_spark_is_unavailable(
         pytest.raises(DatabaseUnavailableError, match="MongoDB did not answer") as caught,
         spark_errors(),
     ):
-        mongo_source.read_ratings(spark, gone)
+        mongo_source.read_in_spark(spark, gone)
     assert "hush-hush" not in str(caught.value)

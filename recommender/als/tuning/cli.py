@@ -26,7 +26,7 @@ from recommender.core.terminal import print_json
 from recommender.data.ratings import Ratings, counts_of
 from recommender.evaluation.splitting import split, with_fold_seed
 from recommender.runs.run import Run, side_run
-from recommender.spark.reviews_source import read_ratings
+from recommender.spark.reviews_source import read_in_spark
 from recommender.spark.session import spark_session
 
 _FOLDS = 3
@@ -87,7 +87,7 @@ def tune(run: Run, axes: Axes, folds: int, expired: Callable[[], bool]) -> dict[
     settings, in_force = run.settings, run.settings.public()
     with spark_session(settings, f"als_training --tune {run.run_id}") as spark:
         with run.phase("read"):
-            ratings = read_ratings(spark, settings)
+            ratings = read_in_spark(spark, settings)
             run.record(**counts_of(ratings))
             parts = split_folds(ratings, settings, folds)
         store = ResultStore(run.db, run.run_id, in_force, ratings)

@@ -11,17 +11,19 @@ async function refresh(url) {
   const [now, next] = [document.getElementById("live"), page.getElementById("live")];
   if (number !== latest || !now || !next) return;
   const focused = now.contains(document.activeElement) ? document.activeElement : null;
-  const isOpen = now.querySelector("details")?.open;
+  const log = now.querySelector("details[open]") && next.querySelector("details");
   now.replaceWith(next);
-  if (isOpen) next.querySelector("details")?.setAttribute("open", "");
-  if (focused) (again(next, focused) || next.querySelector("button, a"))?.focus();
+  log?.setAttribute("open", "");
+  log?.querySelector("pre").scrollTo(0, 1e6); // its end
+  if (focused) (again(next, focused) || next).focus({ preventScroll: true });
   follow();
 }
 
+// The same control, by what it calls, as pressing it may have changed its label, or by its label.
 function again(region, element) {
-  const label = element.getAttribute("aria-label") || element.textContent;
-  const same = (one) => (one.getAttribute("aria-label") || one.textContent) === label;
-  return [...region.querySelectorAll("a, button, summary")].find(same);
+  const name = (one) =>
+    one.closest("form.call")?.action || one.getAttribute("aria-label") || one.textContent;
+  return [...region.querySelectorAll("a, button, summary")].find((e) => name(e) === name(element));
 }
 
 // A run in progress: the server sends an event at each change.
@@ -76,11 +78,8 @@ async function call(form) {
 
 // Searches and stars: what the form would load is shown at once, and in the address.
 function show(form, button) {
-  const query = new URLSearchParams(new FormData(form));
-  if (button?.name) query.append(button.name, button.value);
-  const url = `${form.getAttribute("action")}?${query}`;
-  history.replaceState(null, "", url);
-  refresh(url);
+  history.replaceState(null, "", `?${new URLSearchParams(new FormData(form, button))}`);
+  refresh(location.href);
 }
 
 document.addEventListener("submit", (event) => {
