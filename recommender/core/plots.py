@@ -14,17 +14,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LABELLED_LINES = 14
-_MARKERS = "os^DvP"
 _LABELLED_TICKS = 5  # about; more would overlap
 _STABLE: Any = {"svg.hashsalt": "recommender", "svg.fonttype": "none"}
 _INK = "#59635d"  # on white; on a dark page, the style replaces it
 _ON_DARK = b"<style>@media (prefers-color-scheme: dark) { svg { --ink: #a0aaa4 } }</style>"
 # Colours of a contrast of 3 and more on white and on black.
-_COLOURS = "cycler('color', ['#2477b3', '#d2561a', '#2f8f3f', '#9467bd', '#8c6d31', '#c0408f'])"
+_CYCLE = "cycler('color', ['#2477b3', '#d2561a', '#2f8f3f', '#9467bd', '#8c6d31', '#c0408f'])"
 _COLOURED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 _ON_ANY_PAGE: Any = _STABLE | dict.fromkeys(_COLOURED, _INK)
 _ON_ANY_PAGE |= {"savefig.transparent": True, "legend.framealpha": 0.0, "font.size": 12.0}
-_ON_ANY_PAGE["axes.prop_cycle"] = _COLOURS
+_ON_ANY_PAGE["axes.prop_cycle"] = _CYCLE
 _ON_ANY_PAGE |= {"axes.spines.top": False, "axes.spines.right": False}
 _drawing = Lock()
 
@@ -73,8 +72,8 @@ def _svg(charts: Sequence[LineChart], size: tuple[float, float], style: Any) -> 
 
     svg = BytesIO()
     with _drawing, rc_context(style):  # matplotlib's settings are those of the whole process
-        width, height = size[0], size[1] * max(1, len(charts))
-        figure = Figure(figsize=(width, height), layout="constrained")
+        width, height = size
+        figure = Figure(figsize=(width, height * max(1, len(charts))), layout="constrained")
         for number, chart in enumerate(charts, start=1):
             _draw_lines(figure.add_subplot(len(charts), 1, number), chart)
         figure.savefig(svg, format="svg", metadata={"Date": None})
@@ -89,7 +88,7 @@ def _draw_lines(axes: Axes, chart: LineChart) -> None:
         ticks, values, errors, notes = zip(*points, strict=True)
         xs = [tick + shift for tick in ticks]
         shown = label if number < _LABELLED_LINES else ""
-        marker = _MARKERS[number % len(_MARKERS)]
+        marker = "os^DvP"[number % 6]  # for who cannot distinguish the colours
         axes.errorbar(xs, values, errors, label=shown, linestyle=style, marker=marker, capsize=3)
         for x, value, error, note in zip(xs, values, errors, notes, strict=True):
             axes.text(x, value + error, note, ha="center", va="bottom", weight="bold")

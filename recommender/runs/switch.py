@@ -139,7 +139,8 @@ def _replay(db: MongoDatabase, switch: Document) -> None:
         try:
             replay(db, switch["position"], target, unique, target + PREVIOUS)
         except (OperationFailure, BSONError) as error:  # each try to finish the switch would fail
-            log.error("writes of others during the switch may be lost: %s", one_line(error))
+            why = reason_of(error) if isinstance(error, OperationFailure) else one_line(error)
+            log.error("writes of others during the switch may be lost: %s", why)
 
 
 def _undo(db: MongoDatabase, switch: Document) -> None:
