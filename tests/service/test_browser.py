@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import httpx2 as httpx
+import psutil
 import pytest
 from axe_core_python.selenium import Axe
 from selenium import webdriver
@@ -99,11 +100,12 @@ def test_the_pages_in_a_browser(
     db_settings: Settings,
     run_here: Callable[..., int],
 ) -> None:
-    write_tiny_city(db, db_settings)
-    (best,) = db["Reviews"].aggregate([{"$sortByCount": "$gmap_id"}, {"$limit": 1}])
-    db["Restaurants"].update_one({"gmap_id": best["_id"]}, {"$set": {"name": NASTY}})
-    db["Reviews"].insert_one({"user_id": USER, "gmap_id": best["_id"], "rating": 5})
     with service(db_settings) as (_, url):
+        an_empty_database_is_shown(browser, url)
+        write_tiny_city(db, db_settings)
+        (best,) = db["Reviews"].aggregate([{"$sortByCount": "$gmap_id"}, {"$limit": 1}])
+        db["Restaurants"].update_one({"gmap_id": best["_id"]}, {"$set": {"name": NASTY}})
+        db["Reviews"].insert_one({"user_id": USER, "gmap_id": best["_id"], "rating": 5})
         a_training_is_started_and_watched(browser, url, db)
         assert run_here(clustering_training.main) == 0
         two_runs_are_compared(browser, url)
@@ -112,13 +114,28 @@ def test_the_pages_in_a_browser(
         the_schedule_is_paused_and_resumed(browser, url)
         a_training_of_another_browser_is_noticed_and_cancelled(browser, url, db)
         a_clustering_is_rolled_back(browser, url, db)
+        a_mongodb_that_hangs_is_named(browser, url, db)
         every_page_fits_and_is_accessible(browser, url, db)
     logs: Any = browser
     messages = (json.loads(line["message"])["message"] for line in logs.get_log("performance"))
     sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     own = (f"{url}/", "data:", "chrome")
     assert [s for s in sent if not s["request"]["url"].startswith(own)] == []
-    assert [entry for entry in logs.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert errors_of(browser) == []
+
+
+def errors_of(browser: webdriver.Chrome) -> list[str]:
+    """Return the errors on the console since the last call."""
+    logs: Any = browser
+    entries = logs.get_log("browser")
+    return [str(entry["message"]) for entry in entries if entry["level"] == "SEVERE"]
+
+
+def an_empty_database_is_shown(browser: webdriver.Chrome, url: str) -> None:
+    for path in ("/ui/runs", "/ui/quality", "/"):
+        browser.get(url + path)
+        assert Axe().run(browser)["violations"] == []
+    assert "The ledger is empty" in text(browser)
 
 
 def a_training_is_started_and_watched(
@@ -206,6 +223,20 @@ def a_clustering_is_rolled_back(browser: webdriver.Chrome, url: str, db: MongoDa
     until(lambda: db["TrainingRuns"].count_documents(rolled_back), TRAINING_SECONDS)
     assert served_of(db) == (lists, lists)  # the clusters that the training has published
     until(lambda: "Train now" in labels(browser, ".calls button"))
+
+
+def a_mongodb_that_hangs_is_named(browser: webdriver.Chrome, url: str, db: MongoDatabase) -> None:
+    mongod = psutil.Process(db.client.admin.command("serverStatus")["pid"])
+    assert errors_of(browser) == []
+    mongod.suspend()
+    try:
+        browser.get(url)
+        assert "MongoDB did not answer" in text(browser)
+        assert Axe().run(browser)["violations"] == []
+    finally:
+        mongod.resume()
+    assert all("503" in error for error in errors_of(browser))
+    until(lambda: httpx.get(url).status_code == 200)
 
 
 def served_of(db: MongoDatabase) -> tuple[str, str]:
