@@ -38,7 +38,7 @@ def connect(settings: Settings) -> Client:
     """
     uri = settings.mongo.uri.get_secret_value()
     if "/" not in uri:  # PyMongo would take it for the name of a host
-        raise ConfigurationError(_URI_FORM)
+        raise ConfigurationError(_URI_FORM) from None
     options: dict[str, Any] = {"appname": APP_NAME, "tz_aware": True}
     if "serverselectiontimeoutms" not in uri.lower():
         options["serverSelectionTimeoutMS"] = round(TIMEOUT_SECONDS * 1000)

@@ -23,8 +23,7 @@ _CYCLE = "cycler('color', ['#2477b3', '#d2561a', '#2f8f3f', '#9467bd', '#8c6d31'
 _COLOURED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 _ON_ANY_PAGE: Any = _STABLE | dict.fromkeys(_COLOURED, _INK)
 _ON_ANY_PAGE |= {"savefig.transparent": True, "legend.framealpha": 0.0, "font.size": 12.0}
-_ON_ANY_PAGE["axes.prop_cycle"] = _CYCLE
-_ON_ANY_PAGE |= {"axes.spines.top": False, "axes.spines.right": False}
+_ON_ANY_PAGE |= {"axes.prop_cycle": _CYCLE, "axes.spines.top": False, "axes.spines.right": False}
 _drawing = Lock()
 
 
@@ -72,8 +71,7 @@ def _svg(charts: Sequence[LineChart], size: tuple[float, float], style: Any) -> 
 
     svg = BytesIO()
     with _drawing, rc_context(style):  # matplotlib's settings are those of the whole process
-        width, height = size
-        figure = Figure(figsize=(width, height * max(1, len(charts))), layout="constrained")
+        figure = Figure(figsize=(size[0], size[1] * max(1, len(charts))), layout="constrained")
         for number, chart in enumerate(charts, start=1):
             _draw_lines(figure.add_subplot(len(charts), 1, number), chart)
         figure.savefig(svg, format="svg", metadata={"Date": None})
@@ -88,7 +86,7 @@ def _draw_lines(axes: Axes, chart: LineChart) -> None:
         ticks, values, errors, notes = zip(*points, strict=True)
         xs = [tick + shift for tick in ticks]
         shown = label if number < _LABELLED_LINES else ""
-        marker = "os^DvP"[number % 6]  # for who cannot distinguish the colours
+        marker = "os^DvP"[number % 6]  # for readers who cannot distinguish colours
         axes.errorbar(xs, values, errors, label=shown, linestyle=style, marker=marker, capsize=3)
         for x, value, error, note in zip(xs, values, errors, notes, strict=True):
             axes.text(x, value + error, note, ha="center", va="bottom", weight="bold")

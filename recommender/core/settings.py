@@ -54,7 +54,7 @@ def _no_tiny_interval(hours: float) -> float:
 def _parsed_filter(value: object) -> dict[str, Any]:
     try:
         parsed = json_util.loads(value) if isinstance(value, str) else value
-        bson.encode({"": parsed})
+        bson.encode({"": parsed})  # as it is sent to MongoDB
     except (TypeError, OverflowError, BSONError) as error:
         raise ValueError(f"invalid MongoDB extended JSON: {error}") from None
     if not isinstance(parsed, dict):
@@ -65,7 +65,9 @@ def _parsed_filter(value: object) -> dict[str, Any]:
 def _sendable(key: SecretStr) -> SecretStr:
     text = key.get_secret_value()
     if text != text.strip() or not text.isprintable():
-        raise ValueError("a header cannot carry its blanks at the ends or its control characters")
+        raise ValueError(
+            "expected no blanks at the ends and no control characters, which no header holds"
+        )
     return key
 
 

@@ -371,7 +371,7 @@ def _only_member(archive: zipfile.ZipFile) -> Any:
     try:
         return archive.open(names[0])
     except RuntimeError as error:  # a password, or a method that Python does not know
-        raise DataError(f"the zip archive cannot be unpacked here: {error}; unpack it") from None
+        raise DataError(f"the zip archive is not readable: {error}; unpack it first") from None
 
 
 def _whole_review(delimiter: str, width: int, rating: int) -> re.Pattern[str]:

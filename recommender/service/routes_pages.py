@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from recommender.core.mongo import Document, quick_read
+from recommender.core.mongo_collections import METADATA
 from recommender.core.plots import LineChart, Point, keep_cache_in, line_charts_svg
 from recommender.core.settings import Settings
 from recommender.runs.ledger import OPEN_STATES, STATES, Ledger, State
@@ -32,18 +33,16 @@ _MATCHES, _MOST_STARS = 6, 10
 _OWN = {"_id", "run_id", "pid", "log"}  # fields that differ between any two runs
 _SHOWN = {"als", "lists", "clusters", "hindsight"}  # metrics with a section of their own
 _COOKIE_SECONDS = 30 * 86_400
-# What two runs are compared by first, the beginnings of dotted names: causes, then effects.
-_COMPARED = (
-    (
-        *("settings.als_", "settings.clusters_", "settings.gate", "settings.seed"),
-        *("settings.rating_", "settings.reviews_", "settings.restaurants_"),
-        *("chosen.confidence.", "chosen.weights."),
-    ),
-    (
-        *("state", "error", "ratings", "users", "restaurants"),
-        *("metrics.lists.ndcg", "metrics.lists.lift", "metrics.lists.hit_rate"),
-        *("metrics.lists.coverage", "metrics.als.rmse", "metrics.clusters.held_out.ndcg"),
-    ),
+# What two runs are compared by first: the beginnings of dotted names.
+_CAUSES = (
+    *("settings.als_", "settings.clusters_", "settings.gate", "settings.seed"),
+    *("settings.rating_", "settings.reviews_", "settings.restaurants_"),
+    *("chosen.confidence.", "chosen.weights."),
+)
+_EFFECTS = (
+    *("state", "error", "ratings", "users", "restaurants"),
+    *("metrics.lists.ndcg", "metrics.lists.lift", "metrics.lists.hit_rate"),
+    *("metrics.lists.coverage", "metrics.als.rmse", "metrics.clusters.held_out.ndcg"),
 )
 
 # For each chart, the label and the dotted name of each metric that it shows.
@@ -117,9 +116,10 @@ def runs(
     ticked: int | None = None,
 ) -> Response:
     """List the runs, to open one or to compare two; ``ticked``, how many were, if not two."""
-    listed, served = _recent(service, before, state), service.catalog.served().run_id
+    with quick_read("reading what is published"):
+        served = service.db[METADATA].distinct("run_id")
     shown = {"states": STATES, "state": state, "full": _RUNS, "served": served, "ticked": ticked}
-    return render(request, "runs.html", runs=listed, **shown)
+    return render(request, "runs.html", runs=_recent(service, before, state), **shown)
 
 
 @router.get("/ui/compare")
@@ -134,8 +134,8 @@ def compare(
     first, second = (dict(_flat(document_of(service, run_id))) for run_id in sorted(run))
     rows = [(key, first.get(key), second.get(key)) for key in dict.fromkeys([*first, *second])]
     different = [row for row in rows if row[1] != row[2] and row[0] not in _OWN]
-    parts = [[row for row in different if row[0].startswith(names)] for names in _COMPARED]
-    rest = [row for row in different if not any(row in part for part in parts)]
+    parts = [[row for row in different if row[0].startswith(n)] for n in (_CAUSES, _EFFECTS)]
+    rest = [row for row in different if not row[0].startswith(_CAUSES + _EFFECTS)]
     same = len(rows) - len(different)
     runs = [(each["run_id"], each["state"]) for each in (first, second)]
     return render(request, "compare.html", runs=runs, parts=parts, rest=rest, same=same)
