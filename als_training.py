@@ -27,6 +27,7 @@ from recommender.core.script import TRAINING_CODES, run_script, script_parser
 from recommender.core.terminal import add_json_option
 from recommender.data.ratings import Ratings, counts_of
 from recommender.data.restaurants import shown_restaurants
+from recommender.data.reviews import read_ratings
 from recommender.data.users import read_users
 from recommender.evaluation.splitting import split
 from recommender.publishing.gate import add_force_option, check_recommendations, settings_with_force
@@ -36,7 +37,7 @@ from recommender.publishing.staging import others_before, staged
 from recommender.publishing.targets import check_targets
 from recommender.runs.run import TrainingRun, training_run
 from recommender.runs.summary import print_summary
-from recommender.spark.reviews_source import read_few, read_in_spark
+from recommender.spark.reviews_source import has_few_reviews, read_in_spark
 from recommender.spark.session import spark_session
 
 _PARTS_A_CORE = 4  # so that no core waits long for the last one
@@ -52,9 +53,10 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
     """Train, and publish ``Recommendations``; return the ratings and the model that ranks them."""
     settings, db = run.settings, run.db
     old = others_before(db, RECOMMENDATIONS)  # what the backend wrote by itself
-    with spark_session(settings, f"als_training {run.run_id}") as spark:
+    few = has_few_reviews(db)
+    with spark_session(settings, f"als_training {run.run_id}", brief=few) as spark:
         with run.phase("read"):
-            ratings = read_few(db, settings) or read_in_spark(spark, settings)
+            ratings = read_ratings(settings) if few else read_in_spark(spark(), settings)
             run.record(**counts_of(ratings))
             record_hindsight(run, ratings)
         with run.phase("choose"):
@@ -63,7 +65,7 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
             chosen = reused_parameters(run, count) or choose_parameters(train_part, settings, count)
             run.record(chosen=chosen.document() if chosen else None)
         with run.phase("train"):
-            model = fit(spark, train_part, settings, chosen)
+            model = fit(spark(), train_part, settings, chosen)
         with run.phase("evaluate"):
             blend_weight, rating_figures = evaluate_ratings(model.rating, *parts, settings)
             run.record(**{"metrics.als": rating_figures})
@@ -73,7 +75,7 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
             model = refit(model, ratings, settings, chosen).with_blend_weight(blend_weight)
         with staged(db, RECOMMENDATIONS, run.run_id, "user_id", keep_others=True, old=old) as stage:
             with run.phase("recommend"):
-                users = recommend(spark, model, ratings, run, stage.name)
+                users = recommend(spark(), model, ratings, run, stage.name)
             with run.phase("publish recommendations"):
                 stage.seal(users)
                 check_recommendations(run, stage.name)

@@ -99,8 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\n{name}: {users:,} users with {least} or more of {len(ratings):,} ratings;")
             print(f"{len(splits)} splits, mean ± deviation; seconds to fit, median")
             for table in (
-                ratings_table(splits, rating_methods(spark)),
-                lists_table(splits, ranking_methods(spark)),
+                ratings_table(splits, rating_methods(spark())),
+                lists_table(splits, ranking_methods(spark())),
             ):
                 print()
                 for line in table:

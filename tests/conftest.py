@@ -6,10 +6,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
+from xdist.scheduler import LoadFileScheduling
 
 import als_training
 from recommender.als import choose_alpha
@@ -21,7 +23,7 @@ from recommender.data.ratings import Ratings
 from recommender.data.reviews import read_ratings
 from recommender.spark.session import spark_errors, spark_session
 from tests.mongods import shared_mongod
-from tests.support import QUICK_ALS, QUICK_JAVA, set_environment, write_tiny_city
+from tests.support import PROJECT, QUICK_ALS, QUICK_JAVA, set_environment, write_tiny_city
 
 _FOREIGN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")
 
@@ -37,6 +39,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-docs", action="store_true", help="write the generated parts of the documentation"
     )
+
+
+class OneSpark(LoadFileScheduling):  # type: ignore[misc]
+    """Run the tests of a file in one process, and those of all files that use Spark, too."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return "spark" if _uses_spark(file) else file
+
+
+@cache
+def _uses_spark(file: str) -> bool:
+    text = (PROJECT / file).read_text()
+    return "spark: SparkSession" in text or "train_here" in text
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneSpark:
+    return OneSpark(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with Spark, which takes longest."""
+    items.sort(key=lambda item: not _uses_spark(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +113,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("JDK_JAVA_OPTIONS", QUICK_JAVA)
-            session = stack.enter_context(spark_session(settings, "tests"))
+            session = stack.enter_context(spark_session(settings, "tests"))()
         yield session
     assert list(folder.iterdir()) == []  # nothing of Spark's is left behind
 
@@ -148,9 +174,9 @@ def train_here(
     """Run a script in this process, to its exit code, with the tests' Spark."""
 
     @contextmanager
-    def started(*_: object) -> Iterator[SparkSession]:
+    def started(*_: object, brief: bool = False) -> Iterator[Callable[[], SparkSession]]:
         with spark_errors():
-            yield spark
+            yield lambda: spark
 
     monkeypatch.setattr(als_training, "spark_session", started)
     monkeypatch.setattr(searching, "spark_session", started)

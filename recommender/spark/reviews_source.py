@@ -18,12 +18,10 @@ _STREAM = pa.ipc.IpcWriteOptions(compression="lz4")
 _FEW_REVIEWS = 100_000  # read by one process in the time in which Spark starts its readers
 
 
-def read_few(db: MongoDatabase, settings: Settings) -> Ratings | None:
-    """Read Reviews in this process, without Spark, if there are few; else return None."""
+def has_few_reviews(db: MongoDatabase) -> bool:
+    """Return true if one process reads ``Reviews`` sooner than Spark."""
     with mongo_errors("counting Reviews"):
-        if source_of(db)[reviews.COLLECTION].estimated_document_count() > _FEW_REVIEWS:
-            return None
-    return reviews.read_ratings(settings)
+        return source_of(db)[reviews.COLLECTION].estimated_document_count() <= _FEW_REVIEWS
 
 
 def read_in_spark(spark: SparkSession, settings: Settings, batch_rows: int = BATCH_ROWS) -> Ratings:

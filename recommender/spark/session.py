@@ -6,13 +6,13 @@ import logging
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import PicklingError
@@ -29,7 +29,7 @@ from recommender.core import errors
 from recommender.core.errors import ConfigurationError, RecommenderError, SparkError
 from recommender.core.logs import one_line
 from recommender.core.settings import Settings, SparkSettings
-from recommender.core.signals import call_on_stop, signals_deferred, stop_behind
+from recommender.core.signals import call_on_stop, stop_behind
 from recommender.spark.java import OPTION_VARIABLES, advise_lapack, find_java
 
 _PACKAGE = Path(recommender.__file__).parent
@@ -47,6 +47,8 @@ _JVM_LAST_WORDS_SECONDS = 1.0
 _STACK = "-Xss4m"
 # Each with the pattern of an option set by hand, which stays; Java starts with one collector only.
 _JAVA_OPTIONS = {_STACK: r"-Xss|-XX:ThreadStackSize=", "-XX:+UseParallelGC": r"-XX:\+Use\w+GC\b"}
+# Java's second compiler takes longer than it saves in seconds of work.
+_BRIEF_OPTIONS = {"-XX:TieredStopAtLevel=1": r"-XX:TieredStopAtLevel=|-XX:.TieredCompilation"}
 _NO_SPACE = "No space left on device"  # in the text of Java's errors
 _NO_SPACE_ADVICE = "no space is left for Spark's files; set WORK_DIR elsewhere"
 # Variables of Spark's scripts, which another Spark on the machine may have left behind.
@@ -59,10 +61,13 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
-    """Yield a Spark session of an application ``name``; end its JVM and remove its files after.
+def spark_session(
+    settings: Settings, name: str, *, brief: bool = False
+) -> Iterator[Callable[[], SparkSession]]:
+    """Start a Spark session of an application ``name``; end its JVM and remove its files after.
 
-    ConfigurationError if Spark does not start; SparkError for PySpark's errors in the block.
+    It starts in a thread: the function that is yielded waits for it. ``brief`` is for jobs of
+    seconds. ConfigurationError if Spark does not start; SparkError for PySpark's errors.
     """
     if "PYSPARK_GATEWAY_PORT" in os.environ:
         raise ConfigurationError(
@@ -81,11 +86,20 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
     if locale.getencoding().lower() != "utf-8":  # else Java cannot open a folder with an accent
         os.environ["LC_ALL"] = "C.UTF-8"
     try:
-        spark = _start(settings, name, scratch)
-        # By SIGKILL: after SIGTERM, Spark logs each call that it can no longer answer.
-        with call_on_stop(_jvm().kill), spark_errors():
-            yield spark
-            spark.stop()
+        conf = _conf(settings.spark, name, scratch, brief=brief)
+        with ThreadPoolExecutor(1) as thread:
+            launch = thread.submit(SparkContext._ensure_initialized, conf=conf)  # the JVM alone
+            start = thread.submit(_start, launch, conf, settings, scratch)
+            try:
+                # By SIGKILL: after SIGTERM, Spark logs each call that it can no longer answer.
+                with call_on_stop(_kill_jvm), spark_errors():
+                    yield start.result
+                    start.result().stop()
+            finally:
+                start.cancel()
+                wait([launch])
+                if not start.done():  # it calls the JVM
+                    _kill_jvm()
     finally:
         _end_jvm()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -106,8 +120,10 @@ def _check_version() -> None:
         )
 
 
-def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
-    """Start the JVM, and Spark in it; a signal waits until there is a JVM to end."""
+def _start(
+    launch: Future[None], conf: SparkConf, settings: Settings, scratch: Path
+) -> SparkSession:
+    """Start Spark in the JVM, once that is launched."""
 
     def not_started(text: str) -> ConfigurationError:
         if _NO_SPACE in text:
@@ -120,25 +136,16 @@ def _start(settings: Settings, name: str, scratch: Path) -> SparkSession:
         )
 
     with spark_errors(not_started):
-        conf = _conf(settings.spark, name, scratch)
-        with signals_deferred():
-            SparkContext._ensure_initialized(conf=conf)  # the JVM alone
-        with call_on_stop(_jvm().kill):
-            before = signal.getsignal(signal.SIGINT)
-            try:
-                context: Any = SparkContext(conf=conf)
-            finally:
-                # PySpark's handler of SIGINT calls the JVM, and skips our clean-up.
-                if signal.getsignal(signal.SIGINT) not in (before, signal.SIG_IGN):
-                    signal.signal(signal.SIGINT, before)
-            # We have no accumulators; their server would print that a stop ended the JVM.
-            context._accumulatorServer.handle_error = lambda *_: None
-            spark = SparkSession.builder.config(conf=conf).getOrCreate()
-            # Long lineages overflow the JVM's stack; ALS cuts them at checkpoints.
-            checkpoints = settings.spark.checkpoint_dir or f"file://{scratch}/checkpoints"
-            spark.sparkContext.setCheckpointDir(checkpoints)
-            spark.sparkContext.addPyFile(str(_zip_package(scratch)))
-            return spark
+        launch.result()
+        context: Any = SparkContext(conf=conf)
+        # We have no accumulators; their server would print that a stop ended the JVM.
+        context._accumulatorServer.handle_error = lambda *_: None
+        spark = SparkSession.builder.config(conf=conf).getOrCreate()
+        # Long lineages overflow the JVM's stack; ALS cuts them at checkpoints.
+        checkpoints = settings.spark.checkpoint_dir or f"file://{scratch}/checkpoints"
+        spark.sparkContext.setCheckpointDir(checkpoints)
+        spark.sparkContext.addPyFile(str(_zip_package(scratch)))
+        return spark
 
 
 def _failure(text: str) -> RecommenderError:
@@ -181,6 +188,11 @@ def spark_errors(ours: Callable[[str], RecommenderError] = _failure) -> Iterator
 def _jvm() -> subprocess.Popen[bytes]:
     gateway: Any = SparkContext._gateway
     return cast("subprocess.Popen[bytes]", gateway.proc)
+
+
+def _kill_jvm() -> None:
+    if SparkContext._gateway:
+        _jvm().kill()
 
 
 def _lock(folder: Path) -> IO[str]:
@@ -231,11 +243,12 @@ def memory_limit() -> int:
     return min(limits)
 
 
-def _conf(spark: SparkSettings, name: str, scratch: Path) -> SparkConf:
+def _conf(spark: SparkSettings, name: str, scratch: Path, *, brief: bool) -> SparkConf:
     by_hand = " ".join(os.environ.get(variable, "") for variable in _OPTION_VARIABLES)
-    java = [option for option, chosen in _JAVA_OPTIONS.items() if not re.search(chosen, by_hand)]
+    options = _JAVA_OPTIONS | (_BRIEF_OPTIONS if brief else {})
+    java = [option for option, chosen in options.items() if not re.search(chosen, by_hand)]
     java += [f'"-Djava.io.tmpdir={scratch}"', f"-Dlog4j2.configurationFile={_LOG_CONFIG.as_uri()}"]
-    options = {
+    conf = {
         "spark.driver.memory": driver_memory(spark),
         "spark.executor.memory": spark.executor_memory,
         "spark.executor.cores": spark.executor_cores,
@@ -250,12 +263,12 @@ def _conf(spark: SparkSettings, name: str, scratch: Path) -> SparkConf:
         "spark.ui.showConsoleProgress": "false",
     }
     if not spark.master.startswith("spark://"):  # there, all must share one secret
-        options |= {"spark.authenticate": "true", "spark.network.crypto.enabled": "true"}
+        conf |= {"spark.authenticate": "true", "spark.network.crypto.enabled": "true"}
     if re.match(r"local(\[|$)", spark.master):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-        options |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-    conf = SparkConf().setAppName(name).setMaster(spark.master)
-    return conf.setAll([(key, str(value)) for key, value in options.items()])
+        conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    named = SparkConf().setAppName(name).setMaster(spark.master)
+    return named.setAll([(key, str(value)) for key, value in conf.items()])
 
 
 def _zip_package(scratch: Path) -> Path:

@@ -103,33 +103,6 @@ class TestEmbeddedMongo:
             assert options["net"]["unixDomainSocket"]["enabled"] is False
         assert is_gone(pid)
 
-    def test_folder_given_keeps_the_data(self, tmp_path: Path) -> None:
-        for expected in (0, 1):
-            with (
-                EmbeddedMongo(tmp_path / "demo") as mongo,
-                MongoClient[dict[str, object]](mongo.uri) as client,
-            ):
-                assert client["x"]["y"].count_documents({}) == expected
-                client["x"]["y"].insert_one({})
-
-    def test_replica_set(self, tmp_path: Path) -> None:
-        with (
-            MongodForTests(tmp_path, replica_set=True) as mongo,
-            MongoClient[dict[str, object]](mongo.uri) as client,
-        ):
-            hello = client.admin.command("hello")
-            assert hello["isWritablePrimary"]
-            assert hello["setName"] == "rs0"
-            with client.start_session() as session, session.start_transaction():
-                client["x"]["y"].insert_one({}, session=session)
-            assert client["x"]["y"].count_documents({}) == 1
-
-    def test_replica_set_starts_again_on_its_port(self, tmp_path: Path) -> None:
-        with MongodForTests(tmp_path, replica_set=True) as first:
-            port = first.port
-        with MongodForTests(tmp_path, replica_set=True, port=port) as again:
-            assert again.uri == first.uri
-
     def test_folder_in_use(self, tmp_path: Path) -> None:
         with EmbeddedMongo(tmp_path) as mongo:
             with pytest.raises(
@@ -371,39 +344,23 @@ class TestRun:
         assert "stopped well" in command.printed
         assert is_gone(mongod)
 
-    def test_city_is_kept_for_the_next_run(self, start: Start) -> None:
-        first = start("train")
-        assert first.end() == 0, first.printed
-        assert "Generating a city of 50 users" in first.printed
-        second = start("train")
-        assert second.end() == 0, second.printed
-        assert "Generating" not in second.printed
-        trained = [line for line in first.printed.splitlines() if "trained on" in line]
-        assert trained[0] in second.printed
-
-    def test_failed_training_is_said_and_not_served(self, start: Start, scripts: Path) -> None:
+    def test_failed_training_is_said_and_not_served(
+        self, start: Start, scripts: Path, mongo_uri: str
+    ) -> None:
         write_script(scripts, "als_training.py", "raise SystemExit(65)")
-        command = start("run")
-        assert command.end() == 65
+        command, train = (start(mode, MONGO_URI=mongo_uri) for mode in ("run", "train"))
+        assert (command.end(), train.end()) == (65, 65)
         assert "training failed with exit code 65" in command.printed
         assert "serving" not in command.printed
 
     def test_after_a_rejected_training_what_was_there_is_served(
-        self, start: Start, scripts: Path
+        self, start: Start, scripts: Path, mongo_uri: str
     ) -> None:
         write_script(scripts, "als_training.py", "raise SystemExit(76)")
-        command = start("run")
-        assert "The gate rejected" in command.read_until("Next, in another")
-        command.signal(signal.SIGTERM)
-        assert command.end() == 0
-
-    def test_train_gives_back_the_exit_code(self, start: Start, scripts: Path) -> None:
-        write_script(scripts, "als_training.py", "raise SystemExit(75)")
-        assert start("train").end() == 75
-
-    def test_server_that_fails_gives_its_exit_code(self, start: Start, scripts: Path) -> None:
         write_script(scripts, "model.py", "raise SystemExit(78)")
-        assert start("run").end() == 78
+        command = start("run", MONGO_URI=mongo_uri)
+        assert command.end() == 78  # the server's, which was started
+        assert "The gate rejected" in command.printed
 
     def test_stopped_while_training(
         self, start: Start, scripts: Path, clean_environment: Path
@@ -456,14 +413,21 @@ class TestRun:
         assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in command.printed
         assert "Generating" not in command.printed
 
-    def test_two_demos_at_once(self, start: Start) -> None:
+    def test_the_city_is_used_by_one_demo_at_a_time_and_kept_for_the_next(
+        self, start: Start
+    ) -> None:
         first = start("run")
-        first.read_until("clus_test.py")
+        assert "Generating a city of 50 users" in first.read_until("clus_test.py")
         second = start("train")
         assert second.end() == 78
         assert "is in use by another mongod" in second.printed
         first.signal(signal.SIGINT)
         assert first.end() == 0
+        third = start("train")
+        assert third.end() == 0, third.printed
+        assert "Generating" not in third.printed
+        trained = [line for line in first.printed.splitlines() if "trained on" in line]
+        assert trained[0] in third.printed
 
 
 def test_city_command_fills_an_empty_database_once(

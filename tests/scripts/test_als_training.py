@@ -27,7 +27,6 @@ from tests.support import (
     environment,
     jvms,
     rated_by_user,
-    run_script,
 )
 from tests.waiting import TRAINING_SECONDS, until
 
@@ -38,11 +37,14 @@ def files_in(folder: Path) -> list[str]:
 
 @pytest.mark.usefixtures("tiny_city")
 def test_the_script_trains_publishes_and_chains_into_the_clustering(
-    db: MongoDatabase, db_settings: Settings
+    train_here: Callable[..., int],
+    db: MongoDatabase,
+    db_settings: Settings,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     db["Reviews"].insert_many([{"user_id": "x", "gmap_id": "y", "rating": "bad"}, {"rating": 3}])
-    done = run_script("als_training.py", settings=db_settings, ALS_RANK="8", ALS_ALPHA="20")
-    assert done.returncode == 0, done.stderr
+    assert train_here(als_training.main, ALS_RANK="8", ALS_ALPHA="20") == 0
+    printed = capsys.readouterr().out
     run = db["TrainingRuns"].find_one()
     assert run is not None
     assert (run["state"], run["exit_code"], run["trigger"]) == ("succeeded", 0, "script")
@@ -50,8 +52,8 @@ def test_the_script_trains_publishes_and_chains_into_the_clustering(
     assert run["settings"]["als_rank"] == 8
     assert 0 < run["metrics"]["als"]["rmse"] < 2
     assert run["metrics"]["clusters"]["k"] == 50
-    assert run["run_id"] in done.stdout
-    assert "rating_not_a_number" in done.stdout
+    assert run["run_id"] in printed
+    assert "rating_not_a_number" in printed
     check_recommendations(db, run)
     check_clusters(db, run)
     assert not [name for name in db.list_collection_names() if "staged" in name]
@@ -219,7 +221,7 @@ def test_a_signal_cancels_the_training_and_cleans_up(
     folder = db_settings.work_dir / "a folder with spaces"
     process = subprocess.Popen(
         [sys.executable, str(PROJECT / "als_training.py")],
-        env=environment(db_settings, WORK_DIR=str(folder)),
+        env=environment(db_settings, WORK_DIR=str(folder), ALS_ALPHA="20"),
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -243,7 +245,8 @@ def test_a_signal_cancels_the_training_and_cleans_up(
     Lease(db, 60).acquire("next")  # the lease is free
 
 
-def test_a_signal_ends_the_search_for_a_cluster(db: MongoDatabase, db_settings: Settings) -> None:
+@pytest.mark.usefixtures("tiny_city")
+def test_a_signal_ends_the_search_for_a_cluster(db_settings: Settings) -> None:
     with socket.socket() as closed_port:
         closed_port.bind(("127.0.0.1", 0))
         master = f"spark://127.0.0.1:{closed_port.getsockname()[1]}"
@@ -306,7 +309,7 @@ def main(argv):
     settings = load_settings()
     with training_run(settings), spark_session(settings, "hangs") as spark:
         print("hangs", flush=True)
-        spark.sparkContext.parallelize([600], 1).foreach(time.sleep)
+        spark().sparkContext.parallelize([600], 1).foreach(time.sleep)
 
 raise SystemExit(run_script(main))
 """

@@ -33,7 +33,7 @@ from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import Ledger
-from recommender.service import catalog, limits, progress
+from recommender.service import catalog, launcher, limits, progress
 from recommender.service.launcher import Trainer
 from recommender.service.routes_training import in_words
 from tests.support import (
@@ -48,7 +48,6 @@ from tests.support import (
 from tests.waiting import DEADLINE_SECONDS, TRAINING_SECONDS, until
 
 PROBLEM = "application/problem+json"
-HAS_READ = {"phases.name": "read"}  # so that Spark and its Python workers run
 
 
 def test_recommendations_follow_from_the_ratings_sent(
@@ -215,6 +214,7 @@ def test_alive_without_mongodb_but_not_ready(
 ) -> None:
     with closed_port() as port:
         monkeypatch.setattr(mongo, "QUICK_READ_SECONDS", 0.2)
+        monkeypatch.setattr(launcher, "_RECORD_SECONDS", 0.2)
         configure(MONGO_URI=f"mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=200")
         with TestClient(model.create_app()) as client:
             assert client.get("/health/live").json() == {"status": "alive"}
@@ -674,8 +674,8 @@ def test_the_schedule_trains_to_the_end_and_publishes(
 ) -> None:
     write_tiny_city(db, db_settings)
     # Slots that fall due during the training are skipped and counted.
-    every_two_seconds = {"TRAIN_INTERVAL_HOURS": str(2 / 3600), "ALS_OBJECTIVE": "rating"}
-    with service(db_settings, subprocess.DEVNULL, **every_two_seconds) as (_, url):
+    often = {"TRAIN_INTERVAL_HOURS": str(5 / 3600), "ALS_ALPHA": "20"}
+    with service(db_settings, subprocess.DEVNULL, **often) as (_, url):
         until(lambda: db["TrainingRuns"].count_documents({"state": "succeeded"}), TRAINING_SECONDS)
         (run,) = [r for r in httpx.get(f"{url}/runs").json()["runs"] if r["state"] == "succeeded"]
         schedule = db["TrainingState"].find_one({"_id": "schedule"}) or {}
@@ -685,6 +685,7 @@ def test_the_schedule_trains_to_the_end_and_publishes(
     assert run["phases"][0]["name"] == "read"
     assert ContractReader(db).run_ids == {run["run_id"]}
     assert "phase read" in (db_settings.log_dir / f"{run['run_id']}.log").read_text()
+    assert [path.name for path in db_settings.work_dir.iterdir()] == ["logs"]
 
 
 def test_stopping_the_service_stops_the_training_on_demand(
@@ -697,9 +698,8 @@ def test_stopping_the_service_stops_the_training_on_demand(
         assert (started.status_code, started.json()["message"]) == (202, "Training started")
         second = httpx.post(f"{url}/train")
         assert (second.status_code, second.json()["run_id"]) == (409, run_id)
-        until(lambda: db["TrainingRuns"].count_documents(HAS_READ), TRAINING_SECONDS)
+        until(lambda: jvms(process.pid), TRAINING_SECONDS)
         family = psutil.Process(process.pid).children(recursive=True)
-        assert jvms(process.pid)
         process.terminate()
         assert process.wait(timeout=10) == 0
     run = db["TrainingRuns"].find_one({"_id": run_id}) or {}

@@ -13,6 +13,7 @@ from typing import Any
 import pyspark
 import pytest
 from py4j.protocol import Py4JError
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from recommender.core.errors import ConfigurationError, SparkError
@@ -57,10 +58,12 @@ def java_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..
     for name in spark._OPTION_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
-    def options(name: str = "JAVA_TOOL_OPTIONS", by_hand: str = "") -> list[str]:
+    def options(
+        name: str = "JAVA_TOOL_OPTIONS", by_hand: str = "", *, brief: bool = False
+    ) -> list[str]:
         with monkeypatch.context() as patch:
             patch.setenv(name, by_hand)
-            conf = spark._conf(load_settings().spark, "test", tmp_path)
+            conf = spark._conf(load_settings().spark, "test", tmp_path, brief=brief)
         text = conf.get("spark.driver.extraJavaOptions")
         assert text
         return [option for option in text.split() if option.startswith("-X")]
@@ -77,6 +80,16 @@ def test_a_stack_and_a_collector_chosen_by_hand_stay(
     for name in spark._OPTION_VARIABLES:
         assert java_options(name, "-Xmx64m -XX:+UseSerialGC") == ["-Xss4m"]
         assert java_options(name, "-Xss16m -XX:+UseStringDeduplication") == ["-XX:+UseParallelGC"]
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_a_brief_session_has_one_compiler_unless_set_by_hand(
+    java_options: Callable[..., list[str]],
+) -> None:
+    first_alone = "-XX:TieredStopAtLevel=1"
+    assert first_alone in java_options(brief=True)
+    assert first_alone not in java_options()
+    assert first_alone not in java_options(by_hand="-XX:TieredStopAtLevel=4", brief=True)
 
 
 @pytest.mark.usefixtures("clean_environment")
@@ -151,12 +164,13 @@ def test_a_start_by_spark_submit_is_refused(
 
 
 def test_another_spark_is_named(clean_environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object) -> None:
+    def fails(**_: object) -> None:
         raise OSError("no")
 
     def error() -> str:
-        with pytest.raises(ConfigurationError) as caught, spark.spark_session(load_settings(), "x"):
-            pass
+        expected = pytest.raises(ConfigurationError)
+        with expected as caught, spark.spark_session(load_settings(), "x") as started:
+            started()
         return str(caught.value)
 
     with monkeypatch.context() as patch:
@@ -167,7 +181,7 @@ def test_another_spark_is_named(clean_environment: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setenv("SPARK_HOME", str(clean_environment))
         assert error().startswith(f"SPARK_HOME={clean_environment} ")
-    monkeypatch.setattr(spark, "_conf", fails)
+    monkeypatch.setattr(SparkContext, "_ensure_initialized", fails)
     monkeypatch.setattr(spark, "_end_jvm", lambda: None)  # that of the other tests goes on
     monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--master yarn pyspark-shell")
     assert "PYSPARK_SUBMIT_ARGS" in error()
@@ -177,7 +191,7 @@ CHECKPOINTS = """
 from recommender.core.settings import load_settings
 from recommender.spark.session import spark_session
 with spark_session(load_settings(), "x") as spark:
-    numbers = spark.sparkContext.parallelize(range(4), 1)
+    numbers = spark().sparkContext.parallelize(range(4), 1)
     numbers.checkpoint()
     print(numbers.sum(), numbers.isCheckpointed())
 """
@@ -214,6 +228,7 @@ def test_a_jvm_that_ended_early_is_a_spark_error(
     stand_ins = {"_start": lambda *_: Session(), "_jvm": lambda: jvm, "_end_jvm": lambda: None}
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(spark, name, stand_in)
+    monkeypatch.setattr(SparkContext, "_ensure_initialized", lambda **_: None)
     expected = pytest.raises(SparkError, match="code 3")
     with expected, spark.spark_session(load_settings(), "test"):
         jvm.wait()

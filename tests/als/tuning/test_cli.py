@@ -69,7 +69,7 @@ def test_tuning_runs_beside_a_training_publishes_nothing_and_continues(
     Lease(db, 60).acquire("1999-training")
     Ledger(db).add("1999-training", "api", db_settings, None)
     grid = ("--tune", "--grid", "ALS_ALPHA=20", "--grid", "ALS_RANK=3", "--folds", "2")
-    small = {"ALS_PREFERENCE_RANK": "4"}
+    small = {"ALS_PREFERENCE_RANK": "4", "ALS_ALPHA": "5"}
     assert train_here(als_training.main, *grid, **small) == 0
     printed = capsys.readouterr().out
     assert (db_settings.work_dir / "tuning.svg").stat().st_size > 10_000
