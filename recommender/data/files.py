@@ -91,8 +91,8 @@ CREATE MACRO unit_of(n) AS CASE {_UNIT_CASES} END;
 CREATE MACRO day_of(n) AS CASE WHEN n <> floor(n) THEN NULL
     WHEN n BETWEEN 1990 AND 2099 THEN make_date(n::INTEGER, 1, 1)
     WHEN n BETWEEN 19900101 AND 20991231 THEN try_strptime(n::INTEGER::VARCHAR, '%Y%m%d')::DATE END;
-CREATE MACRO iso_ms(t) AS CASE WHEN regexp_matches(t, '^\s*[0-9]{{4}}-')
-    THEN (epoch(TRY_CAST(t AS TIMESTAMPTZ)) * 1000)::BIGINT END;
+CREATE MACRO iso_ms(t) AS CASE WHEN regexp_matches(t, '^\s*[0-9]{{4}}-') THEN (1000 * epoch(TRY_CAST
+    (regexp_replace(t, '([T ]\d\d:\d\d)(Z|[+-])', '\1:00\2') AS TIMESTAMPTZ)))::BIGINT END;
 CREATE MACRO date_of(t, formats) AS CASE WHEN year(try_strptime(t, formats)) >= 1000
     THEN (epoch(try_strptime(t, formats)) * 1000)::BIGINT END;
 CREATE TABLE raw (row BIGINT, rejection VARCHAR, user VARCHAR, user_json VARCHAR,
