@@ -588,16 +588,14 @@ def service(
     settings: Settings, log: IO[bytes] | int = subprocess.DEVNULL, **more: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Run ``python model.py`` until the block ends; give the process and its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    more.setdefault("PORT", str(free_port()))
     process = subprocess.Popen(
         [sys.executable, str(PROJECT / "model.py")],
-        env=environment(settings, PORT=str(port), **more),
+        env=environment(settings, **more),
         cwd=settings.work_dir,
         stderr=log,
     )
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{more['PORT']}"
     try:
         until(lambda: answers(url), TRAINING_SECONDS)
         yield process, url

@@ -116,12 +116,14 @@ def test_the_pages_in_a_browser(
         a_clustering_is_rolled_back(browser, url, db)
         a_mongodb_that_hangs_is_named(browser, url, db)
         every_page_fits_and_is_accessible(browser, url, db)
+        assert errors_of(browser) == []
+        browser.get(url)
+    a_restart_of_the_service_is_survived(browser, url, db_settings)
     logs: Any = browser
     messages = (json.loads(line["message"])["message"] for line in logs.get_log("performance"))
     sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     own = (f"{url}/", "data:", "chrome")
     assert [s for s in sent if not s["request"]["url"].startswith(own)] == []
-    assert errors_of(browser) == []
 
 
 def errors_of(browser: webdriver.Chrome) -> list[str]:
@@ -237,6 +239,17 @@ def a_mongodb_that_hangs_is_named(browser: webdriver.Chrome, url: str, db: Mongo
         mongod.resume()
     assert all("503" in error for error in errors_of(browser))
     until(lambda: httpx.get(url).status_code == 200)
+
+
+def a_restart_of_the_service_is_survived(
+    browser: webdriver.Chrome, url: str, settings: Settings
+) -> None:
+    press(browser, "Pause the schedule")
+    until(lambda: labels(browser, "#message") == ["The service does not answer."])
+    with service(settings, PORT=url.rpartition(":")[2]):
+        httpx.put(f"{url}/schedule", json={"paused": True})
+        until(lambda: "the schedule is paused" in text(browser))  # without a reload
+    assert all("ERR_CONNECTION_REFUSED" in error for error in errors_of(browser))
 
 
 def served_of(db: MongoDatabase) -> tuple[str, str]:
