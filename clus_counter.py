@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from recommender.clustering.published_model import PublishedModel, load_model
 from recommender.core.errors import DataError
 from recommender.core.logs import configure_logging
-from recommender.core.mongo import Document, connect, database
+from recommender.core.mongo import Document, connected
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import load_settings
 from recommender.core.terminal import add_json_option, print_json, print_table
@@ -81,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)
-    with connect(settings) as client:
-        model = load_model(database(client, settings))
+    with connected(settings) as db:
+        model = load_model(db)
     counts, unclustered = count_users(model, read_ratings(settings))
     check_belongs(counts, unclustered, model)
     described = describe(counts, unclustered, model)

@@ -11,7 +11,7 @@ from recommender.als.published_factors import load_factors
 from recommender.clustering.published_model import PublishedModel, load_model
 from recommender.core.errors import DataError
 from recommender.core.logs import configure_logging, one_line
-from recommender.core.mongo import Document, MongoDatabase, connect, database, mongo_errors
+from recommender.core.mongo import Document, MongoDatabase, connected, mongo_errors
 from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import load_settings
@@ -137,8 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)
-    with connect(settings) as client:
-        db = database(client, settings)
+    with connected(settings) as db:
         model = load_model(db)
         if arguments.ratings:
             known = set(model.columns.to_pylist())

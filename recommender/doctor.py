@@ -12,7 +12,7 @@ import pymongo
 
 from recommender.core.errors import RecommenderError
 from recommender.core.logs import configure_logging, redact, secrets_of
-from recommender.core.mongo import Document, connect, database, mongo_errors, source_of
+from recommender.core.mongo import Document, connected, mongo_errors, source_of
 from recommender.core.ports import listens
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import Settings, load_settings
@@ -42,8 +42,8 @@ def check_database(settings: Settings) -> Iterator[Outcome]:
     """Check MongoDB's topology, the user's rights, the reviews and the last run."""
     name = settings.mongo.db
     limit = pymongo.timeout(_TIMEOUT_SECONDS)
-    with connect(settings) as client, limit, mongo_errors("checking MongoDB"):
-        db, hello = database(client, settings), client.admin.command("hello")
+    with connected(settings) as db, limit, mongo_errors("checking MongoDB"):
+        client, hello = db.client, db.client.admin.command("hello")
         kind = "sharded" if hello.get("msg") == "isdbgrid" else hello.get("setName", "standalone")
         at = ", ".join(f"{host}:{port}" for host, port in sorted(client.nodes))
         replicate = "use a replica set if a backend writes to Recommendations"

@@ -28,7 +28,7 @@ import pyarrow as pa
 from bson import Int64, json_util
 
 from recommender.core.logs import configure_logging
-from recommender.core.mongo import Document, MongoDatabase, connect, database, mongo_errors
+from recommender.core.mongo import Document, MongoDatabase, connected, mongo_errors
 from recommender.core.mongo_collections import insert_batches, replacing
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import Settings, load_settings
@@ -130,9 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             with stored_reviews(arguments.file, settings, options) as (report, batches):
                 first = list(islice(next(batches), _PREVIEW))
         else:
-            with connect(settings) as client:
-                db, replace = database(client, settings), arguments.replace
-                report = load(arguments.file, db, settings, options, replace=replace)
+            with connected(settings) as db:
+                report = load(arguments.file, db, settings, options, replace=arguments.replace)
     for reason, lines in report.examples.items():
         log.warning("rejected: %s, such as line %s", reason, ", ".join(map(str, lines)))
     if arguments.json:

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from recommender.als.bson_encoder import RecommendationEncoder
 from recommender.als.model import Model
 from recommender.als.top_n import top_n
-from recommender.core.mongo import Document, connect, database, mongo_errors
+from recommender.core.mongo import Document, connected, mongo_errors
 from recommender.core.mongo_collections import insert_once
 from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
@@ -81,14 +81,13 @@ class RecommendTask:
     def run(self, blocks: Iterable[UserBlock]) -> Iterator[tuple[int, int]]:
         """Stage the documents of blocks; yield each one's users, and those of no finite scores."""
         # Spark runs a task on each core already: one thread of BLAS for each.
-        with connect(self.settings) as client, threadpool_limits(1), ThreadPoolExecutor(1) as pool:
-            collection = database(client, self.settings)[self.stage]
+        with connected(self.settings) as db, threadpool_limits(1), ThreadPoolExecutor(1) as pool:
             written: Future[None] | None = None
             for block in blocks:
                 documents, not_finite = self._ranked(block)  # while the one before is written
                 if written:
                     written.result()
-                written = pool.submit(_write, collection, documents)
+                written = pool.submit(_write, db[self.stage], documents)
                 yield len(block.users), not_finite
             if written:
                 written.result()

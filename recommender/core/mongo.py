@@ -73,6 +73,13 @@ def database(client: Client, settings: Settings) -> MongoDatabase:
     )
 
 
+@contextmanager
+def connected(settings: Settings) -> Iterator[MongoDatabase]:
+    """Yield the `database` of a client by :func:`connect`, which is closed after the block."""
+    with connect(settings) as client:
+        yield database(client, settings)
+
+
 def source_of(db: MongoDatabase) -> MongoDatabase:
     """Return the database with ``MONGO_URI``'s options, to read the backend's collections."""
     return db.client[db.name]

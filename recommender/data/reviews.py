@@ -10,14 +10,7 @@ import pyarrow as pa
 from bson import MaxKey, MinKey
 from pymongo.collection import Collection as MongoCollection
 
-from recommender.core.mongo import (
-    Document,
-    MongoDatabase,
-    connect,
-    database,
-    mongo_errors,
-    source_of,
-)
+from recommender.core.mongo import Document, MongoDatabase, connected, mongo_errors, source_of
 from recommender.core.settings import Settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_rows
 from recommender.data.ids import CODEC
@@ -46,8 +39,8 @@ def plan(settings: Settings, ranges: int, batch_rows: int = BATCH_ROWS) -> list[
     ``batch_rows`` rows: fewer cost less to read than the reader to start. A collection without an
     index on ``_id``, such as a view, is one range.
     """
-    with connect(settings) as client, mongo_errors("dividing Reviews"):
-        reviews = reviews_collection(database(client, settings))
+    with connected(settings) as db, mongo_errors("dividing Reviews"):
+        reviews = reviews_collection(db)
         ranges = min(ranges, reviews.estimated_document_count() // batch_rows)
         if ranges < 2 or not _has_id_index(reviews):
             return [ALL_IDS]
@@ -78,8 +71,8 @@ def read(
     """Yield the cleaned rows of a range in blocks of ``BLOCK_SCHEMA``."""
     projection = {"_id": 0} | dict.fromkeys(settings.reviews.fields, 1)
     lower, upper = id_range
-    with gc_paused(), connect(settings) as client, mongo_errors("reading Reviews"):
-        reviews = reviews_collection(database(client, settings))
+    with gc_paused(), connected(settings) as db, mongo_errors("reading Reviews"):
+        reviews = reviews_collection(db)
         cursor = reviews.find({}, projection, batch_size=batch_rows)
         # Unlike $gte and $lt, index bounds compare ids of all BSON types.
         if lower or upper:

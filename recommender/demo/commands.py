@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from recommender.core.child_process import Guarded
 from recommender.core.errors import ModelRejectedError
 from recommender.core.logs import configure_logging
-from recommender.core.mongo import connect, database, mongo_errors
+from recommender.core.mongo import connected, mongo_errors
 from recommender.core.ports import LOOPBACK, check_port_is_free, listens
 from recommender.core.script import TRAINING_CODES, script_parser
 from recommender.core.settings import Settings, load_settings
@@ -103,8 +103,7 @@ def _database(settings: Settings, city: City) -> Iterator[Settings]:
 
 def _fill(settings: Settings, city: City, where: str | Path) -> None:
     """Write a city, unless there are reviews; ``where`` is the place to empty for a new one."""
-    with connect(settings) as client, mongo_errors("looking for reviews"):
-        db = database(client, settings)
+    with connected(settings) as db, mongo_errors("looking for reviews"):
         if reviews := db["Reviews"].estimated_document_count():
             _print(f"Using the {reviews:,} reviews in {where}; remove it for a new city.")
         else:
@@ -142,8 +141,8 @@ def _next_steps(settings: Settings, host: str, embedded: bool) -> list[str]:
     key = ' -H "X-API-Key: $API_KEY"' if settings.api.key else ""
     python = os.path.relpath(sys.executable)
     uri = f"MONGO_URI={settings.mongo.uri.get_secret_value()} " if embedded else ""
-    with connect(settings) as client, mongo_errors("looking for a user"):
-        document = database(client, settings)["Recommendations"].find_one()
+    with connected(settings) as db, mongo_errors("looking for a user"):
+        document = db["Recommendations"].find_one()
     user = str(document["user_id"]) if document else "USER_ID"
     return [
         "",

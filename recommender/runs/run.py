@@ -15,14 +15,7 @@ from rich.progress import Progress
 
 from recommender.core.errors import LeaseLostError, ModelRejectedError, RecommenderError
 from recommender.core.logs import one_line, redact, secrets_of
-from recommender.core.mongo import (
-    Document,
-    MongoDatabase,
-    connect,
-    database,
-    mongo_errors,
-    reason_of,
-)
+from recommender.core.mongo import Document, MongoDatabase, connected, mongo_errors, reason_of
 from recommender.core.settings import Settings
 from recommender.core.signals import Cancelled, TimedOut, stop_main_thread, time_limit
 from recommender.core.terminal import progress
@@ -135,8 +128,7 @@ def training_run(
     new run. LeaseHeldError if another training is in progress, DatabaseUnavailableError if MongoDB
     does not answer, and TimedOut if it takes longer than ``TRAIN_TIMEOUT_MINUTES``.
     """
-    with connect(settings) as client:
-        db = database(client, settings)
+    with connected(settings) as db:
         schedule = settings.schedule
         lease = Lease(db, schedule.lease_seconds)
         resumed = run_id is not None
@@ -220,13 +212,13 @@ def _opened(
 @contextmanager
 def side_run(settings: Settings) -> Iterator[Run]:
     """Connect to MongoDB for a search beside trainings, and record how it ended."""
-    with connect(settings) as client:
-        run = Run(new_run_id(), database(client, settings), settings)
+    with connected(settings) as db:
+        run = Run(new_run_id(), db, settings)
         run.record(queued_at=now(), started_at=now(), pid=os.getpid())
 
         def close(state: State, exit_code: int, error: str | None) -> None:
             run.record(state=state, exit_code=exit_code, error=error, ended_at=now())
-            Ledger(run.db).add_search(run.run_id, settings, run.fields)
+            Ledger(db).add_search(run.run_id, settings, run.fields)
 
         with _closing(settings, close), run_log(settings, run.run_id) as log_file:
             run.record(log=str(log_file) if log_file else None)
