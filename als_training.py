@@ -24,7 +24,6 @@ from recommender.core.errors import ModelRejectedError
 from recommender.core.logs import configure_logging
 from recommender.core.mongo_collections import PUBLISHED, RECOMMENDATIONS
 from recommender.core.script import TRAINING_CODES, run_script, script_parser
-from recommender.core.terminal import add_json_option
 from recommender.data.ratings import Ratings, counts_of
 from recommender.data.restaurants import shown_restaurants
 from recommender.data.reviews import read_ratings
@@ -132,7 +131,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         mode.add_argument(option, action="store_const", const=kind, dest="kind", help=meaning)
     parser.set_defaults(kind="training")
     add_force_option(parser)
-    add_json_option(parser)
     add_tuning_options(parser)
     # The service has acquired the lease and opened the ledger for this run.
     parser.add_argument("--run-id", help=argparse.SUPPRESS)

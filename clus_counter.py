@@ -11,7 +11,7 @@ from recommender.core.logs import configure_logging
 from recommender.core.mongo import Document, connected
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import load_settings
-from recommender.core.terminal import add_json_option, print_json, print_table
+from recommender.core.terminal import print_json, print_table
 from recommender.data.ratings import Ratings
 from recommender.data.reviews import read_ratings
 
@@ -77,7 +77,6 @@ def print_counts(counted: Document) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print how many users each cluster has."""
     parser = script_parser("Count the users of each cluster of the published model.", *READER_CODES)
-    add_json_option(parser)
     arguments = parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)

@@ -15,7 +15,7 @@ from recommender.core.mongo import Document, MongoDatabase, connected, mongo_err
 from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import load_settings
-from recommender.core.terminal import add_json_option, print_json, print_table
+from recommender.core.terminal import print_json, print_table
 from recommender.data.ids import CODEC, KeyIndex, decode_ids, encode_id
 from recommender.data.one_user import parse_rating, ratings_from_request, ratings_of_user
 from recommender.data.ratings import Ratings
@@ -133,7 +133,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     ratings_help = "the ratings of a user who is not in the database"
     form = "GMAP_ID=RATING,..."
     user.add_argument("--ratings", type=parse_ratings, metavar=form, help=ratings_help)
-    add_json_option(parser)
     arguments = parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)

@@ -23,7 +23,6 @@ from recommender.core.logs import configure_logging
 from recommender.core.mongo import Document
 from recommender.core.mongo_collections import CLUSTERS, METADATA
 from recommender.core.script import TRAINING_CODES, run_script, script_parser
-from recommender.core.terminal import add_json_option
 from recommender.data.ratings import Ratings, counts_of, rating_shift
 from recommender.data.restaurants import shown_restaurants
 from recommender.data.reviews import read_ratings
@@ -99,7 +98,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     elbow_help = "compare these numbers of clusters; publish nothing"
     parser.add_argument("--elbow", type=parse_range, metavar="FIRST:LAST:STEP", help=elbow_help)
     gate.add_force_option(parser)
-    add_json_option(parser)
     arguments = parser.parse_args(argv)
     settings = gate.settings_with_force(arguments)
     configure_logging(settings)

@@ -96,7 +96,7 @@ app = create_app()
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal ends it."""
-    parser = script_parser("Serve the API and train every TRAIN_INTERVAL_HOURS.", 69)
+    parser = script_parser("Serve the API and train every TRAIN_INTERVAL_HOURS.", 69, json=False)
     parser.parse_args(argv)
     settings = load_settings()
     configure_service_logging(settings)

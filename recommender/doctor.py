@@ -16,7 +16,7 @@ from recommender.core.mongo import Document, connected, mongo_errors, source_of
 from recommender.core.ports import listens
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import Settings, load_settings
-from recommender.core.terminal import add_json_option, print_json, print_table
+from recommender.core.terminal import print_json, print_table
 from recommender.runs.ledger import OPEN_STATES, Ledger
 from recommender.spark.java import LAPACK_PACKAGE, find_java, java_version
 from recommender.spark.session import BESIDE_HEAP_MIB, driver_memory, memory_limit
@@ -117,7 +117,6 @@ def examine(settings: Settings) -> Iterator[Outcome]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the settings and the checks; return the exit code of the first problem, or 0."""
     parser = script_parser(__doc__ or "", *READER_CODES, prog="python -m recommender.doctor")
-    add_json_option(parser)
     arguments = parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)

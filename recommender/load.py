@@ -32,7 +32,7 @@ from recommender.core.mongo import Document, MongoDatabase, connected, mongo_err
 from recommender.core.mongo_collections import insert_batches, replacing
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import Settings, load_settings
-from recommender.core.terminal import add_json_option, print_json, print_table, progress
+from recommender.core.terminal import print_json, print_table, progress
 from recommender.data.files import (
     BLOCK_ROWS,
     PRESETS,
@@ -169,7 +169,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--replace", action="store_true", help="replace the content of Reviews, not add to it")
     dry_run = "print the first reviews as they would be stored, and the counts; no database is used"
     add("--dry-run", action="store_true", help=dry_run)
-    add_json_option(parser)
     return parser
 
 

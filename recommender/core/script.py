@@ -36,17 +36,20 @@ _EVERY_SCRIPT = (0, 1, 2, 78, 130, 143, 141)
 
 
 def script_parser(
-    description: str, *codes: int, prog: str | None = None
+    description: str, *codes: int, prog: str | None = None, json: bool = True
 ) -> argparse.ArgumentParser:
-    """Return a parser whose help ends with ``codes`` and the exit codes of every script."""
+    """Return a parser, with or without ``--json``, whose help ends with the exit codes."""
     documented = [code for code in EXIT_CODES if code in (*_EVERY_SCRIPT, *codes)]
     lines = [f"  {code:<4} {EXIT_CODES[code]}" for code in documented]
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
         epilog="\n".join(["exit codes:", *lines]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    if json:
+        parser.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser
 
 
 def run_script(main: Callable[[Sequence[str] | None], int]) -> int:

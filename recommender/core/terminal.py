@@ -1,6 +1,5 @@
 """The output of the scripts: tables and progress in a terminal, plain lines elsewhere, or JSON."""
 
-import argparse
 import datetime
 import io
 import json
@@ -20,11 +19,6 @@ from rich.text import Text
 
 _UNWRAPPED = 100_000  # a width at which no line is wrapped
 _console = partial(Console, highlight=False, markup=False, emoji=False)
-
-
-def add_json_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--json``."""
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def print_json(document: object) -> None:
