@@ -32,7 +32,7 @@ from recommender.als.sweeps import implicit_step, random_factors, sweep
 from recommender.als.top_n import top_n
 from recommender.clustering.evaluate import evaluate_clusters, relevant_from
 from recommender.clustering.fit import Clustering, cluster
-from recommender.clustering.scoring import lists_of, score
+from recommender.clustering.scoring import best_items, score
 from recommender.clustering.user_matrix import UserMatrix, user_matrix
 from recommender.core.settings import Settings, load_settings
 from recommender.data.files import RATING, RESTAURANT, USER
@@ -134,7 +134,7 @@ def _euclidean(train: UserMatrix, test: UserSplit, settings: Settings) -> Mappin
     labels = model.fit_predict(_narrow(train.rows))
     gains = _gains(train.ratings, train)
     sizes, sums = np.bincount(labels)[:, None], members_of(labels, len(labels)) @ gains
-    lists = lists_of(sums.toarray() / sizes, _city(gains), settings.clusters.top_n)
+    lists = best_items(np.vstack([sums.toarray() / sizes, _city(gains)]), settings.clusters.top_n)
     nearest = model.predict(_narrow(test.seen[:, train.columns]))
     return ranking_quality(lists[nearest], test.seen, test.relevant, settings.als.top_n)
 
@@ -187,7 +187,7 @@ def scores(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
         labels = clustering.assign(test.seen[:, train.columns])
         city = _city(_gains(train.ratings, train))
         for name, of_clusters in scored(train, clustering, of_split).items():
-            lists = lists_of(of_clusters, city, of_split.clusters.top_n)
+            lists = best_items(np.vstack([of_clusters, city]), of_split.clusters.top_n)
             quality = ranking_quality(lists[labels], test.seen, test.relevant, of_split.als.top_n)
             figures.setdefault(name, []).append(quality)
     for name, qualities in figures.items():

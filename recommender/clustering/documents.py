@@ -53,6 +53,7 @@ def _raters(ratings: csr_array) -> NDArray[np.int64]:
 def _top(scores: NDArray[np.float64], matrix: UserMatrix, n: int) -> list[Document]:
     """Return the restaurants of the ``n`` highest scores above 0, best first."""
     best = best_items(scores, n)
+    best = best[best >= 0]
     return _entries(matrix, best, score=scores[best])
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from dists import silhouette
 from recommender.clustering.fit import Clustering, cluster
-from recommender.clustering.scoring import lists_of, score
+from recommender.clustering.scoring import best_items, score
 from recommender.clustering.user_matrix import UserMatrix
 from recommender.core.settings import ReviewsSettings, Settings
 from recommender.evaluation.metrics import no_quality, quality_beside
@@ -57,7 +57,7 @@ def evaluate_clusters(
         return {"users": 0, **no_quality("the training users have no rating above 0")}
     clustering = clustering or cluster(train, settings.clusters, settings.seed)
     scored = score(train.ratings, clustering.centroids, train.columns, train.lowest)
-    lists = lists_of(scored.scores, scored.fallback, settings.clusters.top_n)
+    lists = best_items(np.vstack([scored.scores, scored.fallback]), settings.clusters.top_n)
     own = lists[clustering.assign(test.seen[:, train.columns])]
     popular = lists[np.full(users, -1)]
     return {"users": users, **quality_beside(own, popular, test.seen, test.relevant, shown)}

@@ -140,16 +140,12 @@ def prior_weight(counts: Ints, shares: Floats) -> tuple[float, float]:
 
 
 def best_items(scores: Floats, n: int) -> Ints:
-    """Return the ``n`` items of the highest scores above 0, best first, ties by position."""
-    best = np.argsort(-scores, kind="stable")[:n]
-    return best[scores[best] > 0]
+    """Return the ``n`` items of the highest scores above 0, ties by position, then -1.
 
-
-def lists_of(scores: Floats, fallback: Floats, n: int) -> Ints:
-    """Return the `best_items` of each cluster and, last, of all: (k + 1, n), filled with -1."""
-    every = np.vstack([scores, fallback])
-    lists = np.argsort(-every, axis=1, kind="stable")[:, :n]
-    return np.where(np.take_along_axis(every, lists, axis=1) > 0, lists, -1)
+    Along the last axis: (..., items) scores give (..., n) items.
+    """
+    best = np.argsort(-scores, axis=-1, kind="stable")[..., :n]
+    return np.where(np.take_along_axis(scores, best, axis=-1) > 0, best, -1)
 
 
 def standing_out(counts: Ints, size: int, all_shares: Floats, n: int) -> Ints:

@@ -13,7 +13,6 @@ from recommender.clustering import scoring
 from recommender.clustering.scoring import (
     best_items,
     clusters_without,
-    lists_of,
     prior_weight,
     score,
     standing_out,
@@ -93,8 +92,8 @@ def test_scores_are_damped_means_of_the_ratings_that_count(lowest: int) -> None:
 def test_without_a_second_rating_every_cluster_has_the_fallback_list() -> None:
     rows = csr_array(np.array([[5.0, 0, 0], [0, 3, 0], [0, 4, 0]]))
     scored = score(rows, np.eye(3), np.arange(3), lowest=1)
-    for scores in scored.scores:
-        assert best_items(scores, 3).tolist() == best_items(scored.fallback, 3).tolist() == [1, 0]
+    for scores in (*scored.scores, scored.fallback):
+        assert best_items(scores, 3).tolist() == [1, 0, -1]
 
 
 @pytest.mark.parametrize("true", [5.0, 50.0])
@@ -135,9 +134,9 @@ def test_without_counts_the_weight_is_one() -> None:
 
 def test_the_best_items_are_positive_and_ties_go_by_position() -> None:
     one, other = np.array([0.0, 2, 3, 2, -1]), np.arange(5.0)
-    assert best_items(one, 4).tolist() == [2, 1, 3]
+    assert best_items(one, 4).tolist() == [2, 1, 3, -1]
     assert best_items(one, 1).tolist() == [2]
-    assert lists_of(one[None], other, 4).tolist() == [[2, 1, 3, -1], [4, 3, 2, 1]]
+    assert best_items(np.array([one, other]), 4).tolist() == [[2, 1, 3, -1], [4, 3, 2, 1]]
 
 
 def test_distinctive_items_have_twice_the_share_of_all_users() -> None:
