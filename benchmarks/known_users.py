@@ -229,7 +229,7 @@ def _cell(values: NDArray[np.float64]) -> str:
 
 def _rating_errors(predict: Predict, parts: Split) -> list[float]:
     error = rating_error(predict(parts.test), parts.test.rating, float(parts.train.rating.mean()))
-    return [np.nan if figure is None else figure for figure in (error.rmse, error.mae)]
+    return [np.nan if figure is None else figure for figure in (error["rmse"], error["mae"])]
 
 
 def _list_quality(score: Score, parts: Split) -> list[float]:

@@ -1,6 +1,5 @@
 """Evaluation of a model on test ratings: its predictions and its lists, for the ledger."""
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ def evaluate_ratings(
         predicted, biased = (np.clip(each, *model.bounds) for each in (bias + blended, bias))
     drop_cold = settings.als.cold_start_strategy == "drop"
     error = rating_error(predicted, test.rating, mean, biased, drop_cold=drop_cold)
-    return blend_weight, {**asdict(error), "share": blend_weight}
+    return blend_weight, {**error, "share": blend_weight}
 
 
 def evaluate_lists(

@@ -1,6 +1,5 @@
 """Metrics of predicted ratings and of recommendation lists, on plain arrays."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,25 +9,7 @@ from scipy.sparse import csr_array
 Floats = NDArray[np.float64]
 Lists = NDArray[np.integer[Any]]
 
-
-@dataclass(frozen=True)
-class RatingError:
-    """Errors of predicted test ratings, on the ratings' scale; None, with a reason, without any.
-
-    ``mean_*`` are the errors of the training ratings' mean, ``baseline_*`` those of the bias alone,
-    None without one. ``cold`` test ratings are of a user or restaurant without a training rating.
-    """
-
-    rmse: float | None
-    rmse_error: float | None  # its standard error
-    mae: float | None
-    mean_rmse: float | None
-    mean_mae: float | None
-    baseline_rmse: float | None
-    baseline_mae: float | None
-    rows: int
-    cold: int
-    reason: str | None = None
+_ERRORS = ("rmse", "rmse_error", "mae", "mean_rmse", "mean_mae", "baseline_rmse", "baseline_mae")
 
 
 def rating_error(
@@ -38,10 +19,13 @@ def rating_error(
     baseline: Floats | None = None,
     *,
     drop_cold: bool = True,
-) -> RatingError:
-    """Return the errors of predicted test ratings, (n,), beside the mean and the bias alone.
+) -> dict[str, Any]:
+    """Return the errors of predicted test ratings, (n,), on their scale; None for no result.
 
-    ``predicted`` is NaN for cold rows, which are dropped or, without ``drop_cold``, mean no result.
+    ``mean_*`` are the errors of the training ratings' mean, ``baseline_*`` those of the bias alone,
+    None without one; ``rmse_error`` is the standard error of ``rmse``. ``cold`` test ratings, of a
+    user or restaurant without a training rating, are predicted as NaN: they are dropped or, without
+    ``drop_cold``, mean no result. Where there is no result, there is a ``reason``.
     """
     known = ~np.isnan(predicted)
     rows, cold, reason = int(known.sum()), int((~known).sum()), None
@@ -51,15 +35,16 @@ def rating_error(
         reason = f"all {cold} test ratings are of users or restaurants not in the training part"
     elif cold and not drop_cold:
         reason = f"{cold} test ratings are of unseen users or restaurants, and none is dropped"
+    counts = {"rows": rows, "cold": cold, "reason": reason}
     if reason:
-        return RatingError(None, None, None, None, None, None, None, rows, cold, reason)
+        return {**dict.fromkeys(_ERRORS), **counts}
     truth = actual[known]
     rmse, mae = _rmse_mae(error := predicted[known] - truth)
     # That of the mean square, over the derivative of the square (delta method).
     rmse_error = float(np.std(error**2) / np.sqrt(rows) / (2 * rmse)) if rmse else 0.0
-    mean_rmse, mean_mae = _rmse_mae(mean - truth)
     bias = (None, None) if baseline is None else _rmse_mae(baseline[known] - truth)
-    return RatingError(rmse, rmse_error, mae, mean_rmse, mean_mae, bias[0], bias[1], rows, cold)
+    errors = (rmse, rmse_error, mae, *_rmse_mae(mean - truth), *bias)
+    return {**dict(zip(_ERRORS, errors, strict=True)), **counts}
 
 
 def _rmse_mae(error: Floats) -> tuple[float, float]:

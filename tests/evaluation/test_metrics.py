@@ -70,20 +70,20 @@ def test_the_errors_are_scikit_learns() -> None:
     with_cold = np.concatenate([predicted, [np.nan] * 7])
     bias = rng.uniform(1, 5, 107)
     error = rating_error(with_cold, np.concatenate([actual, [3.0] * 7]), 4.0, bias)
-    assert error.rmse == pytest.approx(root_mean_squared_error(actual, predicted))
-    assert error.mae == pytest.approx(mean_absolute_error(actual, predicted))
-    assert error.mean_rmse == pytest.approx(root_mean_squared_error(actual, [4.0] * 100))
-    assert error.mean_mae == pytest.approx(mean_absolute_error(actual, [4.0] * 100))
-    assert error.baseline_rmse == pytest.approx(root_mean_squared_error(actual, bias[:100]))
-    assert error.baseline_mae == pytest.approx(mean_absolute_error(actual, bias[:100]))
-    assert (error.rows, error.cold, error.reason) == (100, 7, None)
+    assert error["rmse"] == pytest.approx(root_mean_squared_error(actual, predicted))
+    assert error["mae"] == pytest.approx(mean_absolute_error(actual, predicted))
+    assert error["mean_rmse"] == pytest.approx(root_mean_squared_error(actual, [4.0] * 100))
+    assert error["mean_mae"] == pytest.approx(mean_absolute_error(actual, [4.0] * 100))
+    assert error["baseline_rmse"] == pytest.approx(root_mean_squared_error(actual, bias[:100]))
+    assert error["baseline_mae"] == pytest.approx(mean_absolute_error(actual, bias[:100]))
+    assert (error["rows"], error["cold"], error["reason"]) == (100, 7, None)
 
 
 def test_the_standard_error_of_the_rmse_is_that_of_many_draws() -> None:
     rng = np.random.default_rng(3)
     found = [rating_error(rng.standard_normal(200), np.zeros(200), 0.0) for _ in range(2_000)]
-    spread = np.std([error.rmse for error in found if error.rmse])
-    assert np.mean([error.rmse_error or 0 for error in found]) == pytest.approx(spread, rel=0.1)
+    spread = np.std([error["rmse"] for error in found])
+    assert np.mean([error["rmse_error"] for error in found]) == pytest.approx(spread, rel=0.1)
 
 
 def test_without_errors_there_is_a_reason() -> None:
@@ -91,8 +91,8 @@ def test_without_errors_there_is_a_reason() -> None:
     for predicted, drop_cold in [([], True), ([np.nan, np.nan], True), ([3.0, np.nan], False)]:
         actual = np.full(len(predicted), 4.0)
         error = rating_error(np.array(predicted), actual, 4.0, drop_cold=drop_cold)
-        assert (error.rmse, error.rmse_error, error.mean_rmse) == (None, None, None)
-        reasons.add(error.reason)
+        assert error["rmse"] is error["rmse_error"] is error["mean_rmse"] is None
+        reasons.add(error["reason"])
     assert len(reasons - {None}) == 3
 
 
