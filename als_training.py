@@ -72,7 +72,7 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
         with run.phase("refit"):
             # The blend weight needs test ratings, and the refit has none: it is kept.
             model = refit(model, ratings, settings, chosen).with_blend_weight(blend_weight)
-        with staged(db, RECOMMENDATIONS, run.run_id, "user_id", keep_others=True, old=old) as stage:
+        with staged(db, RECOMMENDATIONS, run.run_id, old=old) as stage:
             with run.phase("recommend"):
                 users = recommend(spark(), model, ratings, run, stage.name)
             with run.phase("publish recommendations"):

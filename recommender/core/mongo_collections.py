@@ -23,7 +23,8 @@ WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
 RECOMMENDATIONS = "Recommendations"
 CLUSTERS = "Clusters"
 METADATA = "Metadata"
-PUBLISHED = (RECOMMENDATIONS, CLUSTERS, METADATA)
+# The unique field of each. In a switch, the last is replaced first.
+PUBLISHED = {RECOMMENDATIONS: "user_id", CLUSTERS: "cluster_id", METADATA: "_id"}
 
 COLUMNS_ID = "train_columns"
 CENTROIDS_ID = "kmeans_centroids"

@@ -61,8 +61,8 @@ def publish_clusters(
 ) -> None:
     """Stage and publish ``Clusters`` and ``Metadata``; the errors are those of :func:`publish`."""
     with (
-        staged(db, names.CLUSTERS, run_id, "cluster_id") as new_clusters,
-        staged(db, names.METADATA, run_id, "_id", keep_others=True) as new_metadata,
+        staged(db, names.CLUSTERS, run_id) as new_clusters,
+        staged(db, names.METADATA, run_id) as new_metadata,
     ):
         for stage, documents in ((new_clusters, clusters), (new_metadata, metadata)):
             with mongo_errors("staging the clusters"):

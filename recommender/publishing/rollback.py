@@ -4,14 +4,11 @@ from contextlib import ExitStack
 
 from recommender.core.errors import NoPreviousError
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
-from recommender.core.mongo_collections import CLUSTERS, METADATA, RECOMMENDATIONS
+from recommender.core.mongo_collections import PUBLISHED
 from recommender.publishing.publish import publish
 from recommender.publishing.staging import staged
 from recommender.runs.run import TrainingRun
 from recommender.runs.switch import PREVIOUS, generation_of, replaced_generations
-
-# The unique field of each collection, in the order of the switch.
-_UNIQUE = {METADATA: "_id", CLUSTERS: "cluster_id", RECOMMENDATIONS: "user_id"}
 
 
 def previous_generation(db: MongoDatabase) -> dict[str, Document]:
@@ -46,11 +43,11 @@ def rollback(run: TrainingRun) -> None:
         generations = previous_generation(db)
         run.record(rollback={name: each["run_id"] for name, each in generations.items()})
         sealed = []
-        for target, unique in _UNIQUE.items():
+        for target in reversed(PUBLISHED):
             if generation := generations.get(target):
-                written_by, others = generation["run_id"], target != CLUSTERS
-                options = {"keep_others": others, "old": set(), "written_by": written_by}
-                stage = stages.enter_context(staged(db, target, run.run_id, unique, **options))
+                written_by = generation["run_id"]
+                new = staged(db, target, run.run_id, old=set(), written_by=written_by)
+                stage = stages.enter_context(new)
                 with mongo_errors(f"staging {target}"):
                     kept = {"$match": {"run_id": written_by}}
                     db[target + PREVIOUS].aggregate([kept, {"$out": stage.name}])

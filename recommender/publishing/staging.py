@@ -15,7 +15,9 @@ from pymongo.errors import PyMongoError
 from recommender.core.errors import PublishError
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors, reason_of
 from recommender.core.mongo_collections import (
+    CLUSTERS,
     INSERT_ROWS,
+    PUBLISHED,
     SIMPLE,
     STAGED,
     copy_indexes,
@@ -127,9 +129,7 @@ def staged(
     db: MongoDatabase,
     target: str,
     run_id: str,
-    unique: str,
     *,
-    keep_others: bool = False,
     old: set[bytes] | None = None,
     written_by: str | None = None,
 ) -> Iterator[Stage]:
@@ -137,6 +137,7 @@ def staged(
 
     ``old`` is the result of :func:`others_before` when the training began; None reads it now.
     """
+    unique, keep_others = PUBLISHED[target], target != CLUSTERS
     if old is None:
         old = others_before(db, target) if keep_others else set()
     stage = Stage(db, target, run_id, unique, keep_others, old, written_by or run_id)

@@ -1,7 +1,7 @@
 """The check, before a training, that its documents can replace the published collections."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pymongo.errors import DuplicateKeyError
@@ -16,15 +16,15 @@ from recommender.publishing.gate import WRITTEN_BY_A_RUN
 from recommender.publishing.staging import staged
 from recommender.runs.run import Run
 
-# The unique field of each target, and two values of it that are not equal to a reader.
-_UNIQUE: dict[str, tuple[str, Sequence[Any]]] = {
-    names.RECOMMENDATIONS: ("user_id", ("a", "A")),
-    names.CLUSTERS: ("cluster_id", (0, 1)),
-    names.METADATA: ("_id", (names.COLUMNS_ID, names.CENTROIDS_ID)),
+# Two values of each target's unique field that are not equal to a reader.
+_UNEQUAL: dict[str, Sequence[Any]] = {
+    names.RECOMMENDATIONS: ("a", "A"),
+    names.CLUSTERS: (0, 1),
+    names.METADATA: (names.COLUMNS_ID, names.CENTROIDS_ID),
 }
 
 
-def check_targets(run: Run, targets: Sequence[str] = names.PUBLISHED) -> None:
+def check_targets(run: Run, targets: Iterable[str] = names.PUBLISHED) -> None:
     """Raise PublishError for a target that is a view or a time series, or refuses samples.
 
     A validator or a unique index refuses sample documents, which are staged for it and dropped.
@@ -46,9 +46,8 @@ def _problem(run: Run, target: str) -> str | None:
     kind = next(iter(kinds), {}).get("type", "collection")
     if kind != "collection":
         return f"is a {kind}, and only a plain collection can be replaced"
-    unique, values = _UNIQUE[target]
     sample = _sample(run, target)
-    with staged(run.db, target, run.run_id, unique) as stage:
+    with staged(run.db, target, run.run_id, old=set()) as stage:
         rehearsed = run.db[stage.name]
         rehearsed.insert_one(dict(sample))
         # The documents of the last training are better samples.
@@ -56,7 +55,7 @@ def _problem(run: Run, target: str) -> str | None:
         if count_misfits(live, live if published else rehearsed, WRITTEN_BY_A_RUN):
             return "has a validator that refuses a training's documents (collMod changes it)"
         rehearsed.delete_many({})
-        rehearsed.insert_many([{**sample, unique: value} for value in values])
+        rehearsed.insert_many([{**sample, stage.unique: value} for value in _UNEQUAL[target]])
         try:
             copy_indexes(live, rehearsed)
         except DuplicateKeyError as error:

@@ -100,7 +100,7 @@ class TestRecommendationEncoder:
         user = np.arange(3, dtype=np.int32)
         items = np.array([[0, 1], [1, -1], [-1, -1]], dtype=np.int32)
         scores = np.array([[2, 1], [0.5, 0], [0, 0]], dtype=np.float32)
-        with staged(db, RECOMMENDATIONS, "r1", "user_id") as stage:
+        with staged(db, RECOMMENDATIONS, "r1") as stage:
             for _ in range(2):
                 stage.insert(encoder.encode(user, ["x", 7, "z"], items, scores))
             stage.seal(3)

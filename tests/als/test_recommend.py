@@ -44,7 +44,7 @@ def stage_lists(
     def documents_of(model: Model, settings: Settings, times: int = 1) -> dict[Any, Document]:
         with (
             training_run(settings) as run,
-            staged(db, RECOMMENDATIONS, run.run_id, "user_id") as stage,
+            staged(db, RECOMMENDATIONS, run.run_id) as stage,
         ):
             for turn in range(times):
                 monkeypatch.setattr(als_training, "_FEW_BLOCKS", 10 * turn)

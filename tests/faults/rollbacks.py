@@ -31,7 +31,7 @@ def publish_a_second_generation(world: World) -> None:
     db = world.db
     lists = list(db[RECOMMENDATIONS].find({"run_id": world.old}, {"_id": 0}))
     with training_run(world.settings) as run:
-        with staged(db, RECOMMENDATIONS, run.run_id, "user_id", keep_others=True) as stage:
+        with staged(db, RECOMMENDATIONS, run.run_id) as stage:
             stage.insert({**each, "run_id": run.run_id} for each in lists)
             stage.seal(len(lists))
             publish(db, stage, lease=run.lease)

@@ -65,7 +65,7 @@ def nothing() -> None:
 def train(db: MongoDatabase, run_id: str, documents: list[Document] | None = None) -> None:
     """Publish Recommendations as the training does."""
     documents = recommendations(run_id) if documents is None else documents
-    with staged(db, RECOMMENDATIONS, run_id, "user_id", keep_others=True) as stage:
+    with staged(db, RECOMMENDATIONS, run_id) as stage:
         stage.insert(documents)
         stage.seal(len(documents))
         publish(db, stage, lease=HookedLease(db, run_id, nothing))

@@ -263,7 +263,7 @@ class TestPreviousGeneration:
 
 
 def publish_one(db: MongoDatabase) -> None:
-    with staged(db, "Recommendations", "r", "user_id", keep_others=True) as stage:
+    with staged(db, "Recommendations", "r") as stage:
         stage.insert([{"user_id": "a", "run_id": "r"}])
         stage.seal(1)
         lease = Lease(db, 60)

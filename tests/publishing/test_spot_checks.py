@@ -41,7 +41,7 @@ def test_documents_with_a_fault(staged_document: Document, fault: str) -> None:
 
 def test_a_stage_with_a_fault_is_not_published(db: MongoDatabase) -> None:
     good = [document(ENTRIES, user_id=n) for n in range(SAMPLE_SIZE - 1)]
-    with staged(db, RECOMMENDATIONS, "r1", "user_id") as stage:
+    with staged(db, RECOMMENDATIONS, "r1") as stage:
         stage.insert([*good, document(ENTRIES[::-1], user_id="bad")])
         with pytest.raises(PublishError, match="not best first"):
             stage.seal(SAMPLE_SIZE)

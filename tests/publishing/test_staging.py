@@ -53,7 +53,7 @@ def test_a_reader_sees_one_whole_run(either: MongoDatabase) -> None:
 def test_a_stage_is_not_live(db: MongoDatabase) -> None:
     train(db, "r1", recommendations("r1", 2))
     before = everything(db)[RECOMMENDATIONS]
-    with staged(db, RECOMMENDATIONS, "r2", "user_id", keep_others=True) as stage:
+    with staged(db, RECOMMENDATIONS, "r2") as stage:
         stage.insert(recommendations("r2", 3))
         stage.seal(3)
         assert everything(db)[RECOMMENDATIONS] == before
@@ -68,14 +68,14 @@ def test_a_failure_drops_the_stage(db: MongoDatabase, error: BaseException, seal
     before = everything(db)
     with (
         pytest.raises(type(error)),
-        staged(db, RECOMMENDATIONS, "r2", "user_id", keep_others=True) as stage,
+        staged(db, RECOMMENDATIONS, "r2") as stage,
     ):
         fail(stage, error, sealed=sealed)
     assert everything(db) == before
 
 
 def test_a_stage_that_is_not_published_is_dropped(db: MongoDatabase) -> None:
-    with staged(db, RECOMMENDATIONS, "r1", "user_id") as stage:
+    with staged(db, RECOMMENDATIONS, "r1") as stage:
         stage.insert(recommendations("r1", 1))
     assert everything(db) == {}
 
@@ -84,7 +84,7 @@ def test_a_wrong_count_is_not_published(db: MongoDatabase) -> None:
     train(db, "r1", recommendations("r1", 2))
     before = everything(db)
     for count, computed in ((2, 3), (3, 2), (0, 0), (0, 3)):
-        with staged(db, RECOMMENDATIONS, "r2", "user_id", keep_others=True) as stage:
+        with staged(db, RECOMMENDATIONS, "r2") as stage:
             stage.insert(recommendations("r2", count))
             with pytest.raises(PublishError):
                 stage.seal(computed)
@@ -93,7 +93,7 @@ def test_a_wrong_count_is_not_published(db: MongoDatabase) -> None:
 
 def test_documents_of_others_do_not_count(db: MongoDatabase) -> None:
     db[RECOMMENDATIONS].insert_one({"user_id": "backend's"})
-    with staged(db, RECOMMENDATIONS, "r1", "user_id", keep_others=True) as stage:
+    with staged(db, RECOMMENDATIONS, "r1") as stage:
         stage.insert(recommendations("r1", 1))
         with pytest.raises(PublishError):
             stage.seal(2)
@@ -218,7 +218,7 @@ def test_carried_documents_alone_are_not_published(db: MongoDatabase) -> None:
         assert db[stage.name].count_documents({"run_id": {"$exists": False}}) == 1
         HookedLease(db, "r2", nothing)
 
-    with staged(db, RECOMMENDATIONS, "r1", "user_id", keep_others=True) as stage:
+    with staged(db, RECOMMENDATIONS, "r1") as stage:
         stage.insert(recommendations("r1", 1))
         stage.seal(1)
         sweep(db)
@@ -233,7 +233,7 @@ def test_sweep_drops_only_the_stages_of_dead_runs(db: MongoDatabase) -> None:
         db[name].insert_one({"a": 1})
     for target in (RECOMMENDATIONS, CLUSTERS, METADATA):
         db[f"{target}.staged.dead"].insert_one({"a": 1})
-    with staged(db, RECOMMENDATIONS, "dead too", "user_id") as stage:
+    with staged(db, RECOMMENDATIONS, "dead too") as stage:
         stage.insert(recommendations("dead too", 1))
         sweep(db)
         assert sorted(db.list_collection_names()) == sorted(kept)

@@ -68,7 +68,7 @@ class TestLateWrites:
             live.replace_one({"user_id": "replaced"}, {"user_id": "replaced", "number": 1})
 
         live.insert_many({"user_id": user} for user in ("changed", "replaced", "same"))
-        with staged(either, RECOMMENDATIONS, "r1", "user_id", keep_others=True) as stage:
+        with staged(either, RECOMMENDATIONS, "r1") as stage:
             stage.insert(recommendations("r1", 2))
             stage.seal(2)
             publish(either, stage, lease=HookedLease(either, "r1", write))
@@ -143,7 +143,7 @@ class TestLateWrites:
     ) -> None:
         live = either[RECOMMENDATIONS]
         live.insert_many([{"user_id": "u0"}, {"user_id": "u1"}])
-        with staged(either, RECOMMENDATIONS, "r1", "user_id", keep_others=True) as stage:
+        with staged(either, RECOMMENDATIONS, "r1") as stage:
             stage.insert(recommendations("r1", 4))
             stage.seal(4)
             live.update_one({"user_id": "u1"}, {"$set": {"changed": True}})

@@ -115,7 +115,7 @@ def test_a_run_that_fails_is_recorded_and_leaves_nothing(
 def stage_and_fail(settings: Settings, error: BaseException) -> None:
     with (
         training_run(settings) as run,
-        staged(run.db, "Recommendations", run.run_id, "user_id") as stage,
+        staged(run.db, "Recommendations", run.run_id) as stage,
     ):
         stage.insert([{"user_id": "new"}])
         assert run.document is None
@@ -189,7 +189,7 @@ def test_a_run_that_lost_its_lease_does_not_publish(
 
 def run_until_publishing(db: MongoDatabase, settings: Settings) -> None:
     with training_run(settings) as run:
-        with staged(db, "Recommendations", run.run_id, "user_id") as stage:
+        with staged(db, "Recommendations", run.run_id) as stage:
             stage.insert([{"user_id": "new", "run_id": run.run_id}])
             stage.seal(1)
             take_over(db)
@@ -203,7 +203,7 @@ def test_a_stage_dropped_by_another_run_is_a_lost_lease(
     def train() -> None:
         with (
             training_run(db_settings) as run,
-            staged(run.db, "Recommendations", run.run_id, "user_id") as stage,
+            staged(run.db, "Recommendations", run.run_id) as stage,
         ):
             stage.insert([{"user_id": "new", "run_id": run.run_id}])
             take_over(db)

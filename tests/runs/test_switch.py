@@ -31,8 +31,8 @@ class TestSwitch:
         """Die in the switch of the pair, as by kill -9, after ``switched`` of its renames."""
         with (
             contextlib.suppress(KeyboardInterrupt),
-            staged(db, CLUSTERS, run_id, "cluster_id") as new_clusters,
-            staged(db, METADATA, run_id, "_id", keep_others=True) as new_metadata,
+            staged(db, CLUSTERS, run_id) as new_clusters,
+            staged(db, METADATA, run_id) as new_metadata,
         ):
             new_clusters.insert(clusters(run_id))
             new_clusters.seal(3)
@@ -65,7 +65,7 @@ class TestSwitch:
 
     def test_a_stage_outside_the_switch_is_dropped(self, db: MongoDatabase) -> None:
         self.begun(db, "r1", 0)
-        with staged(db, RECOMMENDATIONS, "r1", "user_id") as stage:
+        with staged(db, RECOMMENDATIONS, "r1") as stage:
             stage.insert(recommendations("r1", 1))
         assert stage.name not in everything(db)
         assert len(everything(db)) == 2  # the stages of the switch
@@ -74,7 +74,7 @@ class TestSwitch:
         db["Source"].insert_one({"user_id": "u"})
         db.create_collection(RECOMMENDATIONS, viewOn="Source", pipeline=[])
         before = everything(db)
-        with staged(db, RECOMMENDATIONS, "r1", "user_id") as stage:
+        with staged(db, RECOMMENDATIONS, "r1") as stage:
             stage.insert(recommendations("r1", 1))
             with pytest.raises(DatabaseUnavailableError, match="refused publishing Recommend"):
                 publish(db, stage, lease=HookedLease(db, "r1", nothing))

@@ -92,7 +92,7 @@ def test_a_dry_run_has_its_verdict_and_publishes_nothing(
     run = Ledger(db).recent(1)[0]
     assert (run["state"], run["kind"]) == ("succeeded", "dry_run")
     assert set(run["gate"]) == {"recommendations", "clusters"}
-    assert not [name for name in db.list_collection_names() if name.startswith(PUBLISHED)]
+    assert not [name for name in db.list_collection_names() if name.startswith(tuple(PUBLISHED))]
 
 
 def test_a_rollback_without_a_previous_generation_ends_with_its_code(
