@@ -8,7 +8,7 @@ from collections.abc import Callable
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from recommender.core.errors import DatabaseUnavailableError, LeaseHeldError, RecommenderError
-from recommender.runs.ledger import Trigger
+from recommender.runs.ledger import Trigger, now
 from recommender.service.schedule import Schedule, steady_seconds
 
 _RETRY_SECONDS = 15.0
@@ -100,7 +100,7 @@ class TrainingClock:
         self._set_job()
 
     def _set_job(self) -> None:
-        run_date = _wall_time() + datetime.timedelta(seconds=self._next_look - steady_seconds())
+        run_date = now() + datetime.timedelta(seconds=self._next_look - steady_seconds())
         options = {"id": "training", "replace_existing": True, "misfire_grace_time": None}
         if not self._stopped.is_set():
             self._scheduler.add_job(self._tick, "date", run_date=run_date, **options)
@@ -110,7 +110,3 @@ class TrainingClock:
         while not self._stopped.wait(_CORRECTION_SECONDS):
             if self._next_look > steady_seconds():  # else the job is running
                 self._set_job()
-
-
-def _wall_time() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)

@@ -225,7 +225,7 @@ class WallClock(datetime.datetime):
 def wall(monkeypatch: pytest.MonkeyPatch) -> type[WallClock]:
     monkeypatch.setattr(WallClock, "ahead", 0.0)
     monkeypatch.setattr(apscheduler.schedulers.base, "datetime", WallClock)
-    monkeypatch.setattr(training_clock, "_wall_time", lambda: WallClock.now(datetime.UTC))
+    monkeypatch.setattr(training_clock, "now", lambda: WallClock.now(datetime.UTC))
     monkeypatch.setattr(training_clock, "_CORRECTION_SECONDS", 0.05)
     return WallClock
 
