@@ -8,10 +8,10 @@ from pymongo.errors import DuplicateKeyError
 
 from recommender.core import mongo_collections as names
 from recommender.core.errors import PublishError
-from recommender.core.mongo import Document, mongo_errors, source_of
+from recommender.core.mongo import Document, mongo_errors
 from recommender.core.mongo_collections import copy_indexes, count_misfits
-from recommender.data.ids import CODEC, encode_id
-from recommender.data.reviews import COLLECTION as REVIEWS
+from recommender.data.ids import encode_id
+from recommender.data.reviews import reviews_collection
 from recommender.publishing.gate import WRITTEN_BY_A_RUN
 from recommender.publishing.staging import staged
 from recommender.runs.run import Run
@@ -67,9 +67,8 @@ def _problem(run: Run, target: str) -> str | None:
 def _sample(run: Run, target: str) -> Document:
     """Return a document of the form that a training publishes, with ids of a review."""
     fields = run.settings.reviews.fields[:2]
-    reviews = source_of(run.db)[REVIEWS].with_options(codec_options=CODEC)
     has_ids = {field: {"$ne": None} for field in fields}
-    review = next(reviews.aggregate([{"$match": has_ids}, {"$limit": 1}]), {})
+    review = next(reviews_collection(run.db).aggregate([{"$match": has_ids}, {"$limit": 1}]), {})
     ids = (review.get(field) for field in fields)
     user, restaurant = (value if isinstance(encode_id(value), str) else "a" for value in ids)
     entry = {"gmap_id": restaurant, "score": 1.0}
