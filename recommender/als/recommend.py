@@ -10,14 +10,13 @@ import numpy as np
 import pyarrow as pa
 from bson.raw_bson import RawBSONDocument
 from numpy.typing import NDArray
-from pymongo.collection import Collection
 from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
 from recommender.als.bson_encoder import RecommendationEncoder
 from recommender.als.model import Model
 from recommender.als.top_n import top_n
-from recommender.core.mongo import Document, connected, mongo_errors
+from recommender.core.mongo import connected, mongo_errors
 from recommender.core.mongo_collections import insert_once
 from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
@@ -80,6 +79,7 @@ class RecommendTask:
 
     def run(self, blocks: Iterable[UserBlock]) -> Iterator[tuple[int, int]]:
         """Stage the documents of blocks; yield each one's users, and those of no finite scores."""
+        write = mongo_errors("staging recommendations")(insert_once)
         # Spark runs a task on each core already: one thread of BLAS for each.
         with connected(self.settings) as db, threadpool_limits(1), ThreadPoolExecutor(1) as pool:
             written: Future[None] | None = None
@@ -87,7 +87,7 @@ class RecommendTask:
                 documents, not_finite = self._ranked(block)  # while the one before is written
                 if written:
                     written.result()
-                written = pool.submit(_write, db[self.stage], documents)
+                written = pool.submit(write, db[self.stage], documents)
                 yield len(block.users), not_finite
             if written:
                 written.result()
@@ -106,8 +106,3 @@ class RecommendTask:
         # A factor that is not finite, or so large that a score may not be.
         broken = ~np.isfinite(np.linalg.norm(factors, axis=1) * largest)
         return documents, int(broken.sum())
-
-
-def _write(collection: Collection[Document], documents: Iterable[RawBSONDocument]) -> None:
-    with mongo_errors("staging recommendations"):
-        insert_once(collection, documents)
