@@ -17,10 +17,17 @@ log = logging.getLogger(__name__)
 @contextmanager
 def run_log(settings: Settings, run_id: str) -> Iterator[Path | None]:
     """Copy the block's log lines, and how it ended, to a file; warn if it cannot be written."""
-    handler = _opened(settings, run_id)
+    handler = None
+    try:
+        settings.make_folder(settings.log_dir)
+        path = settings.log_dir / f"{run_id}.log"
+        handler = _RunLog(path, encoding="utf-8", errors="backslashreplace")
+    except (ConfigurationError, OSError) as error:
+        log.warning("this run has no log file: %s", error)
     if handler is None:
         yield None
         return
+    set_log_format(handler, secrets_of(settings))
     logging.root.addHandler(handler)
     try:
         yield Path(handler.baseFilename)
@@ -49,15 +56,3 @@ class _RunLog(logging.FileHandler):
             return
         logging.root.removeHandler(self)
         log.warning("%s is not written any further: %s", self.baseFilename, error)
-
-
-def _opened(settings: Settings, run_id: str) -> _RunLog | None:
-    path = settings.log_dir / f"{run_id}.log"
-    try:
-        settings.make_folder(settings.log_dir)
-        handler = _RunLog(path, encoding="utf-8", errors="backslashreplace")
-    except (ConfigurationError, OSError) as error:
-        log.warning("this run has no log file: %s", error)
-        return None
-    set_log_format(handler, secrets_of(settings))
-    return handler
