@@ -5,7 +5,7 @@ from typing import Any
 
 import bson
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 MAX_DOCUMENT_BYTES = 16 * 2**20
 
@@ -45,5 +45,4 @@ def columns_that_fit(k: int, column_ids: Sequence[Any]) -> int:
 
 def _key_bytes(n: int) -> NDArray[np.int64]:
     """Return the bytes before each value of a BSON array: type, decimal position, NUL."""
-    digits: ArrayLike = np.char.str_len(np.arange(n).astype(str))
-    return np.asarray(digits, dtype=np.int64) + 2
+    return np.char.str_len(np.arange(n).astype(str)) + 2
