@@ -16,13 +16,7 @@ from scipy.sparse import csr_array
 from recommender.als.bias import Bias, BiasDamping, fit_bias
 from recommender.als.choose_alpha import PreferenceParameters, preference_embedding
 from recommender.als.fold_in import PreferenceModel, preference_model, with_embedding
-from recommender.als.model import (
-    Model,
-    RatingModel,
-    confidence_matrix,
-    mllib_users,
-    popularity_of,
-)
+from recommender.als.model import Model, RatingModel, confidence_matrix, mllib_users, popularity_of
 from recommender.als.reuse import ChosenParameters
 from recommender.als.sweeps import Factors, explicit_step, implicit_step, sweep
 from recommender.core.errors import ModelRejectedError
