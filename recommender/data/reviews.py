@@ -16,7 +16,6 @@ from recommender.data.cleaning import BLOCK_SCHEMA, clean_rows
 from recommender.data.ids import CODEC
 from recommender.data.ratings import Ratings, gather
 
-COLLECTION = "Reviews"
 BATCH_ROWS = 10_000
 
 # Ids ``{"_id": value}`` from the first to before the second; None: no bound.
@@ -29,7 +28,7 @@ _ID_INDEX = "_id_"
 
 def reviews_collection(db: MongoDatabase) -> MongoCollection[Document]:
     """Return ``Reviews``, decoded so that no value of a document stops the reading."""
-    return source_of(db)[COLLECTION].with_options(codec_options=CODEC)
+    return source_of(db)["Reviews"].with_options(codec_options=CODEC)
 
 
 def plan(settings: Settings, ranges: int, batch_rows: int = BATCH_ROWS) -> list[IdRange]:

@@ -6,12 +6,11 @@ from functools import partial
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from recommender.core.mongo import MongoDatabase, mongo_errors, source_of
+from recommender.core.mongo import MongoDatabase, mongo_errors
 from recommender.core.settings import Settings
-from recommender.data import reviews
 from recommender.data.cleaning import BLOCK_SCHEMA
 from recommender.data.ratings import Ratings, gather
-from recommender.data.reviews import BATCH_ROWS, IdRange, plan, read
+from recommender.data.reviews import BATCH_ROWS, IdRange, plan, read, reviews_collection
 
 # The JVM copies each block several times; lz4 halves them, and takes less time than one copy.
 _STREAM = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -21,7 +20,7 @@ _FEW_REVIEWS = 100_000  # read by one process in the time in which Spark starts 
 def has_few_reviews(db: MongoDatabase) -> bool:
     """Return true if one process reads ``Reviews`` sooner than Spark."""
     with mongo_errors("counting Reviews"):
-        return source_of(db)[reviews.COLLECTION].estimated_document_count() <= _FEW_REVIEWS
+        return reviews_collection(db).estimated_document_count() <= _FEW_REVIEWS
 
 
 def read_in_spark(spark: SparkSession, settings: Settings, batch_rows: int = BATCH_ROWS) -> Ratings:
