@@ -62,7 +62,8 @@ def choose_preference_parameters(ratings: Ratings, settings: Settings) -> Prefer
     default for many ratings, as it takes half the time. Over the same users, another alpha, weight
     or rank than the default must be better by more than a standard error.
     """
-    # With more threads, the many small products of BLAS take several times as long on busy cores.
+    # With more threads, the many small products of BLAS take several times as long on busy cores,
+    # and a fork beside them, as of Spark's start, would hang this process in OpenBLAS.
     with threadpool_limits(1, user_api="blas"):
         return _chosen(ratings, settings)
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import PicklingError
@@ -29,7 +29,7 @@ from recommender.core import errors
 from recommender.core.errors import ConfigurationError, RecommenderError, SparkError
 from recommender.core.logs import one_line
 from recommender.core.settings import Settings, SparkSettings
-from recommender.core.signals import call_on_stop, stop_behind
+from recommender.core.signals import call_on_stop, signals_deferred, stop_behind
 from recommender.spark.java import OPTION_VARIABLES, advise_lapack, find_java
 
 _PACKAGE = Path(recommender.__file__).parent
@@ -85,25 +85,24 @@ def spark_session(
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     if locale.getencoding().lower() != "utf-8":  # else Java cannot open a folder with an accent
         os.environ["LC_ALL"] = "C.UTF-8"
+    thread, start = ThreadPoolExecutor(1), None
     try:
         conf = _conf(settings.spark, name, scratch, brief=brief)
-        with ThreadPoolExecutor(1) as thread:
-            launch = thread.submit(SparkContext._ensure_initialized, conf=conf)  # the JVM alone
-            start = thread.submit(_start, launch, conf, settings, scratch)
-            try:
-                # By SIGKILL: after SIGTERM, Spark logs each call that it can no longer answer.
-                with call_on_stop(_kill_jvm), spark_errors():
-                    yield start.result
-                    start.result().stop()
-            finally:
-                start.cancel()
-                wait([launch])
-                if not start.done():  # it calls the JVM
-                    _kill_jvm()
+        # By SIGKILL: after SIGTERM, Spark logs each call that it can no longer answer.
+        with call_on_stop(_kill_jvm), spark_errors():
+            with signals_deferred():  # a stop would lose the thread
+                launch = thread.submit(SparkContext._ensure_initialized, conf=conf)  # the JVM alone
+                start = thread.submit(_start, launch, conf, settings, scratch)
+            yield start.result
+            start.result().stop()
     finally:
-        _end_jvm()
-        shutil.rmtree(scratch, ignore_errors=True)
-        lock.close()
+        with signals_deferred():  # a first stop would leave the folder
+            if start and not (start.cancel() or start.done()):  # it calls the JVM
+                _kill_jvm()
+            thread.shutdown()
+            _end_jvm()
+            shutil.rmtree(scratch, ignore_errors=True)
+            lock.close()
 
 
 def _check_version() -> None:

@@ -234,6 +234,41 @@ def test_a_jvm_that_ended_early_is_a_spark_error(
         jvm.wait()
 
 
+STOPPED_WHILE_IT_ENDS = """
+import os, signal
+from pyspark import SparkContext
+from recommender.core.script import run_script
+from recommender.core.settings import load_settings
+from recommender.spark import session as spark
+
+def main(argv):
+    with spark.spark_session(load_settings(), "x") as started:
+        started()
+
+class Session:
+    def stop(self):
+        pass
+
+SparkContext._ensure_initialized = lambda **_: None
+spark._start = lambda *_: Session()
+spark._end_jvm = lambda: os.kill(os.getpid(), signal.SIGTERM)
+raise SystemExit(run_script(main))
+"""
+
+
+def test_a_stop_while_spark_ends_leaves_no_folder(db_settings: Settings) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_WHILE_IT_ENDS],
+        env=environment(db_settings, PYTHONPATH=str(PROJECT)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (143, "error: stopped by SIGTERM\n")
+    assert list(db_settings.work_dir.iterdir()) == []
+
+
 _RPC_REQUEST, _RPC_RESPONSE, _OPEN_BLOCKS = 3, 4, 0
 
 
