@@ -129,7 +129,7 @@ def cluster(service: CurrentService, cluster_id: Annotated[int, Path(ge=0)]) -> 
     """Show one cluster; 404 for an unknown one."""
     listed = clusters_of(service)
     if not 0 <= cluster_id < len(listed):
-        raise HTTPException(404, f"no cluster {cluster_id}; they are 0 to {len(listed) - 1}")
+        raise HTTPException(404, f"no cluster {cluster_id}; there are {len(listed)}, from 0 on")
     return listed[cluster_id]
 
 

@@ -168,7 +168,7 @@ async def events(
 
 
 async def _read(service: Service, run_id: str) -> Document:
-    """Return what events show of a run; read once for all clients."""
+    """Return what events show of a run; read once for all clients of the same run."""
     read_at, reading = service.readings.get(run_id, (0.0, None))
     if reading is None or time.monotonic() - read_at > _POLL_SECONDS / 2:
         reading = asyncio.ensure_future(run_in_threadpool(_read_ledger, service, run_id))
