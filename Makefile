@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV ?= .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-PYTEST_OPTIONS := --numprocesses 3 --dist loadgroup --no-loadscope-reorder
+PYTEST_OPTIONS := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install java chromium run train test test-all lint types tests faults soak format docs lock bench clean

@@ -53,9 +53,9 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
     settings, db = run.settings, run.db
     old = others_before(db, RECOMMENDATIONS)  # what the backend wrote by itself
     few = has_few_reviews(db)
-    with spark_session(settings, f"als_training {run.run_id}", brief=few) as spark:
+    with spark_session(settings, f"als_training {run.run_id}", brief=few) as wait_for_spark:
         with run.phase("read"):
-            ratings = read_ratings(settings) if few else read_in_spark(spark(), settings)
+            ratings = read_ratings(settings) if few else read_in_spark(wait_for_spark(), settings)
             run.record(**counts_of(ratings))
             record_hindsight(run, ratings)
         with run.phase("choose"):
@@ -64,7 +64,7 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
             chosen = reused_parameters(run, count) or choose_parameters(train_part, settings, count)
             run.record(chosen=chosen.document() if chosen else None)
         with run.phase("train"):
-            model = fit(spark(), train_part, settings, chosen)
+            model = fit(wait_for_spark(), train_part, settings, chosen)
         with run.phase("evaluate"):
             blend_weight, rating_figures = evaluate_ratings(model.rating, *parts, settings)
             run.record(**{"metrics.als": rating_figures})
@@ -74,7 +74,7 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
             model = refit(model, ratings, settings, chosen).with_blend_weight(blend_weight)
         with staged(db, RECOMMENDATIONS, run.run_id, old=old) as stage:
             with run.phase("recommend"):
-                users = recommend(spark(), model, ratings, run, stage.name)
+                users = recommend(wait_for_spark(), model, ratings, run, stage.name)
             with run.phase("publish recommendations"):
                 stage.seal(users)
                 check_recommendations(run, stage.name)

@@ -140,9 +140,9 @@ def prior_weight(counts: Ints, shares: Floats) -> tuple[float, float]:
 
 
 def best_items(scores: Floats, n: int) -> Ints:
-    """Return the ``n`` items of the highest scores above 0, ties by position, then -1.
+    """Return the items of the ``n`` highest scores above 0, best first, ties by position.
 
-    Along the last axis: (..., items) scores give (..., n) items.
+    Along the last axis: (..., items) scores give (..., min(n, items)); the rest is -1.
     """
     best = np.argsort(-scores, axis=-1, kind="stable")[..., :n]
     return np.where(np.take_along_axis(scores, best, axis=-1) > 0, best, -1)

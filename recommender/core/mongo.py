@@ -75,7 +75,7 @@ def database(client: Client, settings: Settings) -> MongoDatabase:
 
 @contextmanager
 def connected(settings: Settings) -> Iterator[MongoDatabase]:
-    """Yield the `database` of a client by :func:`connect`, which is closed after the block."""
+    """Connect, and yield the `database`; close the client after the block."""
     with connect(settings) as client:
         yield database(client, settings)
 

@@ -38,7 +38,10 @@ _EVERY_SCRIPT = (0, 1, 2, 78, 130, 143, 141)
 def script_parser(
     description: str, *codes: int, prog: str | None = None, json: bool = True
 ) -> argparse.ArgumentParser:
-    """Return a parser, with or without ``--json``, whose help ends with the exit codes."""
+    """Return a parser, with ``--json`` or not, whose help ends with the exit codes.
+
+    ``codes`` are those that not every script has.
+    """
     documented = [code for code in EXIT_CODES if code in (*_EVERY_SCRIPT, *codes)]
     lines = [f"  {code:<4} {EXIT_CODES[code]}" for code in documented]
     parser = argparse.ArgumentParser(

@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None, scripts: Path = PROJECT) -> int:
     """Run a command with the scripts of a folder, and return its exit code."""
     commands = {"run": _run, "train": _train, "city": _write}
     description = (__doc__ or "").partition("\n\n")[2]
-    name = "python -m recommender.demo"
-    parser = script_parser(description, *TRAINING_CODES, prog=name, json=False)
+    prog = "python -m recommender.demo"
+    parser = script_parser(description, *TRAINING_CODES, prog=prog, json=False)
     parser.add_argument("command", choices=commands)
     group = parser.add_argument_group("the synthetic city (only if Reviews is empty)")
     for name in ("users", "restaurants", "reviews", "seed"):

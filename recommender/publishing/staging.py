@@ -137,6 +137,7 @@ def staged(
 
     ``old`` is the result of :func:`others_before` when the training began; None reads it now.
     """
+    # Nobody else writes Clusters: it is replaced as a whole.
     unique, keep_others = PUBLISHED[target], target != CLUSTERS
     if old is None:
         old = others_before(db, target) if keep_others else set()

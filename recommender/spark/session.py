@@ -90,14 +90,15 @@ def spark_session(
         conf = _conf(settings.spark, name, scratch, brief=brief)
         # By SIGKILL: after SIGTERM, Spark logs each call that it can no longer answer.
         with call_on_stop(_kill_jvm), spark_errors():
-            with signals_deferred():  # a stop would lose the thread
+            with signals_deferred():  # else a stop between them would wait for the whole start
                 launch = thread.submit(SparkContext._ensure_initialized, conf=conf)  # the JVM alone
                 start = thread.submit(_start, launch, conf, settings, scratch)
             yield start.result
             start.result().stop()
     finally:
-        with signals_deferred():  # a first stop would leave the folder
-            if start and not (start.cancel() or start.done()):  # it calls the JVM
+        with signals_deferred():  # else a first stop here would leave the folder
+            if start and not (start.cancel() or start.done()):
+                # It is starting Spark: end its call to the JVM.
                 _kill_jvm()
             thread.shutdown()
             _end_jvm()
@@ -150,12 +151,13 @@ def _start(
 def _failure(text: str) -> RecommenderError:
     """Return the error for the text of a Spark error, such as one of ours raised in an executor."""
     log.error("Spark failed: %s", text)
-    with suppress(subprocess.TimeoutExpired):
-        code = _jvm().wait(_JVM_LAST_WORDS_SECONDS)
-        return SparkError(
-            f"Spark's JVM ended with code {code}, perhaps for lack of memory; nothing more was "
-            "published; set SPARK_DRIVER_MEMORY"
-        )
+    if SparkContext._gateway:
+        with suppress(subprocess.TimeoutExpired):
+            code = _jvm().wait(_JVM_LAST_WORDS_SECONDS)
+            return SparkError(
+                f"Spark's JVM ended with code {code}, perhaps for lack of memory; nothing more was "
+                "published; set SPARK_DRIVER_MEMORY"
+            )
     for kind in (errors.DatabaseUnavailableError, errors.DataError, ConfigurationError):
         if ours := re.search(rf"{kind.__module__}\.{kind.__name__}: (.*)", text):
             return kind(ours[1])

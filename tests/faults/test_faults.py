@@ -11,10 +11,11 @@ from tests.faults.table import Row, read_table, write_table
 from tests.faults.world import Outcome, World
 from tests.support import PROJECT
 
-# The quick faults that `make test` injects, one of each kind: killed, and cut off.
+# The quick faults that `make test` injects, one of each kind: killed, cut off, and stepped down.
 IN_EVERY_RUN = {
     "kill -9 of the clustering between Metadata and Clusters",
     "the connection cut in the switch of Metadata",
+    "step-down of the primary between Metadata and Clusters in their transaction",
 }
 
 

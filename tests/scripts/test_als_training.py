@@ -227,7 +227,8 @@ def test_a_signal_cancels_the_training_and_cleans_up(
     )
     if moment == "Spark starts":
         until(lambda: jvms(process.pid), TRAINING_SECONDS)
-    else:
+    else:  # Spark has started, and fits
+        until(lambda: list(folder.glob("spark-scratch-*/recommender.zip")), TRAINING_SECONDS)
         in_phase = {"phase": moment}
         until(lambda: db["TrainingRuns"].count_documents(in_phase), TRAINING_SECONDS)
     started = jvms(process.pid)
@@ -308,8 +309,9 @@ from recommender.spark.session import spark_session
 def main(argv):
     settings = load_settings()
     with training_run(settings), spark_session(settings, "hangs") as spark:
+        session = spark()
         print("hangs", flush=True)
-        spark().sparkContext.parallelize([600], 1).foreach(time.sleep)
+        session.sparkContext.parallelize([600], 1).foreach(time.sleep)
 
 raise SystemExit(run_script(main))
 """

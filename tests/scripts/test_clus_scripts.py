@@ -15,7 +15,13 @@ from recommender.core.errors import DataError
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.publishing import bson_size
-from tests.support import ContractReader, set_environment, some_factors, write_tiny_city
+from tests.support import (
+    ContractReader,
+    run_script,
+    set_environment,
+    some_factors,
+    write_tiny_city,
+)
 
 Show = Callable[..., dict[str, Any]]
 
@@ -218,8 +224,9 @@ def test_users_in_no_cluster_at_the_training_are_no_error(
     assert unclustered([*alone, ("a", "v"), ("b", "v"), ("c", "w"), ("d", "w")], 2)[0] == 9
 
 
-def test_without_a_model_the_scripts_end_with_65(
-    run_here: Callable[..., int], db: MongoDatabase
-) -> None:
-    assert run_here(clus_counter.main) == 65
-    assert run_here(clus_test.main, "a user") == 65
+def test_without_a_model_the_scripts_end_with_65(db_settings: Settings) -> None:
+    for command in (["clus_counter.py"], ["clus_test.py", "a user"]):
+        done = run_script(*command, settings=db_settings)
+        assert (done.returncode, done.stdout) == (65, "")
+        assert done.stderr.startswith("error: ")
+        assert len(done.stderr.splitlines()) == 1

@@ -149,6 +149,12 @@ def test_a_stop_passes_though_it_made_spark_fail(kind: type) -> None:
         collect()
 
 
+def test_a_failure_before_there_is_a_jvm_is_a_spark_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SparkContext, "_gateway", None)
+    with pytest.raises(SparkError, match="disk"), spark.spark_errors():
+        raise OSError("disk")
+
+
 def test_other_errors_pass_unchanged() -> None:
     with pytest.raises(KeyError, match="ours"), spark.spark_errors():
         raise KeyError("ours")
@@ -229,6 +235,7 @@ def test_a_jvm_that_ended_early_is_a_spark_error(
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(spark, name, stand_in)
     monkeypatch.setattr(SparkContext, "_ensure_initialized", lambda **_: None)
+    monkeypatch.setattr(SparkContext, "_gateway", jvm)
     expected = pytest.raises(SparkError, match="code 3")
     with expected, spark.spark_session(load_settings(), "test"):
         jvm.wait()

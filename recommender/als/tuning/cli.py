@@ -85,16 +85,16 @@ def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) ->
 def tune(run: Run, axes: Axes, folds: int, expired: Callable[[], bool]) -> dict[str, Any]:
     """Search, and return and record the ledger's entry of each search, by its name."""
     settings, in_force = run.settings, run.settings.public()
-    with spark_session(settings, f"als_training --tune {run.run_id}") as spark:
+    with spark_session(settings, f"als_training --tune {run.run_id}") as wait_for_spark:
         with run.phase("read"):
-            ratings = read_in_spark(spark(), settings)
+            ratings = read_in_spark(wait_for_spark(), settings)
             run.record(**counts_of(ratings))
             parts = split_folds(ratings, settings, folds)
         store = ResultStore(run.db, run.run_id, in_force, ratings)
 
         def fit(trial: Trial, fold: int) -> float:
             fold_settings = with_fold_seed(settings, fold).with_values(trial.parameters)
-            return measure(spark(), trial.search, *parts[fold], fold_settings)
+            return measure(wait_for_spark(), trial.search, *parts[fold], fold_settings)
 
         searches = [s for s in SEARCHES[settings.als.objective] if axes.keys() & s.grid]
         groups = [make_trials(search, axes, in_force) for search in searches]
