@@ -125,9 +125,11 @@ def _start(
 ) -> SparkSession:
     """Start Spark in the JVM, once that is launched."""
 
-    def not_started(text: str) -> ConfigurationError:
+    def not_started(text: str) -> RecommenderError:
         if _NO_SPACE in text:
             return ConfigurationError(_NO_SPACE_ADVICE)
+        if ended := _jvm_ended():
+            return ended
         names = [name for name in _SPARKS_OWN if name in os.environ]
         advice = f"; it also reads {', '.join(names)}: unset what is left over" if names else ""
         return ConfigurationError(
@@ -151,13 +153,8 @@ def _start(
 def _failure(text: str) -> RecommenderError:
     """Return the error for the text of a Spark error, such as one of ours raised in an executor."""
     log.error("Spark failed: %s", text)
-    if SparkContext._gateway:
-        with suppress(subprocess.TimeoutExpired):
-            code = _jvm().wait(_JVM_LAST_WORDS_SECONDS)
-            return SparkError(
-                f"Spark's JVM ended with code {code}, perhaps for lack of memory; nothing more was "
-                "published; set SPARK_DRIVER_MEMORY"
-            )
+    if ended := _jvm_ended():
+        return ended
     for kind in (errors.DatabaseUnavailableError, errors.DataError, ConfigurationError):
         if ours := re.search(rf"{kind.__module__}\.{kind.__name__}: (.*)", text):
             return kind(ours[1])
@@ -189,6 +186,19 @@ def spark_errors(ours: Callable[[str], RecommenderError] = _failure) -> Iterator
 def _jvm() -> subprocess.Popen[bytes]:
     gateway: Any = SparkContext._gateway
     return cast("subprocess.Popen[bytes]", gateway.proc)
+
+
+def _jvm_ended() -> SparkError | None:
+    """Return the error of a JVM that has ended; None if there is none, or it runs."""
+    if not SparkContext._gateway:
+        return None
+    with suppress(subprocess.TimeoutExpired):
+        code = _jvm().wait(_JVM_LAST_WORDS_SECONDS)
+        return SparkError(
+            f"Spark's JVM ended with code {code}, perhaps for lack of memory; nothing more was "
+            "published; set SPARK_DRIVER_MEMORY"
+        )
+    return None
 
 
 def _kill_jvm() -> None:

@@ -10,7 +10,7 @@ from tests.faults.world import Outcome, Running, World
 RENAME = "renameCollection"
 
 READING = Moment("while it reads", "read", Trap("find", "Reviews"))
-STAGING = Moment("while it stages recommendations", "recommend", Trap("insert"), "refit")
+STAGING = Moment("while it stages recommendations", "recommend", Trap("insert"), "train")
 PHASES = (
     READING,
     Moment("while it chooses", "choose"),
@@ -19,7 +19,7 @@ PHASES = (
     Moment("while it refits", "refit"),
     STAGING,
     Moment(
-        "while it checks what it staged", "publish recommendations", Trap("createIndexes"), "refit"
+        "while it checks what it staged", "publish recommendations", Trap("createIndexes"), "train"
     ),
 )
 CHAINED = (
