@@ -50,7 +50,7 @@ tests: java ## every test, with a real mongod and a real Spark
 test-all: lint types java chromium ## the same with what takes longer: fuzzing, benchmarks, more faults
 	$(PY) -m pytest $(PYTEST_OPTIONS) -m "not slow"
 
-faults: java ## inject every fault of docs/faults.md, and write that page (some 45 minutes)
+faults: java ## inject every fault of docs/faults.md, and write that page (some 25 minutes)
 	$(PY) -m pytest tests/faults -m "slow or not slow" --numprocesses 3 --dist load \
 		--write-table docs/faults.md
 
