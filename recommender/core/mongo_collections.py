@@ -25,6 +25,7 @@ CLUSTERS = "Clusters"
 METADATA = "Metadata"
 # The unique field of each. In a switch, the last is replaced first.
 PUBLISHED = {RECOMMENDATIONS: "user_id", CLUSTERS: "cluster_id", METADATA: "_id"}
+SHARED = {RECOMMENDATIONS, METADATA}  # the backend may add documents to them
 
 COLUMNS_ID = "train_columns"
 CENTROIDS_ID = "kmeans_centroids"

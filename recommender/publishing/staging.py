@@ -15,9 +15,9 @@ from pymongo.errors import PyMongoError
 from recommender.core.errors import PublishError
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors, reason_of
 from recommender.core.mongo_collections import (
-    CLUSTERS,
     INSERT_ROWS,
     PUBLISHED,
+    SHARED,
     SIMPLE,
     STAGED,
     copy_indexes,
@@ -47,8 +47,6 @@ class Stage:
     db: MongoDatabase
     target: str  # name of the live collection
     run_id: str
-    unique: str  # field that no two documents share
-    keep_others: bool
     old: Set[bytes]
     written_by: str  # the run that wrote the documents: ``run_id``, or an earlier one in a rollback
     carried: set[bytes] = field(default_factory=set)  # digests that :meth:`carry_over` read
@@ -57,6 +55,16 @@ class Stage:
     def name(self) -> str:
         """Name of the staged collection."""
         return f"{self.target}{STAGED}{self.run_id}"
+
+    @property
+    def unique(self) -> str:
+        """Field that no two documents share."""
+        return PUBLISHED[self.target]
+
+    @property
+    def keep_others(self) -> bool:
+        """True if the backend's documents are kept."""
+        return self.target in SHARED
 
     def insert(self, documents: Iterable[Document | RawBSONDocument]) -> None:
         """Insert documents with :func:`insert_once`."""
@@ -137,11 +145,9 @@ def staged(
 
     ``old`` is the result of :func:`others_before` when the training began; None reads it now.
     """
-    # Nobody else writes Clusters: it is replaced as a whole.
-    unique, keep_others = PUBLISHED[target], target != CLUSTERS
     if old is None:
-        old = others_before(db, target) if keep_others else set()
-    stage = Stage(db, target, run_id, unique, keep_others, old, written_by or run_id)
+        old = others_before(db, target) if target in SHARED else set()
+    stage = Stage(db, target, run_id, old, written_by or run_id)
     try:
         with mongo_errors(f"staging {target}"):
             create_like(db[target], db[stage.name])
