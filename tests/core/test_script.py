@@ -458,7 +458,9 @@ def test_help_lists_the_exit_codes_of_the_script(
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(script).main(["--help"])
     assert ended.value.code == 0
-    lines = capsys.readouterr().out.partition("exit codes:\n")[2].splitlines()
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    lines = printed.out.partition("exit codes:\n")[2].splitlines()
     assert {int(line.split()[0]) for line in lines} == ANY_SCRIPT | OWN_CODES[script]
 
 

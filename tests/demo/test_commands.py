@@ -357,10 +357,17 @@ class TestRun:
         self, start: Start, scripts: Path, mongo_uri: str
     ) -> None:
         write_script(scripts, "als_training.py", "raise SystemExit(76)")
-        write_script(scripts, "model.py", "raise SystemExit(78)")
         command = start("run", MONGO_URI=mongo_uri)
-        assert command.end() == 78  # the server's, which was started
-        assert "The gate rejected" in command.printed
+        assert "The gate rejected" in command.read_until("Next, in another")
+        command.signal(signal.SIGTERM)
+        assert command.end() == 0
+
+    def test_server_that_fails_gives_its_exit_code(
+        self, start: Start, scripts: Path, mongo_uri: str
+    ) -> None:
+        write_script(scripts, "als_training.py", "")
+        write_script(scripts, "model.py", "raise SystemExit(78)")
+        assert start("run", MONGO_URI=mongo_uri).end() == 78
 
     def test_stopped_while_training(
         self, start: Start, scripts: Path, clean_environment: Path

@@ -308,10 +308,10 @@ from recommender.spark.session import spark_session
 
 def main(argv):
     settings = load_settings()
-    with training_run(settings), spark_session(settings, "hangs") as spark:
-        session = spark()
+    with training_run(settings), spark_session(settings, "hangs") as wait_for_spark:
+        spark = wait_for_spark()
         print("hangs", flush=True)
-        session.sparkContext.parallelize([600], 1).foreach(time.sleep)
+        spark.sparkContext.parallelize([600], 1).foreach(time.sleep)
 
 raise SystemExit(run_script(main))
 """

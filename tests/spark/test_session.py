@@ -175,8 +175,8 @@ def test_another_spark_is_named(clean_environment: Path, monkeypatch: pytest.Mon
 
     def error() -> str:
         expected = pytest.raises(ConfigurationError)
-        with expected as caught, spark.spark_session(load_settings(), "x") as started:
-            started()
+        with expected as caught, spark.spark_session(load_settings(), "x") as wait_for_spark:
+            wait_for_spark()
         return str(caught.value)
 
     with monkeypatch.context() as patch:
@@ -196,8 +196,8 @@ def test_another_spark_is_named(clean_environment: Path, monkeypatch: pytest.Mon
 CHECKPOINTS = """
 from recommender.core.settings import load_settings
 from recommender.spark.session import spark_session
-with spark_session(load_settings(), "x") as spark:
-    numbers = spark().sparkContext.parallelize(range(4), 1)
+with spark_session(load_settings(), "x") as wait_for_spark:
+    numbers = wait_for_spark().sparkContext.parallelize(range(4), 1)
     numbers.checkpoint()
     print(numbers.sum(), numbers.isCheckpointed())
 """
@@ -249,8 +249,8 @@ from recommender.core.settings import load_settings
 from recommender.spark import session as spark
 
 def main(argv):
-    with spark.spark_session(load_settings(), "x") as started:
-        started()
+    with spark.spark_session(load_settings(), "x") as wait_for_spark:
+        wait_for_spark()
 
 class Session:
     def stop(self):
