@@ -32,11 +32,11 @@ from benchmarks.datasets import GENERATED, generate, read_file
 from benchmarks.new_users import of_active_users
 from benchmarks.peers import Fitted, Method, Predict, Score, ranking_methods, rating_methods
 from recommender.als.choose_alpha import (
-    EMBEDDING_WEIGHTS,
     REG_PARAM_SHARE,
+    WEIGHTS,
     PreferenceParameters,
     choose_preference_parameters,
-    ndcg_by_weight,
+    ndcg_by_weights,
     trial_of,
 )
 from recommender.als.evaluate import EVALUATED_USERS
@@ -163,20 +163,23 @@ def regret_table(splits: Sequence[Split]) -> Iterator[str]:
         n, seed = parts.settings.als.top_n, parts.settings.seed
         for alpha, of_alpha in fixed.items():
             parameters = PreferenceParameters(alpha, alpha * REG_PARAM_SHARE, _FIXED_RANK)
-            of_alpha.append(ndcg_by_weight(trial, parameters, n, seed).mean(axis=1))
+            of_alpha.append(ndcg_by_weights(trial, parameters, n, seed).mean(axis=1))
         own = choose_preference_parameters(parts.train, parts.settings)
-        by_weight = ndcg_by_weight(trial, own, n, seed).mean(axis=1)
-        chosen.append(by_weight[EMBEDDING_WEIGHTS.index(own.embedding_weight)])
-        descriptions.append(f"{own.alpha:g}/{own.rank}/{own.embedding_weight:g}")
+        by_weights = ndcg_by_weights(trial, own, n, seed).mean(axis=1)
+        of_own = own.embedding_weight, own.item_item_weight
+        chosen.append(by_weights[WEIGHTS.index(of_own)])
+        descriptions.append(
+            f"{own.alpha:g}/{own.rank}/{own.embedding_weight:g}+{own.item_item_weight:g}"
+        )
     ndcg = np.array([fixed[alpha] for alpha in _FIXED_ALPHAS])  # (alphas, splits, weights)
-    yield f"| alpha | {' | '.join(f'weight {weight:g}' for weight in EMBEDDING_WEIGHTS)} |"
-    yield f"| ---: |{' ---: |' * len(EMBEDDING_WEIGHTS)}"
+    yield f"| alpha | {' | '.join(f'weights {first:g}+{second:g}' for first, second in WEIGHTS)} |"
+    yield f"| ---: |{' ---: |' * len(WEIGHTS)}"
     for alpha, of_alpha in zip(_FIXED_ALPHAS, ndcg, strict=True):
         yield f"| {alpha:g} | {' | '.join(_cell(column) for column in of_alpha.T)} |"
     mean = ndcg.mean(axis=1)
     row, column = np.unravel_index(mean.argmax(), mean.shape)
     regret = 1 - np.array(chosen) / ndcg[row, :, column]
-    yield f"| chosen | {_cell(np.array(chosen))} |{' |' * (len(EMBEDDING_WEIGHTS) - 1)}"
+    yield f"| chosen | {_cell(np.array(chosen))} |{' |' * (len(WEIGHTS) - 1)}"
     yield ""
     yield f"Regret: mean {regret.mean():.2%}, worst {regret.max():.2%}; {', '.join(descriptions)}"
 

@@ -126,8 +126,17 @@ def _own_ranking(spark: SparkSession, train: Ratings, settings: Settings) -> Sco
     preferences = fit_preferences(
         spark, train, settings, choose_preference_parameters(train, settings)
     )
-    confidence, items = confidence_matrix(train, settings.reviews), preferences.restaurant_factors
-    return lambda users: preferences.user_factors(csr_array(confidence[users])) @ items.T
+    confidence = confidence_matrix(train, settings.reviews)
+
+    def scores_of(users: NDArray[np.int64]) -> Floats:
+        rows = csr_array(confidence[users])
+        factors = preferences.user_factors(rows)
+        items, best = preferences.best(factors, rows, settings.als.top_n, rows)
+        scores = np.full(rows.shape, -np.inf, np.float32)
+        np.put_along_axis(scores, items, best, axis=1)
+        return scores
+
+    return scores_of
 
 
 def _ease(regularisation: float, train: Ratings, settings: Settings) -> Score:

@@ -38,7 +38,7 @@ IMPORT_PYSPARK = {
 # Arrays in, arrays out: no database, no settings, no Spark.
 NUMERIC = {
     *("dists", "recommender.als.fold_in", "recommender.als.sweeps", "recommender.als.top_n"),
-    *("recommender.als.embedding", "recommender.als.popularity"),
+    *("recommender.als.embedding", "recommender.als.item_item", "recommender.als.popularity"),
     *("recommender.evaluation.metrics", "recommender.clustering.stable_ids"),
     *("recommender.clustering.empty_clusters", "recommender.clustering.scoring"),
     *("recommender.clustering.spectral", "recommender.clustering.spherical_kmeans"),

@@ -1,4 +1,4 @@
-"""Choice of the preference's alpha, rank and embedding weight, by the NDCG of test ratings.
+"""Choice of the preference's alpha, rank and weights, by the NDCG of test ratings.
 
 Implicit-feedback ALS gives a rating 1 + alpha times the confidence of no rating, and regularises
 the factors. Quality has a ridge along which the two grow together, so the regularisation follows
@@ -7,8 +7,9 @@ alpha, and alpha is searched. It is low where a missing rating means something.
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,9 @@ from threadpoolctl import threadpool_limits
 
 from recommender.als.embedding import spectral_embedding
 from recommender.als.fold_in import preference_model, with_embedding
+from recommender.als.item_item import item_item_weights
 from recommender.als.model import confidence_matrix, mllib_users, popularity_of
 from recommender.als.sweeps import implicit_step, random_factors, sweep
-from recommender.als.top_n import top_n
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import ndcg_of_each
@@ -29,8 +30,8 @@ DEFAULT_ALPHA = 20.0
 _LOWEST, _LOW, _HIGH = 1.0, 5.0, 60.0
 _RANKS = (32, 64)
 _MANY_RATINGS = 1_000_000
-EMBEDDING_WEIGHTS = (0.0, 0.15, 0.5, 1.5)
-_DEFAULT_WEIGHT = EMBEDDING_WEIGHTS.index(0.5)
+WEIGHTS = tuple(product((0.0, 0.15, 0.5, 1.5), (0.0, 0.2)))  # of embedding and regression
+_DEFAULT_WEIGHTS = WEIGHTS.index((0.5, 0.2))
 _EMBEDDING_DIMENSIONS = 32
 REG_PARAM_SHARE = 0.2
 _MOST_SWEEPS = 10
@@ -52,12 +53,13 @@ class PreferenceParameters:
     reg_param: float
     rank: int
     embedding_weight: float = 0.0  # as in `with_embedding`
+    item_item_weight: float = 0.0  # as in `refined`
 
 
 def choose_preference_parameters(ratings: Ratings, settings: Settings) -> PreferenceParameters:
     """Return the parameters of the settings and, where they set none, those of the best NDCG.
 
-    NDCG, with the best embedding weight, has one peak over alpha: where the low alpha beats the
+    NDCG, with the best weights, has one peak over alpha: where the low alpha beats the
     default, the lowest is tried, else the high one. That is done with the lower rank, which is the
     default for many ratings, as it takes half the time. Over the same users, another alpha, weight
     or rank than the default must be better by more than a standard error.
@@ -74,27 +76,27 @@ def _chosen(ratings: Ratings, settings: Settings) -> PreferenceParameters:
     low_rank, rank = ranks[0], ranks[0] if len(ratings) > _MANY_RATINGS else ranks[-1]
     alpha = als.alpha or DEFAULT_ALPHA
 
-    def parameters(alpha: float, rank: int, weight: float = 0.0) -> PreferenceParameters:
+    def parameters(alpha: float, rank: int, *weights: float) -> PreferenceParameters:
         reg_param = als.preference_reg_param or alpha * REG_PARAM_SHARE
-        return PreferenceParameters(alpha, reg_param, rank, weight)
+        return PreferenceParameters(alpha, reg_param, rank, *weights)
 
     trials = list(_trials(ratings, settings))
     if not trials:
         log.info("no test rating to choose by: alpha is %g, the rank %d", alpha, rank)
         return parameters(alpha, rank)
 
-    weights: dict[tuple[float, int], float] = {}
+    weights: dict[tuple[float, int], tuple[float, float]] = {}
 
     def ndcg(alpha: float, rank: int) -> NDArray[np.float64]:
         tried, n, seed = parameters(alpha, rank), als.top_n, settings.seed
         # Each fit has another random start, so that its noise is averaged, too.
         numbered = enumerate(trials, start=seed)
-        by_weight = np.hstack([ndcg_by_weight(t, tried, n, start) for start, t in numbered])
-        best = _best_weight(by_weight)
-        weights[alpha, rank] = EMBEDDING_WEIGHTS[best]
-        each: NDArray[np.float64] = by_weight[best]
-        described = alpha, rank, EMBEDDING_WEIGHTS[best], each.mean(), len(each)
-        log.info("alpha %g, rank %d, weight %g: NDCG %.4f of %d users", *described)
+        by_weights = np.hstack([ndcg_by_weights(t, tried, n, start) for start, t in numbered])
+        best = _best_weights(by_weights)
+        weights[alpha, rank] = WEIGHTS[best]
+        each: NDArray[np.float64] = by_weights[best]
+        described = alpha, rank, *WEIGHTS[best], each.mean(), len(each)
+        log.info("alpha %g, rank %d, weights %g and %g: NDCG %.4f of %d users", *described)
         return each
 
     by_alpha = {alpha: ndcg(alpha, low_rank)}
@@ -109,7 +111,7 @@ def _chosen(ratings: Ratings, settings: Settings) -> PreferenceParameters:
     for other in ranks:
         if _beats(by_rank[other], by_rank[rank]):
             rank = other
-    return parameters(alpha, rank, weights[alpha, rank])
+    return parameters(alpha, rank, *weights[alpha, rank])
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +120,7 @@ class Trial:
 
     confidence: csr_array  # the training users' rows of the confidence matrix
     embedding: NDArray[np.float64]  # of these rows
+    item_item: csr_array  # of these rows, as `item_item_weights`
     mean: float  # of the whole confidence matrix
     popularity: NDArray[np.float64]
     seen: csr_array  # the test users' rows of the confidence matrix
@@ -148,25 +151,28 @@ def trial_of(train: Ratings, test: Ratings, settings: Settings) -> Trial | None:
     rows = confidence[mllib_users(train, _MOST_TRAINING_USERS, settings.seed)]
     popularity, mean = popularity_of(train, settings.reviews), float(confidence.data.mean())
     embedding = preference_embedding(rows, settings.seed)
-    return Trial(rows, embedding, mean, popularity, confidence[test_users], relevant)
+    regression = item_item_weights(rows)
+    return Trial(rows, embedding, regression, mean, popularity, confidence[test_users], relevant)
 
 
-def ndcg_by_weight(
+def ndcg_by_weights(
     trial: Trial, parameters: PreferenceParameters, n: int, seed: int
 ) -> NDArray[np.float64]:
-    """Return the NDCG of one fit for each of ``EMBEDDING_WEIGHTS``, (weights, test users)."""
+    """Return the NDCG of one fit for each of ``WEIGHTS``, (weights, test users)."""
     alpha, reg_param = parameters.alpha / trial.mean, parameters.reg_param
     step = partial(implicit_step, alpha=alpha, reg_param=reg_param)
     start = random_factors(len(trial.popularity), parameters.rank, seed)
     items = sweep(step, trial.confidence, start, _MOST_SWEEPS)
     model = preference_model(items, trial.popularity, alpha=alpha, reg_param=reg_param)
-    by_weight = []
-    for weight in EMBEDDING_WEIGHTS:
+    by_weights = []
+    for weight, share in WEIGHTS:
         wide = with_embedding(model, trial.embedding, weight)
+        regression = trial.item_item if share else None
+        wide = replace(wide, item_item=regression, item_item_weight=share)
         users = wide.user_factors(trial.seen)
-        lists, _ = top_n(users, wide.restaurant_factors, n, trial.seen)
-        by_weight.append(ndcg_of_each(lists, trial.seen, trial.relevant, n))
-    return np.array(by_weight)
+        lists, _ = wide.best(users, trial.seen, n, trial.seen)
+        by_weights.append(ndcg_of_each(lists, trial.seen, trial.relevant, n))
+    return np.array(by_weights)
 
 
 def preference_embedding(rows: csr_array, seed: int) -> NDArray[np.float64]:
@@ -175,12 +181,12 @@ def preference_embedding(rows: csr_array, seed: int) -> NDArray[np.float64]:
     return spectral_embedding(rows, weights=weights, dimensions=_EMBEDDING_DIMENSIONS, seed=seed)
 
 
-def _best_weight(by_weight: NDArray[np.float64]) -> int:
-    """Return the position of the weight to take, by NDCG of (weights, test users)."""
-    if by_weight.shape[1] < _FEWEST_USERS:
+def _best_weights(by_weights: NDArray[np.float64]) -> int:
+    """Return the position of the weights to take, by NDCG of (weights, test users)."""
+    if by_weights.shape[1] < _FEWEST_USERS:
         return 0
-    best = int(by_weight.mean(axis=1).argmax())
-    return best if _beats(by_weight[best], by_weight[_DEFAULT_WEIGHT]) else _DEFAULT_WEIGHT
+    best = int(by_weights.mean(axis=1).argmax())
+    return best if _beats(by_weights[best], by_weights[_DEFAULT_WEIGHTS]) else _DEFAULT_WEIGHTS
 
 
 def _beats(ndcg: NDArray[np.float64], other: NDArray[np.float64]) -> bool:

@@ -42,17 +42,15 @@ def evaluate_lists(
     seen, n = confidence_matrix(train, settings.reviews)[users], settings.als.top_n
     popularity = popularity_of(train, settings.reviews).astype(np.float32)[:, None]
     rng = np.random.default_rng(settings.seed)
-    chance = (rng.standard_normal((size, _RANDOM_FACTORS), np.float32) for size in seen.shape)
+    chance = [rng.standard_normal((size, _RANDOM_FACTORS), np.float32) for size in seen.shape]
 
-    def lists(users: NDArray[np.float32], items: NDArray[np.float32]) -> NDArray[np.int32]:
-        return top_n(users, items, n, seen)[0]
-
-    own = lists(model.user_factors(users, seen), np.nan_to_num(model.restaurant_factors))
-    popular = lists(np.ones((len(users), 1), np.float32), popularity)
+    own, _ = model.best(model.user_factors(users, seen), seen, n, seen)
+    popular, _ = top_n(np.ones((len(users), 1), np.float32), popularity, n, seen)
+    random, _ = top_n(chance[0], chance[1], n, seen)
     return {
         "users": len(users),
         **quality_beside(own, popular, seen, relevant, n),
-        "random": ranking_quality(lists(*chance), seen, relevant, n),
+        "random": ranking_quality(random, seen, relevant, n),
     }
 
 

@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from recommender.als.bias import Bias, BiasDamping, fit_bias
 from recommender.als.choose_alpha import PreferenceParameters, preference_embedding
 from recommender.als.fold_in import PreferenceModel, preference_model, with_embedding
+from recommender.als.item_item import item_item_weights
 from recommender.als.model import Model, RatingModel, confidence_matrix, mllib_users, popularity_of
 from recommender.als.reuse import ChosenParameters
 from recommender.als.sweeps import Factors, explicit_step, implicit_step, sweep
@@ -134,10 +135,12 @@ def _sweep_preferences(
         items = sweep(step, rows, items, _most_sweeps(rows.nnz))
     check_finite("ALS's factors", items, remedy=REMEDY)
     model = preference_model(items, popularity, alpha=alpha, reg_param=reg_param)
-    if not parameters.embedding_weight:
-        return model
-    embedding = preference_embedding(rows, settings.seed)
-    return with_embedding(model, embedding, parameters.embedding_weight)
+    if parameters.embedding_weight:
+        embedding = preference_embedding(rows, settings.seed)
+        model = with_embedding(model, embedding, parameters.embedding_weight)
+    if share := parameters.item_item_weight:
+        model = replace(model, item_item=item_item_weights(rows), item_item_weight=share)
+    return model
 
 
 def _most_sweeps(ratings: int) -> int:

@@ -10,6 +10,7 @@ from scipy.sparse import csr_array
 from recommender.als.bias import Bias
 from recommender.als.fold_in import PreferenceModel
 from recommender.als.popularity import popularity_scores
+from recommender.als.top_n import Floats, Mask, top_n
 from recommender.core.settings import ReviewsSettings
 from recommender.data.ratings import Ratings, rating_shift
 
@@ -54,6 +55,19 @@ class Model:
         if self.preferences is not None:
             return self.preferences.user_factors(confidence)
         return self.rating.user_factors[user]
+
+    def best(
+        self,
+        users: Floats,
+        confidence: csr_array,
+        n: int,
+        rated: csr_array,
+        shown: Mask | None = None,
+    ) -> tuple[NDArray[np.int32], Floats]:
+        """Return the best ``n`` of users, by their factors and ratings; see `top_n`."""
+        if self.preferences is not None:
+            return self.preferences.best(users, confidence, n, rated, shown)
+        return top_n(users, np.nan_to_num(self.rating.restaurant_factors), n, rated, shown)
 
     def with_users(self, bias: NDArray[np.float64], factors: NDArray[np.float32]) -> Self:
         """Return the model of other users: their b_u, (users,), and p_u, (users, rank)."""

@@ -15,7 +15,6 @@ from threadpoolctl import threadpool_limits
 
 from recommender.als.bson_encoder import RecommendationEncoder
 from recommender.als.model import Model
-from recommender.als.top_n import top_n
 from recommender.core.mongo import connected, mongo_errors
 from recommender.core.mongo_collections import insert_once
 from recommender.core.settings import Settings
@@ -72,10 +71,10 @@ class RecommendTask:
         return RecommendationEncoder(ids, self.run_id, with_ratings=with_ratings)
 
     @cached_property
-    def _item_factors(self) -> tuple[NDArray[np.float32], np.float32]:
-        """The factors that rank, and their largest norm."""
-        factors = self.model.restaurant_factors
-        return factors, np.linalg.norm(factors, axis=1).max(initial=0)
+    def _largest_norm(self) -> np.float32:
+        """The largest norm of the restaurants' factors that rank."""
+        norms = np.linalg.norm(self.model.restaurant_factors, axis=1)
+        return np.float32(norms.max(initial=0))
 
     def run(self, blocks: Iterable[UserBlock]) -> Iterator[tuple[int, int]]:
         """Stage the documents of blocks; yield each one's users, and those of no finite scores."""
@@ -96,13 +95,12 @@ class RecommendTask:
         """Return the documents of a block, yet to be encoded, and how many users lack scores."""
         model = self.model.with_users(block.bias, block.factors)
         rows = np.arange(len(block.users), dtype=np.int32)
-        item_factors, largest = self._item_factors
         factors = model.user_factors(rows, block.confidence)
         n = self.settings.als.top_n
-        items, scores = top_n(factors, item_factors, n, block.rated, self.shown)
+        items, scores = model.best(factors, block.confidence, n, block.rated, self.shown)
         ratings = model.rating.predict(rows[:, None], items) if model.preferences else None
         ids = decode_ids(block.users)
         documents = self._encoder.encode(block.first + rows, ids, items, scores, ratings)
         # A factor that is not finite, or so large that a score may not be.
-        broken = ~np.isfinite(np.linalg.norm(factors, axis=1) * largest)
+        broken = ~np.isfinite(np.linalg.norm(factors, axis=1) * self._largest_norm)
         return documents, int(broken.sum())

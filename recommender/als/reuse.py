@@ -78,7 +78,8 @@ def parameters_of(
         positive += [confidence[name] for name in ("alpha", "reg_param", "rank")]
         valid = all(0 < value < math.inf for value in positive)
         valid &= isinstance(confidence["rank"], int)
-        valid &= 0 <= confidence["embedding_weight"] < math.inf
+        weights_of_parts = [confidence[f"{part}_weight"] for part in ("embedding", "item_item")]
+        valid &= all(0 <= weight < math.inf for weight in weights_of_parts)
         chosen = ChosenParameters(
             BiasDamping(**weights),
             PreferenceParameters(**confidence),

@@ -1,6 +1,7 @@
 """The exact best items of each user from factor matrices, a block of users at a time."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ _TINY = 1e-30
 Floats = NDArray[np.float32]
 Norms = NDArray[np.float64]
 Positions = NDArray[np.intp]
+Items = NDArray[Any]
 Mask = NDArray[np.bool_]
 
 
@@ -48,7 +50,7 @@ def top_n(
         row = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
         left_out = row, position[rated.indices[starts[0] : starts[-1]]]
         columns, values = search.candidates(user_factors[rows], user_norms[rows], left_out)
-        ranked = _best(order.take(columns, mode="clip"), values, kept)
+        ranked = best_of_each(order.take(columns, mode="clip"), values, kept)
         items[rows, :kept], scores[rows, :kept] = ranked
     return items, scores
 
@@ -103,8 +105,11 @@ class _Search:
         return self._kept * max(1, round(math.sqrt(width / self._kept)))
 
 
-def _best(items: Positions, values: Floats, kept: int) -> tuple[Positions, Floats]:
-    """Return the ``kept`` items of each row with the highest values, and these, best first."""
+def best_of_each(items: Items, values: Floats, kept: int) -> tuple[Items, Floats]:
+    """Return the ``kept`` items of each row with the highest values, and these, best first.
+
+    Both are (rows, n). An item of -inf becomes -1.
+    """
     best = _largest(values, kept)
     scores = np.take_along_axis(values, best, axis=1)
     items = np.take_along_axis(items, best, axis=1)

@@ -24,7 +24,8 @@ _REVIEWS: _Pieces = {
 _RATINGS: _Pieces = {"ratings": "{ratings:,} of {restaurants:,} restaurants by {users:,} users"}
 _CHOSEN: _Pieces = {
     "confidence": "alpha {confidence[alpha]:g}, regularisation {confidence[reg_param]:g}, "
-    "rank {confidence[rank]}, embedding weight {confidence[embedding_weight]:g}; ",
+    "rank {confidence[rank]}, embedding weight {confidence[embedding_weight]:g}, "
+    "item-item weight {confidence[item_item_weight]:g}; ",
     "weights": "bias damping: user {weights[user]:g}, restaurant {weights[restaurant]:g}",
 }
 _RMSE: _Pieces = {

@@ -69,23 +69,24 @@ def test_the_best_mean_wins_and_another_rank_if_clearly_better(
 ) -> None:
     def ndcg(trial: Any, tried: PreferenceParameters, n: int, seed: int) -> Any:
         noise = np.random.default_rng(tried.rank).normal(0, 0.05, 30)
-        by_weight = means[tried.alpha, tried.rank] - np.array([0.1, 0, 0.2, 0.1])
-        return by_weight[:, None] + noise - noise.mean()
+        behind = [weights != (0.15, 0.2) for weights in choose_alpha.WEIGHTS]
+        by_weights = means[tried.alpha, tried.rank] - 0.1 * np.array(behind)
+        return by_weights[:, None] + noise - noise.mean()
 
-    monkeypatch.setattr(choose_alpha, "ndcg_by_weight", ndcg)
+    monkeypatch.setattr(choose_alpha, "ndcg_by_weights", ndcg)
     monkeypatch.setattr(choose_alpha, "_MANY_RATINGS", 0 if many_ratings else 10**6)
     best = choose_preference_parameters(dense(1), db_settings)
-    assert (best.alpha, best.rank, best.embedding_weight) == (*chosen, 0.15)
+    assert best == PreferenceParameters(chosen[0], chosen[0] / 5, chosen[1], 0.15, 0.2)
 
 
-def test_another_weight_is_taken_if_it_is_clearly_better() -> None:
-    noise = np.random.default_rng(0).normal(0, 0.1, (4, 400))
+def test_other_weights_are_taken_if_they_are_clearly_better() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, (len(choose_alpha.WEIGHTS), 400))
     noise -= noise.mean(axis=1, keepdims=True)
-    for weight, lead, taken in ((0, 0.001, 2), (0, 0.05, 0), (3, 0.05, 3), (2, 0.05, 2)):
-        by_weight = noise.copy()
-        by_weight[weight] += lead
-        assert choose_alpha._best_weight(by_weight) == taken
-        assert choose_alpha._best_weight(by_weight[:, :19]) == 0
+    for weights, lead, taken in ((0, 0.001, 5), (0, 0.05, 0), (7, 0.05, 7), (5, 0.05, 5)):
+        by_weights = noise.copy()
+        by_weights[weights] += lead
+        assert choose_alpha._best_weights(by_weights) == taken
+        assert choose_alpha._best_weights(by_weights[:, :19]) == 0
 
 
 def test_the_embedding_has_a_weight_where_co_ratings_are_all_there_is(quick: Settings) -> None:

@@ -24,7 +24,9 @@ from recommender.evaluation.splitting import split
 from recommender.runs.ledger import now
 from tests.support import ratings_of, scores_of
 
-PARAMETERS = PreferenceParameters(alpha=20.0, reg_param=4.0, rank=16, embedding_weight=0.5)
+PARAMETERS = PreferenceParameters(
+    alpha=20.0, reg_param=4.0, rank=16, embedding_weight=0.5, item_item_weight=0.2
+)
 CHOSEN = ChosenParameters(BiasDamping(), PARAMETERS, at=now(), ratings=1)
 
 

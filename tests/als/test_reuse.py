@@ -18,7 +18,8 @@ def entry_of(settings: Settings, **chosen: Any) -> dict[str, Any]:
         "settings": settings.public(),
         "chosen": {
             "weights": {"user": 3.0, "restaurant": 20.0},
-            "confidence": {"alpha": 5.0, "reg_param": 1.0, "rank": 32, "embedding_weight": 0.0},
+            "confidence": {"alpha": 5.0, "reg_param": 1.0, "rank": 32}
+            | {"embedding_weight": 0.0, "item_item_weight": 0.2},
             "at": AT - 23 * HOUR,
             "from_run": None,
             "ratings": 1_000,
@@ -30,7 +31,7 @@ def entry_of(settings: Settings, **chosen: Any) -> dict[str, Any]:
 def test_the_parameters_of_the_live_run_are_reused(db_settings: Settings) -> None:
     entry = entry_of(db_settings)
     chosen = ChosenParameters(
-        BiasDamping(3, 20), PreferenceParameters(5, 1, 32), AT - 23 * HOUR, 1_000, "r1"
+        BiasDamping(3, 20), PreferenceParameters(5, 1, 32, 0, 0.2), AT - 23 * HOUR, 1_000, "r1"
     )
     for ratings in (901, 1_000, 1_099):
         assert parameters_of(entry, db_settings, ratings, AT) == chosen
@@ -57,6 +58,7 @@ def test_a_pruned_or_malformed_entry_has_no_parameters(db_settings: Settings) ->
     inside = (
         *("at", "ratings", "confidence", "weights.user"),
         *("confidence.alpha", "confidence.rank", "confidence.embedding_weight"),
+        "confidence.item_item_weight",
     )
     for path in ("chosen", "settings", *(f"chosen.{name}" for name in inside)):
         *parents, last = path.split(".")

@@ -74,7 +74,8 @@ def lines_of(document: dict[str, Any]) -> list[str]:
 def test_all_lines() -> None:
     chosen = {
         "weights": {"user": 6.0, "restaurant": 2.5},
-        "confidence": {"alpha": 20.0, "reg_param": 4.0, "rank": 64, "embedding_weight": 0.5},
+        "confidence": {"alpha": 20.0, "reg_param": 4.0, "rank": 64}
+        | {"embedding_weight": 0.5, "item_item_weight": 0.2},
     }
     warnings = ["the lists do not beat the popular list"]
     assert lines_of(run(chosen=chosen, warnings=warnings)) == [
@@ -82,7 +83,7 @@ def test_all_lines() -> None:
         "reviews 1,234,567 read; rejected: 1,000 user_missing, 2 rating_not_finite; "
         "repeated and merged: 4,321",
         "ratings 1,229,244 of 4,567 restaurants by 98,765 users",
-        "chosen alpha 20, regularisation 4, rank 64, embedding weight 0.5; "
+        "chosen alpha 20, regularisation 4, rank 64, embedding weight 0.5, item-item weight 0.2; "
         "bias damping: user 6, restaurant 2.5",
         "RMSE 0.988 ± 0.001 on 200,000 test ratings; their mean 1.234, bias alone 1.057; "
         "cold: 1,111",
