@@ -14,7 +14,7 @@ from recommender.data.ids import encode_id
 from recommender.data.reviews import reviews_collection
 from recommender.publishing.gate import WRITTEN_BY_A_RUN
 from recommender.publishing.staging import staged
-from recommender.runs.run import Run
+from recommender.runs.run import TrainingRun
 
 # Two values of each target's unique field that are not equal to a reader.
 _UNEQUAL: dict[str, Sequence[Any]] = {
@@ -24,7 +24,7 @@ _UNEQUAL: dict[str, Sequence[Any]] = {
 }
 
 
-def check_targets(run: Run, targets: Iterable[str] = names.PUBLISHED) -> None:
+def check_targets(run: TrainingRun, targets: Iterable[str] = names.PUBLISHED) -> None:
     """Raise PublishError for a target that is a view or a time series, or refuses samples.
 
     A validator or a unique index refuses sample documents, which are staged for it and dropped.
@@ -39,7 +39,7 @@ def check_targets(run: Run, targets: Iterable[str] = names.PUBLISHED) -> None:
             )
 
 
-def _problem(run: Run, target: str) -> str | None:
+def _problem(run: TrainingRun, target: str) -> str | None:
     """Return why documents of a training cannot replace a collection, or None."""
     live = run.db[target]
     kinds = run.db.list_collections(filter={"name": target})
@@ -64,7 +64,7 @@ def _problem(run: Run, target: str) -> str | None:
     return None
 
 
-def _sample(run: Run, target: str) -> Document:
+def _sample(run: TrainingRun, target: str) -> Document:
     """Return a document of the form that a training publishes, with ids of a review."""
     fields = run.settings.reviews.fields[:2]
     has_ids = {field: {"$ne": None} for field in fields}

@@ -18,8 +18,8 @@ from recommender.core.settings import Settings
 COLLECTION = "TrainingRuns"
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "crashed", "rejected"]
-Trigger = Literal["api", "schedule", "retry", "script", "tune"]
-Kind = Literal["training", "dry_run", "rollback", "tuning"]
+Trigger = Literal["api", "schedule", "retry", "script"]
+Kind = Literal["training", "dry_run", "rollback"]
 
 STATES: tuple[State, ...] = get_args(State)
 OPEN_STATES: tuple[State, ...] = ("queued", "running")
@@ -65,17 +65,30 @@ class Ledger:
     ) -> None:
         """Record a run that is about to start, and mark open ones as crashed, under the lease."""
         self.mark_crashed()
-        self._runs.insert_one(_begun(run_id, trigger, settings, log_file, kind))
+        versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
+        begun = {
+            "_id": run_id,
+            "run_id": run_id,
+            "state": "queued",
+            "kind": kind,
+            "trigger": trigger,
+            "host": socket.gethostname(),
+            "queued_at": now(),
+            "phase": None,
+            "phases": [],
+            "metrics": {},
+            "settings": settings.public(),
+            "forced": not settings.gate.enabled,
+            "versions": {"python": platform.python_version(), **versions},
+            "log": str(log_file) if log_file else None,
+        }
+        self._runs.insert_one(begun)
 
     def mark_crashed(self) -> None:
         """Mark open runs as crashed: only one run at a time has the lease, and thus a process."""
         error = "the training died without reporting an error"
         crashed = {"state": "crashed", "error": error, "ended_at": now()}
         self._runs.update_many(_OPEN, {"$set": crashed})
-
-    def add_search(self, run_id: str, settings: Settings, ended: Document) -> None:
-        """Record a search that has ended: without a lease, an open one would pass for dead."""
-        self._runs.insert_one({**_begun(run_id, "tune", settings, None, "tuning"), **ended})
 
     def update(self, run_id: str, fields: Document) -> None:
         """Set fields of a run; dotted names reach into its parts."""
@@ -130,25 +143,3 @@ class Ledger:
         self._runs.delete_many({**_ENDED, **before})
         old = {run_id for run_id in run_ids if run_id < oldest}
         return old - {run["_id"] for run in self._runs.find({"_id": {"$in": list(old)}}, {})}
-
-
-def _begun(
-    run_id: str, trigger: Trigger, settings: Settings, log_file: Path | None, kind: Kind
-) -> Document:
-    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
-    return {
-        "_id": run_id,
-        "run_id": run_id,
-        "state": "queued",
-        "kind": kind,
-        "trigger": trigger,
-        "host": socket.gethostname(),
-        "queued_at": now(),
-        "phase": None,
-        "phases": [],
-        "metrics": {},
-        "settings": settings.public(),
-        "forced": not settings.gate.enabled,
-        "versions": {"python": platform.python_version(), **versions},
-        "log": str(log_file) if log_file else None,
-    }

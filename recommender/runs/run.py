@@ -32,24 +32,27 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, repr=False)
-class Run:
-    """A run in progress, with its id, which every document that it writes has.
+class TrainingRun:
+    """A training or a rollback, which holds the lease and is in the ledger from its start."""
 
-    Without the lease it publishes nothing, and is recorded when it has ended.
-    """
-
-    run_id: str
+    run_id: str  # every document that it writes has it
     db: MongoDatabase
     settings: Settings
+    lease: Lease
+    lost: list[LeaseLostError]  # the error, once another run has taken the lease over
+    kind: Kind
     earlier: list[Document] = field(default_factory=list, init=False)  # the latest run first
     display: Progress = field(default_factory=lambda: Progress(disable=True), init=False)
     warnings: list[str] = field(default_factory=list, init=False)
-    fields: Document = field(default_factory=dict, init=False)
+    document: Document | None = field(default=None, init=False)  # of the ledger, after a success
     _phases: list[Document] = field(default_factory=list, init=False)
 
     def record(self, **fields: Any) -> None:
-        """Record fields of the run, such as its counts or its metrics."""
-        self.fields |= fields
+        """Write fields of the run to the ledger, unless another run has taken the lease over."""
+        if self.lost:
+            raise self.lost[0]
+        with mongo_errors("writing to the ledger"):
+            Ledger(self.db).update(self.run_id, fields)
 
     def warn(self, message: str) -> None:
         """Log a warning, and add it to those that are recorded with the next verdict."""
@@ -71,23 +74,6 @@ class Run:
         log.info("phase %s took %.1f s", name, seconds)
         self._phases.append({"name": name, "started_at": started_at, "seconds": seconds})
         self.record(phases=self._phases)
-
-
-@dataclass(eq=False, repr=False)
-class TrainingRun(Run):
-    """A training or a rollback, which holds the lease and is in the ledger from its start."""
-
-    lease: Lease
-    lost: list[LeaseLostError]  # the error, once another run has taken the lease over
-    kind: Kind
-    document: Document | None = field(default=None, init=False)  # of the ledger, after a success
-
-    def record(self, **fields: Any) -> None:
-        """Write fields of the run to the ledger, unless another run has taken the lease over."""
-        if self.lost:
-            raise self.lost[0]
-        with mongo_errors("writing to the ledger"):
-            Ledger(self.db).update(self.run_id, fields)
 
 
 @contextmanager
@@ -207,22 +193,6 @@ def _opened(
             ledger.update(run_id, used | started)
             sweep(db)
         yield
-
-
-@contextmanager
-def side_run(settings: Settings) -> Iterator[Run]:
-    """Connect to MongoDB for a search beside trainings, and record how it ended."""
-    with connected(settings) as db:
-        run = Run(new_run_id(), db, settings)
-        run.record(queued_at=now(), started_at=now(), pid=os.getpid())
-
-        def close(state: State, exit_code: int, error: str | None) -> None:
-            run.record(state=state, exit_code=exit_code, error=error, ended_at=now())
-            Ledger(db).add_search(run.run_id, settings, run.fields)
-
-        with _closing(settings, close), run_log(settings, run.run_id) as log_file:
-            run.record(log=str(log_file) if log_file else None)
-            yield run
 
 
 _Close = Callable[[State, int, str | None], object]

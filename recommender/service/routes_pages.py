@@ -93,7 +93,7 @@ def home(request: Request, service: CurrentService) -> Response:
 def _is_training(run: Document) -> bool:
     """Return true for a whole training that was published."""
     whole = run["metrics"].get("lists") and run.get("kind", "training") == "training"
-    return bool(whole) and run["state"] == "succeeded" and run["trigger"] != "tune"
+    return bool(whole) and run["state"] == "succeeded"
 
 
 def _steps(run: Document, last: Document | None) -> Iterator[Document]:

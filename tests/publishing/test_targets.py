@@ -10,8 +10,9 @@ from recommender.core.errors import PublishError
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.publishing.targets import _sample, check_targets
+from recommender.runs.lease import Lease
 from recommender.runs.ledger import Ledger
-from recommender.runs.run import Run
+from recommender.runs.run import TrainingRun
 from tests.publishing.publications import publish_pair, recommendations, train
 from tests.test_docs import schema_of
 
@@ -23,7 +24,7 @@ def refused(settings: Settings, db: MongoDatabase) -> str:
     before = set(db.list_collection_names())
     why = ""
     try:
-        check_targets(Run("r1", db, settings))
+        check_targets(TrainingRun("r1", db, settings, Lease(db, 60), [], "training"))
     except PublishError as error:
         why = str(error)
     assert set(db.list_collection_names()) == before
@@ -91,7 +92,7 @@ def test_a_unique_index_must_keep_ids_apart(db: MongoDatabase, db_settings: Sett
 
 def test_the_samples_have_the_form_of_the_schemas(db: MongoDatabase, db_settings: Settings) -> None:
     for target in ("Recommendations", "Clusters"):
-        sample = _sample(Run("r1", db, db_settings), target)
+        sample = _sample(TrainingRun("r1", db, db_settings, Lease(db, 60), [], "training"), target)
         assert set(sample) | {"_id"} == set(schema_of(target)["properties"])
 
 

@@ -10,7 +10,7 @@ from recommender.core.errors import DataError, LeaseHeldError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
 from recommender.runs.ledger import Ledger
-from recommender.runs.run import side_run, training_run
+from recommender.runs.run import training_run
 
 
 def only_entry(db: MongoDatabase) -> Document:
@@ -87,12 +87,6 @@ def test_errors_of_py4j_are_left_out(db: MongoDatabase, db_settings: Settings) -
         record = logging.LogRecord("root", logging.ERROR, "/x/py4j/y.py", 1, "cut", None, None)
         logging.root.handle(record)
     assert "cut" not in log_of(only_entry(db))
-
-
-def test_a_side_run_has_a_log_file(db: MongoDatabase, db_settings: Settings) -> None:
-    with side_run(db_settings):
-        logging.getLogger("recommender.x").warning("so far")
-    assert "so far" in log_of(only_entry(db))
 
 
 def test_a_refused_run_leaves_no_log(db: MongoDatabase, db_settings: Settings) -> None:

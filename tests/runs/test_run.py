@@ -34,7 +34,7 @@ from recommender.runs import run as run_module
 from recommender.runs.lease import COLLECTION as STATE
 from recommender.runs.lease import LEASE_ID, Lease, holder
 from recommender.runs.ledger import Ledger
-from recommender.runs.run import side_run, training_run
+from recommender.runs.run import training_run
 from recommender.runs.switch import sweep
 from tests.mongods import MongodForTests
 from tests.support import PROJECT, environment
@@ -325,42 +325,6 @@ def test_a_run_that_is_refused_sweeps_nothing(db: MongoDatabase, db_settings: Se
     with pytest.raises(LeaseHeldError), training_run(db_settings):
         pytest.fail("two at once")
     assert db["Clusters.staged.at work"].count_documents({}) == 1
-
-
-def test_a_side_run_is_recorded_at_its_end(db: MongoDatabase, db_settings: Settings) -> None:
-    with side_run(db_settings) as beside:
-        with beside.phase("search"):
-            pass
-        beside.record(metrics={"tuning": 1})
-        with training_run(db_settings) as run:
-            assert [e["_id"] for e in Ledger(db).recent(9)] == [run.run_id]
-    recorded = entry(db, beside.run_id)
-    assert (recorded["state"], recorded["trigger"], recorded["exit_code"]) == (
-        "succeeded",
-        "tune",
-        0,
-    )
-    assert [phase["name"] for phase in recorded["phases"]] == ["search"]
-    assert recorded["metrics"] == {"tuning": 1}
-    assert recorded["started_at"] <= recorded["ended_at"]
-    assert entry(db, run.run_id)["state"] == "succeeded"
-
-
-def test_a_side_run_that_fails_is_recorded(db: MongoDatabase, db_settings: Settings) -> None:
-    def fail() -> None:
-        with side_run(db_settings) as run:
-            run.record(ratings=3)
-            raise DataError("too few")
-
-    with pytest.raises(DataError):
-        fail()
-    recorded = only_entry(db)
-    assert (recorded["state"], recorded["exit_code"], recorded["error"]) == (
-        "failed",
-        65,
-        "too few",
-    )
-    assert recorded["ratings"] == 3
 
 
 def test_old_runs_and_their_logs_are_pruned_except_the_published_ones(

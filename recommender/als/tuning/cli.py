@@ -20,12 +20,12 @@ from recommender.als.tuning.report import env_lines, line_chart, print_search
 from recommender.als.tuning.search import ResultStore, Trial, make_trials, run_trials, summarize
 from recommender.als.tuning.space import PREFERENCE, RATING, SEARCHES, Axes, Search, parse_grid
 from recommender.core.errors import DataError
+from recommender.core.mongo import connected
 from recommender.core.plots import save_line_charts
 from recommender.core.settings import Settings
 from recommender.core.terminal import print_json
-from recommender.data.ratings import Ratings, counts_of
+from recommender.data.ratings import Ratings
 from recommender.evaluation.splitting import split, with_fold_seed
-from recommender.runs.run import Run, side_run
 from recommender.spark.reviews_source import read_in_spark
 from recommender.spark.session import spark_session
 
@@ -62,35 +62,36 @@ def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) ->
     """Search, plot ``tuning.svg`` in ``WORK_DIR``, and print the trials and the best values."""
     deadline = time.monotonic() + 60 * arguments.budget
     settings.make_folder(settings.work_dir)
-    with side_run(settings) as run:
-        entries = tune(run, axes, arguments.folds, lambda: time.monotonic() >= deadline)
-        path = settings.work_dir / "tuning.svg"
-        save_line_charts(path, [line_chart(n, e) for n, e in entries.items() if e["table"]])
-        lines = env_lines(entries.values(), axes)
-        failed = [failure for entry in entries.values() for failure in entry["failed"]]
-        if not arguments.json:
-            for name, entry in entries.items():
-                print_search(name, entry)
-        if failed and not lines:
-            raise DataError(f"no trial is complete; the first failed: {failed[0]['reason']}")
-        if arguments.json:
-            best = dict(line.split("=", 1) for line in lines)
-            origin = {"run_id": run.run_id, "plot": str(path)}
-            print_json({**origin, "searches": entries, "best": best})
-            return
-        outcome = "best values, as lines for .env:" if lines else _TO_CONTINUE
-        sys.stdout.write("\n".join([f"search {run.run_id}; plot: {path}", outcome, *lines, ""]))
+    entries = tune(settings, axes, arguments.folds, lambda: time.monotonic() >= deadline)
+    path = settings.work_dir / "tuning.svg"
+    save_line_charts(path, [line_chart(n, e) for n, e in entries.items() if e["table"]])
+    lines = env_lines(entries.values(), axes)
+    failed = [failure for entry in entries.values() for failure in entry["failed"]]
+    if not arguments.json:
+        for name, entry in entries.items():
+            print_search(name, entry)
+    if failed and not lines:
+        raise DataError(f"no trial is complete; the first failed: {failed[0]['reason']}")
+    if arguments.json:
+        best = dict(line.split("=", 1) for line in lines)
+        print_json({"plot": str(path), "searches": entries, "best": best})
+        return
+    outcome = "best values, as lines for .env:" if lines else _TO_CONTINUE
+    sys.stdout.write("\n".join([f"plot: {path}", outcome, *lines, ""]))
 
 
-def tune(run: Run, axes: Axes, folds: int, expired: Callable[[], bool]) -> dict[str, Any]:
-    """Search, and return and record the ledger's entry of each search, by its name."""
-    settings, in_force = run.settings, run.settings.public()
-    with spark_session(settings, f"als_training --tune {run.run_id}") as wait_for_spark:
-        with run.phase("read"):
-            ratings = read_in_spark(wait_for_spark(), settings)
-            run.record(**counts_of(ratings))
-            parts = split_folds(ratings, settings, folds)
-        store = ResultStore(run.db, run.run_id, in_force, ratings)
+def tune(
+    settings: Settings, axes: Axes, folds: int, expired: Callable[[], bool]
+) -> dict[str, dict[str, Any]]:
+    """Search, and return the entry of each search for the report, by its name."""
+    in_force = settings.public()
+    with (
+        connected(settings) as db,
+        spark_session(settings, "als_training --tune") as wait_for_spark,
+    ):
+        ratings = read_in_spark(wait_for_spark(), settings)
+        parts = split_folds(ratings, settings, folds)
+        store = ResultStore(db, in_force, ratings)
 
         def fit(trial: Trial, fold: int) -> float:
             fold_settings = with_fold_seed(settings, fold).with_values(trial.parameters)
@@ -98,14 +99,9 @@ def tune(run: Run, axes: Axes, folds: int, expired: Callable[[], bool]) -> dict[
 
         searches = [s for s in SEARCHES[settings.als.objective] if axes.keys() & s.grid]
         groups = [make_trials(search, axes, in_force) for search in searches]
-        with run.phase("search"):
-            try:
-                trials = list(chain(*groups))
-                run_trials(trials, folds, fit, store, seed=settings.seed, expired=expired)
-            finally:
-                entries = {group[0].search.name: summarize(group, folds) for group in groups}
-                run.record(metrics={"tuning": {"folds": folds, "searches": entries}})
-    return entries
+        trials = list(chain(*groups))
+        run_trials(trials, folds, fit, store, seed=settings.seed, expired=expired)
+    return {group[0].search.name: summarize(group, folds) for group in groups}
 
 
 def split_folds(ratings: Ratings, settings: Settings, folds: int) -> list[tuple[Ratings, Ratings]]:

@@ -1,4 +1,4 @@
-"""The report of a parameter search, from its ledger entries: tables, ``.env`` lines, charts."""
+"""The report of a parameter search, from an entry for each: tables, ``.env`` lines, charts."""
 
 import math
 from collections import defaultdict
@@ -8,7 +8,7 @@ from typing import Any
 from recommender.core.plots import LineChart, Point
 from recommender.core.terminal import print_table
 
-Entry = Mapping[str, Any]  # a search of metrics.tuning.searches; its table has the best trial first
+Entry = Mapping[str, Any]  # of `summarize`
 
 
 def print_search(name: str, entry: Entry) -> None:

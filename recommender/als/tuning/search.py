@@ -55,11 +55,9 @@ Expired = Callable[[], bool]
 class ResultStore:
     """Keeps results in the collection ``Tuning``, under a digest of all that determines them."""
 
-    def __init__(
-        self, db: MongoDatabase, run_id: str, settings: Mapping[str, Any], ratings: Ratings
-    ) -> None:
+    def __init__(self, db: MongoDatabase, settings: Mapping[str, Any], ratings: Ratings) -> None:
         self._collection = db[COLLECTION]
-        self._run_id, self._settings, self._data = run_id, settings, fingerprint(ratings)
+        self._settings, self._data = settings, fingerprint(ratings)
 
     def get(self, trial: Trial, fold: int) -> Result | None:
         """Return the stored result of a fit, or None."""
@@ -70,7 +68,7 @@ class ResultStore:
     def put(self, trial: Trial, fold: int, result: Result) -> None:
         """Store the result of a fit."""
         fit = {"search": trial.search.name, "parameters": trial.parameters, "fold": fold}
-        origin = {"data": self._data, "run_id": self._run_id, "at": now()}
+        origin = {"data": self._data, "at": now()}
         document = fit | result._asdict() | origin
         with mongo_errors(f"writing to {COLLECTION}"):
             self._collection.replace_one(self._key(trial, fold), document, upsert=True)
@@ -134,7 +132,7 @@ def _run_fit(fit: Fit, trial: Trial, fold: int) -> Result:
 
 
 def summarize(trials: Sequence[Trial], folds: int) -> dict[str, Any]:
-    """Return one search's entry in ``metrics.tuning.searches``, its complete trials best first."""
+    """Return one search's entry of the report, its complete trials best first."""
     measure = trials[0].search.measure
     table = [
         {

@@ -73,11 +73,9 @@ def test_tuning_runs_beside_a_training_publishes_nothing_and_continues(
     assert train_here(als_training.main, *grid, **small) == 0
     printed = capsys.readouterr().out
     assert (db_settings.work_dir / "tuning.svg").stat().st_size > 10_000
-    run = Ledger(db).recent(1)[0]
-    assert (run["state"], run["trigger"], run["exit_code"]) == ("succeeded", "tune", 0)
-    tuning = run["metrics"]["tuning"]
-    assert tuning["folds"] == 2
-    tables = {name: entry["table"] for name, entry in tuning["searches"].items()}
+    assert train_here(als_training.main, *grid, "--budget=0", "--json", **small) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    tables = {name: entry["table"] for name, entry in outcome["searches"].items()}
     sizes = {name: len(table) for name, table in tables.items()}
     assert sizes == {"rating": 2, "preference": 2}
     assert all(sum(row["in_force"] for row in table) == 1 for table in tables.values())
@@ -87,10 +85,5 @@ def test_tuning_runs_beside_a_training_publishes_nothing_and_continues(
     assert printed.splitlines()[-2:] == lines
     assert db["Tuning"].count_documents({"figure": {"$gt": 0}}) == 2 * (2 + 2)
     assert not {"Recommendations", "Clusters", "Metadata"} & set(db.list_collection_names())
-    assert (Ledger(db).get("1999-training") or {})["state"] == "queued"
-
-    assert train_here(als_training.main, *grid, "--budget=0", "--json", **small) == 0
-    outcome = json.loads(capsys.readouterr().out)
+    assert [run["state"] for run in Ledger(db).recent(9)] == ["queued"]
     assert [f"{name}={value}" for name, value in outcome["best"].items()] == lines
-    assert outcome["searches"] == tuning["searches"]
-    assert Ledger(db).recent(1)[0]["metrics"]["tuning"] == tuning

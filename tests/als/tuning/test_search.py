@@ -27,7 +27,7 @@ ROWS = [("a", "x", 3.0), ("a", "y", 4.0), ("b", "x", 5.0)]
 
 @pytest.fixture
 def store(db: MongoDatabase, db_settings: Settings) -> ResultStore:
-    return ResultStore(db, "t1", db_settings.public(), ratings_of(ROWS))
+    return ResultStore(db, db_settings.public(), ratings_of(ROWS))
 
 
 def ranks_of(trials: list[Trial], folds: int) -> list[int]:
@@ -70,7 +70,7 @@ def test_the_trial_in_force_is_first_and_the_others_in_the_order_of_the_seed(
     for data, seed in enumerate((1, 1, 2)):
         fits = Fits()
         ratings = ratings_of(ROWS[data:])
-        store = ResultStore(db, "t1", db_settings.public(), ratings)
+        store = ResultStore(db, db_settings.public(), ratings)
         fits.run(make(12, in_force=7), store, seed=seed)
         ranks = [i for i, fold in fits.done if fold == 0]
         assert fits.done == [(i, fold) for i in ranks for fold in range(3)]
@@ -137,13 +137,12 @@ def test_a_stored_result_is_used_only_for_the_same_fit(
         store.put(trial, fold, result)
         store.put(trial, fold, result)
     assert [store.get(trial, fold) for fold in range(3)] == [*results, None]
-    assert {document["run_id"] for document in db["Tuning"].find()} == {"t1"}
 
     def is_known(
         rows: list[tuple[str, str, float]] = ROWS, trial: Trial = trial, **changes: Any
     ) -> bool:
         settings = db_settings.with_values(changes).public()
-        return ResultStore(db, "t2", settings, ratings_of(rows)).get(trial, 0) is not None
+        return ResultStore(db, settings, ratings_of(rows)).get(trial, 0) is not None
 
     assert is_known(als_rank=99, clusters_k=3, port=1)
     assert not is_known(ROWS[1:])
