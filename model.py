@@ -4,6 +4,9 @@ Run it with ``python model.py`` or ``uvicorn model:app``.
 """
 
 import logging
+import os
+import signal
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -31,12 +34,14 @@ from recommender.service import (
 from recommender.service.catalog import Catalog
 from recommender.service.dependencies import Service, warn_if_exposed
 from recommender.service.launcher import Trainer
-from recommender.service.limits import LimitedBody, LimitedProtocol
+from recommender.service.limits import BACKLOG, LimitedBody, LimitedProtocol
 from recommender.service.logs import configure_service_logging, quieten_probes
 from recommender.service.problems import handle_errors
 from recommender.service.progress import Progress
 from recommender.service.schedule import Schedule
 from recommender.service.training_clock import TrainingClock
+
+_STOP_SECONDS = 3.0  # beyond the grace of trainings
 
 
 @asynccontextmanager
@@ -45,8 +50,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     with exit_on_error():
         settings = load_settings()
         client = connect(settings)
-    if not logging.root.handlers:
+    if not logging.root.handlers:  # started by uvicorn, whose loggers have handlers of their own
         configure_service_logging(settings)
+        for name in ("uvicorn", "uvicorn.access"):
+            logging.getLogger(name).handlers.clear()
+            logging.getLogger(name).propagate = True
     logging.getLogger("uvicorn.access").addFilter(quieten_probes)
     with client:
         db = database(client, settings)
@@ -59,8 +67,20 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(clock.start)
         with progress:
             yield
+            _end_process_after(settings.schedule.stop_grace_seconds + _STOP_SECONDS)
         await run_in_threadpool(clock.stop)
         await run_in_threadpool(trainer.stop)
+
+
+def _end_process_after(seconds: float) -> None:
+    """End this process even if threads wait for a MongoDB that hangs.
+
+    Without a server's handler of SIGTERM, the process is not the server's, and is left alone.
+    """
+    if callable(signal.getsignal(signal.SIGTERM)):
+        last_resort = threading.Timer(seconds, os._exit, [0])
+        last_resort.daemon = True
+        last_resort.start()
 
 
 def create_app() -> FastAPI:
@@ -112,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=1,  # second for open requests
+        backlog=BACKLOG,
     )
     server = uvicorn.Server(config)
     try:

@@ -3,17 +3,19 @@
 from contextlib import ExitStack
 
 from recommender.core.errors import NoPreviousError
-from recommender.core.mongo import Document, MongoDatabase, mongo_errors
+from recommender.core.mongo import Document, MongoDatabase, mongo_errors, quick_read
 from recommender.core.mongo_collections import PUBLISHED
 from recommender.publishing.publish import publish
 from recommender.publishing.staging import staged
 from recommender.runs.run import TrainingRun
 from recommender.runs.switch import PREVIOUS, generation_of, replaced_generations
 
+_COUNT_SECONDS = 30.0  # to count millions of documents
+
 
 def previous_generation(db: MongoDatabase) -> dict[str, Document]:
     """Return the generations to publish, by target; NoPreviousError if there is no whole one."""
-    with mongo_errors("reading the previous generation"):
+    with quick_read("reading the previous generation", _COUNT_SECONDS):
         generations = replaced_generations(db)
         kept = {target: generation_of(db, target + PREVIOUS) for target in generations}
     if not generations or any(each["run_id"] is None for each in generations.values()):

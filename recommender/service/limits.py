@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+import time
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -12,6 +13,7 @@ _REQUEST_SECONDS = 10.0
 _BODY_BYTES = 100_000  # 1,000 ratings fit
 # Half of the file descriptors; the rest is for MongoDB, logs and trainings.
 _CONNECTIONS = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+BACKLOG = 50  # connections that wait; asyncio accepts as many before one can be closed
 
 
 class LimitedProtocol(H11Protocol):
@@ -21,16 +23,24 @@ class LimitedProtocol(H11Protocol):
     """
 
     def connection_made(self, transport: Any) -> None:
-        """Close the connection at once if there are too many."""
+        """If there are too many connections, close the oldest that waits for a request."""
         super().connection_made(transport)
+        self._opened = time.monotonic()
         if len(self.connections) > _CONNECTIONS:
-            transport.abort()
+            ours = (each for each in self.connections if isinstance(each, LimitedProtocol))
+            waiting = (each for each in ours if each._waits())
+            min(waiting, key=lambda each: each._opened).transport.abort()
         self._close_unless_used_since(self)
+
+    def _waits(self) -> bool:
+        """Return true if it is open, and the client has to send a request or the rest of one."""
+        cycle = self.cycle
+        unanswered = cycle and not cycle.response_complete and not cycle.more_body
+        return not unanswered and not self.transport.is_closing()
 
     def _close_unless_used_since(self, cycle: object) -> None:
         """Close the connection if no request has arrived whole since this request cycle."""
-        same = self.cycle is cycle
-        if same and (cycle is None or self.cycle.response_complete or self.cycle.more_body):
+        if self.cycle is cycle and self._waits():
             self.transport.close()
         elif not self.transport.is_closing():
             loop = asyncio.get_running_loop()

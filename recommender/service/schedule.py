@@ -14,7 +14,7 @@ from typing import Any
 
 from pymongo import ReturnDocument
 
-from recommender.core.mongo import Document, MongoDatabase, mongo_errors
+from recommender.core.mongo import Document, MongoDatabase, mongo_errors, quick_read
 from recommender.runs.lease import COLLECTION
 
 SCHEDULE_ID = "schedule"
@@ -55,7 +55,7 @@ class Schedule:
         """Return the seconds to the next slot as last read; infinite without a schedule."""
         return max(self._due - self._steady(), 0.0)
 
-    @mongo_errors("pausing or resuming the schedule")
+    @quick_read("pausing or resuming the schedule")
     def pause(self, paused: bool) -> None:
         """Let slots pass without a training from now on, or no longer, in all processes."""
         change = {"$set": {"paused": paused}}

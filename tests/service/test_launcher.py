@@ -1,23 +1,25 @@
 """Trainings as child processes of the service: how they start, and how their end is recorded."""
 
 import logging
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2 as httpx
 import psutil
 import pytest
 from pymongo.errors import AutoReconnect
 
 from recommender.core.errors import DatabaseUnavailableError
-from recommender.core.mongo import Document, MongoDatabase, connect, database
+from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
 from recommender.runs.lease import COLLECTION, LEASE_ID, holder
 from recommender.runs.ledger import OPEN_STATES, Ledger
 from recommender.service import launcher
 from recommender.service.launcher import Trainer
 from tests.mongods import MongodForTests
+from tests.service.test_api import service
 from tests.support import PROJECT, set_environment
 from tests.waiting import until
 
@@ -120,21 +122,19 @@ def test_stages_that_a_child_left_are_dropped_before_the_lease_is_released(
 
 
 def test_a_hung_mongodb_does_not_keep_the_service_from_stopping(
-    db_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    db_settings: Settings, tmp_path: Path
 ) -> None:
-    with MongodForTests(tmp_path / "mongod") as mongo:
-        settings = db_settings.with_values({"mongo_uri": mongo.uri, "stop_grace_seconds": 1})
+    with MongodForTests(tmp_path / "mongod") as mongo, ThreadPoolExecutor() as pool:
+        settings = db_settings.with_values({"mongo_uri": mongo.uri})
         mongod = psutil.Process(mongo.pid)
-        with connect(settings) as client:
-            with trainer_of(settings, database(client, settings), PRINTS_ITS_PID) as trainer:
-                process_of(trainer.start("api"), settings)
-                monkeypatch.setattr(launcher, "_RECORD_SECONDS", 0.3)
-                mongod.suspend()
-                began = time.monotonic()
-                with pytest.raises(DatabaseUnavailableError):
-                    trainer.start("api")
-            assert time.monotonic() - began < 15  # seconds; PyMongo alone waits for 30
-            mongod.resume()
+        with service(settings, STOP_GRACE_SECONDS="0.5") as (process, url):
+            mongod.suspend()
+            try:
+                pool.submit(httpx.post, f"{url}/train", timeout=60)
+                process.terminate()
+                process.wait(timeout=15)  # PyMongo alone waits for 30
+            finally:
+                mongod.resume()
 
 
 def test_a_lease_that_could_not_be_released_does_not_refuse_the_next_try(
