@@ -22,7 +22,14 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 	@touch $@
 
 java: $(INSTALLED) ## check for Java 17, 21 or 25; install Debian's if there is none and apt-get may be used
-	@$(PY) -m recommender.spark.java --install
+	@missing=; \
+	$(PY) -m recommender.spark.java >/dev/null 2>&1 || missing=openjdk-17-jre-headless; \
+	ldconfig -p | grep -q liblapack || missing="$$missing libopenblas0-serial"; \
+	if test -n "$$missing" && test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+		apt-get -qq update; \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing; \
+	fi; \
+	$(PY) -m recommender.spark.java
 
 chromium: ## install Debian's Chromium for the tests of the page, which are skipped without one
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || test "$$(id -u)" != 0 || \

@@ -1,6 +1,5 @@
-"""Finds, and with ``--install`` installs, the Java and the LAPACK that Spark runs on."""
+"""Finds the Java and the LAPACK that Spark runs on."""
 
-import argparse
 import logging
 import os
 import re
@@ -65,29 +64,8 @@ def advise_lapack() -> bool:
     return False
 
 
-def install() -> None:
-    """Install Java and OpenBLAS where they are missing, if this is Debian and we are root."""
-    missing = [] if advise_lapack() else [LAPACK_PACKAGE]
-    try:
-        find_java()
-    except ConfigurationError:
-        missing.append(JAVA_PACKAGE)
-    if not missing or os.geteuid() != 0 or not shutil.which("apt-get"):
-        return
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "--yes", "--no-install-recommends", *missing]):
-        done = subprocess.run(["apt-get", "--quiet", *command], env=environment, check=False)
-        if done.returncode:
-            log.warning("apt-get %s ended with %d", " ".join(command), done.returncode)
-            return
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print which Java Spark will use; with ``--install``, install what is missing first."""
-    parser = argparse.ArgumentParser(prog="python -m recommender.spark.java", description=__doc__)
-    parser.add_argument("--install", action="store_true", help="install what is missing")
-    if parser.parse_args(argv).install:
-        install()
+def main(_: Sequence[str] | None = None) -> int:
+    """Print which Java Spark will use."""
     sys.stdout.write(f"Java: {find_java()}\n")
     return 0
 

@@ -1,7 +1,6 @@
-"""The search for Java, the check of its version, and its installation on request."""
+"""The search for Java and a LAPACK, and the check of Java's version."""
 
 import logging
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from recommender.core.errors import ConfigurationError
 from recommender.demo.commands import PROJECT
 from recommender.spark import java
-from recommender.spark.java import find_java, main
+from recommender.spark.java import find_java
 
 VERSIONS = {
     'openjdk version "17.0.13" 2024-10-15': 17,
@@ -43,19 +42,6 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.delenv("JAVA_HOME", raising=False)
     return folder
-
-
-@pytest.fixture
-def apt(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The calls of an ``apt-get`` that installs a Java 17, run by root."""
-    calls = tmp_path / "calls"
-    program(
-        path / "apt-get",
-        f"echo \"$DEBIAN_FRONTEND $*\" >> {calls}; echo '#!/bin/sh' > {path}/java;"
-        f"echo 'echo version \\\\\"17\\\\\"' >> {path}/java; /bin/chmod +x {path}/java",
-    )
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    return calls
 
 
 def test_supported_versions_of_java_are_accepted(
@@ -111,51 +97,14 @@ def test_java_home_wins_over_the_path(
         find_java()
 
 
-def test_java_and_a_lapack_are_installed_where_they_are_missing(
-    path: Path,
-    apt: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    install = "noninteractive --quiet install --yes --no-install-recommends"
-    monkeypatch.setattr(java, "find_library", lambda _: None)
-    for packages in (f"{java.LAPACK_PACKAGE} {java.JAVA_PACKAGE}", java.LAPACK_PACKAGE):
-        assert main(["--install"]) == 0
-        assert capsys.readouterr().out == f"Java: {path}/java\n"
-        assert apt.read_text().splitlines() == [
-            "noninteractive --quiet update",
-            f"{install} {packages}",
-        ]
-        apt.unlink()
-    monkeypatch.setattr(java, "find_library", lambda _: "liblapack.so.3")
-    assert main(["--install"]) == 0
-    assert not apt.exists()
-
-
-def test_a_failed_installation_is_logged(
-    path: Path, apt: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    program(path / "apt-get", '[ "$2" = update ] || exit 100')
-    with pytest.raises(ConfigurationError):
-        main(["--install"])
-    assert "100" in caplog.text
-    java_of(path, 'version "17"')
-    assert main(["--install"]) == 0  # Spark does without a LAPACK
-
-
-def test_only_root_installs_and_only_with_apt(
-    path: Path, apt: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_missing_lapack_is_advised(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    java_of(path, 'version "17"')
-    monkeypatch.setattr(java, "find_library", lambda _: None)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "geteuid", lambda: 1000)
-        assert main(["--install"]) == 0
-    (path / "apt-get").unlink()
-    assert main(["--install"]) == 0
-    assert not apt.exists()
-    assert [java.LAPACK_PACKAGE in record.getMessage() for record in caplog.records] == [True, True]
+    for library in (None, "liblapack.so.3"):
+        monkeypatch.setattr(java, "find_library", lambda _, library=library: library)
+        assert java.advise_lapack() == bool(library)
+    assert [java.LAPACK_PACKAGE in record.getMessage() for record in caplog.records] == [True]
 
 
 @pytest.mark.usefixtures("path")
