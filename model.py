@@ -4,9 +4,7 @@ Run it with ``python model.py`` or ``uvicorn model:app``.
 """
 
 import logging
-import os
 import signal
-import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -20,7 +18,7 @@ from recommender.core.mongo import connect, database
 from recommender.core.ports import check_port_is_free
 from recommender.core.script import exit_on_error, run_script, script_parser
 from recommender.core.settings import load_settings
-from recommender.core.signals import Cancelled
+from recommender.core.signals import Cancelled, exit_after
 from recommender.service import (
     pages,
     routes_catalog,
@@ -67,20 +65,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(clock.start)
         with progress:
             yield
-            _end_process_after(settings.schedule.stop_grace_seconds + _STOP_SECONDS)
+            # Without a server's handler of SIGTERM, as in tests, the process is not ours to end.
+            if callable(signal.getsignal(signal.SIGTERM)):
+                exit_after(settings.schedule.stop_grace_seconds + _STOP_SECONDS, 0)
         await run_in_threadpool(clock.stop)
         await run_in_threadpool(trainer.stop)
-
-
-def _end_process_after(seconds: float) -> None:
-    """End this process even if threads wait for a MongoDB that hangs.
-
-    Without a server's handler of SIGTERM, the process is not the server's, and is left alone.
-    """
-    if callable(signal.getsignal(signal.SIGTERM)):
-        last_resort = threading.Timer(seconds, os._exit, [0])
-        last_resort.daemon = True
-        last_resort.start()
 
 
 def create_app() -> FastAPI:

@@ -84,12 +84,16 @@ def call_on_stop(callback: Callable[[], object]) -> Iterator[None]:
 
 
 def _limit_stop(signum: int) -> None:
-    """End the process if the stop takes longer than the grace, as where MongoDB hangs."""
     if _graces:
-        timer = threading.Timer(_graces[-1], os._exit, (128 + signum,))
-        timer.daemon = True
-        timer.start()
-        _timers.append(timer)
+        _timers.append(exit_after(_graces[-1], 128 + signum))
+
+
+def exit_after(seconds: float, code: int) -> threading.Timer:
+    """End the process even if threads wait for an answer, as where MongoDB hangs."""
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 @contextmanager

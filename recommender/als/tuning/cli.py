@@ -16,12 +16,11 @@ from recommender.als.choose_alpha import choose_preference_parameters
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
 from recommender.als.fit import fit_bias_only, fit_preferences, fit_rating
 from recommender.als.model import Model
-from recommender.als.tuning.report import env_lines, line_chart, print_search
+from recommender.als.tuning.report import env_lines, print_search
 from recommender.als.tuning.search import ResultStore, Trial, make_trials, run_trials, summarize
 from recommender.als.tuning.space import PREFERENCE, RATING, SEARCHES, Axes, Search, parse_grid
 from recommender.core.errors import DataError
 from recommender.core.mongo import connected
-from recommender.core.plots import save_line_charts
 from recommender.core.settings import Settings
 from recommender.core.terminal import print_json
 from recommender.data.ratings import Ratings
@@ -59,12 +58,9 @@ def tuning_axes(
 
 
 def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) -> None:
-    """Search, plot ``tuning.svg`` in ``WORK_DIR``, and print the trials and the best values."""
+    """Search, and print the trials and the best values."""
     deadline = time.monotonic() + 60 * arguments.budget
-    settings.make_folder(settings.work_dir)
     entries = tune(settings, axes, arguments.folds, lambda: time.monotonic() >= deadline)
-    path = settings.work_dir / "tuning.svg"
-    save_line_charts(path, [line_chart(n, e) for n, e in entries.items() if e["table"]])
     lines = env_lines(entries.values(), axes)
     failed = [failure for entry in entries.values() for failure in entry["failed"]]
     if not arguments.json:
@@ -74,10 +70,10 @@ def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) ->
         raise DataError(f"no trial is complete; the first failed: {failed[0]['reason']}")
     if arguments.json:
         best = dict(line.split("=", 1) for line in lines)
-        print_json({"plot": str(path), "searches": entries, "best": best})
+        print_json({"searches": entries, "best": best})
         return
     outcome = "best values, as lines for .env:" if lines else _TO_CONTINUE
-    sys.stdout.write("\n".join([f"plot: {path}", outcome, *lines, ""]))
+    sys.stdout.write("\n".join([outcome, *lines, ""]))
 
 
 def tune(

@@ -72,7 +72,6 @@ def test_tuning_runs_beside_a_training_publishes_nothing_and_continues(
     small = {"ALS_PREFERENCE_RANK": "4", "ALS_ALPHA": "5"}
     assert train_here(als_training.main, *grid, **small) == 0
     printed = capsys.readouterr().out
-    assert (db_settings.work_dir / "tuning.svg").stat().st_size > 10_000
     assert train_here(als_training.main, *grid, "--budget=0", "--json", **small) == 0
     outcome = json.loads(capsys.readouterr().out)
     tables = {name: entry["table"] for name, entry in outcome["searches"].items()}

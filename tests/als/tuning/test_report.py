@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from recommender.als.tuning.report import env_lines, line_chart, print_search
+from recommender.als.tuning.report import env_lines, print_search
 from recommender.core.settings import load_settings
 
 
@@ -47,14 +47,3 @@ def test_the_env_lines_set_the_searched_parameters_to_the_best_values() -> None:
     assert settings.als.preference_reg_param == pytest.approx(0.3)
     assert len(lines) == 2
     assert env_lines([entry()], ["als_alpha"]) == []
-
-
-def test_the_chart_is_over_the_longest_axis_with_unset_last() -> None:
-    rows = [row(0.4, 20.0, 4.0), row(0.3, 5.0, 4.0), row(0.2, None, 2.0, in_force=True)]
-    chart = line_chart("preference", entry(*rows, row(0.1, 5.0, 2.0, deviation=None)))
-    assert (chart.x_label, chart.y_label) == ("ALS_ALPHA", "NDCG")
-    assert list(chart.ticks) == ["5", "20", "unset"]
-    assert dict(chart.lines) == {
-        "ALS_PREFERENCE_REG_PARAM=2": [(0, 0.1, 0.0, ""), (2, 0.2, 0.01, "in force")],
-        "ALS_PREFERENCE_REG_PARAM=4": [(0, 0.3, 0.01, ""), (1, 0.4, 0.01, "best")],
-    }
