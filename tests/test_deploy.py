@@ -57,8 +57,12 @@ def test_pods_run_as_the_image_does_and_are_selected_by_their_labels() -> None:
 def test_the_variables_are_settings_and_the_jobs_replace_the_schedule() -> None:
     (secret,), maps = of_kind("Secret"), of_kind("ConfigMap")
     names = {map_["metadata"]["name"] for map_ in (*maps, secret)}
-    assert names == {"recommender"}
-    assert {map_["data"]["TRAIN_INTERVAL_HOURS"] for map_ in maps} == {"0", "3"}
+    assert names == {"recommender", "recommender-schedule"}
+    schedule = {"metadata": {"name": "recommender-schedule"}, "data": {"TRAIN_INTERVAL_HOURS": "0"}}
+    assert [map_ for map_ in maps if schedule.items() <= map_.items()]
+    (container,) = of_kind("Deployment")[0]["spec"]["template"]["spec"]["containers"]
+    read = [each["configMapRef"] for each in container["envFrom"] if "configMapRef" in each]
+    assert read == [{"name": "recommender"}, {"name": "recommender-schedule", "optional": True}]
     for variables in (secret["stringData"], *(map_["data"] for map_ in maps)):
         assert variables.keys() <= setting_fields().keys()
 

@@ -136,6 +136,6 @@ def _decide(
     run.record(**{f"gate.{name}": {**verdict, "lift": lift.figures}, "warnings": run.warnings})
     if rejected:
         raise ModelRejectedError(
-            f"the model is not published: {'; '.join(reasons)}; to publish such a model all the "
+            f"the {name} are not published: {'; '.join(reasons)}; to publish such a model all the "
             "same, train once with --force, or by POST /train?force=true"
         )

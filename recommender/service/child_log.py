@@ -37,7 +37,8 @@ class ChildLog:
 
     def _log(self, line: bytes) -> None:
         text = line.decode("utf-8", "replace").rstrip()
-        name, level = log.name, self._level  # as the line before, such as that of a traceback
+        # As the line before, but the lines of a traceback are no errors of their own.
+        name, level = log.name, min(self._level, logging.INFO)
         if match := _LINE.fullmatch(text):
             name, text = match["logger"], match["message"]
             level = self._level = logging.getLevelNamesMapping().get(match["level"], logging.INFO)

@@ -16,7 +16,8 @@ from pymongo.errors import PyMongoError
 
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import CLUSTERS_ID, METADATA, RECOMMENDATIONS
-from recommender.runs.ledger import COLLECTION, OPEN_STATES, figure_at
+from recommender.publishing.gate import WRITTEN_BY_A_RUN
+from recommender.runs.ledger import COLLECTION, OPEN_STATES, Ledger, figure_at
 from recommender.service.dependencies import CurrentService, require_key
 from recommender.service.problems import responses
 from recommender.service.schedule import Schedule
@@ -67,7 +68,7 @@ class LedgerMetrics:
         up = True
         try:
             with pymongo.timeout(_SECONDS):
-                self._last = [*_of_runs(self._db[COLLECTION]), *_of_collections(self._db)]
+                self._last = [*_of_runs(self._db), *_of_collections(self._db)]
         except PyMongoError:
             up = False
         yield _gauge("mongodb_up", "0 if MongoDB did not answer: the rest is as last read.", up)
@@ -77,7 +78,8 @@ class LedgerMetrics:
         yield from self._last
 
 
-def _of_runs(runs: Collection[Document]) -> Iterator[Metric]:
+def _of_runs(db: MongoDatabase) -> Iterator[Metric]:
+    runs = db[COLLECTION]
     by_kind = {"_id": ["$trigger", "$state"], "count": {"$sum": 1}}
     counts = {tuple(each["_id"]): each["count"] for each in runs.aggregate([{"$group": by_kind}])}
     yield _gauge("runs", "Runs in the ledger.", counts, "trigger", "state")
@@ -91,11 +93,13 @@ def _of_runs(runs: Collection[Document]) -> Iterator[Metric]:
     yield _gauge("last_success_timestamp_seconds", "End of the latest successful training.", at)
     seconds = {phase["name"]: phase["seconds"] for phase in success.get("phases", ())}
     yield _gauge("phase_seconds", "Seconds of its phases.", seconds, "phase")
-    # A clustering alone has no figures of the lists.
-    als = _latest(runs, {"state": "succeeded", "metrics.lists": {"$exists": True}})
+    # Not the latest success: a rollback takes one back, and a rejection may come after the lists.
+    # Before the first training the search would read every document, and find none.
+    live = (last and db[RECOMMENDATIONS].find_one(WRITTEN_BY_A_RUN, {"run_id": 1})) or {}
+    als = Ledger(db).get(str(live.get("run_id"))) or {}
     rejected, warnings = als.get("rows_rejected", {}), len(als.get("warnings", ()))
     yield _gauge("reviews_rejected", "Reviews left out, by reason.", rejected, "reason")
-    yield _gauge("warnings", "Warnings of the latest published lists.", warnings)
+    yield _gauge("warnings", "Warnings of the run whose lists are live.", warnings)
     yield _gauge("rmse", "RMSE on test ratings.", figure_at(als, "metrics.als.rmse"))
     yield _gauge("ndcg", "NDCG of the lists of test users.", figure_at(als, "metrics.lists.ndcg"))
     yield _gauge(

@@ -12,7 +12,7 @@ from fastapi.responses import PlainTextResponse
 from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from recommender.core.errors import DatabaseUnavailableError
+from recommender.core.errors import DatabaseUnavailableError, RecommenderError
 from recommender.core.logs import redact, secrets_of
 from recommender.core.mongo import Document, mongo_errors, quick_read
 from recommender.runs.ledger import OPEN_STATES, STATES, Ledger, State, Trigger
@@ -139,12 +139,13 @@ def end_of_log(service: Service, run_id: str, size: int) -> str | None:
 async def _follower(service: CurrentService, run_id: RunId) -> AsyncIterator[Document]:
     """Count a client until its connection ends; yield the run that it follows."""
     if len(service.followers) >= _MOST_CLIENTS:
-        raise HTTPException(503, "too many clients follow runs; poll GET /runs/{run_id} instead")
+        raise RecommenderError("too many clients follow runs; poll GET /runs/{run_id} instead")
     service.followers.add(me := object())
     try:
         yield await _read(service, run_id)
     finally:
         service.followers.discard(me)
+        service.readings.pop(run_id, None)
 
 
 @router.get(
@@ -172,7 +173,6 @@ async def _read(service: Service, run_id: str) -> Document:
     read_at, reading = service.readings.get(run_id, (0.0, None))
     if reading is None or time.monotonic() - read_at > _POLL_SECONDS / 2:
         reading = asyncio.ensure_future(run_in_threadpool(_read_ledger, service, run_id))
-        service.readings.clear()
         service.readings[run_id] = time.monotonic(), reading
     return await asyncio.shield(reading)
 

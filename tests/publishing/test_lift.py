@@ -12,6 +12,8 @@ from recommender.als.evaluate import evaluate_lists
 from recommender.als.fold_in import preference_model
 from recommender.als.model import Model, RatingModel, confidence_matrix, popularity_of
 from recommender.als.sweeps import explicit_step, implicit_step, random_factors, sweep
+from recommender.clustering.evaluate import evaluate_clusters
+from recommender.clustering.user_matrix import user_matrix
 from recommender.core.settings import Settings, load_settings
 from recommender.data.ratings import Ratings
 from recommender.demo.synthetic_city import City, populate, review_blocks
@@ -76,8 +78,16 @@ def reasons(ours: Lift | None, live: Lift | None, *, same_test: bool = True) -> 
 
 
 def test_retrains_on_the_same_data_pass_whatever_the_seed() -> None:
-    lifts = [fitted(seed).lift for seed in range(8)]
+    lifts = [fitted(seed).lift for seed in range(20)]
     assert all(lift.beats_popular for lift in lifts)
+    assert not any(reasons(ours, live) for ours in lifts for live in lifts)
+
+
+@pytest.mark.nightly
+def test_clusters_of_the_same_data_pass_whatever_the_seed() -> None:
+    matrix = user_matrix(city(), load_settings())
+    lifts = [lift_of(evaluate_clusters(matrix, load_settings(seed=seed))) for seed in range(20)]
+    assert all(lift and lift.beats_popular for lift in lifts)
     assert not any(reasons(ours, live) for ours in lifts for live in lifts)
 
 

@@ -1,5 +1,6 @@
 """The API and the schedule, in this process and as a service in a process of its own."""
 
+import asyncio
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from functools import partial
+from types import SimpleNamespace
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -32,8 +34,8 @@ from recommender.core import mongo
 from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.runs.lease import Lease
-from recommender.runs.ledger import Ledger
-from recommender.service import catalog, launcher, limits, progress
+from recommender.runs.ledger import Kind, Ledger
+from recommender.service import catalog, launcher, limits, progress, routes_runs
 from recommender.service.launcher import Trainer
 from recommender.service.routes_training import in_words
 from tests.support import (
@@ -379,6 +381,55 @@ def test_a_run_in_progress_can_be_cancelled(
     assert (answer.status_code, "retry-after" in answer.headers) == (409, False)
 
 
+def test_too_many_followers_are_told_when_to_come_again(
+    client: TestClient, db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Ledger(db).add("a", "script", db_settings, None)
+    monkeypatch.setattr(routes_runs, "_MOST_CLIENTS", 0)
+    answer = client.get("/runs/a/events")
+    assert (answer.status_code, answer.headers.get("retry-after")) == (503, "15")
+    assert answer.json()["code"] == "unavailable"
+
+
+def test_the_reading_of_a_run_is_kept_while_another_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reads: list[str] = []
+    monkeypatch.setattr(routes_runs, "_read_ledger", lambda _, run_id: reads.append(run_id))
+    monkeypatch.setattr(routes_runs, "_POLL_SECONDS", 60)
+    service: Any = SimpleNamespace(readings={})
+
+    async def read() -> None:
+        for run_id in "abab":
+            await routes_runs._read(service, run_id)
+
+    asyncio.run(read())
+    assert reads == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "phase", "stays"),
+    [
+        ("training", "recommend", True),
+        ("training", "publish recommendations", False),
+        ("dry_run", "publish recommendations", True),
+    ],
+)
+def test_the_page_says_what_is_served_after_a_rejection(
+    client: TestClient,
+    db: MongoDatabase,
+    db_settings: Settings,
+    kind: Kind,
+    phase: str,
+    stays: bool,
+) -> None:
+    db["Metadata"].insert_one(some_factors("before"))
+    Ledger(db).add("a", "api", db_settings, None, kind)
+    Ledger(db).update("a", {"phases": [{"name": phase, "seconds": 1.0}]})
+    Ledger(db).close("a", "rejected", 76, "why")
+    assert ("What was published before" in client.get("/").text) == stays
+
+
 def test_the_log_of_a_run_is_shown_from_its_file(client: TestClient, db_settings: Settings) -> None:
     db_settings.log_dir.mkdir()
     end = "\n1\n2é\u2028\n\xff3\n"
@@ -658,6 +709,8 @@ def test_connections_of_half_sent_requests_are_limited_and_closed(
                     with suppress(ConnectionError):
                         connection.sendall(sent)
                 assert len(server.server_state.connections) <= 8
+                # The oldest gives way to whoever sends a request.
+                assert httpx.get(f"http://{config.host}:{config.port}/").status_code == 405
                 for connection in connections:
                     with suppress(ConnectionError):
                         while connection.recv(1024):  # until the server closes it
@@ -673,8 +726,10 @@ def test_the_schedule_trains_to_the_end_and_publishes(
     write_tiny_city(db, db_settings)
     # Slots that fall due during the training are skipped and counted.
     often = {"TRAIN_INTERVAL_HOURS": str(5 / 3600), "ALS_ALPHA": "20"}
-    with service(db_settings, subprocess.DEVNULL, **often) as (_, url):
+    log = db_settings.work_dir / "service.log"
+    with log.open("wb") as file, service(db_settings, file, **often) as (_, url):
         until(lambda: db["TrainingRuns"].count_documents({"state": "succeeded"}), TRAINING_SECONDS)
+        until(lambda: "training succeeded" in log.read_text())
         (run,) = [r for r in httpx.get(f"{url}/runs").json()["runs"] if r["state"] == "succeeded"]
         schedule = db["TrainingState"].find_one({"_id": "schedule"}) or {}
         assert schedule["skipped"] >= 1
@@ -683,7 +738,11 @@ def test_the_schedule_trains_to_the_end_and_publishes(
     assert run["phases"][0]["name"] == "read"
     assert ContractReader(db).run_ids == {run["run_id"]}
     assert "phase read" in (db_settings.log_dir / f"{run['run_id']}.log").read_text()
-    assert [path.name for path in db_settings.work_dir.iterdir()] == ["logs"]
+    assert {path.name for path in db_settings.work_dir.iterdir()} == {"logs", log.name}
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    levels = [event["level"] for event in events if event.get("run_id") == run["run_id"]]
+    assert len(levels) > 10
+    assert set(levels) == {"info"}
 
 
 def test_stopping_the_service_stops_the_training_on_demand(

@@ -43,7 +43,7 @@ def test_lines_keep_their_level_and_get_run_and_phase(
         ("INFO", "phase read", "r1", "read"),
         ("WARNING", "100 % full", "r1", "read"),
         ("ERROR", "failed", "r1", "read"),
-        ("ERROR", "  Traceback", "r1", "read"),
+        ("INFO", "  Traceback", "r1", "read"),
     ]
     assert caplog.records[1].name == "a.b"
     assert lines.reason == "why"

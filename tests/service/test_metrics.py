@@ -55,6 +55,7 @@ RUNS = [
     a_run(5, kind="dry_run"),
     a_run(6, "running", trigger="api"),
 ]
+LIVE = {"user_id": "u", "run_id": "00001"}
 
 
 def scraped(client: TestClient) -> Figures:
@@ -70,7 +71,7 @@ def scraped(client: TestClient) -> Figures:
 
 def test_the_figures_of_the_ledger_are_shown(client: TestClient, db: MongoDatabase) -> None:
     db["TrainingRuns"].insert_many(RUNS)
-    db["Recommendations"].insert_many([{}, {}])
+    db["Recommendations"].insert_many([{}, {**LIVE}])
     db["Metadata"].insert_one({"_id": "kmeans_clusters", "sizes": [5, 7]})
     client.put("/schedule", json={"paused": True})
     figures = scraped(client)
@@ -95,6 +96,20 @@ def test_the_figures_of_the_ledger_are_shown(client: TestClient, db: MongoDataba
     for (name, *labels), value in expected.items():
         assert figures[f"recommender_{name}", *labels] == value, name
     assert not any(run["run_id"] in key for run in RUNS for key in figures)
+
+
+def test_figures_are_those_of_the_run_whose_lists_are_live(
+    client: TestClient, db: MongoDatabase
+) -> None:
+    later: Document = {"metrics": {"lists": {"lift": -0.1}}, "warnings": ["a", "b"]}
+    taken_back, in_part = a_run(2, **later), a_run(3, "rejected", 76, **later)
+    db["TrainingRuns"].insert_many([a_run(1, **TRAINED), taken_back, in_part])
+    db["Recommendations"].insert_one({**LIVE})
+    figures = scraped(client)
+    assert (figures["recommender_lift",], figures["recommender_warnings",]) == (0.1, 1)
+    db["Recommendations"].update_one({}, {"$set": {"run_id": in_part["run_id"]}})
+    figures = scraped(client)
+    assert (figures["recommender_lift",], figures["recommender_warnings",]) == (-0.1, 2)
 
 
 def test_requests_are_counted_by_route_and_not_by_path(client: TestClient) -> None:
@@ -142,6 +157,7 @@ def test_a_scrape_of_a_long_ledger_is_quick(db: MongoDatabase) -> None:
     long = {"settings": {"text": "x" * 5_000}, **TRAINED}
     runs = [a_run(1, **long), *(a_run(number, "failed", 70, **long) for number in range(2, 10_000))]
     db["TrainingRuns"].insert_many(runs)
+    db["Recommendations"].insert_one({**LIVE})
     metrics = LedgerMetrics(db, Schedule(db, 60))
     families = {family.name: family for family in metrics.collect()}
     assert families["recommender_mongodb_up"].samples[0].value == 1
@@ -176,26 +192,97 @@ def test_every_alert_has_its_row_in_the_runbook() -> None:
     assert [name for name in alerts if f"`{name}`" not in runbook] == []
 
 
-RULES_TEST = """
-rule_files: [{rules}]
-tests:
-  - interval: 1m
-    input_series:
-      - {{series: 'recommender_last_run_exit_code{{job="r", instance="a"}}', values: '{code}x10'}}
-      - {{series: 'recommender_last_run_exit_code{{job="r", instance="b"}}', values: '{code}x10'}}
-    promql_expr_test:
-      - expr: count(ALERTS{{alertstate="firing"}}) or vector(0)
-        eval_time: 5m
-        exp_samples: [{{value: {alerts}}}]
-"""
+CODE, SUCCESS, INTERVAL = (
+    f"recommender_{name}"
+    for name in (
+        "last_run_exit_code",
+        "last_success_timestamp_seconds",
+        "schedule_interval_seconds",
+    )
+)
+COUNT = 'http_request_duration_seconds_count{status="%s"}'
+BUCKET = 'http_request_duration_seconds_bucket{handler="/next-training",le="%s"}'
+# In promtool's notation: a first value, its growth in five minutes, and how often.
+HEALTHY = {
+    "up": "1x320",
+    "recommender_mongodb_up": "1x320",
+    CODE: "0x320",
+    SUCCESS: "0+300x320",
+    INTERVAL: "10800x320",
+    "recommender_schedule_paused": "0x320",
+    "recommender_schedule_skipped": "5x320",
+    "recommender_lift": "0.1x320",
+    "recommender_warnings": "0x320",
+    COUNT % 200: "0+300x320",
+    COUNT % 500: "5x320",
+    BUCKET % 0.1: "0+300x320",
+    BUCKET % 0.5: "0+300x320",
+    BUCKET % "+Inf": "0+300x320",
+}
+CHANGES: list[tuple[str | None, dict[str, str]]] = [
+    (None, {}),
+    *((None, {CODE: f"{code}x320"}) for code in (130, 143)),
+    *(("RecommenderTrainingFailed", {CODE: f"{code}x320"}) for code in (1, 127, 134, 139)),
+    ("RecommenderNoData", {CODE: "65x320"}),
+    ("RecommenderMongoDBFailed", {CODE: "69x320"}),
+    ("RecommenderSparkFailed", {CODE: "70x320"}),
+    ("RecommenderLeaseLost", {CODE: "75x320"}),
+    ("RecommenderModelRejected", {CODE: "76x320"}),
+    ("RecommenderMisconfigured", {CODE: "78x320"}),
+    ("RecommenderTrainingTimedOut", {CODE: "124x320"}),
+    ("RecommenderTrainingDied", {CODE: "137x320"}),
+    ("RecommenderDown", {"up": "0x320"}),
+    ("RecommenderMongoDBDown", {"recommender_mongodb_up": "0x320"}),
+    ("RecommenderTrainingOverdue", {SUCCESS: "0x320"}),
+    ("RecommenderNoRecentTraining", {SUCCESS: "0x320", INTERVAL: "0x320"}),
+    (None, {SUCCESS: "14400x320", INTERVAL: "0x320"}),  # 22 hours ago
+    ("RecommenderNeverTrained", {SUCCESS: "_x320"}),
+    ("RecommenderSchedulePaused", {"recommender_schedule_paused": "1x320"}),
+    ("RecommenderTrainingsSkipped", {"recommender_schedule_skipped": "0+0.05x320"}),
+    ("RecommenderListsNoBetter", {"recommender_lift": "0x320"}),
+    ("RecommenderPublishedWithWarning", {"recommender_warnings": "1x320"}),
+    ("RecommenderErrors", {COUNT % 500: "0+1x320"}),
+    ("RecommenderSlow", {BUCKET % 0.1: "0x320"}),
+]
+
+
+def series(name: str, replica: str) -> str:
+    metric, _, labels = name.partition("{")
+    return f'{metric}{{job="recommender",instance="{replica}",{labels or "}"}'
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
-def test_the_rules_fire_once_for_several_replicas(tmp_path: Path) -> None:
-    for code, alerts in {0: 0, 65: 1, 76: 1, 143: 0}.items():
-        file = tmp_path / "test.yml"
-        rules = DEPLOY / "prometheus-rules.yml"
-        file.write_text(RULES_TEST.format(rules=rules, code=code, alerts=alerts))
-        command = ["promtool", "test", "rules", str(file)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr + done.stdout
+def test_every_rule_fires_for_its_fault_alone_and_once_for_several_replicas(tmp_path: Path) -> None:
+    rules = yaml.safe_load((DEPLOY / "prometheus-rules.yml").read_text())
+    alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
+    assert {alert for alert, _ in CHANGES if alert} == alerts
+    cases: list[Document] = []
+    for alert, changes in CHANGES:
+        values = HEALTHY | changes
+        firing = {
+            "labels": f'{{alertname="{alert}"}}',
+            "value": 2 if alert == "RecommenderDown" else 1,
+        }
+        expected = {
+            "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+            "eval_time": "26h",
+            "exp_samples": [firing] if alert else [],
+        }
+        cases.append(
+            {
+                "interval": "5m",
+                "input_series": [
+                    {"series": series(name, replica), "values": values[name]}
+                    for name in values
+                    for replica in "ab"
+                ],
+                "promql_expr_test": [expected],
+            }
+        )
+    file = tmp_path / "test.yml"
+    files = [str(DEPLOY / "prometheus-rules.yml")]
+    test = {"rule_files": files, "evaluation_interval": "15m", "tests": cases}
+    file.write_text(json.dumps(test))
+    command = ["promtool", "test", "rules", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
