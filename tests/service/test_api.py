@@ -325,22 +325,13 @@ def test_health_answers_head_as_it_answers_get(
     assert "/nowhere/bin/java" in got.json()["detail"]
 
 
-BAD_URI = ("MONGO_URI", "mongodb://u:s3cr/et@h/", "error: MONGO_URI is not of the form ")
-
-
-@pytest.mark.parametrize(
-    ("command", "setting", "value", "start"),
-    [
-        (["model.py"], "PORT", "x", "error: PORT='x': "),
-        (["-m", "uvicorn", "model:app"], *BAD_URI),
-    ],
-)
+@pytest.mark.parametrize("command", [["model.py"], ["-m", "uvicorn", "model:app"]])
 def test_a_bad_setting_ends_the_service_with_one_line(
-    db_settings: Settings, command: list[str], setting: str, value: str, start: str
+    db_settings: Settings, command: list[str]
 ) -> None:
     done = subprocess.run(
         [sys.executable, *command],
-        env=environment(db_settings, **{setting: value}),
+        env=environment(db_settings, MONGO_URI="mongodb://u:s3cr/et@h/"),
         cwd=PROJECT,
         capture_output=True,
         text=True,
@@ -350,7 +341,7 @@ def test_a_bad_setting_ends_the_service_with_one_line(
     assert (done.returncode, done.stdout) == (78, "")
     lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO: ")]
     assert len(lines) == 1
-    assert lines[0].startswith(start)
+    assert lines[0].startswith("error: MONGO_URI is not of the form ")
     assert "s3cr" not in done.stderr
 
 
