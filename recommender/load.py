@@ -82,7 +82,7 @@ def stored_reviews(
 ) -> Iterator[tuple[Report, Iterator[list[Document]]]]:
     """Read a file; yield the counts of its rows, and its reviews as they are stored, in batches."""
     settings.make_folder(settings.work_dir)
-    with open_reviews(name, settings.work_dir, options) as (report, blocks):
+    with open_reviews(name, settings, options) as (report, blocks):
         yield report, (_documents_of(block, settings.reviews.fields) for block in blocks)
 
 
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         columns=columns_of(arguments.preset, arguments.map, parser),
         file_format=arguments.format,
         encoding=arguments.encoding,
-        header=arguments.columns,
+        header=arguments.columns and [name.strip() for name in arguments.columns.split(",")],
         time_unit=arguments.time_unit,
     )
     settings = load_settings()
@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     path = f"the column, or path of keys as in user.id, of {what}; wins over the preset"
     add("--map", action="append", default=[], metavar="WHAT=COLUMN", help=path)
     names = "the names of all columns, where the first line is no header"
-    add("--columns", type=_names, metavar="NAME,...", help=names)
+    add("--columns", metavar="NAME,...", help=names)
     add("--format", choices=["csv", "jsonl"], help="text as a table or as JSON, if misread")
     add("--encoding", type=_encoding, help="of the text, such as latin-1")
     unit = "of times that are numbers; detected from their size by default"
@@ -170,10 +170,6 @@ def _parser() -> argparse.ArgumentParser:
     dry_run = "print the first reviews as they would be stored, and the counts; no database is used"
     add("--dry-run", action="store_true", help=dry_run)
     return parser
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
 
 
 def _encoding(text: str) -> str:

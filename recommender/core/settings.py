@@ -4,6 +4,7 @@ import difflib
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -349,9 +350,12 @@ def _check_names(names: Iterable[str]) -> None:
     for name in names:
         if name in known or _KUBERNETES.search(name):
             continue
-        if near := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        is_own = name.startswith(_OWN_PREFIXES)
+        # Names of others, such as WORKER_DIR, have more than one letter that is not in ours.
+        if near and (is_own or (Counter(name) - Counter(*near)).total() <= 1):
             raise ConfigurationError(f"{name} is not a setting; did you mean {near[0]}?")
-        if name.startswith(_OWN_PREFIXES):
+        if is_own:
             log.warning("%s is not a setting; docs/settings.md lists all of them", name)
 
 

@@ -28,6 +28,7 @@ import pyarrow as pa
 
 from recommender.core.errors import DataError
 from recommender.core.logs import one_line
+from recommender.core.settings import Settings
 from recommender.data.times import EARLIEST_MS, END_MS, UNITS, latest_ms
 
 BLOCK_ROWS = 10_000
@@ -39,7 +40,9 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
     "zomato": {USER: "Reviewer", RESTAURANT: "Restaurant", RATING: "Rating", TIME: "Time"},
 }
 
-_DELIMITERS = ("\t", ";", "|", "::", ",")
+_DELIMITERS = {"\t": "\t", ";": ";", "|": r"\|", "::": "::", ",": ","}  # with their patterns
+# A field as DuckDB reads it, up to a delimiter: quoted, or with quotes in its middle.
+_FIELD = r'(?: ?"[^"]*+(?:""[^"]*+)*+" *+|(?! ?")(?:(?!%s)[^\n])*+)'
 _OPENERS: Mapping[bytes, Any] = {
     b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
     b"BZh": bz2.BZ2File,
@@ -49,7 +52,7 @@ _OPENERS: Mapping[bytes, Any] = {
 }
 _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowInvalid, duckdb.Error)
 _BROKEN_JSON = re.compile(r"Malformed JSON .*at byte (\d+) in record/value (\d+): ([^.]*)")
-_STRAY_QUOTE = "unclosed or stray quote"
+_JSON_LINES = re.compile(r"^\{(?!.*\} *\{).*\}\s*\n\{", re.MULTILINE)  # an object each
 _MISSING = r"('NULL', 'null', '\N', 'None')"  # in exports of databases and of Python
 _RAW = {USER: "user", RESTAURANT: "restaurant", RATING: "rating_text", TIME: "time_text"}
 # Of two formats that read as many texts of a column, the earlier one is preferred.
@@ -107,7 +110,7 @@ class FileOptions:
     # The column, or dotted path of keys, of each of REQUIRED and, if any, of TIME. None: those of
     # the preset google, of which the time may be missing.
     columns: Mapping[str, str] | None = None
-    file_format: Literal["csv", "jsonl"] | None = None  # None: by the content and the name
+    file_format: Literal["csv", "jsonl"] | None = None  # None: by the content
     encoding: str | None = None  # None: by the byte order mark, or else UTF-8
     header: Sequence[str] | None = None  # the columns' names where the first line holds none
     time_unit: str | None = None  # of times that are numbers, of UNITS; None: by their size
@@ -131,23 +134,23 @@ class Report:
 
 @contextmanager
 def open_reviews(
-    name: str, folder: Path, options: FileOptions
+    name: str, settings: Settings, options: FileOptions
 ) -> Iterator[tuple[Report, Iterator[pa.RecordBatch]]]:
     """Read a file, or stdin as ``-``; yield the counts of its rows, and its reviews in blocks.
 
     A block has ``user`` and ``restaurant``, ids that are texts; ``user_json`` and
     ``restaurant_json``, other ids as MongoDB's extended JSON; ``rating``, float64; and ``time``,
     int64 milliseconds since the epoch, null if unknown. A temporary folder of the size of the
-    decompressed file is made in ``folder``. If the file is empty, damaged, of an unknown encoding,
-    lacks a column or has no review, it raises `DataError`.
+    decompressed file is made in ``work_dir``. If the file is empty, damaged, of an unknown
+    encoding, lacks a column or has no review, it raises `DataError`.
     """
     title = "stdin" if name == "-" else name
     with (
-        TemporaryDirectory(dir=folder, prefix="load-") as temporary,
+        TemporaryDirectory(dir=settings.work_dir, prefix="load-") as temporary,
         duckdb.connect(config={"temp_directory": temporary}) as connection,
     ):
         try:
-            connection.execute(_MACROS)
+            connection.execute(f"{_MACROS} SET VARIABLE rating_max = {settings.reviews.rating_max}")
             report = _File(name, title, Path(temporary) / "content", connection, options).read()
         except RuntimeError as error:
             # DuckDB wraps what a signal's handler raises during a query.
@@ -164,7 +167,7 @@ def open_reviews(
                 byte, value, why = broken.groups()
                 raise DataError(
                     f"{title} is no JSON at byte {byte} of record {int(value) - 1}: {why}; correct "
-                    "it, or write one object a line, of which broken ones are left out"
+                    "it, write one object a line, or give --format csv if it is a table"
                 ) from None
             why = one_line(str(error).replace(f"{temporary}/content", title), limit=200)
             raise DataError(
@@ -212,7 +215,8 @@ class _File:
         head = start.decode(encoding, errors="ignore").removeprefix("\ufeff").lstrip()
         if "\0" in head:
             raise UnicodeError("it holds a NUL byte")
-        is_json = head[:1] in {"{", "["} or re.search(r"\.(json|jsonl|ndjson)\b", self.name, re.I)
+        layout = "newline_delimited" if _JSON_LINES.search(head) else "auto"
+        is_json = head[:1] in {"{", "["} or layout != "auto"
         if (self.options.file_format or ("jsonl" if is_json else "csv")) == "csv":
             self._read_table(enumerate(lines, 1))
         elif re.match(r"\[?\s*\{\s*u?'", head):
@@ -220,13 +224,14 @@ class _File:
         else:
             with self.content.open("w", encoding="utf-8") as text:
                 shutil.copyfileobj(lines, text, 1 << 20)
-            source = f"'{self._quoted}', format='auto', ignore_errors=true"
+            source = f"'{self._quoted}', format='{layout}', ignore_errors=true"
             self._read_objects(f"FROM read_json_objects({source})")
 
     def _read_objects(self, records: str) -> None:
         """Read the JSON objects of a query into the table ``raw``."""
         self.connection.execute(f"CREATE VIEW records AS {records}")
-        (self._header,) = self._one("SELECT json_keys(json) FROM records LIMIT 1") or ([],)
+        keys = self._one("SELECT json_keys(json) FROM records WHERE json IS NOT NULL LIMIT 1")
+        self._header = keys[0] if keys else []
         names = [self._columns[what] for what in (*REQUIRED, TIME) if what in self._columns]
         # The name is a key, or else a path of keys.
         paths = [[name] for name in names] + [name.split(".") for name in names]
@@ -250,10 +255,10 @@ class _File:
         positions = {what: self._header.index(name) for what, name in self._columns.items()}
         if self.options.header:
             lines = chain([(number, first)], lines)
-        whole = _whole_review(delimiter, len(self._header), positions[RATING])
         stray: list[int] = []
+        records = _numbered(lines, delimiter, len(self._header), positions[RATING], stray)
         with self.content.open("w", encoding="utf-8") as text:
-            text.writelines(_numbered(lines, delimiter, whole, stray))
+            text.writelines(records)
         values = ", ".join(
             f"CASE WHEN trim(c{n}) NOT IN {_MISSING} THEN trim(c{n}) END AS {_RAW[what]}"
             for what, n in positions.items()
@@ -267,19 +272,21 @@ class _File:
         # A row may have more errors than one.
         self.connection.execute(f"""
             INSERT INTO raw BY NAME SELECT split_part(csv_line, '{delimiter}', 1)::BIGINT AS row,
-                CASE max(error_type::VARCHAR) WHEN 'UNQUOTED VALUE' THEN '{_STRAY_QUOTE}'
-                WHEN 'LINE SIZE OVER MAXIMUM' THEN 'a line of more than 2,000,000 bytes'
-                ELSE 'not as many fields as the header' END AS rejection
-            FROM reject_errors GROUP BY row""")
+                CASE max(error_type::VARCHAR) WHEN 'LINE SIZE OVER MAXIMUM'
+                THEN 'a line of more than 2,000,000 bytes' ELSE 'not as many fields as the header'
+                END AS rejection FROM reject_errors GROUP BY row""")
         self.connection.execute(
             "INSERT INTO raw BY NAME SELECT unnest($1::BIGINT[]) AS row, $2 AS rejection",
-            [stray, _STRAY_QUOTE],
+            [stray, "unclosed or stray quote"],
         )
 
     def _read_header(self, line: str) -> str:
         """Take the columns from the first line if not from the options; return the delimiter."""
         names, wanted = self.options.header, {*self._columns.values()}
-        splits = {d: [cell.strip(' "\n\ufeff') for cell in line.split(d)] for d in _DELIMITERS}
+        splits = {
+            d: [c.strip(' "\n\ufeff') for c in re.findall(f"(?:^|{end})({_FIELD % end})", line)]
+            for d, end in _DELIMITERS.items()
+        }
         # The delimiter that gives as many columns as are named, or the most of those wanted.
         fits = {
             d: (len(cells) == len(names) if names else len(wanted & {*cells}), len(cells))
@@ -307,11 +314,11 @@ class _File:
         formats = sorted(_DATE_FORMATS, key=count.__getitem__, reverse=True)
         unit = f"'in {self.options.time_unit}'"
         if not self.options.time_unit:
-            (all_days,) = self._one(
-                "SELECT bool_and(unit_of(n) IS NOT NULL OR day_of(n) IS NOT NULL) "
-                "FROM (SELECT number_of(time_text) AS n FROM raw) WHERE n IS NOT NULL"
-            )
-            unit = "coalesce(unit_of(n), 'dates as numbers')" if all_days else "unit_of(n)"
+            (usual,) = self._one("""
+                SELECT CASE WHEN count(day_of(n)) > count(*) FILTER (n > 0 AND unit_of(n) IS NULL
+                    AND day_of(n) IS NULL) THEN 'dates as numbers' ELSE mode(unit_of(n)) END
+                FROM (SELECT number_of(time_text) AS n FROM raw)""")
+            unit = f"coalesce(unit_of(n), '{usual}')" if usual else "unit_of(n)"
         factors = " ".join(f"WHEN 'in {unit}' THEN {factor}" for unit, factor in UNITS.items())
         self.connection.execute(f"""
             CREATE TABLE reviews AS SELECT row, user, user_json, restaurant, restaurant_json,
@@ -322,7 +329,10 @@ class _File:
                     id_rejection(restaurant, restaurant_json, '{RESTAURANT}'),
                     CASE WHEN coalesce(rating_text, '') = '' THEN 'rating missing'
                     WHEN NOT coalesce(isfinite(rating_of(rating_text)), false)
-                    THEN 'rating is no finite number' END) AS rejection
+                    THEN 'rating is no finite number'
+                    WHEN TRY_CAST(replace(split_part(rating_text, '/', 2), ',', '.') AS DOUBLE)
+                        <> getvariable('rating_max')
+                    THEN 'rating is out of another maximum than RATING_MAX' END) AS rejection
             FROM (SELECT *, CASE WHEN n IS NOT NULL THEN {unit}
                 WHEN date IS NOT NULL THEN 'dates' END AS notation
             FROM (SELECT *, CASE WHEN n IS NULL THEN
@@ -345,7 +355,7 @@ class _File:
             report.times["unknown"] += unknown
             report.times["before 1990 or in the future"] += implausible
             if notation:
-                report.times[notation] += count
+                report.times[notation] += count - unknown
         if not report.read:
             raise DataError(f"{self.title} is empty, or holds only a header")
         if not report.loaded:
@@ -374,41 +384,48 @@ def _only_member(archive: zipfile.ZipFile) -> Any:
         raise DataError(f"the zip archive is not readable: {error}; unpack it first") from None
 
 
-def _whole_review(delimiter: str, width: int, rating: int) -> re.Pattern[str]:
-    """Return the pattern of a line that is a review by itself."""
-    fields = [rf'(?:\s*"(?:[^"]|"")*"\s*|(?:(?!{re.escape(delimiter)})[^"])*)'] * width
-    fields[rating] = r'\s*"?\d[\d.,/ ]*"?\s*'
-    return re.compile(re.escape(delimiter).join(fields))
-
-
 def _numbered(
-    lines: Iterable[tuple[int, str]], delimiter: str, whole: re.Pattern[str], stray: list[int]
+    lines: Iterable[tuple[int, str]], delimiter: str, width: int, rating: int, stray: list[int]
 ) -> Iterator[str]:
     """Yield each record after the number of its first line, blank lines left out.
 
-    Lines where a quote opens that is not closed before the next whole review go to ``stray``. A
-    quote escaped by a backslash is doubled.
+    A quote escaped by a backslash is doubled. To ``stray`` go lines where a quote opens that is not
+    closed before the next review, and those after which DuckDB would lose the next ones.
     """
-    open_lines: list[tuple[int, str]] = []
-    ends = re.compile(rf'\\"\s*({re.escape(delimiter)}|$)')
+    end = _DELIMITERS[delimiter]
+    field = _FIELD % end
+    known = rf'"?[-+]?[.,]?\d| *"?(?i:[-+]?[.,]?\d[\d.,/ ]*|null|none|nan|\\n|)"? *(?:{end}|$)'
+    fields = [f"(?={known}){field}" if position == rating else field for position in range(width)]
+    review = re.compile(rf"{end.join(fields)}\n?")
+    record = re.compile(rf"{field}(?:{end}{field})*+\n?")
+    escaped_end = re.compile(rf'\\"\s*({end}|$)')
+    opened: dict[int, str] = {}
     for number, line in lines:
         if '\\"' in line:
             doubled = line.replace('\\"', '""')
             # The quotes pair up as they are: those after a backslash end fields.
-            as_it_is = line.count('"') % 2 < doubled.count('"') % 2 and ends.search(line)
+            as_it_is = line.count('"') % 2 < doubled.count('"') % 2 and escaped_end.search(line)
             line = line if as_it_is else doubled
-        if open_lines and whole.fullmatch(line):
-            stray += [n for n, _ in open_lines]
-            open_lines = []
         is_odd = line.count('"') % 2
-        if open_lines or is_odd:
-            open_lines.append((number, line))
-            if is_odd and len(open_lines) > 1:
-                yield f"{open_lines[0][0]}{delimiter}{''.join(text for _, text in open_lines)}"
-                open_lines = []
-        elif line.strip():
+        if opened and not is_odd and not review.fullmatch(line):
+            opened[number] = line
+            continue
+        if opened and is_odd:
+            texts = [*opened.values(), line]
+            # Where both ends are reviews, or most lines between are rows, each quote is stray.
+            are_reviews = all(review.fullmatch(texts[i].replace('"', "")) for i in (0, -1))
+            rows = sum(text.count(delimiter) == width - 1 for text in texts[1:-1])
+            if not (are_reviews or 2 * rows > len(texts) > 4) and record.fullmatch("".join(texts)):
+                yield f"{next(iter(opened))}{delimiter}{''.join(texts)}"
+                opened = {}
+                continue
+        stray += opened
+        opened = {number: line} if is_odd else {}
+        if not is_odd and '"' in line and not record.fullmatch(line):
+            stray.append(number)
+        elif not is_odd and line.strip():
             yield f"{number}{delimiter}{line}"
-    stray += [n for n, _ in open_lines]
+    stray += opened
 
 
 def _json_path(keys: Sequence[str]) -> str:

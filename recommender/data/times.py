@@ -17,8 +17,6 @@ UNITS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 EARLIEST_MS = 631_152_000_000  # 1990
 END_MS = 4_102_444_800_000  # 2100
 
-_DAY_MS = 86_400_000
-
 
 def parse_times(values: Sequence[Any]) -> NDArray[np.float64]:
     """Return the times of MongoDB values as milliseconds since the epoch, (n,).
@@ -42,7 +40,7 @@ def is_implausible(ms: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 def latest_ms() -> float:
     """Return the latest plausible time: a day from now."""
-    return time.time() * 1000 + _DAY_MS
+    return 1000 * (time.time() + 86_400)
 
 
 def _from_numbers(numbers: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -179,6 +179,7 @@ def test_a_close_misspelling_is_refused(source: str, monkeypatch: pytest.MonkeyP
     names = {"ALS_RANKS": "ALS_RANK", "LEASE_SECOND": "LEASE_SECONDS", "als_alpa": "ALS_ALPHA"}
     if source == "file":
         names |= {"CLUSTER_K": "CLUSTERS_K", "MONGO_UIR": "MONGO_URI", "PROT": "PORT"}
+        names["MONGO_URL"] = "MONGO_URI"
     for name, meant in names.items():
         with monkeypatch.context() as patch:
             if source == "file":
@@ -195,7 +196,9 @@ def test_unknown_names_are_no_error_and_only_our_prefixes_warn(
     others = ["CLUSTER_K", "SPARK_HOME", "MONGO_LOG", "REVIEWS_SERVICE_HOST", "TRAIN_PORT_80_TCP"]
     for name in others:
         monkeypatch.setenv(name, "x")
-    Path(".env").write_text("MEMORY_LIMIT=4g\nBIND_ADDRESS=x\n")
+    in_file = ["MEMORY_LIMIT", "BIND_ADDRESS", "WORKER_DIR", "SPARK_WORKER_MEMORY"]
+    in_file += ["SPARK_DAEMON_MEMORY", "SPARK_EXECUTOR_INSTANCES"]
+    Path(".env").write_text("".join(f"{name}=x\n" for name in in_file))
     load_settings()
     assert caplog.records == []
     monkeypatch.setenv("ALS_XYZZY_QWFP", "1")

@@ -201,8 +201,28 @@ def test_columns_named_so_may_have_blanks(run: Run, db: MongoDatabase) -> None:
     assert loaded(db) == [{"user_id": "1", "gmap_id": "g", "rating": 5}]
 
 
+def test_names_in_a_quoted_header_may_hold_the_delimiter(run: Run, db: MongoDatabase) -> None:
+    for delimiter in (",", "::"):
+        header = delimiter.join([*GOOGLE_CSV.split(",")[:2], "rating", f'"a{delimiter}b"'])
+        run(f"{header}\n" + delimiter.join(["u", "g", "4", "x\n"]), "--replace")
+        assert loaded(db) == [{"user_id": "u", "gmap_id": "g", "rating": 4}]
+
+
+def test_the_content_decides_whether_a_file_is_json(run: Run, db: MongoDatabase) -> None:
+    for name in ("reviews.json.csv", "reviews.json"):
+        run(GOOGLE_CSV, "--replace", name=name)
+        assert loaded(db) == GOOGLE_ROWS
+    for broken in ('{"user_id": u7}', '{"user_id": "u",', "oops"):
+        summary = run(f"{broken}\n{json_lines(*GOOGLE_ROWS)}", "--replace", name="reviews.json")
+        assert loaded(db) == GOOGLE_ROWS
+        assert "Rejected 1 rows" in summary
+    with pytest.raises(DataError, match="--format csv"):
+        run("[user_id],[gmap_id],[rating]\nu,g,4\n")
+
+
 def test_format_given_wins(run: Run, db: MongoDatabase) -> None:
-    run(GOOGLE_CSV, "--format", "csv", name="file.json")
+    maps = ("--map=user_id=[u]", "--map=gmap_id=gmap_id", "--map=rating=rating", "--map=time=time")
+    run(GOOGLE_CSV.replace("user_id", "[u]"), "--format", "csv", *maps)
     assert loaded(db) == GOOGLE_ROWS
 
 
@@ -246,6 +266,8 @@ def test_no_rating_is_rejected_for_its_time(run: Run, db: MongoDatabase) -> None
     summary = run(f"user_id,gmap_id,rating,time\n{rows}")
     assert [r.get("time") for r in loaded(db)] == [None] * 6 + [-1, 1_577_836_800_000]
     assert "Times: 6 unknown, 1 before 1990 or in the future, 1 dates." in summary
+    summary = run("user_id,gmap_id,rating,time\nu,g,4,2020\nu,g,4,0\n")
+    assert "Times: 1 unknown, 1 dates as numbers." in summary
 
 
 def test_times_are_understood_by_their_whole_column(run: Run, db: MongoDatabase) -> None:
@@ -259,13 +281,16 @@ def test_times_are_understood_by_their_whole_column(run: Run, db: MongoDatabase)
         (["20200101", "2020", "1577836800"], [new_year] * 3),
         (["1/1/2020 12:00:00 AM", "1-Jan-2020", "20200101T000000Z"], [new_year] * 3),
         (["Wed, 01 Jan 2020 00:00:00 GMT", "Wed, 1 Jan 2020 01:00:00 +0100"], [new_year] * 2),
-        (["2019", "2020", "2500"], [2019, 2020, 2500]),
+        (["5", "2020", "2500"], [5, 2020, 2500]),
+        (["20200101", "0", "-1"], [new_year, None, None]),
+        (["20200101", "20200101", "20201345"], [new_year, new_year, None]),
+        ([*["1577836800"] * 2, "600000000", "0"], [*[new_year] * 2, 600_000_000_000, 0]),
         (["1/2/2020", *["2/1/2020"] * 9, "25/5/2020"], [new_year + 31 * 86_400_000]),
         (["1/2/2020", *["2/1/2020"] * 9, "5/25/2020"], [new_year + 86_400_000]),
     ):
         rows = "".join(f'u,g,4,"{text}"\n' for text in texts)
         run(f"user_id,gmap_id,rating,time\n{rows}", "--replace")
-        assert [r["time"] for r in loaded(db)][: len(expected)] == expected, texts
+        assert [r.get("time") for r in loaded(db)][: len(expected)] == expected, texts
 
 
 def test_null_is_a_missing_value_and_blanks_are_no_id(run: Run, db: MongoDatabase) -> None:
@@ -329,6 +354,15 @@ def test_ratings_are_numbers_in_the_spellings_that_exports_have(
     summary = run(with_rating(*(f'"{rating}"' for rating in [*good, *bad])))
     assert [r["rating"] for r in loaded(db)] == list(good.values())
     assert f"{len(bad)}  rating is no finite number" in summary
+
+
+def test_a_rating_out_of_another_maximum_is_rejected(
+    run: Run, db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for highest, expected in (("5", [4, 3]), ("10", [8, 3])):
+        monkeypatch.setenv("RATING_MAX", highest)
+        assert "1  rating is out of another" in run(with_rating("4/5", "8/10", "3"), "--replace")
+        assert [r["rating"] for r in loaded(db)] == expected
 
 
 def test_ratings_out_of_range_are_left_to_the_training(run: Run, db: MongoDatabase) -> None:
@@ -396,6 +430,31 @@ def test_a_stray_quote_costs_its_own_line_only(run: Run, db: MongoDatabase) -> N
         assert f"Read {len(stray):,} rows" in summary
     run(head + 'u,g,4,"she said \\"hi\\", twice"\n' + fine[0], "--replace")
     assert [r["user_id"] for r in loaded(db)] == ["u", "u0"]
+
+
+def test_no_line_is_lost_uncounted_after_a_stray_quote(run: Run, db: MongoDatabase) -> None:
+    start, end = 'bad,g,4,"opened\n', 'last,g,4,closed"\n'
+    for lines, loadable in (
+        ([start, "u,g,-3.5,fine\n", end, "z,g,4,ok\n"], 2),
+        ([start, "u, g, -.5,fine\n", end, "z,g,4,ok\n"], 2),
+        ([start, *['u,g,.5,the "best" place\n'] * 9, end, "z,g,4,ok\n"], 10),
+        ([start, "u,g,4 stars,fine\n", 'closed"\n', "z,g,4,ok\n"], 1),
+        ([start, "u,g,NULL,fine\n", 'closed"\n', "z,g,4,ok\n"], 1),
+        ([start, *["u,g,bad,fine\n"] * 9, 'closed"\n', "z,g,4,ok\n"], 1),
+        ([start, end, "z,g,4,ok\n"], 1),
+        (['a,g,4,"He said "go"\n', 'and I went"\n', "z,g,4,ok\n"], 1),
+        (['a,g,"4"x"y,"c\n', "z,g,4,ok\n"], 1),
+        ([start, 'y,g,4,"two\nlines"\n', "z,g,4,ok\n"], 2),
+    ):
+        summary = run("user_id,gmap_id,rating,text\n" + "".join(lines), "--replace")
+        assert f"Read {len(lines):,} rows" in summary, lines
+        assert len(loaded(db)) == loadable, lines
+
+
+def test_texts_of_several_lines_stay_whole(run: Run, db: MongoDatabase) -> None:
+    text = '"Good food, nice, clean, cheap\nin 2 hours, 3 dishes, 5 waiters, ok\n""so"", a, b, c"'
+    run(f"user_id,gmap_id,rating,text\nu,g,4,{text}\nv,g,5,ok\n")
+    assert [r["user_id"] for r in loaded(db)] == ["u", "v"]
 
 
 def test_a_backslash_may_end_a_field(run: Run, db: MongoDatabase) -> None:
@@ -487,6 +546,7 @@ BROKEN_FILES: list[tuple[bytes, str]] = [
     (b"{'user_id': u'a', 'gmap_id': 'x', 'rating': 5.0}\n", "Python dictionaries"),
     (b'[{"user_id": "u", "gmap_id": "g", "rating": 4}, {"user_id": u7}]', "byte 13 of record 2:"),
     (b"[]", "file.csv is empty"),
+    (b'{"who": x}\n{"who": 1}\n{"who": 2}\n', "user_id missing.*columns are who"),
     (json_lines({"who": "u", "rating": 4}).encode(), "user_id missing.*columns are who, rating"),
 ]
 
