@@ -1,7 +1,7 @@
 """Trains Spark ALS on the reviews and publishes every user's top restaurants.
 
-The steps: read -> choose parameters -> fit on the training part -> evaluate on the test part ->
-refit on all ratings -> recommend -> publish -> chain into the clustering. The service runs it, too.
+The steps: read -> choose parameters -> fit on the train set -> evaluate on the test set -> refit on
+all ratings -> recommend -> publish -> chain into the clustering. The service runs it, too.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from recommender.runs.summary import print_summary
 from recommender.spark.reviews_source import has_few_reviews, read_in_spark
 from recommender.spark.session import spark_session
 
-_PARTS_A_CORE = 4  # so that no core waits long for the last one
+_PARTITIONS_A_CORE = 4  # so that no core waits long for the last one
 _FEW_BLOCKS = 4  # take no longer here than Python workers take to start
 _MODES = {
     "--dry-run": "train and evaluate, report the gate's verdict, publish nothing; then exit 0",
@@ -59,16 +59,16 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
             run.record(**counts_of(ratings))
             record_hindsight(run, ratings)
         with run.phase("choose"):
-            train_part, _ = parts = split(ratings, settings)
+            train_set, test_set = split(ratings, settings)
             count = len(ratings)
-            chosen = reused_parameters(run, count) or choose_parameters(train_part, settings, count)
+            chosen = reused_parameters(run, count) or choose_parameters(train_set, settings, count)
             run.record(chosen=chosen.document() if chosen else None)
         with run.phase("train"):
-            model = fit(wait_for_spark(), train_part, settings, chosen)
+            model = fit(wait_for_spark(), train_set, settings, chosen)
         with run.phase("evaluate"):
-            blend_weight, rating_figures = evaluate_ratings(model.rating, *parts, settings)
-            run.record(**{"metrics.als": rating_figures})
-            run.record(**{"metrics.lists": evaluate_lists(model, *parts, settings)})
+            blend_weight, errors = evaluate_ratings(model.rating, train_set, test_set, settings)
+            run.record(**{"metrics.als": errors})
+            run.record(**{"metrics.lists": evaluate_lists(model, train_set, test_set, settings)})
         with run.phase("refit"):
             # The blend weight needs test ratings, and the refit has none: it is kept.
             model = refit(model, ratings, settings, chosen).with_blend_weight(blend_weight)
@@ -109,9 +109,9 @@ def recommend(
         counts = list(task.run(blocks))
     else:
         shared = spark.sparkContext.broadcast(task)
-        parts = min(len(blocks), _PARTS_A_CORE * spark.sparkContext.defaultParallelism)
-        tasks = spark.sparkContext.parallelize(blocks, parts)
-        counts = tasks.mapPartitions(lambda part: shared.value.run(part)).collect()
+        partitions = min(len(blocks), _PARTITIONS_A_CORE * spark.sparkContext.defaultParallelism)
+        tasks = spark.sparkContext.parallelize(blocks, partitions)
+        counts = tasks.mapPartitions(lambda blocks: shared.value.run(blocks)).collect()
     staged_users, not_finite = (sum(column) for column in zip(*counts, strict=True))
     if not_finite:
         raise ModelRejectedError(

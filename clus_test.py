@@ -20,7 +20,7 @@ from recommender.data.ids import CODEC, KeyIndex, decode_ids, encode_id
 from recommender.data.one_user import parse_rating, ratings_from_request, ratings_of_user
 from recommender.data.ratings import Ratings
 from recommender.data.restaurants import RestaurantNames, restaurant_names
-from recommender.data.users import rated_in_users
+from recommender.data.users import entries_in, rated_in_users
 
 _NEAREST = 3
 _FOLDED_IN = 13
@@ -82,9 +82,8 @@ def describe(
 
 def _entries(document: Document) -> list[Document]:
     """Return the entries of ``recommendations``, less what a backend may have written wrongly."""
-    entries = document.get("recommendations")
-    dicts = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
-    valid = [entry for entry in dicts if isinstance(encode_id(entry.get("gmap_id")), str)]
+    entries = entries_in(document, "recommendations")
+    valid = [entry for entry in entries if isinstance(encode_id(entry.get("gmap_id")), str)]
     return [{key: e[key] for key in ("gmap_id", "score", "rating") if key in e} for e in valid]
 
 

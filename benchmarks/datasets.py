@@ -1,5 +1,6 @@
 """Rating sets: files, and generated ones of different laws, on which no parameter was tuned."""
 
+import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 
 from recommender.core.settings import Settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block, clean_rows
-from recommender.data.files import FileOptions
+from recommender.data.files import PRESETS, FileOptions
 from recommender.data.ratings import Ratings, gather
 from recommender.load import stored_reviews
 
@@ -31,6 +32,14 @@ GENERATED = {
     "few items": Law(users=8_000, items=60, mean_ratings=6),
     "many items": Law(users=6_000, items=8_000, mean_ratings=15, rank=16),
 }
+
+
+def add_columns_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `recommender.load.columns_of` reads."""
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="as for recommender.load")
+    parser.add_argument(
+        "--map", action="append", default=[], metavar="FIELD=COLUMN", help="as for recommender.load"
+    )
 
 
 def read_file(name: str, settings: Settings, columns: Mapping[str, str] | None = None) -> Ratings:

@@ -9,8 +9,8 @@ instead, without Spark, what the parameters that each training chooses lose agai
 ones in hindsight.
 
 Each split is that of a training (`recommender.evaluation.splitting.split`): a fifth of each user's
-ratings, at least one of two, is the test part, the same for all methods. Ratings: the test ratings
-of restaurants in the training part. Lists: at most 20,000 users with a relevant test item, as in
+ratings, at least one of two, is the test set, the same for all methods. Ratings: the test ratings
+of restaurants in the train set. Lists: at most 20,000 users with a relevant test item, as in
 `recommender.als.evaluate`; all restaurants that a user has no training rating of are ranked.
 
 The peers are in `requirements.txt` beside this file; a peer that is not installed is left out.
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from benchmarks.datasets import GENERATED, generate, read_file
+from benchmarks.datasets import GENERATED, add_columns_options, generate, read_file
 from benchmarks.new_users import of_active_users
 from benchmarks.peers import Fitted, Method, Predict, Score, ranking_methods, rating_methods
 from recommender.als.choose_alpha import (
@@ -42,7 +42,6 @@ from recommender.als.choose_alpha import (
 from recommender.als.evaluate import EVALUATED_USERS
 from recommender.core.script import run_script
 from recommender.core.settings import Settings, load_settings
-from recommender.data.files import PRESETS
 from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import ranking_quality, rating_error
 from recommender.evaluation.splitting import relevant_items, split
@@ -59,11 +58,11 @@ _FIXED_RANK = 64
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A training and a test part."""
+    """A train and a test set."""
 
     settings: Settings  # with the split's seed
     train: Ratings
-    test: Ratings  # of restaurants in the training part
+    test: Ratings  # of restaurants in the train set
     users: NDArray[np.int64]  # the test users
     seen: csr_array  # their training ratings, (test users, restaurants)
     relevant: csr_array  # their relevant test items, (test users, restaurants)
@@ -117,10 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("file", nargs="?", help="CSV or JSON lines, as for recommender.load")
     parser.add_argument("--generated", action="store_true", help="evaluate generated sets")
     parser.add_argument("--regret", action="store_true", help="compare the choice of parameters")
-    parser.add_argument("--preset", choices=sorted(PRESETS), help="as for recommender.load")
-    parser.add_argument(
-        "--map", action="append", default=[], metavar="FIELD=COLUMN", help="as for recommender.load"
-    )
+    add_columns_options(parser)
     parser.add_argument("--splits", type=int, default=3, help="number of splits (default 3)")
     parser.add_argument(
         "--least", type=int, nargs="+", default=[1, 3], help="least ratings of a user (1 3)"
@@ -156,15 +152,15 @@ def regret_table(splits: Sequence[Split]) -> Iterator[str]:
     """
     fixed: dict[float, list[NDArray[np.float64]]] = {alpha: [] for alpha in _FIXED_ALPHAS}
     chosen, descriptions = [], []
-    for parts in splits:
-        trial = trial_of(parts.train, parts.test, parts.settings)
+    for sets in splits:
+        trial = trial_of(sets.train, sets.test, sets.settings)
         if trial is None:
             continue
-        n, seed = parts.settings.als.top_n, parts.settings.seed
+        n, seed = sets.settings.als.top_n, sets.settings.seed
         for alpha, of_alpha in fixed.items():
             parameters = PreferenceParameters(alpha, alpha * REG_PARAM_SHARE, _FIXED_RANK)
             of_alpha.append(ndcg_by_weights(trial, parameters, n, seed).mean(axis=1))
-        own = choose_preference_parameters(parts.train, parts.settings)
+        own = choose_preference_parameters(sets.train, sets.settings)
         by_weights = ndcg_by_weights(trial, own, n, seed).mean(axis=1)
         of_own = own.embedding_weight, own.item_item_weight
         chosen.append(by_weights[WEIGHTS.index(of_own)])
@@ -218,11 +214,11 @@ def _runs(
     splits: Sequence[Split],
     evaluate: Callable[[Fitted, Split], list[float]],
 ) -> Iterator[tuple[list[float], float]]:
-    for parts in splits:
+    for sets in splits:
         started = time.perf_counter()
-        fitted = method.fit(parts.train, parts.settings)
+        fitted = method.fit(sets.train, sets.settings)
         seconds = time.perf_counter() - started
-        yield evaluate(fitted, parts), seconds
+        yield evaluate(fitted, sets), seconds
 
 
 def _cell(values: NDArray[np.float64]) -> str:
@@ -230,31 +226,31 @@ def _cell(values: NDArray[np.float64]) -> str:
     return f"{values.mean():.4f} ± {deviation:.4f}"
 
 
-def _rating_errors(predict: Predict, parts: Split) -> list[float]:
-    error = rating_error(predict(parts.test), parts.test.rating, float(parts.train.rating.mean()))
+def _rating_errors(predict: Predict, sets: Split) -> list[float]:
+    error = rating_error(predict(sets.test), sets.test.rating, float(sets.train.rating.mean()))
     return [np.nan if figure is None else figure for figure in (error["rmse"], error["mae"])]
 
 
-def _list_quality(score: Score, parts: Split) -> list[float]:
-    if not len(parts.users):
+def _list_quality(score: Score, sets: Split) -> list[float]:
+    if not len(sets.users):
         return [np.nan] * len(OF_LISTS)
-    n = parts.settings.als.top_n
-    quality = ranking_quality(lists_of(score, parts, n), parts.seen, parts.relevant, n)
+    n = sets.settings.als.top_n
+    quality = ranking_quality(lists_of(score, sets, n), sets.seen, sets.relevant, n)
     return [quality[measure] for measure in OF_LISTS]
 
 
-def lists_of(score: Score, parts: Split, n: int) -> NDArray[np.int64]:
+def lists_of(score: Score, sets: Split, n: int) -> NDArray[np.int64]:
     """Return the lists of the test users, (test users, n): their unseen items.
 
     Items of equal score are in the order of their popularity.
     """
-    counts = np.bincount(parts.train.restaurant, minlength=len(parts.train.restaurants))
+    counts = np.bincount(sets.train.restaurant, minlength=len(sets.train.restaurants))
     popular_first = np.argsort(-counts, kind="stable")
-    lists = np.full((len(parts.users), n), -1, dtype=np.int64)
-    for start in range(0, len(parts.users), _BLOCK):
+    lists = np.full((len(sets.users), n), -1, dtype=np.int64)
+    for start in range(0, len(sets.users), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        scores = np.array(score(parts.users[rows]), dtype=np.float32)
-        scores[parts.seen[rows].toarray() > 0] = -np.inf
+        scores = np.array(score(sets.users[rows]), dtype=np.float32)
+        scores[sets.seen[rows].toarray() > 0] = -np.inf
         scores = scores[:, popular_first]
         order = np.argsort(-scores, axis=1, kind="stable")[:, :n]
         unseen = np.take_along_axis(scores, order, axis=1) > -np.inf

@@ -96,7 +96,7 @@ def descendants(pid: int) -> list[int]:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return []
-    return [found for child in map(int, children) for found in (child, *descendants(child))]
+    return [each for child in map(int, children) for each in (child, *descendants(child))]
 
 
 def resident(pid: int) -> int:

@@ -1,14 +1,14 @@
 """Quality of the clusters for new users, on a file of ratings.
 
-``python -m benchmarks.new_users ratings.csv --user user_id --restaurant item_id --rating rating``
+``python -m benchmarks.new_users ratings.csv --map user_id=a --map gmap_id=b --map rating=c``
 prints, for all users and for those with three ratings and more, as means over several splits:
 
 - NDCG@13, hit rate and coverage for test users, for each space that can be clustered;
 - the lists of scikit-learn's KMeans on the ratings, by the members' means; and of folding the test
   users in with item factors fitted to the training users;
-- the lists of the same clusters by other scores;
-- the descent of the inertia: the updates, and the largest relative rise from one to the next, which
-  is rounding alone.
+- the lists of the same clusters by other scores.
+
+Ratings are on the scale of ``RATING_MIN`` to ``RATING_MAX``, as in a training.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.cluster import KMeans
 
-from benchmarks.datasets import read_file
+from benchmarks.datasets import add_columns_options, read_file
 from recommender.als.fold_in import preference_model
 from recommender.als.popularity import popularity_scores
 from recommender.als.sweeps import implicit_step, random_factors, sweep
@@ -34,11 +34,12 @@ from recommender.clustering.evaluate import evaluate_clusters, relevant_from
 from recommender.clustering.fit import Clustering, cluster
 from recommender.clustering.scoring import best_items, score
 from recommender.clustering.user_matrix import UserMatrix, user_matrix
+from recommender.core.script import run_script
 from recommender.core.settings import Settings, load_settings
-from recommender.data.files import RATING, RESTAURANT, USER
 from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import ranking_quality
 from recommender.evaluation.splitting import UserSplit, split_users
+from recommender.load import columns_of
 
 _SPACES = ("tastes", "ratings")
 _ALPHA, _REG_PARAM = 20.0, 4.0
@@ -49,25 +50,25 @@ _BAYESIAN_RATINGS = 10
 Floats = NDArray[np.float64]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables."""
-    arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.ERROR)
-    settings = load_settings(
-        clusters_k=arguments.k, rating_min=arguments.rating_min, rating_max=arguments.rating_max
-    )
-    names = {USER: arguments.user, RESTAURANT: arguments.restaurant, RATING: arguments.rating}
-    all_ratings = read_file(arguments.file, settings, names)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    logging.getLogger().setLevel(logging.ERROR)
+    settings = load_settings(clusters_k=arguments.k)
+    columns = columns_of(arguments.preset, arguments.map, parser)
+    all_ratings = read_file(arguments.file, settings, columns)
     for least in arguments.least:
         ratings = of_active_users(all_ratings, least)
         print(
             f"\n{len(ratings.users):,} users with {least} or more of {len(ratings):,} ratings, "
             f"k={arguments.k}"
         )
-        for table in (spaces, others, scores, descents):
+        for table in (spaces, others, scores):
             print()
             for line in table(ratings, settings, range(arguments.splits)):
                 print(line, flush=True)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,11 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", help="CSV or JSON lines, as for recommender.load")
-    parser.add_argument("--user", default=USER, help="the column of users")
-    parser.add_argument("--restaurant", default=RESTAURANT, help="the column of restaurants")
-    parser.add_argument("--rating", default=RATING, help="the column of ratings")
-    parser.add_argument("--rating-min", type=float, default=1)
-    parser.add_argument("--rating-max", type=float, default=5)
+    add_columns_options(parser)
     parser.add_argument(
         "--least", type=int, nargs="+", default=[1, 3], help="least ratings of a user"
     )
@@ -149,7 +146,7 @@ def _folded_in(train: UserMatrix, test: UserSplit, settings: Settings) -> Mappin
     popularity = popularity_scores(gains.indices, gains.data, gains.shape[1])
     preferences = preference_model(factors, popularity, alpha=_ALPHA, reg_param=_REG_PARAM)
     users, shown = preferences.user_factors(_gains(test.seen, train)), settings.als.top_n
-    lists, _ = top_n(users, preferences.restaurant_factors, shown, test.seen)
+    lists, _ = top_n(users, preferences.item_factors, shown, test.seen)
     return ranking_quality(lists, test.seen, test.relevant, shown)
 
 
@@ -216,21 +213,6 @@ def scored(train: UserMatrix, clustering: Clustering, settings: Settings) -> dic
     }
 
 
-def descents(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterator[str]:
-    """Show the updates of each descent and its largest relative rise of the inertia."""
-    yield f"{'space':<10} {'seed':>5} {'updates':>8} {'inertia':>12} {'rise':>9} converged"
-    for space in _SPACES:
-        for seed in seeds:
-            of_seed = settings.with_values({"clusters_space": space, "seed": seed})
-            matrix = user_matrix(ratings, of_seed)
-            result = cluster(matrix, of_seed.clusters, seed)
-            rise = (np.diff(result.history) / result.history[:-1]).max()
-            yield (
-                f"{result.space:<10} {seed:>5} {result.iterations:>8} {result.inertia:>12.2f} "
-                f"{rise:>9.0e} {'yes' if result.converged else 'no'}"
-            )
-
-
 def _lists_line(name: str, figures: Sequence[Mapping[str, Any]], width: int = 10) -> str:
     ndcg, hits, coverage = (_mean(figures, key) for key in ("ndcg", "hit_rate", "coverage"))
     return f"{name:<{width}} {ndcg:7.4f} {hits:7.4f} {coverage:9.3f}"
@@ -243,4 +225,4 @@ def _mean(figures: Sequence[Mapping[str, Any]], name: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_script(main))

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 from scipy.sparse import csr_array, csr_matrix
 
-from recommender.als.bias import BiasDamping, choose_damping, fit_bias
+from recommender.als.bias import BiasDamping, fit_bias
 from recommender.als.choose_alpha import choose_preference_parameters
+from recommender.als.choose_damping import choose_damping
 from recommender.als.evaluate import cross_fitted
 from recommender.als.fit import fit_preferences, fit_rating
 from recommender.als.model import confidence_matrix
@@ -62,7 +63,7 @@ def _global_mean(train: Ratings, settings: Settings) -> Predict:
 
 def _bias(damping: BiasDamping | None, train: Ratings, settings: Settings) -> Predict:
     """Fit the bias alone, with the damping that a training chooses if ``damping`` is None."""
-    bias = fit_bias(train, damping or choose_damping(train, settings))
+    bias = fit_bias(train.matrix(), damping or choose_damping(train, settings))
     bounds = settings.reviews.rating_min, settings.reviews.rating_max
     return lambda test: np.clip(bias.predict(test.user, test.restaurant), *bounds)
 

@@ -27,7 +27,8 @@ class MongodForTests(EmbeddedMongo):
     """A mongod that can be a replica set of one, which stores its port: start it there again."""
 
     def __init__(self, folder: Path, *, port: int = 0, replica_set: bool = False) -> None:
-        super().__init__(folder, port=port)
+        super().__init__(folder)
+        self.port = port
         self._replica_set = replica_set
 
     @property

@@ -89,17 +89,17 @@ def jvms(pid: int) -> list[psutil.Process]:
 
     Two come before it: one for Java's version, and one for how Spark is started.
     """
-    found = []
+    started = []
     for process in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # of those that come and go
             if process.name() == "java" and _is_of_spark(process.cmdline()):
-                found.append(process)
-    return found
+                started.append(process)
+    return started
 
 
 def _is_of_spark(command: list[str]) -> bool:
-    started = [part for part in command if part.startswith("org.apache.spark.")]
-    return started[:1] == ["org.apache.spark.deploy.SparkSubmit"]
+    classes = [word for word in command if word.startswith("org.apache.spark.")]
+    return classes[:1] == ["org.apache.spark.deploy.SparkSubmit"]
 
 
 def write_tiny_city(db: MongoDatabase, settings: Settings) -> None:
@@ -118,7 +118,7 @@ def rated_by_user(db: MongoDatabase) -> dict[Any, dict[Any, float]]:
 def ratings_of(
     rows: list[tuple[Any, Any, float]], rating_min: float = 0, rating_max: float = 5
 ) -> Ratings:
-    """Return (user, restaurant, rating) rows as ratings on a scale, of 0 to 5 if none is given."""
+    """Return (user, restaurant, rating) rows as ratings on a scale, by default of 0 to 5."""
     users, restaurants, values = ([row[i] for row in rows] for i in range(3))
     times = [None] * len(rows)
     block = clean_block(
@@ -129,10 +129,10 @@ def ratings_of(
 
 def real_rows(text: str) -> csr_array:
     """Read what the option ``--ratings`` names: users by restaurants, on any scale above -1."""
-    name, _, columns = text.partition(":")
-    names = columns.split(",") if columns else (USER, RESTAURANT, RATING)
-    found = dict(zip((USER, RESTAURANT, RATING), names, strict=True))
-    ratings = read_file(name, load_settings(rating_min=0, rating_max=100), found)
+    name, _, names = text.partition(":")
+    fields = (USER, RESTAURANT, RATING)
+    columns = dict(zip(fields, names.split(",") if names else fields, strict=True))
+    ratings = read_file(name, load_settings(rating_min=0, rating_max=100), columns)
     return ratings.matrix(1.0)
 
 

@@ -37,11 +37,12 @@ IMPORT_PYSPARK = {
 }
 # Arrays in, arrays out: no database, no settings, no Spark.
 NUMERIC = {
-    *("dists", "recommender.als.fold_in", "recommender.als.sweeps", "recommender.als.top_n"),
-    *("recommender.als.embedding", "recommender.als.item_item", "recommender.als.popularity"),
+    *("dists", "recommender.als.bias", "recommender.als.fold_in", "recommender.als.item_item"),
+    *("recommender.als.popularity", "recommender.als.spectral_embedding"),
+    *("recommender.als.sweeps", "recommender.als.top_n"),
     *("recommender.evaluation.metrics", "recommender.clustering.stable_ids"),
     *("recommender.clustering.empty_clusters", "recommender.clustering.scoring"),
-    *("recommender.clustering.spectral", "recommender.clustering.spherical_kmeans"),
+    *("recommender.clustering.embedding_clusters", "recommender.clustering.spherical_kmeans"),
 }
 
 
@@ -191,9 +192,9 @@ def requirements(name: str) -> list[Requirement]:
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
 def test_every_requirement_has_a_lower_and_an_upper_bound(name: str) -> None:
-    found = requirements(name)
-    assert found
-    for requirement in found:
+    named = requirements(name)
+    assert named
+    for requirement in named:
         operators = {specifier.operator for specifier in requirement.specifier}
         assert operators in ({">=", "<"}, {"=="}), str(requirement)
 

@@ -29,13 +29,13 @@ def test_the_clusters_are_evaluated_on_a_file(
         for item in rng.choice(10, 2 + user % 4, replace=False)
     ]
     path.write_text("\n".join(["user,place,stars", *rows]))
-    columns = ["--user", "user", "--restaurant", "place", "--rating", "stars"]
+    maps = ("user_id=user", "gmap_id=place", "rating=stars")
+    columns = [text for each in maps for text in ("--map", each)]
     new_users.main([str(path), *columns, "-k", "3", "--splits", "2", "--least", "1", "3"])
     printed = capsys.readouterr().out
     assert f"300 users with 1 or more of {len(rows):,} ratings, k=3" in printed
     assert "225 users with 3 or more" in printed
     lines = {line.split()[0]: line.split() for line in printed.splitlines() if line}
-    assert float(lines["tastes"][4]) <= 0  # the largest rise
     listed = [line for line in printed.splitlines() if line.startswith(("tastes", "popular "))]
     clusters, popular = (float(line.split()[1]) for line in listed[:2])
     assert clusters > 1.5 * popular
@@ -97,20 +97,20 @@ def test_missing_peers_are_left_out() -> None:
 
 def test_ties_are_ranked_by_popularity() -> None:
     ratings = ratings_of([(*pair, 5.0) for pair in ("ua", "ub", "vb", "vc", "wb", "wc")])
-    parts = replace(
+    sets = replace(
         known_users.split_of(ratings, load_settings(), 0),
         train=ratings,
         users=np.array([0, 1]),
         seen=ratings.matrix()[[0, 1]],
     )
-    unseen = replace(parts, seen=csr_array((2, 3)))
+    unseen = replace(sets, seen=csr_array((2, 3)))
 
-    def lists(parts: known_users.Split, n: int, scores: list[float]) -> list[list[int]]:
+    def lists(sets: known_users.Split, n: int, scores: list[float]) -> list[list[int]]:
         score = lambda users: np.tile(scores, (len(users), 1))  # noqa: E731
-        ranked: list[list[int]] = known_users.lists_of(score, parts, n).tolist()
+        ranked: list[list[int]] = known_users.lists_of(score, sets, n).tolist()
         return ranked
 
-    assert lists(parts, 4, [0, 0, 0]) == [[2, -1, -1, -1], [0, -1, -1, -1]]
+    assert lists(sets, 4, [0, 0, 0]) == [[2, -1, -1, -1], [0, -1, -1, -1]]
     assert lists(unseen, 2, [0, 0, 0]) == [[1, 2]] * 2
     assert lists(unseen, 2, [0, 1, 2]) == [[2, 1]] * 2
 

@@ -15,10 +15,10 @@ T = TypeVar("T")
 def until(condition: Callable[[], T], seconds: float = DEADLINE_SECONDS) -> T:
     """Poll until the condition is true and return what it gave."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.03)
-    return found
+    return result
 
 
 def at_once(count: int, action: Callable[[int], T]) -> list[T]:

@@ -7,7 +7,7 @@ alpha, and alpha is searched. It is low where a missing rating means something.
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
-from recommender.als.embedding import spectral_embedding
-from recommender.als.fold_in import preference_model, with_embedding
-from recommender.als.item_item import item_item_weights
+from recommender.als.fold_in import CANDIDATES, preference_model, with_embedding
+from recommender.als.item_item import item_item_weights, predicted, refined
 from recommender.als.model import confidence_matrix, mllib_users, popularity_of
+from recommender.als.spectral_embedding import spectral_embedding
 from recommender.als.sweeps import implicit_step, random_factors, sweep
+from recommender.als.top_n import best_of_each, top_n
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import ndcg_of_each
@@ -30,7 +31,8 @@ DEFAULT_ALPHA = 20.0
 _LOWEST, _LOW, _HIGH = 1.0, 5.0, 60.0
 _RANKS = (32, 64)
 _MANY_RATINGS = 1_000_000
-WEIGHTS = tuple(product((0.0, 0.15, 0.5, 1.5), (0.0, 0.2)))  # of embedding and regression
+_EMBEDDING_WEIGHTS, _ITEM_ITEM_WEIGHTS = (0.0, 0.15, 0.5, 1.5), (0.0, 0.2)
+WEIGHTS = tuple(product(_EMBEDDING_WEIGHTS, _ITEM_ITEM_WEIGHTS))
 _DEFAULT_WEIGHTS = WEIGHTS.index((0.5, 0.2))
 _EMBEDDING_DIMENSIONS = 32
 REG_PARAM_SHARE = 0.2
@@ -59,10 +61,9 @@ class PreferenceParameters:
 def choose_preference_parameters(ratings: Ratings, settings: Settings) -> PreferenceParameters:
     """Return the parameters of the settings and, where they set none, those of the best NDCG.
 
-    NDCG, with the best weights, has one peak over alpha: where the low alpha beats the
-    default, the lowest is tried, else the high one. That is done with the lower rank, which is the
-    default for many ratings, as it takes half the time. Over the same users, another alpha, weight
-    or rank than the default must be better by more than a standard error.
+    NDCG has one peak over alpha. 20 and 5 are tried, then 1 if 5 is better, else 60, all at the
+    lower rank, which takes half the time, and each with its best weights. Another alpha, rank or
+    pair of weights than the default must win by more than a standard error.
     """
     # With more threads, the many small products of BLAS take several times as long on busy cores,
     # and a fork beside them, as of Spark's start, would hang this process in OpenBLAS.
@@ -120,10 +121,10 @@ class Trial:
 
     confidence: csr_array  # the training users' rows of the confidence matrix
     embedding: NDArray[np.float64]  # of these rows
-    item_item: csr_array  # of these rows, as `item_item_weights`
     mean: float  # of the whole confidence matrix
     popularity: NDArray[np.float64]
     seen: csr_array  # the test users' rows of the confidence matrix
+    regression: csr_array  # what the item-item regression on the training users predicts for them
     relevant: csr_array  # and their relevant items
 
 
@@ -151,8 +152,9 @@ def trial_of(train: Ratings, test: Ratings, settings: Settings) -> Trial | None:
     rows = confidence[mllib_users(train, _MOST_TRAINING_USERS, settings.seed)]
     popularity, mean = popularity_of(train, settings.reviews), float(confidence.data.mean())
     embedding = preference_embedding(rows, settings.seed)
-    regression = item_item_weights(rows)
-    return Trial(rows, embedding, regression, mean, popularity, confidence[test_users], relevant)
+    seen = confidence[test_users]
+    regression = predicted(seen, item_item_weights(rows))
+    return Trial(rows, embedding, mean, popularity, seen, regression, relevant)
 
 
 def ndcg_by_weights(
@@ -162,16 +164,17 @@ def ndcg_by_weights(
     alpha, reg_param = parameters.alpha / trial.mean, parameters.reg_param
     step = partial(implicit_step, alpha=alpha, reg_param=reg_param)
     start = random_factors(len(trial.popularity), parameters.rank, seed)
-    items = sweep(step, trial.confidence, start, _MOST_SWEEPS)
-    model = preference_model(items, trial.popularity, alpha=alpha, reg_param=reg_param)
+    factors = sweep(step, trial.confidence, start, _MOST_SWEEPS)
+    model = preference_model(factors, trial.popularity, alpha=alpha, reg_param=reg_param)
     by_weights = []
-    for weight, share in WEIGHTS:
+    for weight in _EMBEDDING_WEIGHTS:
         wide = with_embedding(model, trial.embedding, weight)
-        regression = trial.item_item if share else None
-        wide = replace(wide, item_item=regression, item_item_weight=share)
         users = wide.user_factors(trial.seen)
-        lists, _ = wide.best(users, trial.seen, n, trial.seen)
-        by_weights.append(ndcg_of_each(lists, trial.seen, trial.relevant, n))
+        items, scores = top_n(users, wide.item_factors, CANDIDATES * n, trial.seen)
+        for share in _ITEM_ITEM_WEIGHTS:
+            ranked = refined(items, scores, trial.regression, share) if share else scores
+            lists, _ = best_of_each(items, ranked, min(n, items.shape[1]))
+            by_weights.append(ndcg_of_each(lists, trial.seen, trial.relevant, n))
     return np.array(by_weights)
 
 

@@ -64,8 +64,8 @@ def cross_fitted(
     """
     half = np.random.default_rng(seed).random(len(actual)) < 0.5
     predicted = np.empty(len(actual))
-    for part in (half, ~half):
-        predicted[part] = _weight(predictor[~part], actual[~part]) * predictor[part]
+    for fold in (half, ~half):
+        predicted[fold] = _weight(predictor[~fold], actual[~fold]) * predictor[fold]
     return _weight(predictor, actual), predicted
 
 

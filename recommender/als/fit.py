@@ -82,7 +82,7 @@ def fit_bias_only(
     if damping is None:
         return RatingModel(Bias(0.0, np.zeros(len(users)), np.zeros(len(items))), users, items)
     bounds = reviews.rating_min, reviews.rating_max
-    return RatingModel(fit_bias(ratings, damping), users, items, bounds)
+    return RatingModel(fit_bias(ratings.matrix(), damping), users, items, bounds)
 
 
 def _residuals(model: RatingModel, ratings: Ratings) -> csr_array:

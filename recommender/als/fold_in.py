@@ -8,34 +8,34 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.als.item_item import refined
+from recommender.als.item_item import predicted, refined
 from recommender.als.sweeps import Factors, diagonalise, implicit_rows
 from recommender.als.top_n import Floats, Mask, best_of_each, top_n
 
 _TIE_BREAK = 1e-6
-_CANDIDATES = 3  # for each item of a list that is refined
+CANDIDATES = 3  # for each item of a list that is refined
 
 
 @dataclass(frozen=True, eq=False)
 class PreferenceModel:
-    """Ranks restaurants for any user by the user's ratings; see :func:`preference_model`.
+    """Ranks items for any user by the user's ratings; see :func:`preference_model`.
 
-    ``factors``, (restaurants, rank), are those of the fit, rotated so that their Gram matrix is
-    diagonal, and the dimensions of an embedding; 0 for a restaurant without any. ``spectrum``,
-    (rank,), is the diagonal, and its mean for each dimension of the embedding.
+    ``factors``, (items, rank), are those of the fit, rotated so that their Gram matrix is diagonal,
+    and the dimensions of an embedding; 0 for an item without any. ``spectrum``, (rank,), is that
+    diagonal; each embedding dimension gets its mean.
     """
 
     factors: NDArray[np.float32]
     spectrum: NDArray[np.float64]
-    popularity: NDArray[np.float32]  # (restaurants,), the highest is 1
+    popularity: NDArray[np.float32]  # (items,), the highest is 1
     alpha: float
     reg_param: float
     item_item: csr_array | None = None  # see `item_item_weights`
     item_item_weight: float = 0.0
 
     @cached_property
-    def restaurant_factors(self) -> NDArray[np.float32]:
-        """The restaurants' factors, and their popularity to break ties: (restaurants, rank + 1)."""
+    def item_factors(self) -> NDArray[np.float32]:
+        """The items' factors, and their popularity to break ties: (items, rank + 1)."""
         return np.column_stack([self.factors, np.float32(_TIE_BREAK) * self.popularity])
 
     def user_factors(self, confidence: csr_array) -> NDArray[np.float32]:
@@ -52,36 +52,37 @@ class PreferenceModel:
         rated: csr_array,
         shown: Mask | None = None,
     ) -> tuple[NDArray[np.int32], Floats]:
-        """Return each user's ``n`` best unrated restaurants and the scores, as `top_n` does.
+        """Return each user's ``n`` best unrated items and the scores, as `top_n` does.
 
         ``users`` are the factors of the ``confidence`` rows. An item-item regression refines the
         scores of the best 3 n by the factors.
         """
         if self.item_item is None:
-            return top_n(users, self.restaurant_factors, n, rated, shown)
-        items, scores = top_n(users, self.restaurant_factors, _CANDIDATES * n, rated, shown)
-        scores = refined(items, scores, confidence, self.item_item, self.item_item_weight)
+            return top_n(users, self.item_factors, n, rated, shown)
+        items, scores = top_n(users, self.item_factors, CANDIDATES * n, rated, shown)
+        regression = predicted(confidence, self.item_item)
+        scores = refined(items, scores, regression, self.item_item_weight)
         return best_of_each(items, scores, min(n, items.shape[1]))
 
     def reasons(
         self, confidence: csr_array, items: NDArray[np.integer[Any]], count: int
     ) -> NDArray[np.int32]:
-        """Return the rated restaurants that add most to each recommendation, (m,), of one user.
+        """Return the rated items that add most to each recommendation, (m,), of one user.
 
         With u = A^-1 F'c, the solution of the user's half-step, a score is a sum over the rated
-        restaurants: u.v_j = sum_i (A^-1 v_j).f_i c_i. ``confidence`` is (1, restaurants). The
-        reasons, of parts above 0, are (m, count), the largest first, -1 after the last.
+        items: u.v_j = sum_i (A^-1 v_j).f_i c_i. ``confidence`` is (1, items). The reasons, of terms
+        above 0, are (m, count), the largest first, -1 after the last.
         """
         rated, weight = confidence.indices, self.alpha * confidence.data
         factors, recommended = (self.factors[i].astype(np.float64) for i in (rated, items))
-        # The matrix A of the half-step, and each rated restaurant's part of each score.
+        # The matrix A of the half-step, and each rated item's term of each score.
         normal = np.diag(self.spectrum + self.reg_param * max(len(rated), 1))
         normal += factors.T @ (weight[:, None] * factors)
-        parts = np.linalg.solve(normal, recommended.T).T @ factors.T * (1 + weight)
-        # The largest parts, if above 0.
-        order = np.argsort(-parts, axis=1, kind="stable")[:, :count]
+        terms = np.linalg.solve(normal, recommended.T).T @ factors.T * (1 + weight)
+        # The largest terms, if above 0.
+        order = np.argsort(-terms, axis=1, kind="stable")[:, :count]
         reasons = np.full((len(items), count), -1, dtype=np.int32)
-        positive = np.take_along_axis(parts, order, axis=1) > 0
+        positive = np.take_along_axis(terms, order, axis=1) > 0
         reasons[:, : order.shape[1]] = np.where(positive, rated[order], -1)
         return reasons
 
@@ -103,7 +104,7 @@ def with_embedding(
     The factors become [v_i, c e_i], with c such that the mean squared length of the c e_i is
     ``weight`` times that of the v_i. The Gram matrix of the wider factors is replaced: without the
     products of v and e, the two do not compete to explain the same unrated items, and a constant
-    diagonal keeps the proportions of the ``embedding``, (restaurants, dimensions). The model stays
+    diagonal keeps the proportions of the ``embedding``, (items, dimensions). The model stays
     as it is if ``weight`` or all v_i or e_i are 0.
     """
     lengths, dimensions = float((embedding**2).sum()), embedding.shape[1]

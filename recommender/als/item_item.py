@@ -10,6 +10,7 @@ _NEIGHBOURS = 50
 _REG_PARAM = 10.0
 _MOST_ITEMS = 8_000  # by their users; the others have too few co-ratings
 _BLOCK_ITEMS = 512
+_BLOCK_USERS = 256
 
 
 def item_item_weights(rows: csr_array) -> csr_array:
@@ -50,18 +51,24 @@ def item_item_weights(rows: csr_array) -> csr_array:
     return csr_array((values, positions), shape=shape)
 
 
+def predicted(rated: csr_array, weights: csr_array) -> csr_array:
+    """Return what the regression with these weights predicts, (users, items)."""
+    return csr_array(_ones(rated) @ weights)
+
+
 def refined(
-    items: NDArray[np.int32], scores: Floats, rated: csr_array, weights: csr_array, share: float
+    items: NDArray[np.int32], scores: Floats, regression: csr_array, share: float
 ) -> Floats:
-    """Return the scores of each user's ``items``, best first, plus those of the regression.
+    """Return the scores of each user's ``items``, best first, plus those `predicted`.
 
     The latter are scaled so that a user's largest is ``share`` times the user's largest score.
-    ``items``, -1 for none, and ``scores`` are (users, n), ``rated`` is (users, items).
+    ``items``, -1 for none, and ``scores`` are (users, n), ``regression`` is (users, items).
     """
-    regression = csr_array(_ones(rated) @ weights)
-    regression.sort_indices()  # the values are then found by bisection
-    user = np.repeat(np.arange(len(items)), items.shape[1])
-    added = np.where(items < 0, 0, regression[user, items.ravel()].reshape(items.shape))
+    added = np.zeros_like(scores)
+    for start in range(0, len(items), _BLOCK_USERS):  # dense, as single values are slow to find
+        block = slice(start, start + _BLOCK_USERS)
+        added[block] = np.take_along_axis(regression[block].toarray(), items[block], axis=1)
+    added[items < 0] = 0
     largest = added.max(axis=1, initial=0, keepdims=True)
     scale = share * np.maximum(scores[:, :1], 0) / np.where(largest > 0, largest, np.inf)
     return np.asarray(scores + scale * added)

@@ -47,11 +47,11 @@ class Model:
 
     @property
     def restaurant_factors(self) -> NDArray[np.float32]:
-        """The restaurants' factors that rank: float32 (restaurants, d)."""
-        return (self.preferences or self.rating).restaurant_factors
+        """The restaurants' ranking factors: float32 (restaurants, d)."""
+        return self.preferences.item_factors if self.preferences else self.rating.restaurant_factors
 
     def user_factors(self, user: Positions, confidence: csr_array) -> NDArray[np.float32]:
-        """Return the factors that rank of these users, (n, d), from their confidence rows."""
+        """Return these users' ranking factors, (n, d), from their confidence rows."""
         if self.preferences is not None:
             return self.preferences.user_factors(confidence)
         return self.rating.user_factors[user]

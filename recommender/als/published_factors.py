@@ -56,7 +56,7 @@ class PublishedFactors:
         confidence = self._confidence(ratings)
         (user,) = self.preferences.user_factors(confidence)
         # One product: the search of `top_n` first sorts and copies all factors, for many users.
-        scores = self.preferences.restaurant_factors @ user
+        scores = self.preferences.item_factors @ user
         also = self._index.find_all(decode_ids(also_rated))
         scores[~self.shown] = scores[confidence.indices] = scores[also[also >= 0]] = -np.inf
         best = np.argsort(-scores, kind="stable")[:n]
@@ -85,9 +85,9 @@ class PublishedFactors:
     def similar(self, gmap_id: Any, n: int) -> list[Document]:
         """Return at most ``n`` restaurants rated by the same users, by the factors' cosine."""
         item = self._index.find(gmap_id)
-        if item < 0 or not self._directions[item].any():
+        if item < 0 or not self._unit_factors[item].any():
             return []
-        cosines = self._directions @ self._directions[item]
+        cosines = self._unit_factors @ self._unit_factors[item]
         cosines[[item, *np.flatnonzero(~self.shown)]] = -1.0
         best = np.argsort(-cosines, kind="stable")[:n]
         best = best[cosines[best] > 0]
@@ -98,7 +98,7 @@ class PublishedFactors:
         return [{"gmap_id": gmap_id, "score": score} for gmap_id, score in rows]
 
     @cached_property
-    def _directions(self) -> NDArray[np.float32]:
+    def _unit_factors(self) -> NDArray[np.float32]:
         """The factors at length 1, or 0."""
         norms = np.linalg.norm(self.preferences.factors, axis=1, keepdims=True)
         return (self.preferences.factors / np.where(norms, norms, 1)).astype(np.float32)

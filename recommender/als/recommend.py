@@ -20,8 +20,8 @@ from recommender.core.mongo_collections import insert_once
 from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
 
-_BLOCK_RATINGS = 60_000  # the work of a block, about a megabyte: its ratings,
-_RATINGS_A_USER = 5  # and a few more for each user
+# A block's work: its ratings plus five a user; 60,000 is about a megabyte.
+_BLOCK_WORK, _WORK_A_USER = 60_000, 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +40,8 @@ def user_blocks(
     model: Model, users: pa.StringArray, confidence: csr_array, rated: csr_array
 ) -> Iterator[UserBlock]:
     """Cut the users of a model into blocks of about equal work, in their order."""
-    work = rated.indptr + _RATINGS_A_USER * np.arange(len(users) + 1)
-    cuts = np.searchsorted(work, np.arange(0, work[-1], _BLOCK_RATINGS))
+    work = rated.indptr + _WORK_A_USER * np.arange(len(users) + 1)
+    cuts = np.searchsorted(work, np.arange(0, work[-1], _BLOCK_WORK))
     for start, stop in pairwise(np.unique([*cuts, len(users)]).tolist()):
         yield UserBlock(
             first=start,
@@ -72,7 +72,7 @@ class RecommendTask:
 
     @cached_property
     def _largest_norm(self) -> np.float32:
-        """The largest norm of the restaurants' factors that rank."""
+        """The largest norm of the restaurants' ranking factors."""
         norms = np.linalg.norm(self.model.restaurant_factors, axis=1)
         return np.float32(norms.max(initial=0))
 

@@ -5,8 +5,9 @@ import logging
 import math
 from dataclasses import asdict, dataclass
 
-from recommender.als.bias import BiasDamping, choose_damping
+from recommender.als.bias import BiasDamping
 from recommender.als.choose_alpha import PreferenceParameters, choose_preference_parameters
+from recommender.als.choose_damping import choose_damping
 from recommender.core.mongo import Document, mongo_errors
 from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.settings import Settings
@@ -78,8 +79,8 @@ def parameters_of(
         positive += [confidence[name] for name in ("alpha", "reg_param", "rank")]
         valid = all(0 < value < math.inf for value in positive)
         valid &= isinstance(confidence["rank"], int)
-        weights_of_parts = [confidence[f"{part}_weight"] for part in ("embedding", "item_item")]
-        valid &= all(0 <= weight < math.inf for weight in weights_of_parts)
+        blended = [confidence[f"{name}_weight"] for name in ("embedding", "item_item")]
+        valid &= all(0 <= weight < math.inf for weight in blended)
         chosen = ChosenParameters(
             BiasDamping(**weights),
             PreferenceParameters(**confidence),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from recommender.clustering.evaluate import silhouette_of
 from recommender.clustering.fit import cluster
 from recommender.clustering.user_matrix import UserMatrix, user_matrix
-from recommender.core.plots import LineChart, Point, keep_cache_in, save_line_charts
+from recommender.core.plots import LineChart, Point, keep_cache_in, save_line_chart
 from recommender.core.settings import Settings
 from recommender.core.terminal import print_json, print_table
 from recommender.data.reviews import read_ratings
@@ -27,12 +27,12 @@ class CurvePoint(NamedTuple):
 def run_elbow(ks: range, settings: Settings, *, as_json: bool) -> None:
     """Cluster the reviews for each k, plot ``elbow.svg`` in ``WORK_DIR``, and print the curve."""
     settings.make_folder(settings.work_dir)
-    keep_cache_in(settings.work_dir)  # kneed imports matplotlib, too
+    keep_cache_in(settings.work_dir)
     matrix = user_matrix(read_ratings(settings), settings.with_values({"clusters_k": ks[-1]}))
     points = elbow_curve(matrix, ks, settings)
     knee = find_knee(points)
     path = settings.work_dir / "elbow.svg"
-    save_line_charts(path, [line_chart(points, knee)])
+    save_line_chart(path, line_chart(points, knee))
     if as_json:
         curve = [point._asdict() for point in points]
         print_json({"points": curve, "knee": knee, "plot": str(path)})

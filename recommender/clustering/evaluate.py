@@ -1,4 +1,4 @@
-"""Evaluation of clusters on users who did not take part in the training."""
+"""Evaluation of clusters on test users."""
 
 from typing import Any
 
@@ -29,10 +29,7 @@ def silhouette_of(clustering: Clustering, matrix: UserMatrix, seed: int) -> floa
 
 
 def training_users(matrix: UserMatrix, settings: Settings) -> NDArray[np.int64] | None:
-    """Return the users, (n,), whose clusters can be evaluated and published alike.
-
-    None where test users are a tenth of all: there, clustering everybody again takes seconds.
-    """
+    """Return the training users if their clusters are published (above 200,000 users), or None."""
     if matrix.ratings.shape[0] * _TEST_SHARE <= _MOST_TEST_USERS:
         return None
     users = _split(matrix, settings).train_users

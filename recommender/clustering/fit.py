@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dists import KMeansResult, assign, distinct_rows, kmeans
+from recommender.clustering.embedding_clusters import embedding_clusters
 from recommender.clustering.empty_clusters import repair_empty_clusters
-from recommender.clustering.spectral import embedding_clusters
 from recommender.clustering.user_matrix import UserMatrix
 from recommender.core.errors import DataError
 from recommender.core.settings import ClustersSettings

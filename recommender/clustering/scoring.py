@@ -41,10 +41,10 @@ def score(ratings: csr_array, centroids: Floats, columns: Ints, lowest: float) -
 
         score_ki = (s_ki + w p_ki) / (n_k + w).
 
-    The prior is p_i, the mean next rating of all users, where an unrated item counts as 0, or else
-    mostly in proportion to the centroid, (1 - m) p_i + m c_ki sum_j p_j / sum_j c_kj: the centroid
-    knows items that few members have rated from items like them. The counts decide by their
-    likelihood. Only users of two or more ratings have a next one. All ratings together break ties.
+    Two priors are compared: p_i, the mean next rating of all users (unrated = 0), and a blend of
+    p_i with the centroid, (1 - m) p_i + m c_ki sum_j p_j / sum_j c_kj, which knows items that few
+    members have rated from items like them. The likelier is taken for all clusters. Only users of
+    two or more ratings have a next one. All ratings together break ties.
 
     The ratings, (users, items), include stored zeros, and ``columns`` are the items of the columns
     of the centroids, (k, columns). Where the ``lowest`` valid rating is 0, each rating counts one

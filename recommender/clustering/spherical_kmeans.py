@@ -23,13 +23,9 @@ def spherical_kmeans(
     each update is optimal and the inertia cannot rise (Dhillon and Modha, 2001).
 
     ``weights``, (n,), are the multiplicities v_x above 0, which count in the inertia. There are
-    fewer than k clusters if fewer rows differ by more than rounding. The rows, (n, d), must be of
-    length 1, and k at least 1, or a ValueError is raised.
+    fewer than k clusters if fewer rows differ by more than rounding. The rows, (n, d), one or more,
+    are of length 1, and k is at least 1.
     """
-    if k < 1:
-        raise ValueError(f"{k=}: expected at least 1")
-    if not len(rows) or not np.allclose(np.linalg.norm(rows, axis=1), 1):
-        raise ValueError("expected at least one row, and all of length 1; normalise them")
     rng = np.random.default_rng([seed, 0])
     space = Space(rows, weights, _distances, _nearest, _update)
     seeds = np.arange(0)

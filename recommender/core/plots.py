@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LABELLED_LINES = 14
 _LABELLED_TICKS = 5  # about; more would overlap
 _STABLE: Any = {"svg.hashsalt": "recommender", "svg.fonttype": "none"}
 _INK = "#59635d"  # on white; on a dark page, the style replaces it
@@ -51,10 +50,9 @@ def keep_cache_in(folder: Path) -> None:
     os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
 
 
-def save_line_charts(path: Path, charts: Sequence[LineChart]) -> None:
-    """Plot charts below each other as SVG; without charts, an empty figure."""
-    keep_cache_in(path.parent)
-    path.write_bytes(_svg(charts, (10, 4.5), _STABLE))
+def save_line_chart(path: Path, chart: LineChart) -> None:
+    """Plot a chart as SVG."""
+    path.write_bytes(_svg([chart], (10, 4.5), _STABLE))
 
 
 @lru_cache(maxsize=64)
@@ -80,14 +78,12 @@ def _svg(charts: Sequence[LineChart], size: tuple[float, float], style: Any) -> 
 
 def _draw_lines(axes: Axes, chart: LineChart) -> None:
     for number, (label, points) in enumerate(chart.lines):
-        style = ("-", "--", ":")[number // 10 % 3]  # there are ten colours
         # Shifted by parts of a tick, so that error bars of different lines do not overlap.
         shift = (number - (len(chart.lines) - 1) / 2) * min(0.04, 0.4 / len(chart.lines))
         ticks, values, errors, notes = zip(*points, strict=True)
         xs = [tick + shift for tick in ticks]
-        shown = label if number < _LABELLED_LINES else ""
         marker = "os^DvP"[number % 6]  # for readers who cannot distinguish colours
-        axes.errorbar(xs, values, errors, label=shown, linestyle=style, marker=marker, capsize=3)
+        axes.errorbar(xs, values, errors, label=label, marker=marker, capsize=3)
         for x, value, error, note in zip(xs, values, errors, notes, strict=True):
             axes.text(x, value + error, note, ha="center", va="bottom", weight="bold")
     axes.set(title=chart.title, xlabel=chart.x_label, ylabel=chart.y_label)

@@ -18,7 +18,7 @@ from recommender.data.cleaning import clean_rows
 from recommender.data.ids import encode_id
 from recommender.data.ratings import Ratings, gather
 from recommender.data.reviews import BATCH_ROWS, can_be_sent, reviews_collection
-from recommender.data.users import ratings_in, users_collection
+from recommender.data.users import entries_in, users_collection
 
 _WHOLE_NUMBER = re.compile("-?[0-9]{1,19}")
 
@@ -58,9 +58,8 @@ def _rated_by(
         if rows := cursor.to_list():
             return clean_rows(rows, reviews)
         limits: Document = {"collation": SIMPLE, "max_time_ms": milliseconds}
-        found = users_collection(db).find_one({"user_id": same}, **limits)
-    document = found or {}
-    entries = [entry | {"user_id": document.get("user_id")} for entry in ratings_in(document)]
+        document = users_collection(db).find_one({"user_id": same}, **limits) or {}
+    entries = [entry | {"user_id": document.get("user_id")} for entry in entries_in(document)]
     return clean_rows(entries, reviews, ("user_id", "gmap_id", "rating", "timestamp"))
 
 

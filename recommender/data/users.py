@@ -47,16 +47,17 @@ def read_users(db: MongoDatabase, ratings: Ratings, scale: ReviewsSettings) -> U
         is_new = known.find(user_id) < 0 and served_by_others.find(user_id) < 0
         return newcomers.add(user_id) if is_new else -1
 
-    of_known, of_newcomers = [_positions([])], [_clean([], scale)]
+    also_rated = [_pairs([], known, restaurants)]
+    of_newcomers = [_ratings([], add_newcomer, restaurants, scale)]
     with mongo_errors("reading Users"), gc_paused():
         recommendations = db[RECOMMENDATIONS].with_options(codec_options=CODEC)
         served = recommendations.find(WRITTEN_BY_OTHERS, {"_id": 0, "user_id": 1})
         served_by_others = KeyIndex(keys_of(document.get("user_id") for document in served))
         cursor = users_collection(db).find({}, _PROJECTION, batch_size=_BLOCK_USERS)
         while documents := cursor.to_list(_BLOCK_USERS):
-            of_known.append(_positions(_rows(documents, known.find, restaurants)))
-            of_newcomers.append(_clean(_rows(documents, add_newcomer, restaurants), scale))
-    pairs = np.concatenate(of_known)
+            also_rated.append(_pairs(documents, known, restaurants))
+            of_newcomers.append(_ratings(documents, add_newcomer, restaurants, scale))
+    pairs = np.concatenate(also_rated)
     user, restaurant, rating, _ = merge_pairs(*map(np.concatenate, zip(*of_newcomers, strict=True)))
     shifted = rating + rating_shift(scale.rating_min)
     log.info("Users: %d newcomers, %d ratings of known users", len(newcomers.keys), len(pairs))
@@ -68,34 +69,38 @@ def read_users(db: MongoDatabase, ratings: Ratings, scale: ReviewsSettings) -> U
     )
 
 
-def _rows(
-    documents: Sequence[Document], find_user: Callable[[Any], int], restaurants: KeyIndex
-) -> list[tuple[int, int, Document]]:
-    """Return user, restaurant and entry of each rating whose user and restaurant are known."""
-    return [
-        (user, restaurant, entry)
+def _pairs(
+    documents: Sequence[Document], users: KeyIndex, restaurants: KeyIndex
+) -> NDArray[np.int32]:
+    """Return known users and their known restaurants, (n, 2), each pair of a document once."""
+    pairs = [
+        (user, restaurant)
+        for document in documents
+        if (user := users.find(document.get("user_id"))) >= 0
+        for restaurant in {restaurants.find(e.get("gmap_id")) for e in entries_in(document)}
+        if restaurant >= 0
+    ]
+    return np.array(pairs, dtype=np.int32).reshape(-1, 2)
+
+
+def _ratings(
+    documents: Sequence[Document],
+    find_user: Callable[[Any], int],
+    restaurants: KeyIndex,
+    scale: ReviewsSettings,
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return user, restaurant, rating and time of each valid rating of a known restaurant."""
+    rows = [
+        (user, restaurant, entry.get("rating"), entry.get("timestamp"))
         for document in documents
         if (user := find_user(document.get("user_id"))) >= 0
-        for entry in ratings_in(document)
+        for entry in entries_in(document)
         if (restaurant := restaurants.find(entry.get("gmap_id"))) >= 0
     ]
-
-
-def _positions(rows: Sequence[tuple[int, int, Document]]) -> NDArray[np.int32]:
-    """Return the users and restaurants of rows, (n, 2)."""
-    return np.array([row[:2] for row in rows], dtype=np.int32).reshape(-1, 2)
-
-
-def _clean(
-    rows: Sequence[tuple[int, int, Document]], scale: ReviewsSettings
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return user, restaurant, rating and time of the rows with a valid rating."""
-    values = [entry.get("rating") for *_, entry in rows]
-    rating, rejected = parse_ratings(values, scale.rating_min, scale.rating_max)
-    time = parse_times([entry.get("timestamp") for *_, entry in rows])
-    valid = rejected == 0
-    user, restaurant = _positions(rows)[valid].T
-    return user, restaurant, rating[valid], time[valid]
+    rating, rejected = parse_ratings([row[2] for row in rows], scale.rating_min, scale.rating_max)
+    time, valid = parse_times([row[3] for row in rows]), rejected == 0
+    pairs = np.array([row[:2] for row in rows], dtype=np.int32).reshape(-1, 2)[valid]
+    return *pairs.T, rating[valid], time[valid]
 
 
 def users_collection(db: MongoDatabase) -> Collection[Document]:
@@ -103,9 +108,9 @@ def users_collection(db: MongoDatabase) -> Collection[Document]:
     return source_of(db)["Users"].with_options(codec_options=CODEC)
 
 
-def ratings_in(document: Document) -> list[Document]:
-    """Return the entries of ``ratings`` in a document of ``Users``, without malformed ones."""
-    entries = document.get("ratings")
+def entries_in(document: Document, name: str = "ratings") -> list[Document]:
+    """Return the entries of a list that a backend has written, without malformed ones."""
+    entries = document.get(name)
     return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
 
 
@@ -118,5 +123,5 @@ def rated_in_users(db: MongoDatabase, user: pa.StringArray) -> pa.StringArray:
             entry.get("gmap_id")
             for document in users_collection(db).find({"user_id": user_id}, _PROJECTION)
             if same.find(document.get("user_id")) >= 0
-            for entry in ratings_in(document)
+            for entry in entries_in(document)
         )

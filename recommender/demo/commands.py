@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None, scripts: Path = PROJECT) -> int:
 def _run(settings: Settings, city: City, scripts: Path) -> int:
     """Train once, then serve until a signal stops it."""
     check_port_is_free(settings.api.host, settings.api.port)
-    embedded = not _names_a_database(settings)
+    embedded = "uri" not in settings.mongo.model_fields_set
     with _database(settings, city) as settings:
         code = _run_training(settings, scripts)
         if code == ModelRejectedError.exit_code:
@@ -85,14 +85,10 @@ def _write(settings: Settings, city: City, _scripts: Path) -> int:
     return 0
 
 
-def _names_a_database(settings: Settings) -> bool:
-    return "uri" in settings.mongo.model_fields_set
-
-
 @contextmanager
 def _database(settings: Settings, city: City) -> Iterator[Settings]:
     """Yield settings of a running MongoDB: theirs, or else an embedded one with a city in it."""
-    if _names_a_database(settings):
+    if "uri" in settings.mongo.model_fields_set:
         yield settings
         return
     folder = settings.work_dir / "demo"

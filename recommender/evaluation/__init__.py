@@ -1,4 +1,4 @@
 """How ratings are split into train and test, and what a model is measured by.
 
-Input: ratings and plain arrays. Output: parts of the ratings, figures. Open ``metrics.py`` first.
+Input: ratings and plain arrays. Output: train and test ratings, figures. Open ``metrics.py`` first.
 """

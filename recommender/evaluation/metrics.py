@@ -30,9 +30,9 @@ def rating_error(
     known = ~np.isnan(predicted)
     rows, cold, reason = int(known.sum()), int((~known).sum()), None
     if not rows and not cold:
-        reason = "the test part holds no rating"
+        reason = "the test set is empty"
     elif not rows:
-        reason = f"all {cold} test ratings are of users or restaurants not in the training part"
+        reason = f"all {cold} test ratings are of users or restaurants not in the train set"
     elif cold and not drop_cold:
         reason = f"{cold} test ratings are of unseen users or restaurants, and none is dropped"
     counts = {"rows": rows, "cold": cold, "reason": reason}

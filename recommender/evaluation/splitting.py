@@ -79,7 +79,7 @@ def _first_of_each(
 
 @dataclass(frozen=True, eq=False)
 class UserSplit:
-    """Training users, and two parts of the test users' ratings, (test users, items)."""
+    """Training users, and the test users' ratings, split in two: (test users, items)."""
 
     train_users: NDArray[np.int64]
     seen: csr_array  # those that a model may use
@@ -106,9 +106,9 @@ def split_users(
     is_test = _first_of_each(user, order, quota.astype(np.int64))
     test_users = np.flatnonzero(quota >= 1)
 
-    def part(of: NDArray[np.bool_]) -> csr_array:
+    def rows_of(of: NDArray[np.bool_]) -> csr_array:
         triplets = (test.data[of], (user[of], test.indices[of]))
         return csr_array(csr_array(triplets, shape=test.shape)[test_users])
 
     train_users = np.setdiff1d(np.arange(rows.shape[0]), chosen)
-    return UserSplit(train_users, seen=part(~is_test), relevant=part(is_test))
+    return UserSplit(train_users, seen=rows_of(~is_test), relevant=rows_of(is_test))

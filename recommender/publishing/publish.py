@@ -40,8 +40,8 @@ def publish(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
         position = stream_position(db)
         for stage in renamed:
             stage.carry_over()
-        # Only under the lease: a run that took it over has dropped the stages, and the carried
-        # documents alone would pass for one.
+        # Only under the lease: a run that took it over has dropped our stages; carry_over then
+        # recreates one with the backend's documents alone.
         if not _replace_pair(db, pair, lease, _switch_of(stages, position, replaced, pair)):
             for stage in pair:
                 stage.carry_over()

@@ -67,9 +67,9 @@ def stream_position(db: MongoDatabase) -> Document | None:
 def replay(db: MongoDatabase, position: Document, name: str, unique: str, previous: str) -> None:
     """Repeat the writes of others since ``position`` to a collection on the one that replaced it.
 
-    ``name`` is live, unique by ``unique``, and ``previous`` the copy of what it replaced. It can be
-    repeated, also by two processes at once. The live documents are read before the last events are:
-    so each is changed only if it is still as it was read and no event after the rename is about it.
+    ``name`` is live, unique by ``unique``, and ``previous`` the copy of what it replaced. Safe to
+    repeat, and in two processes at once: a document is changed only if it is as it was read, and no
+    event after the rename concerns it.
     """
     raw = _majority(db)
     live = raw[name]

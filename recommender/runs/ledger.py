@@ -43,10 +43,10 @@ def now() -> datetime.datetime:
 
 def figure_at(run: Mapping[str, Any], path: str) -> Any:
     """Return what a run's document has at a dotted path, None if it has nothing there."""
-    found: Any = run
+    value: Any = run
     for name in path.split("."):
-        found = (found or {}).get(name)
-    return found
+        value = (value or {}).get(name)
+    return value
 
 
 class Ledger:

@@ -76,7 +76,7 @@ def print_summary(run: TrainingRun, *, as_json: bool) -> None:
 def summary_of(
     run: Mapping[str, Any], earlier: Iterable[Mapping[str, Any]] = ()
 ) -> tuple[str, Sequence[tuple[str, ...]], tuple[str, ...]]:
-    """Return title, rows and header; a column has the changes since the latest like success."""
+    """Return the table: a column shows the change since the latest success with the same steps."""
     kind = run["kind"].replace("_", " ").capitalize()
     title = f"{kind} {run['run_id']} {run['state']} in {_figure(run, 'seconds'):.1f} s"
     successes = (other for other in earlier if other["state"] == "succeeded")

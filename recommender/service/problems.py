@@ -20,7 +20,7 @@ from recommender.core.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
-# What an error is called for programs, by its status or, where that says more, by its class.
+# An error's `code`: by exception class if listed, else by status.
 _CODES: dict[int | type[Exception], str] = {
     400: "bad_request",
     401: "unauthorized",
@@ -93,7 +93,7 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
 
 
 def problem_of(error: Exception) -> Problem:
-    """Return what to tell the caller: what was found, and what is expected."""
+    """Return the answer to the caller: what was found, and what is expected."""
     match error:
         case HTTPException():
             return _problem(error.status_code, str(error.detail))
@@ -111,10 +111,10 @@ def problem_of(error: Exception) -> Problem:
 
 def _explain(error: Any) -> dict[str, str]:
     detail = error["msg"].replace("dictionary or object to extract fields from", "JSON object")
-    found = "" if error["type"] == "missing" else f", found {reprlib.repr(error['input'])}"
+    cause = "" if error["type"] == "missing" else f", found {reprlib.repr(error['input'])}"
     if error["type"] == "json_invalid":
-        found = f": {error['ctx']['error']}"
-    return {"pointer": _pointer(error["loc"]), "detail": detail + found}
+        cause = f": {error['ctx']['error']}"
+    return {"pointer": _pointer(error["loc"]), "detail": detail + cause}
 
 
 def _pointer(path: Iterable[object]) -> str:

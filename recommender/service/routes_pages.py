@@ -237,7 +237,7 @@ def restaurants(request: Request, service: CurrentService, q: Text = "") -> Resp
 
 @router.get("/ui/restaurants/{gmap_id:id}")
 def restaurant(request: Request, service: CurrentService, gmap_id: str) -> Response:
-    """Show what is similar to a restaurant, and the clusters that like it."""
+    """Show what is similar to a restaurant, and the clusters that list it."""
     return render(
         request,
         "restaurant.html",

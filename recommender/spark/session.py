@@ -45,7 +45,7 @@ _JVM_LAST_WORDS_SECONDS = 1.0
 # Java serialises ALS's lineage by recursion: 1 MiB, the default, may not hold the 10 iterations
 # between two checkpoints; this holds 60. Only the used part is allocated.
 _STACK = "-Xss4m"
-# Each with the pattern of an option set by hand, which stays; Java starts with one collector only.
+# Option -> pattern of options set by hand that replace it; Java accepts one collector only.
 _JAVA_OPTIONS = {_STACK: r"-Xss|-XX:ThreadStackSize=", "-XX:+UseParallelGC": r"-XX:\+Use\w+GC\b"}
 # Java's second compiler takes longer than it saves in seconds of work.
 _BRIEF_OPTIONS = {"-XX:TieredStopAtLevel=1": r"-XX:TieredStopAtLevel=|-XX:.TieredCompilation"}

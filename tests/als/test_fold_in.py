@@ -45,7 +45,7 @@ def test_user_factors_solve_the_normal_equations() -> None:
 
 
 def test_an_embedding_adds_factors_that_are_regularised_apart() -> None:
-    """Compare scores and the largest part of each with the equations of the factors as given."""
+    """Compare scores and the largest term of each with the equations of the original factors."""
     for seed, weight in enumerate((0.1, 1.0, 4.0)):
         v, confidence = a_fit(seed)
         e = np.random.default_rng(seed).standard_normal((len(v), 3)) * 100
@@ -61,11 +61,11 @@ def test_an_embedding_adds_factors_that_are_regularised_apart() -> None:
             own = both[rated]
             normal = prior + own.T @ (ALPHA * row[rated, None] * own)
             normal += REG * len(rated) * np.eye(9)
-            parts = both @ np.linalg.solve(normal, own.T) * (1 + ALPHA * row[rated])
-            assert scores[user] == pytest.approx(parts.sum(axis=1), abs=2e-5)
+            terms = both @ np.linalg.solve(normal, own.T) * (1 + ALPHA * row[rated])
+            assert scores[user] == pytest.approx(terms.sum(axis=1), abs=2e-5)
             if len(rated):
                 reasons = model.reasons(confidence[[user]], every, 1)[:, 0]
-                first = np.where(parts.max(axis=1) > 0, rated[parts.argmax(axis=1)], -1)
+                first = np.where(terms.max(axis=1) > 0, rated[terms.argmax(axis=1)], -1)
                 assert reasons.tolist() == first.tolist()
 
 
@@ -83,7 +83,7 @@ def test_users_without_known_ratings_get_the_most_popular_first() -> None:
     factors[5] = np.nan
     model = model_of(factors, confidence)
     unknown = csr_array(([4.0], ([1], [5])), shape=(2, len(factors)))
-    scores = model.user_factors(unknown) @ model.restaurant_factors.T
+    scores = model.user_factors(unknown) @ model.item_factors.T
     popularity = np.bincount(confidence.indices, minlength=len(factors))
     assert (popularity[np.argsort(-scores, kind="stable")] == np.sort(popularity)[::-1]).all()
 
@@ -93,10 +93,10 @@ def test_popularity_only_breaks_ties() -> None:
     model = model_of(factors, confidence)
     users = model.user_factors(confidence)
     own = users[:, :-1] @ model.factors.T
-    assert users @ model.restaurant_factors.T == pytest.approx(own, abs=2e-6)
+    assert users @ model.item_factors.T == pytest.approx(own, abs=2e-6)
 
 
-def test_reasons_are_the_largest_parts_of_the_score() -> None:
+def test_reasons_are_the_largest_terms_of_the_score() -> None:
     for seed in range(3):
         factors, confidence = a_fit(seed)
         model, v = model_of(factors, confidence), factors.astype(np.float64)
@@ -108,11 +108,11 @@ def test_reasons_are_the_largest_parts_of_the_score() -> None:
             if not len(rated):
                 assert (reasons == -1).all()
                 continue
-            parts = v @ np.linalg.solve(matrix, v[rated].T) * (1 + ALPHA * row[rated])
-            assert parts.sum(axis=1) == pytest.approx(v @ np.linalg.solve(matrix, side), abs=1e-6)
+            terms = v @ np.linalg.solve(matrix, v[rated].T) * (1 + ALPHA * row[rated])
+            assert terms.sum(axis=1) == pytest.approx(v @ np.linalg.solve(matrix, side), abs=1e-6)
             for item, own in zip(items, reasons, strict=True):
-                best = rated[np.argsort(-parts[item], kind="stable")[:3]]
-                expected = [r for r in best if parts[item][rated == r] > 0]
+                best = rated[np.argsort(-terms[item], kind="stable")[:3]]
+                expected = [r for r in best if terms[item][rated == r] > 0]
                 assert own.tolist() == [*expected, -1, -1, -1][:3]
 
 

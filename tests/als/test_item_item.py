@@ -6,7 +6,7 @@ from scipy.sparse import csr_array
 
 from recommender.als import item_item
 from recommender.als.fold_in import PreferenceModel, preference_model
-from recommender.als.item_item import item_item_weights, refined
+from recommender.als.item_item import item_item_weights, predicted, refined
 
 
 def some_rows(seed: int, users: int = 60, items: int = 12) -> csr_array:
@@ -62,7 +62,7 @@ def test_the_largest_predicted_score_is_a_share_of_the_largest_score() -> None:
     # Of the first user, item 2 is predicted by .4 and item 3 by .1 + .1; of the second, none; the
     # third one has no score above 0.
     expected = [[0.8 + 0.5 * 0.8 / 2, 0.7 + 0.5 * 0.8, -np.inf], *scores[1:].tolist()]
-    own = refined(items, scores, rated, csr_array(weights), 0.5)
+    own = refined(items, scores, predicted(rated, csr_array(weights)), 0.5)
     assert own.dtype == np.float32
     assert own == pytest.approx(np.array(expected), rel=1e-6)
 
@@ -84,7 +84,7 @@ def test_lists_are_refined_among_the_best_by_the_factors() -> None:
     items, scores = model.best(users, rows, n, rows, shown)
     changed = 0
     for user, row in enumerate(rows.toarray()):
-        by_factors = users[user] @ model.restaurant_factors.T
+        by_factors = users[user] @ model.item_factors.T
         by_factors[(row > 0) | ~shown] = -np.inf
         candidates = np.argsort(-by_factors, kind="stable")[: 3 * n]
         added = ((row > 0) @ item_item_weights(rows).toarray())[candidates]

@@ -80,7 +80,7 @@ def fitted(
 
 
 def test_the_blocks_together_are_all_users(city: Ratings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recommender.als.recommend._BLOCK_RATINGS", 100)
+    monkeypatch.setattr("recommender.als.recommend._BLOCK_WORK", 100)
     confidence, users = city.matrix(), len(city.users)
     rating = RatingModel(
         Bias(3.0, np.arange(users, dtype=np.float64), np.zeros(len(city.restaurants))),

@@ -42,7 +42,7 @@ def test_without_a_second_rating_there_is_a_reason_instead_of_figures() -> None:
     assert quality["reason"]
 
 
-def test_test_users_do_not_take_part_in_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_test_users_are_no_training_users(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(clusters_k=4)
     matrix = user_matrix(tiny_ratings(), settings)
     trained_on: list[UserMatrix] = []

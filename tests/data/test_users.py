@@ -1,6 +1,9 @@
 """The backend's Users, read from a real MongoDB."""
 
+import logging
+
 import pyarrow as pa
+import pytest
 from bson.int64 import Int64
 
 from recommender.core.mongo import MongoDatabase
@@ -83,6 +86,16 @@ def test_ratings_of_known_users_are_read(db: MongoDatabase, db_settings: Setting
         "bob": [False, False],
         7: [False, True],
     }
+
+
+def test_a_rating_that_is_listed_twice_is_kept_once(
+    db: MongoDatabase, db_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = [{"gmap_id": name, "rating": 1} for name in "ab" * 1_000]
+    db["Users"].insert_one({"user_id": "ann", "ratings": entries})
+    with caplog.at_level(logging.INFO):
+        assert read_users(db, reviews(), db_settings.reviews).also_rated.nnz == 2
+    assert ", 2 ratings of known users" in caplog.text
 
 
 def test_an_empty_collection_adds_nothing(db: MongoDatabase, db_settings: Settings) -> None:

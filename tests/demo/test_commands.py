@@ -113,12 +113,6 @@ class TestEmbeddedMongo:
             with MongoClient[dict[str, object]](mongo.uri) as client:
                 client.admin.command("ping")
 
-    def test_port_given_is_in_use(self, tmp_path: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
-            with pytest.raises(ConfigurationError, match=f"port {port} is in use"):
-                EmbeddedMongo(tmp_path, port=port).start()
-
     def test_a_failed_start_names_the_reason_of_mongod(self, tmp_path: Path) -> None:
         (tmp_path / "data" / "mongod.lock").mkdir(parents=True)
         with pytest.raises(DatabaseUnavailableError, match=r"mongod\.lock"):
@@ -448,7 +442,7 @@ def test_city_command_fills_an_empty_database_once(
     assert len(contents[0]) > 100
 
 
-@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.usefixtures("clean_environment", "signals_and_logging_stay_as_they_are")
 @pytest.mark.parametrize(
     "arguments", [[], ["fly"], ["run", "--users", "0"], ["run", "--seed", "x"]]
 )

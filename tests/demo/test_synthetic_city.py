@@ -63,7 +63,7 @@ def all_reviews(city: City) -> AllReviews:
     )
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2])
+@pytest.fixture(scope="module", params=[0, 1])
 def reviews(request: pytest.FixtureRequest) -> AllReviews:
     return all_reviews(City(seed=request.param))
 

@@ -1,4 +1,4 @@
-"""Metrics of ratings and lists against scikit-learn, and the choice of test data."""
+"""Metrics of ratings and lists against scikit-learn."""
 
 import numpy as np
 import pytest
@@ -7,31 +7,8 @@ from sklearn.metrics import mean_absolute_error, ndcg_score, root_mean_squared_e
 
 from recommender.als.evaluate import cross_fitted
 from recommender.evaluation.metrics import RANKING, ndcg_of_each, ranking_quality, rating_error
-from recommender.evaluation.splitting import choose_test_rows, split_users
-
-
-def test_a_fifth_of_each_users_ratings_is_test_and_at_least_one_of_two() -> None:
-    counts = np.array([1, 2, 4, 5, 9, 10, 15, 0, 30])
-    user = np.repeat(np.arange(9), counts).astype(np.int32)
-    is_test = choose_test_rows(user, 0.2, seed=1)
-    assert np.bincount(user[is_test], minlength=9).tolist() == [0, 1, 1, 1, 1, 2, 3, 0, 6]
-
-
-def test_the_test_rows_are_seeded() -> None:
-    user = np.repeat(np.arange(40), 10).astype(np.int32)
-    is_test = choose_test_rows(user, 0.2, seed=0)
-    assert (is_test == choose_test_rows(user, 0.2, seed=0)).all()
-    assert (is_test != choose_test_rows(user, 0.2, seed=1)).any()
-    assert len(set(np.flatnonzero(is_test) % 10)) == 10
-
-
-def test_the_latest_ratings_are_test_and_unknown_times_come_last() -> None:
-    user = np.repeat(np.arange(50), 5).astype(np.int32)
-    time = np.tile([3.0, np.nan, 9.0, -7.0, 8.0], 50)
-    is_test = choose_test_rows(user, 0.4, seed=0, time=time)
-    assert is_test.reshape(50, 5).tolist() == [[False, False, True, False, True]] * 50
-    same = choose_test_rows(user, 0.4, seed=0, time=np.full(250, np.nan))
-    assert set(np.flatnonzero(same) % 5) == set(range(5))
+from recommender.evaluation.splitting import split_users
+from tests.evaluation.test_splitting import some_ratings
 
 
 def test_the_blend_weight_is_fitted_to_the_other_half() -> None:
@@ -81,9 +58,9 @@ def test_the_errors_are_scikit_learns() -> None:
 
 def test_the_standard_error_of_the_rmse_is_that_of_many_draws() -> None:
     rng = np.random.default_rng(3)
-    found = [rating_error(rng.standard_normal(200), np.zeros(200), 0.0) for _ in range(2_000)]
-    spread = np.std([error["rmse"] for error in found])
-    assert np.mean([error["rmse_error"] for error in found]) == pytest.approx(spread, rel=0.1)
+    errors = [rating_error(rng.standard_normal(200), np.zeros(200), 0.0) for _ in range(2_000)]
+    spread = np.std([error["rmse"] for error in errors])
+    assert np.mean([error["rmse_error"] for error in errors]) == pytest.approx(spread, rel=0.1)
 
 
 def test_without_errors_there_is_a_reason() -> None:
@@ -94,51 +71,6 @@ def test_without_errors_there_is_a_reason() -> None:
         assert error["rmse"] is error["rmse_error"] is error["mean_rmse"] is None
         reasons.add(error["reason"])
     assert len(reasons - {None}) == 3
-
-
-def some_ratings(seed: int) -> csr_array:
-    rng = np.random.default_rng(seed)
-    return csr_array(rng.integers(1, 6, (200, 30)) * (rng.random((200, 30)) < 0.5) * 1.0)
-
-
-def test_a_tenth_of_the_users_and_a_fifth_of_their_relevant_items_are_test() -> None:
-    rows = some_ratings(0)
-    test = split_users(rows, 4, seed=0)
-    assert len(test.train_users) == 180
-    out = np.setdiff1d(np.arange(200), test.train_users)
-    test_user = 0
-    for user in out:
-        row = rows[[user]].toarray()[0]
-        relevant = (row >= 4).sum()
-        if (row > 0).sum() < 2 or not relevant:
-            continue
-        seen, relevant_items = (
-            test.seen[[test_user]].toarray()[0],
-            test.relevant[[test_user]].toarray()[0],
-        )
-        assert (seen + relevant_items == row).all()
-        assert not (seen * relevant_items).any()
-        assert (relevant_items > 0).sum() == max(1, relevant // 5)
-        assert set(relevant_items) <= {0, 4, 5}
-        assert seen.any()
-        test_user += 1
-    assert test.seen.shape == test.relevant.shape == (test_user, 30)
-
-
-def test_the_test_users_and_items_are_seeded() -> None:
-    rows = some_ratings(0)
-    one, same, other = (split_users(rows, 4, seed=seed) for seed in (1, 1, 2))
-    assert (one.relevant.toarray() == same.relevant.toarray()).all()
-    assert one.train_users.tolist() == same.train_users.tolist() != other.train_users.tolist()
-
-
-def test_users_of_one_rating_or_no_relevant_item_are_not_test_users() -> None:
-    rows = csr_array(np.array([[5.0, 0, 0], [1, 2, 3], [5, 5, 0], [0, 4, 1]]))
-    test = split_users(rows, 4, seed=0, users_share=1)
-    assert test.seen.shape[0] == 2
-    assert np.diff(test.relevant.indptr).tolist() == np.diff(test.seen.indptr).tolist() == [1, 1]
-    assert test.relevant.toarray()[1].tolist() == [0, 4, 0]
-    assert not len(test.train_users)
 
 
 @pytest.mark.parametrize("n", [1, 3, 13])

@@ -203,12 +203,12 @@ class World:
         runs = self.db["TrainingRuns"]
 
         def closed() -> Document | None:
-            found = (runs.find_one({"_id": run_id}) if run_id else self.latest()) or {}
-            return found if found.get("exit_code") is not None else None
+            run = (runs.find_one({"_id": run_id}) if run_id else self.latest()) or {}
+            return run if run.get("exit_code") is not None else None
 
-        found = until(closed, LONG_SECONDS)
-        assert found
-        return found
+        run = until(closed, LONG_SECONDS)
+        assert run
+        return run
 
     @contextmanager
     def held(self, trap: Trap, start: Callable[[], Running]) -> Iterator[Running]:
@@ -227,11 +227,11 @@ class World:
         return Outcome(code, (self.latest() or {}).get("run_id"))
 
     def published(self, run_id: str | None) -> str:
-        """Say in words whose the three collections are: the old model's, the run's or another's."""
+        """Return whose the three collections are: the old model's, the run's or another's."""
         whose: dict[str, list[str]] = defaultdict(list)
         for name in PUBLISHED:
-            found = runs_of(list(self.db[name].find()))
-            one = next(iter(found)) if len(found) == 1 else None
+            writers = runs_of(list(self.db[name].find()))
+            one = next(iter(writers)) if len(writers) == 1 else None
             kinds = {self.restored: "restored", self.old: "old", run_id: "new", None: "broken"}
             kind = kinds.get(one, "another's")
             whose[kind].append(name)
@@ -248,8 +248,8 @@ class World:
 
     def state_of(self, run_id: str | None) -> str:
         """Return a run's state in the ledger."""
-        found = self.db["TrainingRuns"].find_one({"_id": run_id}) if run_id else None
-        return str(found["state"]) if found else "none"
+        run = self.db["TrainingRuns"].find_one({"_id": run_id}) if run_id else None
+        return str(run["state"]) if run else "none"
 
     def step_down(self) -> None:
         """Make the server a secondary, until it elects itself again."""

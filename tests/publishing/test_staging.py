@@ -1,8 +1,10 @@
 """Staging: documents are checked beside the live collection, and failures change nothing."""
 
+from typing import Any
+
 import bson
 import pytest
-from bson import Int64
+from bson import Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import (
     BulkWriteError,
@@ -15,7 +17,7 @@ from recommender.core.errors import DatabaseUnavailableError, LeaseLostError, Pu
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import CLUSTERS, METADATA, RECOMMENDATIONS, insert_once
 from recommender.publishing.publish import publish
-from recommender.publishing.staging import Stage, staged
+from recommender.publishing.staging import SAMPLE_SIZE, Stage, fault_of, staged
 from recommender.runs.switch import sweep
 from tests.publishing.publications import (
     TRAINED_USERS,
@@ -26,6 +28,14 @@ from tests.publishing.publications import (
     train,
     watched,
 )
+
+UNIQUE = {"v": 2, "key": [("user_id", 1)], "unique": True}
+ENTRIES = [(ObjectId(), 2.0), ("1", 2.0), (1, -0.5)]
+
+
+def document(entries: list[tuple[Any, float]], **fields: Any) -> Document:
+    listed = [{"gmap_id": gmap_id, "score": score} for gmap_id, score in entries]
+    return {"run_id": "r1", "recommendations": listed, **fields}
 
 
 def fail(stage: Stage, error: BaseException, *, sealed: bool) -> None:
@@ -239,7 +249,34 @@ def test_sweep_drops_only_the_stages_of_dead_runs(db: MongoDatabase) -> None:
         assert sorted(db.list_collection_names()) == sorted(kept)
 
 
-UNIQUE = {"v": 2, "key": [("user_id", 1)], "unique": True}
+@pytest.mark.parametrize(
+    "staged_document", [document(ENTRIES), document([]), {"run_id": "r1", "columns": ["a"]}]
+)
+def test_correct_documents_have_no_fault(staged_document: Document) -> None:
+    assert fault_of(staged_document, "r1") is None
+
+
+@pytest.mark.parametrize(
+    ("staged_document", "fault"),
+    [
+        (document(ENTRIES, run_id="r0"), "run_id is 'r0', not 'r1'"),
+        (document([("a", float("nan"))]), "not finite"),
+        (document([("a", float("inf")), ("b", 1.0)]), "not finite"),
+        (document(ENTRIES[::-1]), "not best first"),
+        (document([("a", 2.0), ("a", 1.0)]), "twice"),
+    ],
+)
+def test_documents_with_a_fault(staged_document: Document, fault: str) -> None:
+    assert fault in (fault_of(staged_document, "r1") or "")
+
+
+def test_a_stage_with_a_fault_is_not_published(db: MongoDatabase) -> None:
+    good = [document(ENTRIES, user_id=n) for n in range(SAMPLE_SIZE - 1)]
+    with staged(db, RECOMMENDATIONS, "r1") as stage:
+        stage.insert([*good, document(ENTRIES[::-1], user_id="bad")])
+        with pytest.raises(PublishError, match="not best first"):
+            stage.seal(SAMPLE_SIZE)
+    assert db.list_collection_names() == []
 
 
 class TestInsertOnce:

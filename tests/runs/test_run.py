@@ -292,11 +292,13 @@ def test_a_child_resumes_its_parents_run(db: MongoDatabase, db_settings: Setting
     lease = Lease(db, 60)
     lease.acquire("run-1")
     Ledger(db).add("run-1", "api", db_settings, Path("run-1.log"))
-    with training_run(db_settings, run_id="run-1") as run:
+    of_child = db_settings.with_values({"als_rank": 7, "gate": False})
+    with training_run(of_child, run_id="run-1") as run:
         assert run.run_id == "run-1"
         assert entry(db, "run-1")["state"] == "running"
     ended = only_entry(db)
     assert (ended["state"], ended["trigger"], ended["log"]) == ("succeeded", "api", "run-1.log")
+    assert (ended["settings"], ended["forced"]) == (of_child.public(), True)
 
 
 def test_a_child_whose_run_lost_the_lease_does_not_begin(

@@ -110,7 +110,7 @@ def test_on_a_scale_below_zero_a_reader_adds_the_shift(
     # At a distance of 1 and more from every centroid, a user is in no cluster.
     overlaps = [(reader.centroids @ reader.vector(user) > 0).any() for user in rated]
     clusters = map(reader.cluster_of, rated)
-    without = [found if near else -1 for found, near in zip(clusters, overlaps, strict=True)]
+    without = [cluster if near else -1 for cluster, near in zip(clusters, overlaps, strict=True)]
     share = np.mean(np.equal(labels, without))
     assert run["metrics"]["clusters"]["landed_unshifted"] == pytest.approx(share)
     assert share < 1

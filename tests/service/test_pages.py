@@ -100,8 +100,8 @@ def test_a_comparison_begins_with_causes_and_effects(
     Ledger(db).update("a", {"metrics": {"lists": {"ndcg": 0.2}}, "exit_code": 0})
     compared = page(client, "/ui/compare?run=a&run=b")
     names = re.findall("<th><code>([^<]*)", compared)
-    found = [names.index(each) for each in ("settings.als_rank", "metrics.lists.ndcg", "kind")]
-    assert found == sorted(found)
+    positions = [names.index(each) for each in ("settings.als_rank", "metrics.lists.ndcg", "kind")]
+    assert positions == sorted(positions)
     assert "<h2>Data</h2>" not in page(client, "/ui/runs/b")
 
 

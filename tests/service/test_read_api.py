@@ -132,8 +132,8 @@ def users_are_shown_and_searched(client: TestClient, db: MongoDatabase) -> None:
     for prefix, users in (("po", ["popular"]), ("\U0001f363", [AWKWARD[-1]])):
         text = client.get("/ui/users", params={"q": prefix}).text
         assert re.findall('<a href="/ui/users/([^"]+)"', text) == [quote(u, safe="") for u in users]
-    found = db["Recommendations"].find({"user_id": {"$gte": "po", "$lt": "po\U0010ffff"}})
-    assert "IXSCAN" in json.dumps(found.explain()["queryPlanner"]["winningPlan"])
+    query = db["Recommendations"].find({"user_id": {"$gte": "po", "$lt": "po\U0010ffff"}})
+    assert "IXSCAN" in json.dumps(query.explain()["queryPlanner"]["winningPlan"])
 
 
 def clusters_are_listed_with_names(client: TestClient) -> None:
@@ -182,10 +182,8 @@ def pages_escape_what_they_show(client: TestClient) -> None:
     assert tried.count('value="a=5"') == 1
     assert "because of" in tried
     assert "because of" not in client.get("/ui/try?rated=a=5&remove=a").text
-    bars = client.get(f"/ui/runs/{run_id}").text.partition("<svg")[2].partition("</svg>")[0]
-    names = re.findall(r'text-anchor="end">([^<]+)<', bars)
+    names = re.findall('<li class="done"><span>([^<]+)<', client.get(f"/ui/runs/{run_id}").text)
     assert names == [phase["name"] for phase in client.get(f"/runs/{run_id}").json()["phases"]]
-    assert bars.count("<rect") == len(names)
     for path in ("/ui/runs/nowhere", "/ui/clusters/4", "/ui/users/nobody", "/ui/restaurants/x"):
         answer = client.get(path)
         assert (answer.status_code, answer.headers["content-type"]) == (404, HTML)

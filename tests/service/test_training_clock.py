@@ -18,12 +18,12 @@ import pytest
 from recommender.core.errors import DatabaseUnavailableError, LeaseHeldError
 from recommender.core.mongo import Document, MongoDatabase, connect, database
 from recommender.core.settings import Settings, load_settings
-from recommender.demo.embedded_mongod import EmbeddedMongo
 from recommender.runs.lease import COLLECTION
 from recommender.runs.ledger import Trigger
 from recommender.service import training_clock
 from recommender.service.schedule import SCHEDULE_ID, Schedule
 from recommender.service.training_clock import TrainingClock
+from tests.mongods import MongodForTests
 from tests.support import PROJECT
 from tests.waiting import DEADLINE_SECONDS, until
 
@@ -278,7 +278,7 @@ def test_a_clock_without_mongodb_at_the_start_waits_and_then_fires(
 ) -> None:
     monkeypatch.setattr(training_clock, "_RETRY_SECONDS", 0.2)
     caplog.set_level(logging.WARNING)
-    mongo = EmbeddedMongo(tmp_path / "mongo")
+    mongo = MongodForTests(tmp_path / "mongo")
     with mongo:
         port = mongo.port
     settings = load_settings(
@@ -290,12 +290,12 @@ def test_a_clock_without_mongodb_at_the_start_waits_and_then_fires(
         clock = TrainingClock(schedule, trainings.start)
         clock.start()
         assert "trying again in 0.2 s" in caplog.text
-        with EmbeddedMongo(tmp_path / "mongo", port=port):
+        with MongodForTests(tmp_path / "mongo", port=port):
             until(lambda: trainings.count >= 2)
         caplog.clear()
         until(lambda: "trying again" in caplog.text)  # down again
         count = trainings.count
-        with EmbeddedMongo(tmp_path / "mongo", port=port):
+        with MongodForTests(tmp_path / "mongo", port=port):
             until(lambda: trainings.count > count)
             settle(schedule, OFTEN)
             clock.stop()

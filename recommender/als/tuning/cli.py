@@ -11,8 +11,9 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from recommender.als.bias import BiasDamping, choose_damping
+from recommender.als.bias import BiasDamping
 from recommender.als.choose_alpha import choose_preference_parameters
+from recommender.als.choose_damping import choose_damping
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
 from recommender.als.fit import fit_bias_only, fit_preferences, fit_rating
 from recommender.als.model import Model
@@ -86,12 +87,12 @@ def tune(
         spark_session(settings, "als_training --tune") as wait_for_spark,
     ):
         ratings = read_in_spark(wait_for_spark(), settings)
-        parts = split_folds(ratings, settings, folds)
+        splits = split_folds(ratings, settings, folds)
         store = ResultStore(db, in_force, ratings)
 
         def fit(trial: Trial, fold: int) -> float:
             fold_settings = with_fold_seed(settings, fold).with_values(trial.parameters)
-            return measure(wait_for_spark(), trial.search, *parts[fold], fold_settings)
+            return measure(wait_for_spark(), trial.search, *splits[fold], fold_settings)
 
         searches = [s for s in SEARCHES[settings.als.objective] if axes.keys() & s.grid]
         groups = [make_trials(search, axes, in_force) for search in searches]
@@ -101,19 +102,19 @@ def tune(
 
 
 def split_folds(ratings: Ratings, settings: Settings, folds: int) -> list[tuple[Ratings, Ratings]]:
-    """Split the ratings with another seed for each fold; DataError if the test part is empty."""
-    parts = [split(ratings, with_fold_seed(settings, fold)) for fold in range(folds)]
-    if not len(parts[0][1]):
-        raise DataError("no user has two ratings, so the test part is empty; load more reviews")
+    """Split the ratings with another seed for each fold; DataError if the test set is empty."""
+    splits = [split(ratings, with_fold_seed(settings, fold)) for fold in range(folds)]
+    if not len(splits[0][1]):
+        raise DataError("no user has two ratings, so the test set is empty; load more reviews")
     if settings.als.test_split == "time":
         log.warning("with ALS_TEST_SPLIT=time all folds are equal: deviations are too small")
-    return parts
+    return splits
 
 
 def measure(
     spark: SparkSession, search: Search, train: Ratings, test: Ratings, settings: Settings
 ) -> float:
-    """Return the measure of a training's fit; DataError if the test part has nothing to measure."""
+    """Return the measure of a training's fit; DataError if the test set has nothing to measure."""
     if search is PREFERENCE:
         parameters = choose_preference_parameters(train, settings)
         preferences = fit_preferences(spark, train, settings, parameters)

@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 
 import als_training
 from recommender.als import fit as fitting
-from recommender.als.bias import choose_damping
+from recommender.als.choose_damping import choose_damping
 from recommender.als.evaluate import evaluate_ratings
 from recommender.als.tuning import cli as searching
 from recommender.als.tuning.space import PREFERENCE, RATING
@@ -48,7 +48,7 @@ def test_the_measure_is_that_of_a_training(
         searching.measure(spark, PREFERENCE, train, none_relevant, quick_settings)
 
 
-def test_folds_have_different_test_parts_or_are_refused(
+def test_folds_have_different_test_sets_or_are_refused(
     city: Ratings, db_settings: Settings
 ) -> None:
     (_, first), (_, second) = searching.split_folds(city, db_settings, 2)

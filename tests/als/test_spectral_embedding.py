@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.als import embedding as module
-from recommender.als.embedding import spectral_embedding
+from recommender.als import spectral_embedding as module
+from recommender.als.spectral_embedding import spectral_embedding
 from tests.small_cities import planted_groups, tiny_matrix
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 
 from dists import KMeansResult, distinct_rows
-from recommender.als.embedding import spectral_embedding
+from recommender.als.spectral_embedding import spectral_embedding
 from recommender.clustering.spherical_kmeans import spherical_kmeans
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -75,6 +75,5 @@ def published_centroids(centroids: Floats, items: Floats, shortest: float) -> Fl
     """
     over_items = np.maximum(centroids @ items.T, 0)
     longest = np.linalg.norm(over_items, axis=1).max()
-    if not longest > 0:
-        return over_items
-    return np.asarray(over_items * ((1 - _ROUNDING) * shortest / longest))
+    scale = (1 - _ROUNDING) * shortest / longest if longest > 0 else 0.0
+    return np.asarray(over_items * scale)

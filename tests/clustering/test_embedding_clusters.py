@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import csr_array, vstack
 
 from dists import KMeansResult, assign
-from recommender.clustering.spectral import embedding_clusters, published_centroids
+from recommender.clustering.embedding_clusters import embedding_clusters, published_centroids
 from tests.small_cities import planted_groups, tiny_matrix
 
 
