@@ -42,9 +42,7 @@ def check_belongs(counts: NDArray[np.int64], unclustered: int, model: PublishedM
         problem = f"{moved:.0%} of the users are in other clusters than at the training"
     else:
         return
-    raise DataError(
-        f"{problem}: training {model.run_id} used other reviews; check MONGO_DB or train again"
-    )
+    raise DataError(f"{problem}: {model.run_id} used other reviews; check MONGO_DB or train again")
 
 
 def describe(counts: NDArray[np.int64], unclustered: int, model: PublishedModel) -> Document:

@@ -21,8 +21,8 @@ from recommender.als.bias import BiasDamping, fit_bias
 from recommender.als.choose_alpha import choose_preference_parameters
 from recommender.als.choose_damping import choose_damping
 from recommender.als.evaluate import cross_fitted
-from recommender.als.fit import fit_preferences, fit_rating
-from recommender.als.model import confidence_matrix
+from recommender.als.fit import fit_bias_only, fit_preferences, fit_rating
+from recommender.als.model import Model, confidence_matrix
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 
@@ -127,12 +127,13 @@ def _own_ranking(spark: SparkSession, train: Ratings, settings: Settings) -> Sco
     preferences = fit_preferences(
         spark, train, settings, choose_preference_parameters(train, settings)
     )
+    model = Model(fit_bias_only(train, settings.reviews, BiasDamping()), preferences)
     confidence = confidence_matrix(train, settings.reviews)
 
     def scores_of(users: NDArray[np.int64]) -> Floats:
         rows = csr_array(confidence[users])
         factors = preferences.user_factors(rows)
-        items, best = preferences.best(factors, rows, settings.als.top_n, rows)
+        items, best = model.best(factors, rows, settings.als.top_n, rows)
         scores = np.full(rows.shape, -np.inf, np.float32)
         np.put_along_axis(scores, items, best, axis=1)
         return scores

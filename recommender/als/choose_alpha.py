@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
-from recommender.als.fold_in import CANDIDATES, preference_model, with_embedding
-from recommender.als.item_item import item_item_weights, predicted, refined
+from recommender.als.fold_in import preference_model, with_embedding
+from recommender.als.item_item import CANDIDATES, item_item_weights, predicted, refined
 from recommender.als.model import confidence_matrix, mllib_users, popularity_of
 from recommender.als.spectral_embedding import spectral_embedding
 from recommender.als.sweeps import implicit_step, random_factors, sweep

@@ -8,12 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.als.item_item import predicted, refined
 from recommender.als.sweeps import Factors, diagonalise, implicit_rows
-from recommender.als.top_n import Floats, Mask, best_of_each, top_n
 
 _TIE_BREAK = 1e-6
-CANDIDATES = 3  # for each item of a list that is refined
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,26 +40,6 @@ class PreferenceModel:
         parameters = self.spectrum, self.alpha, self.reg_param
         solved = implicit_rows(confidence, self.factors, *parameters, threads=1)
         return np.column_stack([solved, np.ones(len(solved), np.float32)])
-
-    def best(
-        self,
-        users: Floats,
-        confidence: csr_array,
-        n: int,
-        rated: csr_array,
-        shown: Mask | None = None,
-    ) -> tuple[NDArray[np.int32], Floats]:
-        """Return each user's ``n`` best unrated items and the scores, as `top_n` does.
-
-        ``users`` are the factors of the ``confidence`` rows. An item-item regression refines the
-        scores of the best 3 n by the factors.
-        """
-        if self.item_item is None:
-            return top_n(users, self.item_factors, n, rated, shown)
-        items, scores = top_n(users, self.item_factors, CANDIDATES * n, rated, shown)
-        regression = predicted(confidence, self.item_item)
-        scores = refined(items, scores, regression, self.item_item_weight)
-        return best_of_each(items, scores, min(n, items.shape[1]))
 
     def reasons(
         self, confidence: csr_array, items: NDArray[np.integer[Any]], count: int

@@ -6,6 +6,7 @@ from scipy.sparse import csr_array
 
 from recommender.als.top_n import Floats
 
+CANDIDATES = 3  # for each item of a list that is refined
 _NEIGHBOURS = 50
 _REG_PARAM = 10.0
 _MOST_ITEMS = 8_000  # by their users; the others have too few co-ratings

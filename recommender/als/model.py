@@ -9,8 +9,9 @@ from scipy.sparse import csr_array
 
 from recommender.als.bias import Bias
 from recommender.als.fold_in import PreferenceModel
+from recommender.als.item_item import CANDIDATES, predicted, refined
 from recommender.als.popularity import popularity_scores
-from recommender.als.top_n import Floats, Mask, top_n
+from recommender.als.top_n import Floats, Mask, best_of_each, top_n
 from recommender.core.settings import ReviewsSettings
 from recommender.data.ratings import Ratings, rating_shift
 
@@ -57,17 +58,20 @@ class Model:
         return self.rating.user_factors[user]
 
     def best(
-        self,
-        users: Floats,
-        confidence: csr_array,
-        n: int,
-        rated: csr_array,
-        shown: Mask | None = None,
+        self, users: Floats, rows: csr_array, n: int, rated: csr_array, shown: Mask | None = None
     ) -> tuple[NDArray[np.int32], Floats]:
-        """Return the best ``n`` of users, by their factors and ratings; see `top_n`."""
-        if self.preferences is not None:
-            return self.preferences.best(users, confidence, n, rated, shown)
-        return top_n(users, np.nan_to_num(self.rating.restaurant_factors), n, rated, shown)
+        """Return each user's ``n`` best unrated restaurants and the scores, as `top_n` does.
+
+        ``users`` are the factors of these ``rows`` of confidence. If there is an item-item
+        regression, it refines the scores of the best 3 n by the factors.
+        """
+        factors, model = np.nan_to_num(self.restaurant_factors), self.preferences
+        if model is None or model.item_item is None:
+            return top_n(users, factors, n, rated, shown)
+        items, scores = top_n(users, factors, CANDIDATES * n, rated, shown)
+        regression = predicted(rows, model.item_item)
+        scores = refined(items, scores, regression, model.item_item_weight)
+        return best_of_each(items, scores, min(n, items.shape[1]))
 
     def with_users(self, bias: NDArray[np.float64], factors: NDArray[np.float32]) -> Self:
         """Return the model of other users: their b_u, (users,), and p_u, (users, rank)."""

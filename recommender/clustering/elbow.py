@@ -9,7 +9,7 @@ from typing import NamedTuple
 from recommender.clustering.evaluate import silhouette_of
 from recommender.clustering.fit import cluster
 from recommender.clustering.user_matrix import UserMatrix, user_matrix
-from recommender.core.plots import LineChart, Point, keep_cache_in, save_line_chart
+from recommender.core.plots import LineChart, Point, keep_cache_in, line_charts_svg
 from recommender.core.settings import Settings
 from recommender.core.terminal import print_json, print_table
 from recommender.data.reviews import read_ratings
@@ -32,7 +32,7 @@ def run_elbow(ks: range, settings: Settings, *, as_json: bool) -> None:
     points = elbow_curve(matrix, ks, settings)
     knee = find_knee(points)
     path = settings.work_dir / "elbow.svg"
-    save_line_chart(path, line_chart(points, knee))
+    path.write_bytes(line_charts_svg(line_chart(points, knee)))
     if as_json:
         curve = [point._asdict() for point in points]
         print_json({"points": curve, "knee": knee, "plot": str(path)})
@@ -71,10 +71,10 @@ def find_knee(points: Sequence[CurvePoint]) -> int | None:
 
 def line_chart(points: Sequence[CurvePoint], knee: int | None) -> LineChart:
     """Return the chart of inertia over k, the knee marked."""
-    ticks = [str(point.k) for point in points]
+    ticks = tuple(str(point.k) for point in points)
     notes = [f"knee: k = {point.k}" if point.k == knee else "" for point in points]
-    line = [Point(i, point.inertia, note=notes[i]) for i, point in enumerate(points)]
-    return LineChart("Elbow curve", "number of clusters k", "inertia", ticks, [("", line)])
+    line = tuple(Point(i, point.inertia, note=notes[i]) for i, point in enumerate(points))
+    return LineChart("Elbow curve", "number of clusters k", "inertia", ticks, (("", line),))
 
 
 def table_rows(points: Sequence[CurvePoint], knee: int | None) -> Sequence[tuple[str, ...]]:

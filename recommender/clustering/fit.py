@@ -71,9 +71,7 @@ def cluster(matrix: UserMatrix, clusters: ClustersSettings, seed: int) -> Cluste
         clustering = _by_embedding(rows, clusters.k, matrix.lowest, seed)
     clustering = clustering or _by_ratings(rows, clusters.k, seed)
     if (n := len(clustering.centroids)) < clusters.k:
-        log.warning(
-            "%d clusters instead of CLUSTERS_K=%d: the users do not form more", n, clusters.k
-        )
+        log.warning("%d clusters instead of CLUSTERS_K=%d: the users form no more", n, clusters.k)
     everybody = len(rated) == matrix.rows.shape[0]
     return clustering if everybody else clustering.extended(matrix.rows, rated)
 

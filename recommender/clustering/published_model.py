@@ -68,7 +68,7 @@ def load_model(db: MongoDatabase) -> PublishedModel:
     missing += ["Clusters"] * (not clusters)
     if missing:
         raise DataError(
-            f"no model is published: {', '.join(missing)} is missing; run als_training.py first"
+            f"no model is published: {', '.join(missing)} is missing; run als_training.py"
         )
     try:
         for problem in _problems(metadata, clusters):

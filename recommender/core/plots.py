@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LABELLED_TICKS = 5  # about; more would overlap
-_STABLE: Any = {"svg.hashsalt": "recommender", "svg.fonttype": "none"}
 _INK = "#59635d"  # on white; on a dark page, the style replaces it
 _ON_DARK = b"<style>@media (prefers-color-scheme: dark) { svg { --ink: #a0aaa4 } }</style>"
 # Colours of a contrast of 3 and more on white and on black.
 _CYCLE = "cycler('color', ['#2477b3', '#d2561a', '#2f8f3f', '#9467bd', '#8c6d31', '#c0408f'])"
 _COLOURED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-_ON_ANY_PAGE: Any = _STABLE | dict.fromkeys(_COLOURED, _INK)
-_ON_ANY_PAGE |= {"savefig.transparent": True, "legend.framealpha": 0.0, "font.size": 12.0}
-_ON_ANY_PAGE |= {"axes.prop_cycle": _CYCLE, "axes.spines.top": False, "axes.spines.right": False}
+_STYLE: Any = dict.fromkeys(_COLOURED, _INK)
+_STYLE |= {"svg.hashsalt": "recommender", "svg.fonttype": "none", "axes.prop_cycle": _CYCLE}
+_STYLE |= {"savefig.transparent": True, "legend.framealpha": 0.0, "font.size": 12.0}
+_STYLE |= {"axes.spines.top": False, "axes.spines.right": False}
 _drawing = Lock()
 
 
@@ -50,30 +50,23 @@ def keep_cache_in(folder: Path) -> None:
     os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
 
 
-def save_line_chart(path: Path, chart: LineChart) -> None:
-    """Plot a chart as SVG."""
-    path.write_bytes(_svg([chart], (10, 4.5), _STABLE))
-
-
 @lru_cache(maxsize=64)
 def line_charts_svg(*charts: LineChart) -> bytes:
-    """Return charts, hashable ones, below each other as SVG for a light or a dark page."""
-    svg = _svg(charts, (6, 3.4), _ON_ANY_PAGE).replace(b"<defs>", _ON_DARK + b"<defs>", 1)
-    return svg.replace(_INK.encode(), f"var(--ink, {_INK})".encode())
+    """Return charts, hashable ones, below each other as SVG for a light or a dark page.
 
-
-def _svg(charts: Sequence[LineChart], size: tuple[float, float], style: Any) -> bytes:
-    """Draw charts of a width and height in inches: the same charts are the same bytes."""
+    The same charts are the same bytes.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     svg = BytesIO()
-    with _drawing, rc_context(style):  # matplotlib's settings are those of the whole process
-        figure = Figure(figsize=(size[0], size[1] * max(1, len(charts))), layout="constrained")
+    with _drawing, rc_context(_STYLE):  # matplotlib's settings are those of the whole process
+        figure = Figure(figsize=(6, 3.4 * max(1, len(charts))), layout="constrained")
         for number, chart in enumerate(charts, start=1):
             _draw_lines(figure.add_subplot(len(charts), 1, number), chart)
         figure.savefig(svg, format="svg", metadata={"Date": None})
-    return svg.getvalue()
+    drawn = svg.getvalue().replace(b"<defs>", _ON_DARK + b"<defs>", 1)
+    return drawn.replace(_INK.encode(), f"var(--ink, {_INK})".encode())
 
 
 def _draw_lines(axes: Axes, chart: LineChart) -> None:

@@ -66,9 +66,7 @@ def _parsed_filter(value: object) -> dict[str, Any]:
 def _sendable(key: SecretStr) -> SecretStr:
     text = key.get_secret_value()
     if text != text.strip() or not text.isprintable():
-        raise ValueError(
-            "expected no blanks at the ends and no control characters, which no header holds"
-        )
+        raise ValueError("expected no blanks at the ends and no control characters")
     return key
 
 

@@ -170,9 +170,7 @@ def open_reviews(
                     "it, write one object a line, or give --format csv if it is a table"
                 ) from None
             why = one_line(str(error).replace(f"{temporary}/content", title), limit=200)
-            raise DataError(
-                f"{title} is damaged or cut short: {why}; export or download it again"
-            ) from None
+            raise DataError(f"{title} is damaged or cut short: {why}; export it again") from None
         reviews = "SELECT * EXCLUDE (row, rejection, notation) FROM reviews WHERE rejection IS NULL"
         yield report, iter(connection.sql(reviews).to_arrow_reader(BLOCK_ROWS))
 

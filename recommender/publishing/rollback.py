@@ -10,12 +10,10 @@ from recommender.publishing.staging import staged
 from recommender.runs.run import TrainingRun
 from recommender.runs.switch import PREVIOUS, generation_of, replaced_generations
 
-_COUNT_SECONDS = 30.0  # to count millions of documents
-
 
 def previous_generation(db: MongoDatabase) -> dict[str, Document]:
     """Return the generations to publish, by target; NoPreviousError if there is no whole one."""
-    with quick_read("reading the previous generation", _COUNT_SECONDS):
+    with quick_read("reading the previous generation", 30):  # it counts millions of documents
         generations = replaced_generations(db)
         kept = {target: generation_of(db, target + PREVIOUS) for target in generations}
     if not generations or any(each["run_id"] is None for each in generations.values()):

@@ -27,8 +27,8 @@ class LimitedProtocol(H11Protocol):
         super().connection_made(transport)
         self._opened = time.monotonic()
         if len(self.connections) > _CONNECTIONS:
-            ours = (each for each in self.connections if isinstance(each, LimitedProtocol))
-            waiting = (each for each in ours if each._waits())
+            ours = [each for each in self.connections if isinstance(each, LimitedProtocol)]
+            waiting = filter(LimitedProtocol._waits, ours)
             min(waiting, key=lambda each: each._opened).transport.abort()
         self._close_unless_used_since(self)
 

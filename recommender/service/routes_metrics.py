@@ -102,9 +102,7 @@ def _of_runs(db: MongoDatabase) -> Iterator[Metric]:
     yield _gauge("warnings", "Warnings of the run whose lists are live.", warnings)
     yield _gauge("rmse", "RMSE on test ratings.", figure_at(als, "metrics.als.rmse"))
     yield _gauge("ndcg", "NDCG of the lists of test users.", figure_at(als, "metrics.lists.ndcg"))
-    yield _gauge(
-        "lift", "NDCG less that of the popular list.", figure_at(als, "metrics.lists.lift")
-    )
+    yield _gauge("lift", "NDCG less the popular list's.", figure_at(als, "metrics.lists.lift"))
     hindsight = figure_at(als, "metrics.hindsight") or {}
     yield _gauge("hindsight", "Later reviews that the live lists had.", hindsight, "figure")
 

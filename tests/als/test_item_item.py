@@ -1,12 +1,16 @@
 """The item-item regression against its equations, and the lists that it refines."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
 from recommender.als import item_item
-from recommender.als.fold_in import PreferenceModel, preference_model
+from recommender.als.fold_in import preference_model
 from recommender.als.item_item import item_item_weights, predicted, refined
+from recommender.als.model import Model
 
 
 def some_rows(seed: int, users: int = 60, items: int = 12) -> csr_array:
@@ -67,24 +71,25 @@ def test_the_largest_predicted_score_is_a_share_of_the_largest_score() -> None:
     assert own == pytest.approx(np.array(expected), rel=1e-6)
 
 
-def a_model(rows: csr_array, weight: float) -> PreferenceModel:
+def a_model(rows: csr_array, weight: float) -> Model:
     factors = np.random.default_rng(3).standard_normal((rows.shape[1], 4), np.float32)
     counts = np.bincount(rows.indices, minlength=len(factors))
-    model = preference_model(factors, counts, alpha=5.0, reg_param=1.0)
-    return PreferenceModel(
-        **{**vars(model), "item_item": item_item_weights(rows)} | {"item_item_weight": weight}
-    )
+    plain = preference_model(factors, counts, alpha=5.0, reg_param=1.0)
+    regression = item_item_weights(rows)
+    refining = replace(plain, item_item=regression, item_item_weight=weight)
+    rating: Any = None  # it ranks nothing
+    return Model(rating, refining)
 
 
 def test_lists_are_refined_among_the_best_by_the_factors() -> None:
     rows, n = some_rows(5, items=30), 4
     model = a_model(rows, weight=0.7)
-    users = model.user_factors(rows)
+    users = model.user_factors(np.arange(rows.shape[0], dtype=np.int32), rows)
     shown = np.arange(30) != 2
     items, scores = model.best(users, rows, n, rows, shown)
     changed = 0
     for user, row in enumerate(rows.toarray()):
-        by_factors = users[user] @ model.item_factors.T
+        by_factors = users[user] @ model.restaurant_factors.T
         by_factors[(row > 0) | ~shown] = -np.inf
         candidates = np.argsort(-by_factors, kind="stable")[: 3 * n]
         added = ((row > 0) @ item_item_weights(rows).toarray())[candidates]
@@ -99,6 +104,7 @@ def test_lists_are_refined_among_the_best_by_the_factors() -> None:
 def test_a_list_ends_where_no_restaurant_is_left() -> None:
     rows = csr_array(np.array([[5.0, 4, 3, 0], [0, 5, 4, 3]]))
     model = a_model(rows, weight=0.2)
-    items, scores = model.best(model.user_factors(rows), rows, 3, rows)
+    users = model.user_factors(np.arange(2, dtype=np.int32), rows)
+    items, scores = model.best(users, rows, 3, rows)
     assert items.tolist() == [[3, -1, -1], [0, -1, -1]]
     assert np.isneginf(scores[:, 1:]).all()

@@ -8,41 +8,36 @@ from recommender.core.plots import (
     Point,
     keep_cache_in,
     line_charts_svg,
-    save_line_chart,
 )
 
 
-def texts(path: Path) -> list[str]:
-    root = ElementTree.parse(path).getroot()
+def texts(svg: bytes) -> list[str]:
+    root = ElementTree.fromstring(svg)
     return [
         "".join(node.itertext()).strip() for node in root.iter("{http://www.w3.org/2000/svg}text")
     ]
 
 
 def chart(lines: int) -> LineChart:
-    points = [Point(0, 0.1, 0.01, "best"), Point(1, 0.2)]
-    return LineChart(
-        "title", "ALPHA", "NDCG", ["5", "20"], [(f"rank {i}", points) for i in range(lines)]
-    )
+    points = Point(0, 0.1, 0.01, "best"), Point(1, 0.2)
+    labelled = tuple((f"rank {i}", points) for i in range(lines))
+    return LineChart("title", "ALPHA", "NDCG", ("5", "20"), labelled)
 
 
-def test_a_line_chart_has_ticks_notes_and_a_legend(tmp_path: Path) -> None:
-    path = tmp_path / "lines.svg"
-    save_line_chart(path, chart(3))
-    shown = texts(path)
+def test_a_line_chart_has_ticks_notes_and_a_legend() -> None:
+    svg = line_charts_svg(chart(3))
+    shown = texts(svg)
     assert {"title", "ALPHA", "NDCG", "5", "20", "best"} <= set(shown)
     assert [shown.count(f"rank {i}") for i in range(4)] == [1, 1, 1, 0]
-    first = path.read_bytes()
-    save_line_chart(path, chart(3))
-    assert path.read_bytes() == first
+    line_charts_svg.cache_clear()
+    assert line_charts_svg(chart(3)) == svg
 
 
-def test_only_some_of_many_ticks_are_labelled(tmp_path: Path) -> None:
-    path = tmp_path / "lines.svg"
-    ticks = [f"k{i}" for i in range(20)]
-    line = [Point(i, 0.1) for i in range(20)]
-    save_line_chart(path, LineChart("", "", "", ticks, [("", line)]))
-    assert [text for text in texts(path) if text in ticks] == ticks[::4]
+def test_only_some_of_many_ticks_are_labelled() -> None:
+    ticks = tuple(f"k{i}" for i in range(20))
+    line = tuple(Point(i, 0.1) for i in range(20))
+    shown = texts(line_charts_svg(LineChart("", "", "", ticks, (("", line),))))
+    assert [text for text in shown if text in ticks] == [*ticks[::4]]
 
 
 def test_the_plots_of_the_page_are_drawn_once(tmp_path: Path) -> None:

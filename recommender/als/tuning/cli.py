@@ -82,10 +82,7 @@ def tune(
 ) -> dict[str, dict[str, Any]]:
     """Search, and return the entry of each search for the report, by its name."""
     in_force = settings.public()
-    with (
-        connected(settings) as db,
-        spark_session(settings, "als_training --tune") as wait_for_spark,
-    ):
+    with connected(settings) as db, spark_session(settings, "tune") as wait_for_spark:
         ratings = read_in_spark(wait_for_spark(), settings)
         splits = split_folds(ratings, settings, folds)
         store = ResultStore(db, in_force, ratings)
