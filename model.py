@@ -1,6 +1,6 @@
 """The service: an HTTP API, and trainings on a schedule and on demand.
 
-Run it with ``python model.py`` or ``uvicorn model:app``.
+Run it with ``python model.py``, or ``uvicorn model:app --timeout-graceful-shutdown 1``.
 """
 
 import logging
@@ -39,8 +39,6 @@ from recommender.service.progress import Progress
 from recommender.service.schedule import Schedule
 from recommender.service.training_clock import TrainingClock
 
-_STOP_SECONDS = 3.0  # beyond the grace of trainings
-
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -65,9 +63,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(clock.start)
         with progress:
             yield
-            # Without a server's handler of SIGTERM, as in tests, the process is not ours to end.
-            if callable(signal.getsignal(signal.SIGTERM)):
-                exit_after(settings.schedule.stop_grace_seconds + _STOP_SECONDS, 0)
+            # The process is ours to end if a server has its SIGTERM, and not in tests.
+            if isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", 0), uvicorn.Server):
+                exit_after(settings.schedule.stop_grace_seconds + 3, 0)
         await run_in_threadpool(clock.stop)
         await run_in_threadpool(trainer.stop)
 

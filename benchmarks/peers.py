@@ -134,9 +134,10 @@ def _own_ranking(spark: SparkSession, train: Ratings, settings: Settings) -> Sco
         rows = csr_array(confidence[users])
         factors = preferences.user_factors(rows)
         items, best = model.best(factors, rows, settings.als.top_n, rows)
-        scores = np.full(rows.shape, -np.inf, np.float32)
+        # The last column takes what is none.
+        scores = np.full((rows.shape[0], rows.shape[1] + 1), -np.inf, np.float32)
         np.put_along_axis(scores, items, best, axis=1)
-        return scores
+        return scores[:, :-1]
 
     return scores_of
 

@@ -1,12 +1,11 @@
 """Item-item regression: an item is predicted from the rated ones among those most like it."""
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.als.top_n import Floats
+from recommender.als.top_n import Floats, Items
 
-CANDIDATES = 3  # for each item of a list that is refined
+MOST_CANDIDATES = 200  # beside a list, of two for each of its items
 _NEIGHBOURS = 50
 _REG_PARAM = 10.0
 _MOST_ITEMS = 8_000  # by their users; the others have too few co-ratings
@@ -57,9 +56,7 @@ def predicted(rated: csr_array, weights: csr_array) -> csr_array:
     return csr_array(_ones(rated) @ weights)
 
 
-def refined(
-    items: NDArray[np.int32], scores: Floats, regression: csr_array, share: float
-) -> Floats:
+def refined(items: Items, scores: Floats, regression: csr_array, share: float) -> Floats:
     """Return the scores of each user's ``items``, best first, plus those `predicted`.
 
     The latter are scaled so that a user's largest is ``share`` times the user's largest score.
@@ -70,7 +67,7 @@ def refined(
         block = slice(start, start + _BLOCK_USERS)
         added[block] = np.take_along_axis(regression[block].toarray(), items[block], axis=1)
     added[items < 0] = 0
-    largest = added.max(axis=1, initial=0, keepdims=True)
+    largest = np.abs(added).max(axis=1, initial=0, keepdims=True)
     scale = share * np.maximum(scores[:, :1], 0) / np.where(largest > 0, largest, np.inf)
     return np.asarray(scores + scale * added)
 

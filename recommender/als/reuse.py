@@ -77,8 +77,7 @@ def parameters_of(
         weights, confidence = document["weights"], document["confidence"]
         positive = [weights[name] for name in ("user", "restaurant")]
         positive += [confidence[name] for name in ("alpha", "reg_param", "rank")]
-        valid = all(0 < value < math.inf for value in positive)
-        valid &= isinstance(confidence["rank"], int)
+        valid = isinstance(confidence["rank"], int) and all(0 < v < math.inf for v in positive)
         blended = [confidence[f"{name}_weight"] for name in ("embedding", "item_item")]
         valid &= all(0 <= weight < math.inf for weight in blended)
         chosen = ChosenParameters(

@@ -52,7 +52,8 @@ _OPENERS: Mapping[bytes, Any] = {
 }
 _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowInvalid, duckdb.Error)
 _BROKEN_JSON = re.compile(r"Malformed JSON .*at byte (\d+) in record/value (\d+): ([^.]*)")
-_JSON_LINES = re.compile(r"^\{(?!.*\} *\{).*\}\s*\n\{", re.MULTILINE)  # an object each
+# An object alone on the first or second line, and another below.
+_JSON_LINES = re.compile(r"(?:.*\n)?\{(?!.*\} *\{).*\}\s*\n\{")
 _MISSING = r"('NULL', 'null', '\N', 'None')"  # in exports of databases and of Python
 _RAW = {USER: "user", RESTAURANT: "restaurant", RATING: "rating_text", TIME: "time_text"}
 # Of two formats that read as many texts of a column, the earlier one is preferred.
@@ -213,7 +214,7 @@ class _File:
         head = start.decode(encoding, errors="ignore").removeprefix("\ufeff").lstrip()
         if "\0" in head:
             raise UnicodeError("it holds a NUL byte")
-        layout = "newline_delimited" if _JSON_LINES.search(head) else "auto"
+        layout = "newline_delimited" if _JSON_LINES.match(head) else "auto"
         is_json = head[:1] in {"{", "["} or layout != "auto"
         if (self.options.file_format or ("jsonl" if is_json else "csv")) == "csv":
             self._read_table(enumerate(lines, 1))
@@ -330,7 +331,7 @@ class _File:
                     THEN 'rating is no finite number'
                     WHEN TRY_CAST(replace(split_part(rating_text, '/', 2), ',', '.') AS DOUBLE)
                         <> getvariable('rating_max')
-                    THEN 'rating is out of another maximum than RATING_MAX' END) AS rejection
+                    THEN 'rating is of another maximum: set RATING_MAX' END) AS rejection
             FROM (SELECT *, CASE WHEN n IS NOT NULL THEN {unit}
                 WHEN date IS NOT NULL THEN 'dates' END AS notation
             FROM (SELECT *, CASE WHEN n IS NULL THEN
@@ -392,8 +393,11 @@ def _numbered(
     """
     end = _DELIMITERS[delimiter]
     field = _FIELD % end
-    known = rf'"?[-+]?[.,]?\d| *"?(?i:[-+]?[.,]?\d[\d.,/ ]*|null|none|nan|\\n|)"? *(?:{end}|$)'
-    fields = [f"(?={known}){field}" if position == rating else field for position in range(width)]
+    # A rating begins as a number. After blanks, where texts go on, it is one, or a word for none.
+    digits = rf"[-+]?[.,]?\d(?:(?!{end})[\d.,/ ])*+"
+    rating_start = rf'"?[-+]?[.,]?\d| *+"?(?i:{digits}|null|none|nan|\\n)"? *+(?:{end}|$)'
+    fields = [field] * width
+    fields[rating] = f"(?={rating_start}){field}"
     review = re.compile(rf"{end.join(fields)}\n?")
     record = re.compile(rf"{field}(?:{end}{field})*+\n?")
     escaped_end = re.compile(rf'\\"\s*({end}|$)')
@@ -412,7 +416,9 @@ def _numbered(
             texts = [*opened.values(), line]
             # Where both ends are reviews, or most lines between are rows, each quote is stray.
             are_reviews = all(review.fullmatch(texts[i].replace('"', "")) for i in (0, -1))
-            rows = sum(text.count(delimiter) == width - 1 for text in texts[1:-1])
+            # A blank follows the commas of a text, but not those of a row.
+            inner = (text for text in texts[1:-1] if f"{delimiter} " not in text)
+            rows = sum(text.count(delimiter) == width - 1 for text in inner)
             if not (are_reviews or 2 * rows > len(texts) > 4) and record.fullmatch("".join(texts)):
                 yield f"{next(iter(opened))}{delimiter}{''.join(texts)}"
                 opened = {}

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 
 from recommender.core.errors import NoPreviousError
-from recommender.core.mongo import Document, MongoDatabase, mongo_errors, quick_read
+from recommender.core.mongo import Document, MongoDatabase, mongo_errors
 from recommender.core.mongo_collections import PUBLISHED
 from recommender.publishing.publish import publish
 from recommender.publishing.staging import staged
@@ -13,7 +13,7 @@ from recommender.runs.switch import PREVIOUS, generation_of, replaced_generation
 
 def previous_generation(db: MongoDatabase) -> dict[str, Document]:
     """Return the generations to publish, by target; NoPreviousError if there is no whole one."""
-    with quick_read("reading the previous generation", 30):  # it counts millions of documents
+    with mongo_errors("reading the previous generation"):
         generations = replaced_generations(db)
         kept = {target: generation_of(db, target + PREVIOUS) for target in generations}
     if not generations or any(each["run_id"] is None for each in generations.values()):

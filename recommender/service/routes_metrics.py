@@ -94,8 +94,9 @@ def _of_runs(db: MongoDatabase) -> Iterator[Metric]:
     seconds = {phase["name"]: phase["seconds"] for phase in success.get("phases", ())}
     yield _gauge("phase_seconds", "Seconds of its phases.", seconds, "phase")
     # Not the latest success: a rollback takes one back, and a rejection may come after the lists.
-    # Before the first training the search would read every document, and find none.
-    live = (last and db[RECOMMENDATIONS].find_one(WRITTEN_BY_A_RUN, {"run_id": 1})) or {}
+    # Before a run has published, the search would read every document, and find none.
+    published = runs.find_one({"phases.name": "publish recommendations"}, {"_id": 1})
+    live = (published and db[RECOMMENDATIONS].find_one(WRITTEN_BY_A_RUN, {"run_id": 1})) or {}
     als = Ledger(db).get(str(live.get("run_id"))) or {}
     rejected, warnings = als.get("rows_rejected", {}), len(als.get("warnings", ()))
     yield _gauge("reviews_rejected", "Reviews left out, by reason.", rejected, "reason")

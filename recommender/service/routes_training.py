@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from recommender.core.errors import NoPreviousError
+from recommender.core.mongo import quick_read
 from recommender.publishing.rollback import previous_generation
 from recommender.service.dependencies import (
     CurrentService,
@@ -87,7 +88,8 @@ def rollback(service: CurrentService, response: Response) -> TrainingStarted:
     404 if there is nothing, 409 if it is incomplete or a training is in progress.
     """
     try:
-        previous_generation(service.db)
+        with quick_read("reading the previous generation", 30):  # it counts millions of documents
+            previous_generation(service.db)
     except NoPreviousError as error:
         raise HTTPException(409 if error.incomplete else 404, str(error)) from None
     run_id = service.trainer.start("api", rollback=True)

@@ -93,7 +93,7 @@ def test_lists_are_refined_among_the_best_by_the_factors() -> None:
         by_factors[(row > 0) | ~shown] = -np.inf
         candidates = np.argsort(-by_factors, kind="stable")[: 3 * n]
         added = ((row > 0) @ item_item_weights(rows).toarray())[candidates]
-        total = by_factors[candidates] + 0.7 * max(by_factors.max(), 0) * added / added.max()
+        total = by_factors[candidates] + 0.7 * max(by_factors.max(), 0) * added / abs(added).max()
         order = np.argsort(-total, kind="stable")[:n]
         assert items[user].tolist() == candidates[order].tolist()
         assert scores[user] == pytest.approx(total[order], rel=1e-4, abs=1e-5)

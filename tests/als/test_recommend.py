@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from scipy.sparse import vstack
 import als_training
 from recommender.als import fit as fitting
 from recommender.als.bias import Bias
-from recommender.als.model import Model, RatingModel, popularity_of
+from recommender.als.item_item import item_item_weights
+from recommender.als.model import Model, RatingModel, confidence_matrix, popularity_of
 from recommender.als.recommend import user_blocks
 from recommender.als.reuse import choose_parameters
 from recommender.core.errors import ModelRejectedError
@@ -123,6 +125,25 @@ def test_every_user_gets_the_best_unrated_restaurants(
         pairs = np.full(len(items), user, dtype=np.int32), items
         predicted = model.rating.predict(*pairs) if model.preferences else [None] * len(items)
         assert ratings == pytest.approx(predicted)
+
+
+def test_staged_lists_are_refined_by_the_item_item_regression(
+    city: Ratings, fitted: Fitted, stage_lists: StageLists
+) -> None:
+    model, settings = fitted("preference")
+    assert model.preferences
+    confidence = confidence_matrix(city, settings.reviews)
+    weights = item_item_weights(confidence)
+    preferences = replace(model.preferences, item_item=weights, item_item_weight=0.7)
+    refining = replace(model, preferences=preferences)
+    users = model.preferences.user_factors(confidence)
+    items, scores = refining.best(users, confidence, 13, confidence)
+    assert (items != model.best(users, confidence, 13, confidence)[0]).any(axis=1).mean() > 0.5
+    documents, ids = stage_lists(refining, settings), decode_ids(city.restaurants)
+    for user, user_id in enumerate(decode_ids(city.users)):
+        entries = documents[user_id]["recommendations"]
+        assert [entry["score"] for entry in entries] == pytest.approx(scores[user], rel=1e-4)
+        assert {entry["gmap_id"] for entry in entries} == {ids[item] for item in items[user]}
 
 
 def test_by_rating_the_lists_are_those_of_sparks_als_without_rated_ones(

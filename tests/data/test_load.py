@@ -361,7 +361,9 @@ def test_a_rating_out_of_another_maximum_is_rejected(
 ) -> None:
     for highest, expected in (("5", [4, 3]), ("10", [8, 3])):
         monkeypatch.setenv("RATING_MAX", highest)
-        assert "1  rating is out of another" in run(with_rating("4/5", "8/10", "3"), "--replace")
+        assert "1  rating is of another maximum" in run(
+            with_rating("4/5", "8/10", "3"), "--replace"
+        )
         assert [r["rating"] for r in loaded(db)] == expected
 
 
@@ -452,9 +454,14 @@ def test_no_line_is_lost_uncounted_after_a_stray_quote(run: Run, db: MongoDataba
 
 
 def test_texts_of_several_lines_stay_whole(run: Run, db: MongoDatabase) -> None:
-    text = '"Good food, nice, clean, cheap\nin 2 hours, 3 dishes, 5 waiters, ok\n""so"", a, b, c"'
-    run(f"user_id,gmap_id,rating,text\nu,g,4,{text}\nv,g,5,ok\n")
-    assert [r["user_id"] for r in loaded(db)] == ["u", "v"]
+    for text in (
+        '"Good food, nice, clean, cheap\nin 2 hours, 3 dishes, 5 waiters, ok\n""so"", a, b, c"',
+        '"menu\na, b, c, d\ne, f, g, h\ni, j, k, l\nend"',
+        '"We had\nsoup, salad,, wine\nand more"',
+        '"\n{""a"": 1}\n{""b"": 2}\n"',
+    ):
+        run(f"user_id,gmap_id,rating,text\nu,g,4,{text}\nv,g,5,ok\n", "--replace")
+        assert [r["user_id"] for r in loaded(db)] == ["u", "v"], text
 
 
 def test_a_backslash_may_end_a_field(run: Run, db: MongoDatabase) -> None:

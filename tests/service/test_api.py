@@ -769,3 +769,18 @@ def test_a_service_that_is_killed_takes_its_training_with_it(
     run = db["TrainingRuns"].find_one({"_id": run_id}) or {}
     assert (run["state"], run["exit_code"]) == ("cancelled", 143)
     Lease(db, 60).acquire("next")  # the training has released it
+
+
+def test_a_process_that_is_not_a_servers_is_left_alone(
+    configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[tuple[float, int]] = []
+    monkeypatch.setattr(model, "exit_after", lambda *arguments: ended.append(arguments))
+    configure()
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with TestClient(model.create_app()):
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not ended

@@ -38,7 +38,7 @@ def a_run(number: int, state: str = "succeeded", code: int = 0, **fields: Any) -
 
 
 TRAINED: Document = {
-    "phases": [{"name": "read", "seconds": 2.5}],
+    "phases": [{"name": "publish recommendations", "seconds": 2.5}],
     "rows_rejected": {"missing_user": 3},
     "warnings": ["w"],
     "metrics": {

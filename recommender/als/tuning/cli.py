@@ -77,9 +77,7 @@ def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) ->
     sys.stdout.write("\n".join([outcome, *lines, ""]))
 
 
-def tune(
-    settings: Settings, axes: Axes, folds: int, expired: Callable[[], bool]
-) -> dict[str, dict[str, Any]]:
+def tune(settings: Settings, axes: Axes, folds: int, expired: Callable[[], bool]) -> dict[str, Any]:
     """Search, and return the entry of each search for the report, by its name."""
     in_force = settings.public()
     with connected(settings) as db, spark_session(settings, "tune") as wait_for_spark:
