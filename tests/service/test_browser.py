@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import httpx2 as httpx
 import psutil
@@ -262,11 +263,13 @@ def every_page_fits_and_is_accessible(
     browser: webdriver.Chrome, url: str, db: MongoDatabase
 ) -> None:
     runs = [run["run_id"] for run in db["TrainingRuns"].find({"trigger": "api"}).limit(2)]
+    listed = (db["Recommendations"].find_one() or {})["recommendations"][0]["gmap_id"]
     pages = ["/", "/ui/runs", f"/ui/runs/{runs[0]}", "/ui/quality", "/ui/clusters"]
     pages += ["/ui/clusters/1", "/ui/users", "/ui/restaurants", "/ui/try?q=script", "/ui/login"]
     pages += [
         "/ui/users/a%2Fb%3Fc%25d%0Ae",
         f"/ui/compare?run={runs[0]}&run={runs[1]}",
+        f"/ui/restaurants/{quote(str(listed), safe='')}",
     ]
     for width in WIDTHS:
         for scheme in ("light", "dark"):

@@ -9,12 +9,12 @@ async function refresh(url) {
   const answer = await fetch(url);
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   const [now, next] = [document.getElementById("live"), page.getElementById("live")];
-  if (number !== latest || !now || !next) return;
+  if (number !== latest || !now) return;
+  if (!next) return say("This page cannot be refreshed now; load it again.");
   const focused = now.contains(document.activeElement) ? document.activeElement : null;
   const log = now.querySelector("details[open]") && next.querySelector("details");
   now.replaceWith(next);
-  log?.setAttribute("open", "");
-  log?.querySelector("pre").scrollTo(0, 1e6); // its end
+  if (log) (log.open = true), log.querySelector("pre").scrollTo(0, 1e6); // its end
   if (focused) (again(next, focused) || next).focus({ preventScroll: true });
   follow();
 }
@@ -39,7 +39,7 @@ function follow() {
       events.close();
       say(`The ${kind} has ended: ${state}.`);
     }
-    refresh(location.href);
+    refresh(location.href).catch(silent);
   };
 }
 
@@ -48,6 +48,7 @@ function say(text) {
   document.getElementById("message").textContent = text;
   if (text) setTimeout(say, 10_000, ""); // ms
 }
+const silent = () => say("The service does not answer.");
 
 // What others do: another browser or the schedule trains, pauses, ends; and times pass.
 async function watch() {
@@ -71,7 +72,7 @@ async function call(form) {
     say(answer.ok ? done : (await answer.json()).detail);
     if (answer.ok) await refresh(location.href);
   } catch {
-    say("The service does not answer.");
+    silent();
   }
   delete form.dataset.busy;
 }
@@ -79,7 +80,7 @@ async function call(form) {
 // Searches and stars: what the form would load is shown at once, and in the address.
 function show(form, button) {
   history.replaceState(null, "", `?${new URLSearchParams(new FormData(form, button))}`);
-  refresh(location.href);
+  refresh(location.href).catch(silent);
 }
 
 document.addEventListener("submit", (event) => {
