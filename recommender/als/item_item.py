@@ -5,7 +5,7 @@ from scipy.sparse import csr_array
 
 from recommender.als.top_n import Floats, Items
 
-MOST_CANDIDATES = 200  # beside a list, of two for each of its items
+MOST_CANDIDATES = 200  # besides the items of a list, two for each of them
 _NEIGHBOURS = 50
 _REG_PARAM = 10.0
 _MOST_ITEMS = 8_000  # by their users; the others have too few co-ratings
@@ -59,7 +59,7 @@ def predicted(rated: csr_array, weights: csr_array) -> csr_array:
 def refined(items: Items, scores: Floats, regression: csr_array, share: float) -> Floats:
     """Return the scores of each user's ``items``, best first, plus those `predicted`.
 
-    The latter are scaled so that a user's largest is ``share`` times the user's largest score.
+    The latter are scaled so that the largest of a user is ``share`` times the best score.
     ``items``, -1 for none, and ``scores`` are (users, n), ``regression`` is (users, items).
     """
     added = np.zeros_like(scores)
