@@ -21,8 +21,7 @@ _MAX_FOLDS = 5
 def choose_damping(ratings: Ratings, settings: Settings) -> BiasDamping:
     """Return the damping of the settings, else of the least test error, else the default."""
     user, restaurant = settings.als.user_weight, settings.als.restaurant_weight
-    sample = sample_users(ratings, _MAX_RATINGS, settings.seed)
-    folds = [] if user and restaurant else list(_folds(sample, settings))
+    folds = [] if user and restaurant else list(_folds(ratings, settings))
     if not folds:
         return BiasDamping(user or BiasDamping.user, restaurant or BiasDamping.restaurant)
     grids = (user,) if user else _USER_DAMPINGS, (restaurant,) if restaurant else _ITEM_DAMPINGS
@@ -40,7 +39,7 @@ def choose_damping(ratings: Ratings, settings: Settings) -> BiasDamping:
 
 def _folds(ratings: Ratings, settings: Settings) -> Iterator[tuple[csr_array, Ratings]]:
     """Yield train sets, (users, restaurants), and test sets until these have enough ratings."""
-    test_ratings = 0
+    ratings, test_ratings = sample_users(ratings, _MAX_RATINGS, settings.seed), 0
     for fold in range(1 if settings.als.test_split == "time" else _MAX_FOLDS):
         train, test = split(ratings, with_fold_seed(settings, fold))
         known = test.rows(np.isin(test.restaurant, train.restaurant))

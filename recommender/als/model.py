@@ -65,8 +65,9 @@ class Model:
         ``users`` are the factors of these ``rows`` of confidence. If there is an item-item
         regression, it refines the scores of the best 3 n by the factors.
         """
-        factors, model = np.nan_to_num(self.restaurant_factors), self.preferences
+        model, factors = self.preferences, self.restaurant_factors
         if model is None or model.item_item is None:
+            factors = factors if model else np.nan_to_num(factors)
             return top_n(users, factors, n, rated, shown)
         items, scores = top_n(users, factors, n + min(2 * n, MOST_CANDIDATES), rated, shown)
         regression = predicted(rows, model.item_item)

@@ -89,7 +89,7 @@ def _limit_stop(signum: int) -> None:
 
 
 def exit_after(seconds: float, code: int) -> threading.Timer:
-    """End the process in some seconds, even if threads wait for an answer; return the timer."""
+    """End the process after ``seconds``, also if threads wait, unless the timer is cancelled."""
     timer = threading.Timer(seconds, os._exit, (code,))
     timer.daemon = True
     timer.start()

@@ -700,7 +700,7 @@ def test_connections_of_half_sent_requests_are_limited_and_closed(
                     with suppress(ConnectionError):
                         connection.sendall(sent)
                 assert len(server.server_state.connections) <= 8
-                # The oldest gives way to whoever sends a request.
+                # For a new connection, the oldest that waits for a request is closed.
                 assert httpx.get(f"http://{config.host}:{config.port}/").status_code == 405
                 for connection in connections:
                     with suppress(ConnectionError):
