@@ -59,7 +59,7 @@ def check_recommendations(run: TrainingRun, stage: str) -> None:
         users = run.db[stage].count_documents(_WITH_A_LIST)
         live_users = run.db[RECOMMENDATIONS].count_documents({**WRITTEN_BY_A_RUN, **_WITH_A_LIST})
         ours, theirs = _entries(run, live)
-    reasons = _too_few("recommendations", users, live_users, run.settings.gate)
+    reasons = _too_few(users, live_users, run.settings.gate)
     reasons += _too_far_off(ours, theirs, run.settings)
     _decide(run, "recommendations", reasons, ours, theirs, "metrics.lists")
 
@@ -76,7 +76,7 @@ def check_clusters(run: TrainingRun, users: int) -> None:
     same_shift = live.get("rating_shift", 0) == reader_shift(run.settings.reviews.rating_min)
     same = same_shift and _same(run.settings, theirs, *_SAME)
     live_users = sum(live.get("sizes", [])) if same else 0
-    reasons = _too_few("clusters", users, live_users, run.settings.gate)
+    reasons = _too_few(users, live_users, run.settings.gate)
     _decide(run, "clusters", reasons, ours, theirs, "metrics.clusters.held_out")
 
 
@@ -86,11 +86,11 @@ def _entries(run: TrainingRun, live: Document) -> tuple[Document, Document]:
     return ours or {}, theirs or ({"run_id": live.get("run_id")} if live else {})
 
 
-def _too_few(name: str, users: int, live_users: int, gate: GateSettings) -> list[str]:
+def _too_few(users: int, live_users: int, gate: GateSettings) -> list[str]:
     if users >= gate.min_users_share * live_users:
         return []
     return [
-        f"{name} for {users:,} users where {live_users:,} have them now, fewer than the share of "
+        f"{users:,} users where {live_users:,} are served now, fewer than the share of "
         f"GATE_MIN_USERS_SHARE={gate.min_users_share:g}"
     ]
 
@@ -125,14 +125,14 @@ def _decide(
     lifts = (lift_of(figure_at(each, lists) or {}) for each in (ours, theirs))
     same_test = _same(run.settings, theirs, *_SAME_TEST[lists])
     lift = compare_lifts(*lifts, is_live=bool(theirs), same_test=same_test)
-    reasons = [*reasons, *(f"{name}: {reason}" for reason in lift.reasons)]
+    reasons = reasons + lift.reasons
     passed = not reasons or not run.settings.gate.enabled
     verdict = {"compared_with": theirs.get("run_id"), "passed": passed, "reasons": reasons}
     for warning in lift.warnings:
         run.warn(f"{name}: {warning}")
     rejected = not passed and run.kind != "dry_run"
     if reasons and not rejected:
-        run.warn(f"a training with the gate on would be rejected: {'; '.join(reasons)}")
+        run.warn(f"{name}: a training with the gate on would be rejected: {'; '.join(reasons)}")
     run.record(**{f"gate.{name}": {**verdict, "lift": lift.figures}, "warnings": run.warnings})
     if rejected:
         raise ModelRejectedError(
