@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import model
 from recommender.core.mongo import Document, MongoDatabase, connect, database
+from recommender.core.script import EXIT_CODES
 from recommender.core.settings import Settings
 from recommender.service.routes_metrics import LedgerMetrics
 from recommender.service.schedule import Schedule
@@ -53,7 +54,8 @@ RUNS = [
     a_run(3, "failed", 70),
     a_run(4, "failed", 1, trigger="tune"),
     a_run(5, kind="dry_run"),
-    a_run(6, "running", trigger="api"),
+    a_run(6, "failed", 66, trigger="api", kind="rollback"),
+    a_run(7, "running", trigger="api"),
 ]
 LIVE = {"user_id": "u", "run_id": "00001"}
 
@@ -221,8 +223,8 @@ HEALTHY = {
 }
 CHANGES: list[tuple[str | None, dict[str, str]]] = [
     (None, {}),
-    *((None, {CODE: f"{code}x320"}) for code in (130, 143)),
-    *(("RecommenderTrainingFailed", {CODE: f"{code}x320"}) for code in (1, 127, 134, 139)),
+    *((None, {CODE: f"{code}x320"}) for code in (130, 141, 143)),
+    *(("RecommenderTrainingFailed", {CODE: f"{code}x320"}) for code in (1, 2, 127, 134, 139)),
     ("RecommenderNoData", {CODE: "65x320"}),
     ("RecommenderMongoDBFailed", {CODE: "69x320"}),
     ("RecommenderSparkFailed", {CODE: "70x320"}),
@@ -244,6 +246,17 @@ CHANGES: list[tuple[str | None, dict[str, str]]] = [
     ("RecommenderErrors", {COUNT % 500: "0+1x320"}),
     ("RecommenderSlow", {BUCKET % 0.1: "0x320"}),
 ]
+
+
+def test_the_runbook_names_the_alert_of_every_failure_code_or_that_there_is_none() -> None:
+    runbook = (PROJECT / "docs/operations.md").read_text().partition("## Runbook")[2]
+    rows = re.findall(r"^\| (\d[^|]*)\|(.*)$", runbook, re.MULTILINE)
+    alerts = {changes[CODE]: alert for alert, changes in CHANGES if CODE in changes}
+    for code in EXIT_CODES.keys() - {0} | {137}:
+        found = [symptom + text for symptom, text in rows if re.search(rf"\b{code}\b", symptom)]
+        assert found, code
+        alert = alerts.get(f"{code}x320")
+        assert f"`{alert}`" in found[0] if alert else "no alert" in found[0], code
 
 
 def series(name: str, replica: str) -> str:
