@@ -143,12 +143,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     times = ", ".join(f"{count:,} {notation}" for notation, count in report.times.items() if count)
     summary = [
         f"Read {report.read:,} rows in {time.monotonic() - started:.1f} s.",
+        f"{report.continued:,} more lines continue a quoted text." if report.continued else "",
         f"{verb} {report.loaded:,} reviews into {settings.mongo.db}.Reviews.",
         f"Times: {times}.",
         f"Rejected {report.rejected.total():,} rows{':' if report.rejected else '.'}",
     ]
     reasons = [(f"{count:,}", reason) for reason, count in report.rejected.most_common()]
-    print_table("\n".join(summary), reasons, numbers=[0])
+    print_table("\n".join(filter(None, summary)), reasons, numbers=[0])
     return 0
 
 

@@ -126,6 +126,7 @@ class Report:
     examples: dict[str, list[int]] = field(default_factory=dict)
     columns: list[str] = field(default_factory=list)
     times: Counter[str] = field(default_factory=Counter)
+    continued: int = 0  # lines of texts of several lines, but for the first of each
 
     @property
     def read(self) -> int:
@@ -189,6 +190,8 @@ class _File:
     def __post_init__(self) -> None:
         self._columns = self.options.columns or PRESETS["google"]
         self._header: list[str] = []
+        self._stray: list[int] = []
+        self._continued = 0
         self._quoted = str(self.content).replace("'", "''")
 
     def read(self) -> Report:
@@ -254,10 +257,10 @@ class _File:
         positions = {what: self._header.index(name) for what, name in self._columns.items()}
         if self.options.header:
             lines = chain([(number, first)], lines)
-        stray: list[int] = []
-        records = _numbered(lines, delimiter, len(self._header), positions[RATING], stray)
+        padded = f"{delimiter} " in first
+        row = _row_pattern(delimiter, len(self._header), positions[RATING], padded=padded)
         with self.content.open("w", encoding="utf-8") as text:
-            text.writelines(records)
+            text.writelines(self._records(lines, delimiter, row))
         values = ", ".join(
             f"CASE WHEN trim(c{n}) NOT IN {_MISSING} THEN trim(c{n}) END AS {_RAW[what]}"
             for what, n in positions.items()
@@ -276,8 +279,46 @@ class _File:
                 END AS rejection FROM reject_errors GROUP BY row""")
         self.connection.execute(
             "INSERT INTO raw BY NAME SELECT unnest($1::BIGINT[]) AS row, $2 AS rejection",
-            [stray, "unclosed or stray quote"],
+            [self._stray, "unclosed or stray quote"],
         )
+
+    def _records(self, lines: Iterable[tuple[int, str]], delimiter: str, row: str) -> Iterator[str]:
+        """Yield each record after the number of its first line, blank lines left out.
+
+        A quote escaped by a backslash is doubled. Stray are lines where a quote opens that is not
+        closed before the next ``row``, and those after which DuckDB would lose the next ones.
+        """
+        end = _DELIMITERS[delimiter]
+        is_row = re.compile(row).fullmatch
+        is_record = re.compile(rf"{_FIELD % end}(?:{end}{_FIELD % end})*+\n?").fullmatch
+        escaped_end = re.compile(rf'\\"\s*({end}|$)')
+        opened: dict[int, str] = {}
+        for number, line in lines:
+            if '\\"' in line:
+                doubled = line.replace('\\"', '""')
+                # The quotes pair up as they are: those after a backslash end fields.
+                as_it_is = line.count('"') % 2 < doubled.count('"') % 2 and escaped_end.search(line)
+                line = line if as_it_is else doubled
+            is_odd = line.count('"') % 2
+            if opened and not is_odd and not is_row(line):
+                opened[number] = line
+                continue
+            if opened and is_odd:
+                texts = [*opened.values(), line]
+                # Where both ends are rows, each quote is stray.
+                are_rows = all(is_row(texts[i].replace('"', "")) for i in (0, -1))
+                if not are_rows and is_record("".join(texts)):
+                    yield f"{next(iter(opened))}{delimiter}{''.join(texts)}"
+                    self._continued += len(opened)
+                    opened = {}
+                    continue
+            self._stray += (n for n, text in opened.items() if text.strip())
+            opened = {number: line} if is_odd else {}
+            if not is_odd and '"' in line and not is_record(line):
+                self._stray.append(number)
+            elif not is_odd and line.strip():
+                yield f"{number}{delimiter}{line}"
+        self._stray += (n for n, text in opened.items() if text.strip())
 
     def _read_header(self, line: str) -> str:
         """Take the columns from the first line if not from the options; return the delimiter."""
@@ -339,7 +380,7 @@ class _File:
             FROM (SELECT *, number_of(time_text) AS n FROM raw)))""")
 
     def _report(self) -> Report:
-        report = Report(columns=self._header)
+        report = Report(columns=self._header, continued=self._continued)
         rejections = """
             SELECT rejection, count(*), list(row ORDER BY row)[:3] FROM reviews
             WHERE rejection IS NOT NULL GROUP BY rejection ORDER BY rejection"""
@@ -383,53 +424,23 @@ def _only_member(archive: zipfile.ZipFile) -> Any:
         raise DataError(f"the zip archive is not readable: {error}; unpack it first") from None
 
 
-def _numbered(
-    lines: Iterable[tuple[int, str]], delimiter: str, width: int, rating: int, stray: list[int]
-) -> Iterator[str]:
-    """Yield each record after the number of its first line, blank lines left out.
+def _row_pattern(delimiter: str, width: int, rating: int, *, padded: bool) -> str:
+    """Return the pattern of a row, as opposed to a line of a text of several lines.
 
-    A quote escaped by a backslash is doubled. To ``stray`` go lines where a quote opens that is not
-    closed before the next review, and those after which DuckDB would lose the next ones.
+    Its rating is a number, after blanks no more than a number, or a word. A line of a text has a
+    blank after some delimiter, and so has a row with a word if the table is ``padded`` with them.
     """
     end = _DELIMITERS[delimiter]
-    field = _FIELD % end
-    # A rating begins as a number. After blanks, where texts go on, it is one, or a word for none.
     digits = rf"[-+]?[.,]?\d(?:(?!{end})[\d.,/ ])*+"
-    rating_start = rf'"?[-+]?[.,]?\d| *+"?(?i:{digits}|null|none|nan|\\n)"? *+(?:{end}|$)'
-    fields = [field] * width
-    fields[rating] = f"(?={rating_start}){field}"
-    review = re.compile(rf"{end.join(fields)}\n?")
-    record = re.compile(rf"{field}(?:{end}{field})*+\n?")
-    escaped_end = re.compile(rf'\\"\s*({end}|$)')
-    opened: dict[int, str] = {}
-    for number, line in lines:
-        if '\\"' in line:
-            doubled = line.replace('\\"', '""')
-            # The quotes pair up as they are: those after a backslash end fields.
-            as_it_is = line.count('"') % 2 < doubled.count('"') % 2 and escaped_end.search(line)
-            line = line if as_it_is else doubled
-        is_odd = line.count('"') % 2
-        if opened and not is_odd and not review.fullmatch(line):
-            opened[number] = line
-            continue
-        if opened and is_odd:
-            texts = [*opened.values(), line]
-            # Where both ends are reviews, or most lines between are rows, each quote is stray.
-            are_reviews = all(review.fullmatch(texts[i].replace('"', "")) for i in (0, -1))
-            # A blank follows the commas of a text, but not those of a row.
-            inner = (text for text in texts[1:-1] if f"{delimiter} " not in text)
-            rows = sum(text.count(delimiter) == width - 1 for text in inner)
-            if not (are_reviews or 2 * rows > len(texts) > 4) and record.fullmatch("".join(texts)):
-                yield f"{next(iter(opened))}{delimiter}{''.join(texts)}"
-                opened = {}
-                continue
-        stray += opened
-        opened = {number: line} if is_odd else {}
-        if not is_odd and '"' in line and not record.fullmatch(line):
-            stray.append(number)
-        elif not is_odd and line.strip():
-            yield f"{number}{delimiter}{line}"
-    stray += opened
+    number = rf'"?[-+]?[.,]?\d| *+"?(?i:{digits}|null|none|nan|\\n)"? *+(?:{end}|$)'
+    word = rf'{" *+" * padded}"?(?:(?!{end})[^\s"])*+"? *+(?:{end}|$)'
+    rows = []
+    for start in (number, word):
+        fields = [_FIELD % end] * width
+        fields[rating] = f"(?={start}){fields[rating]}"
+        rows.append(end.join(fields))
+    no_text = "" if padded else f"(?!.*{end} )"
+    return rf"(?:{rows[0]}|{no_text}{rows[1]})\n?"
 
 
 def _json_path(keys: Sequence[str]) -> str:

@@ -447,10 +447,24 @@ def test_no_line_is_lost_uncounted_after_a_stray_quote(run: Run, db: MongoDataba
         (['a,g,4,"He said "go"\n', 'and I went"\n', "z,g,4,ok\n"], 1),
         (['a,g,"4"x"y,"c\n', "z,g,4,ok\n"], 1),
         ([start, 'y,g,4,"two\nlines"\n', "z,g,4,ok\n"], 2),
+        ([start, "u,g,good,fine\n", 'closed"\n', "z,g,4,ok\n"], 1),
+        ([start, "\n", "u,g,,fine\n", "v,g,good,fine\n", 'closed"\n', "z,g,4,ok\n"], 1),
+        (['bad,g,good,"opened\n', end, "z,g,4,ok\n"], 1),
+        ([start, 'last,g,good,closed"\n', "z,g,4,ok\n"], 1),
+        (['"u,g,good,fine\n', 'v",g,4,fine\n', "z,g,4,ok\n"], 1),
     ):
         summary = run("user_id,gmap_id,rating,text\n" + "".join(lines), "--replace")
-        assert f"Read {len(lines):,} rows" in summary, lines
+        rows = sum(line != "\n" for line in lines)
+        assert f"Read {rows} rows" in summary, lines
         assert len(loaded(db)) == loadable, lines
+
+
+def test_a_row_with_a_word_as_rating_is_no_text_in_a_padded_table(
+    run: Run, db: MongoDatabase
+) -> None:
+    lines = ('bad, g, 4, "opened\n', "u, g, good, fine\n", 'closed"\n', "z, g, 4, ok\n")
+    assert "Read 4 rows" in run("user_id, gmap_id, rating, text\n" + "".join(lines))
+    assert [r["user_id"] for r in loaded(db)] == ["z"]
 
 
 def test_texts_of_several_lines_stay_whole(run: Run, db: MongoDatabase) -> None:
@@ -460,8 +474,10 @@ def test_texts_of_several_lines_stay_whole(run: Run, db: MongoDatabase) -> None:
         '"We had\nsoup, salad,, wine\nand more"',
         '"\n{""a"": 1}\n{""b"": 2}\n"',
     ):
-        run(f"user_id,gmap_id,rating,text\nu,g,4,{text}\nv,g,5,ok\n", "--replace")
+        summary = run(f"user_id,gmap_id,rating,text\nu,g,4,{text}\nv,g,5,ok\n", "--replace")
         assert [r["user_id"] for r in loaded(db)] == ["u", "v"], text
+        breaks = text.count("\n")
+        assert f"\n{breaks} more lines continue a quoted text.\n" in summary
 
 
 def test_a_backslash_may_end_a_field(run: Run, db: MongoDatabase) -> None:
