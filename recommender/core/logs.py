@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from urllib.parse import parse_qsl, unquote, unquote_plus
 
 from recommender.core.settings import Settings
@@ -63,7 +64,9 @@ def set_log_format(handler: logging.Handler, secrets: Sequence[str]) -> None:
 
 def print_error(reason: str) -> None:
     """Write a script's last line, its error, to stderr."""
-    sys.stderr.write(f"error: {one_line(redact(reason, [*_secrets, *secrets_of_environment()]))}\n")
+    secrets = [*_secrets, *secrets_of_environment()]
+    with suppress(BrokenPipeError):  # its reader is gone
+        sys.stderr.write(f"error: {one_line(redact(reason, secrets))}\n")
 
 
 def one_line(text: object, limit: int = 500) -> str:

@@ -58,6 +58,9 @@ def script_parser(
 def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
     """Run ``main`` on the command line's arguments; return its exit code, or its failure's."""
     raise_on_signals()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     log_to_stderr("INFO", secrets_of_environment())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # of names in a narrow encoding

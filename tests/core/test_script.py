@@ -44,8 +44,8 @@ PASSWORD = "s3/cr@et: %41+x"
 pytestmark = pytest.mark.usefixtures("signals_and_logging_stay_as_they_are")
 
 
-def start(body: str, **environment: str) -> subprocess.Popen[str]:
-    """Start a script whose main has this body."""
+def start(body: str, redirect: str = "", **environment: str) -> subprocess.Popen[str]:
+    """Start a script whose main has this body, with a shell's redirection of its output."""
     program = (
         "import os, signal, socket, sys, threading\n"
         f"sys.path.insert(0, {str(PROJECT)!r})\n"
@@ -54,7 +54,7 @@ def start(body: str, **environment: str) -> subprocess.Popen[str]:
         "raise SystemExit(run_script(main))\n"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", program],
+        ["sh", "-c", f'exec "$0" -c "$1" {redirect}', sys.executable, program],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -462,6 +462,24 @@ def test_help_lists_the_exit_codes_of_the_script(
     assert printed.err == ""
     lines = printed.out.partition("exit codes:\n")[2].splitlines()
     assert {int(line.split()[0]) for line in lines} == ANY_SCRIPT | OWN_CODES[script]
+
+
+def test_a_success_that_nobody_reads_is_no_failure() -> None:
+    body = "sys.stdout.write('x' * 100_000); return 0"
+    assert ended(start(body, ">&-")) == (0, "", "")
+    process = start(body)
+    assert process.stdout
+    process.stdout.close()
+    assert ended(process) == (141, "", "")
+
+
+def test_an_error_that_nobody_reads_keeps_its_code() -> None:
+    body = "from recommender.core.errors import DataError; raise DataError('no')"
+    assert ended(start(body, "2>&-"))[0] == 65
+    process = start(body)
+    assert process.stderr
+    process.stderr.close()
+    assert ended(process)[0] == 65
 
 
 @pytest.mark.parametrize("kind", ["RuntimeError", "recommender.core.errors.DataError"])
