@@ -142,12 +142,23 @@ def _start(
         context: Any = SparkContext(conf=conf)
         # We have no accumulators; their server would print that a stop ended the JVM.
         context._accumulatorServer.handle_error = lambda *_: None
+        _warn_if_open(context.getConf())
         spark = SparkSession.builder.config(conf=conf).getOrCreate()
         # Long lineages overflow the JVM's stack; ALS cuts them at checkpoints.
         checkpoints = settings.spark.checkpoint_dir or f"file://{scratch}/checkpoints"
         spark.sparkContext.setCheckpointDir(checkpoints)
         spark.sparkContext.addPyFile(str(_zip_package(scratch)))
         return spark
+
+
+def _warn_if_open(conf: SparkConf) -> None:
+    """Log a warning if others on the network can read what Spark's processes exchange."""
+    if conf.get("spark.authenticate") != "true":
+        log.warning(
+            "%s: Spark's connections are neither authenticated nor encrypted, as its machines "
+            "share no spark.authenticate.secret; see docs/operations.md",
+            conf.get("spark.master"),
+        )
 
 
 def _failure(text: str) -> RecommenderError:

@@ -68,6 +68,7 @@ def test_the_lists_of_a_cluster_are_those_of_one_machine(
         train = "als_training.py", "--no-clustering"
         done = run_script(*train, settings=db_settings, SPARK_MASTER=where, **options)
         assert done.returncode == 0, done.stderr
+        assert done.stderr.count("spark.authenticate.secret") == (where == master)
         lists.append(lists_of(db))
     assert len([*tmp_path.glob("worker.Worker-*/app-*")]) == 2  # both workers had executors
     alone, on_cluster = lists

@@ -13,7 +13,7 @@ from typing import Any
 import pyspark
 import pytest
 from py4j.protocol import Py4JError
-from pyspark import SparkContext
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from recommender.core.errors import ConfigurationError, SparkError
@@ -274,6 +274,13 @@ def test_a_stop_while_spark_ends_leaves_no_folder(db_settings: Settings) -> None
     )
     assert (done.returncode, done.stderr) == (143, "error: stopped by SIGTERM\n")
     assert list(db_settings.work_dir.iterdir()) == []
+
+
+def test_a_cluster_without_a_secret_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    for authenticate in ("true", "false"):
+        conf = SparkConf(False).setMaster("spark://h:7077")
+        spark._warn_if_open(conf.set("spark.authenticate", authenticate))
+        assert len(caplog.records) == (authenticate == "false")
 
 
 _RPC_REQUEST, _RPC_RESPONSE, _OPEN_BLOCKS = 3, 4, 0
