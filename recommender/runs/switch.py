@@ -21,7 +21,7 @@ from pymongo.errors import AutoReconnect, OperationFailure, WriteConcernError
 from recommender.core.errors import PublishError
 from recommender.core.logs import one_line
 from recommender.core.mongo import Document, MongoDatabase, reason_of
-from recommender.core.mongo_collections import PUBLISHED, STAGED
+from recommender.core.mongo_collections import PUBLISHED, SHARED, STAGED, WRITTEN_BY_OTHERS
 from recommender.runs.late_writes import replay
 from recommender.runs.lease import COLLECTION as STATE
 from recommender.runs.lease import LEASE_ID, SWITCH
@@ -144,16 +144,20 @@ def _replay(db: MongoDatabase, switch: Document) -> None:
 
 
 def _undo(db: MongoDatabase, switch: Document) -> None:
-    """Put the replaced collections back, and delete the note."""
+    """Put the replaced collections back, with what others have written since; delete the note."""
     for pair in switch["stages"]:
-        previous = pair["stage"] + PREVIOUS
+        previous, target = pair["stage"] + PREVIOUS, pair["target"]
         done = pair.get("in_place") or not _exists(db, pair["stage"])
         if done and _exists(db, previous):
-            log.warning("MongoDB refused the rest of a switch: %s is put back", pair["target"])
+            log.warning("MongoDB refused the rest of a switch: %s is put back", target)
             try:
-                db[previous].rename(pair["target"], dropTarget=True)
+                if target in SHARED:
+                    merge = {"into": previous, "whenMatched": "replace"}
+                    others = [{"$match": WRITTEN_BY_OTHERS}, {"$merge": merge}]
+                    db[target].aggregate(others, bypassDocumentValidation=True)
+                db[previous].rename(target, dropTarget=True)
             except OperationFailure as error:  # the next training publishes both
-                log.error("MongoDB refuses to put %s back: %s", pair["target"], reason_of(error))
+                log.error("MongoDB refuses to put %s back: %s", target, reason_of(error))
     _change(db, switch, {"$unset": {SWITCH: ""}})
 
 

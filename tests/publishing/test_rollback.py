@@ -174,14 +174,17 @@ def test_a_lost_lease_rolls_nothing_back(either: MongoDatabase, db_settings: Set
     assert previous_generation(either)[CLUSTERS]["run_id"] == "r1"
 
 
-def test_a_refused_rename_undoes_the_whole_rollback(
+def test_a_refused_rename_undoes_the_whole_rollback_but_not_what_the_backend_writes(
     either: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish_all(either, "r1", "r2")
+    either[METADATA].insert_one({"_id": "changed", "a": 1})
     rename = switching._rename
 
     def refuse(db: MongoDatabase, stage: str, target: str) -> None:
-        if target == RECOMMENDATIONS:
+        if target == RECOMMENDATIONS:  # the other two are restored
+            db[METADATA].insert_one({"_id": "new"})
+            db[METADATA].replace_one({"_id": "changed"}, {"b": 2})
             db.command("refused")
         rename(db, stage, target)
 
@@ -189,3 +192,5 @@ def test_a_refused_rename_undoes_the_whole_rollback(
     with pytest.raises(Exception, match="refused"):
         roll_back(either, db_settings, "r3")
     assert live(either) == of("r2")
+    theirs = list(either[METADATA].find({"run_id": {"$exists": False}}).sort("_id"))
+    assert theirs == [{"_id": "changed", "b": 2}, {"_id": "new"}]
