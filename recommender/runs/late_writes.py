@@ -84,7 +84,10 @@ def replay(db: MongoDatabase, position: Document, name: str, unique: str, previo
         for event in _writes(stream, lambda event: event is None or event["clusterTime"] > now):
             groups.get(_key(event["documentKey"]), (None, []))[1].clear()
     for current, events in groups.values():
-        _repeat(live, current, events)
+        try:
+            _repeat(live, current, events)
+        except DuplicateKeyError as error:  # another one has its unique field by now
+            log.warning("a write of others could not be repeated: %s", reason_of(error))
         events.clear()  # a group may have several keys
 
 
@@ -136,10 +139,7 @@ def _repeat(live: RawCollection, current: RawBSONDocument | None, events: list[E
     for event in events:
         document = event.get("fullDocument")
         if document is not None and current is None:
-            try:
-                live.insert_one(document)
-            except DuplicateKeyError:
-                return
+            live.insert_one(document)
             current = document
         elif current is None or (document is None and "run_id" in current):
             continue

@@ -83,17 +83,19 @@ class TestLateWrites:
         """As after kill -9 between the rename and the end."""
         live = replica_set[RECOMMENDATIONS]
         train(replica_set, "r0", recommendations("r0", 1))
-        live.insert_many({"_id": n, "user_id": f"guest {n}"} for n in range(6))
+        live.insert_many({"_id": n, "user_id": f"guest {n}"} for n in range(7))
         train(replica_set, "r1", recommendations("r1", 1))
         live.insert_many({"_id": user, "user_id": user} for user in ("u1", "u2"))
         name = f"{RECOMMENDATIONS}.staged.r2"
         live.aggregate([{"$out": name + PREVIOUS}])
-        replica_set[name].insert_many(recommendations("r2", 4))
+        replica_set[name].create_index("user_id", unique=True)
+        replica_set[name].insert_many(recommendations("r2", 5))
         replica_set[name].insert_many(live.find({"user_id": {"$regex": "guest"}}))
         note = switch_of(
             {name: RECOMMENDATIONS}, {RECOMMENDATIONS: "user_id"}, stream_position(replica_set)
         )
         HookedLease(replica_set, "r2", nothing).begin_switch(note)
+        live.update_one({"_id": 6}, {"$set": {"user_id": "u4"}})  # of a staged document: refused
         live.insert_one({"user_id": "new"})
         live.replace_one({"user_id": "guest 0"}, {"user_id": "guest 0", "list": [1, 2, 3]})
         live.update_one({"user_id": "guest 0"}, {"$push": {"list": {"$each": [], "$slice": 1}}})
@@ -115,12 +117,14 @@ class TestLateWrites:
                 "u1": {"run_id": "r2", "recommendations": []},
                 "u2": {"a": 1},
                 "u3": {"recommendations": ["theirs"]},
+                "u4": {"run_id": "r2", "recommendations": []},
                 "new": {},
                 "guest 0": {"list": [1]},
                 "guest 1": {"a": 1},
                 "guest 3": {"a": 2},
                 "guest 4": {"again": True},
                 "guest 5": {"again": True},
+                "guest 6": {},
             }
 
     def test_polling_keeps_the_last_of_several_versions(self, db: MongoDatabase) -> None:
