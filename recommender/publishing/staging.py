@@ -99,7 +99,7 @@ class Stage:
             )
 
     def carry_over(self) -> None:
-        """Copy the documents of others from the target, if they are kept, and its validator."""
+        """Copy the target's documents of others, if they are kept, new indexes and validator."""
         live, stage = self.db[self.target], self.db[self.name]
         others = iter(others_in(live) if self.keep_others else ())
         while block := list(islice(others, INSERT_ROWS)):
@@ -108,6 +108,7 @@ class Stage:
             stage.delete_many({self.unique: {"$in": newer}})
             self.insert(block)
             self.carried.update(versions)
+        copy_indexes(live, stage)
         copy_validator(live, stage)  # last, as documents older than the validator are kept, too
 
 
