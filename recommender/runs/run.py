@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -210,16 +211,16 @@ def _closing(settings: Settings, close: _Close) -> Iterator[None]:
 
 
 def _close(settings: Settings, close: _Close, error: BaseException | None) -> None:
-    state: State = "failed"
-    if error is None:
-        state = "succeeded"
-    elif isinstance(error, Cancelled | KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt):  # by a handler that a library has set
+        error = Cancelled(signal.SIGINT)
+    state: State = "failed" if error else "succeeded"
+    if isinstance(error, Cancelled):
         state = "cancelled"
     elif isinstance(error, ModelRejectedError):
         state = "rejected"
-    unexpected = 130 if isinstance(error, KeyboardInterrupt) else 1
-    exit_code = getattr(error, "exit_code", unexpected) if error else 0
-    line = one_line(redact(str(error), secrets_of(settings))) if error else None
+    exit_code = getattr(error, "exit_code", 1) if error else 0
+    kind = "" if hasattr(error, "exit_code") else f"{type(error).__name__}: "
+    line = one_line(redact(f"{kind}{error}", secrets_of(settings))) if error else None
     with _logged("the outcome could not be written to the ledger"):
         close(state, exit_code, line)
 

@@ -45,12 +45,12 @@ ENDS: list[tuple[BaseException, str, int, str]] = [
     (PublishError("not that many"), "failed", 70, "not that many"),
     (ModelRejectedError("no good"), "rejected", 76, "no good"),
     (DatabaseUnavailableError("gone"), "failed", 69, "gone"),
-    (ValueError("a\nbug"), "failed", 1, "a bug"),
-    (MemoryError(), "failed", 1, ""),
-    (SystemExit(3), "failed", 1, "3"),
+    (ValueError("a\nbug"), "failed", 1, "ValueError: a bug"),
+    (MemoryError(), "failed", 1, "MemoryError:"),
+    (SystemExit(3), "failed", 1, "SystemExit: 3"),
     (Cancelled(signal.SIGTERM), "cancelled", 143, "stopped by SIGTERM"),
     (Cancelled(signal.SIGINT), "cancelled", 130, "stopped by SIGINT"),
-    (KeyboardInterrupt(), "cancelled", 130, ""),
+    (KeyboardInterrupt(), "cancelled", 130, "stopped by SIGINT"),
 ]
 
 
@@ -390,7 +390,7 @@ def test_the_password_does_not_reach_the_ledger(db: MongoDatabase, db_settings: 
             raise ValueError(f"no way to {uri} with s3/cr@t% or s3%2Fcr%40t%25")
     finally:
         db.command("dropAllUsersFromDatabase")
-    assert only_entry(db)["error"] == "no way to *** with *** or ***"
+    assert only_entry(db)["error"] == "ValueError: no way to *** with *** or ***"
     assert "cr@t" not in str(only_entry(db))
 
 
