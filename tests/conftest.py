@@ -121,7 +121,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 @contextmanager
 def signals_and_logging_kept() -> Iterator[None]:
     """Undo what scripts do to signals, to their timer (pytest-timeout's too) and to logging."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
     handlers = {number: signal.getsignal(number) for number in numbers}
     root, hook = logging.getLogger(), sys.unraisablehook
     level, installed = root.level, root.handlers[:]

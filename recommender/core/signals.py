@@ -48,20 +48,29 @@ class TimedOut(Stopped):
 
 
 def raise_on_signals() -> None:
-    """Make SIGTERM and SIGINT raise :class:`Cancelled`, so that clean-up code runs."""
+    """Make SIGTERM, SIGINT and SIGHUP raise :class:`Cancelled`; nohup's SIGHUP stays ignored."""
+    terminals = [fd for fd in (1, 2) if os.isatty(fd)]
 
     def stop(signum: int, _frame: object) -> NoReturn:
         _limit_stop(signum)
         _stop(Cancelled(signum))
 
+    def hang_up(*_: object) -> None:
+        for fd in terminals:
+            if not os.isatty(fd):  # it is gone: what is printed is dropped, and no error
+                os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+        stop_main_thread("stopped by SIGHUP")
+
     for signum in _STOP_SIGNALS:
         signal.signal(signum, stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, hang_up)
     # A stop that Python drops in a finaliser is raised again, see `_stop`.
     sys.unraisablehook = lambda d: isinstance(d.exc_value, Stopped) or sys.__unraisablehook__(d)
 
 
 def stop_main_thread(reason: str) -> None:
-    """Stop the script from another thread, as SIGTERM does; ``reason`` is then its error."""
+    """Stop the script from any thread, as SIGTERM does; ``reason`` is then its error."""
     _reasons.append(reason)
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
@@ -69,7 +78,7 @@ def stop_main_thread(reason: str) -> None:
 def ignore_signals() -> None:
     """Ignore stop signals from now on, and cancel the second try of a stop."""
     signal.setitimer(signal.ITIMER_REAL, 0)
-    for signum in _STOP_SIGNALS:
+    for signum in (*_STOP_SIGNALS, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
 
 

@@ -127,7 +127,9 @@ def test_an_unexpected_failure_is_logged_with_its_traceback_and_ends_in_one_line
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)],
+    ids=["SIGTERM", "SIGINT", "SIGHUP"],
 )
 def test_a_signal_lets_the_script_clean_up_and_sets_its_code(number: int, code: int) -> None:
     process = start(
@@ -147,6 +149,15 @@ def test_a_signal_lets_the_script_clean_up_and_sets_its_code(number: int, code: 
         "cleaned up\n",
         f"error: stopped by {signal.Signals(number).name}\n",
     )
+
+
+def test_a_script_under_nohup_outlives_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which the script inherits
+    try:
+        process = start("os.kill(os.getpid(), signal.SIGHUP); print('goes on')")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ended(process) == (0, "goes on\n", "")
 
 
 def test_an_ordinary_handler_does_not_swallow_the_signal() -> None:

@@ -260,30 +260,46 @@ def beating() -> bool:
     return any(thread.name == "heartbeat" for thread in threading.enumerate())
 
 
-def test_a_cancelled_run_stops_wherever_it_is(db: MongoDatabase, db_settings: Settings) -> None:
+@pytest.mark.parametrize("how", ["request", "SIGHUP"])
+def test_a_cancelled_run_stops_wherever_it_is(
+    db: MongoDatabase, db_settings: Settings, how: str
+) -> None:
     program = (
-        "import threading; from recommender.core.script import run_script\n"
+        "import os, threading; from recommender.core.script import run_script\n"
         "from recommender.core.settings import load_settings\n"
         "from recommender.runs import run; run._BEAT_SECONDS = 0.1\n"
+        "os.open(os.ttyname(0), os.O_RDWR)\n"  # which makes it the session's terminal
         "def main(_):\n"
         "    with run.training_run(load_settings()) as training, training.phase('read'):\n"
         "        threading.Event().wait()\n"
         "raise SystemExit(run_script(main))\n"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", program], env=environment(db_settings), cwd=PROJECT
-    )
-    try:
-        until(lambda: db["TrainingRuns"].find_one({"phase": "read"}))
-        (run,) = Ledger(db).recent(1)
-        assert Ledger(db).request_cancel(run["run_id"])
-        assert child.wait(DEADLINE_SECONDS) == 143
-    finally:
-        child.kill()
-        child.wait()
+    ours, theirs = os.openpty()
+    with os.fdopen(ours) as terminal, os.fdopen(theirs) as slave:
+        child = subprocess.Popen(
+            [sys.executable, "-c", program],
+            env=environment(db_settings, TERM="xterm"),
+            cwd=PROJECT,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        slave.close()
+        try:
+            until(lambda: db["TrainingRuns"].find_one({"phase": "read"}))
+            (run,) = Ledger(db).recent(1)
+            if how == "SIGHUP":
+                terminal.close()
+            else:
+                assert Ledger(db).request_cancel(run["run_id"])
+            assert child.wait(DEADLINE_SECONDS) == 143
+        finally:
+            child.kill()
+            child.wait()
     run = Ledger(db).get(run["run_id"]) or {}
     assert (run["state"], run["exit_code"]) == ("cancelled", 143)
-    assert "request" in run["error"]
+    assert how in run["error"]
     assert holder(db) is None
     assert not Ledger(db).request_cancel(run["run_id"])
 
