@@ -1,6 +1,8 @@
 """python -m recommender.doctor: what it finds, its remedies and its exit codes."""
 
 import json
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from recommender import doctor
 from recommender.core.mongo import MongoDatabase, connect, database
 from recommender.core.settings import Settings, load_settings
 from recommender.runs.ledger import Ledger
-from tests.support import free_port, write_tiny_city
+from tests.support import PROJECT, environment, free_port, write_tiny_city
 
 Examine = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -57,9 +59,22 @@ def test_a_healthy_deployment_and_a_failed_run(
 
 
 def test_each_problem_has_its_exit_code_and_the_other_checks_are_done(
-    examine: Examine, clean_environment: Path, monkeypatch: pytest.MonkeyPatch
+    examine: Examine,
+    db_settings: Settings,
+    clean_environment: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "recommender.doctor", "--json"],
+        env=environment(db_settings, PYTHONPATH=str(PROJECT), PORT=str(free_port())),
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
     code, outcome = examine()
+    findings, of_process = outcome["checks"], json.loads(done.stdout)["checks"]
+    assert (done.returncode, len(of_process)) == (code, len(findings))
+    assert of_process[:4] == findings[:4]  # all of MongoDB's: the free space changes, and the port
     assert (code, outcome["reviews"]["state"]) == (65, "problem")
     assert outcome["MongoDB"]["state"] == "warning"  # standalone
     down = f"mongodb://u:s3cret@127.0.0.1:{free_port()}/"

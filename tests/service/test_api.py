@@ -12,10 +12,10 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import SimpleNamespace
 from typing import IO, Any
@@ -38,6 +38,7 @@ from recommender.runs.ledger import Kind, Ledger
 from recommender.service import catalog, launcher, limits, progress, routes_runs
 from recommender.service.launcher import Trainer
 from recommender.service.routes_training import in_words
+from tests.service.test_training_clock import make_due
 from tests.support import (
     PROJECT,
     ContractReader,
@@ -627,12 +628,15 @@ def test_many_requests_at_once_start_one_training(client: TestClient, db: MongoD
 
 @contextmanager
 def service(
-    settings: Settings, log: IO[bytes] | int = subprocess.DEVNULL, **more: str
+    settings: Settings,
+    log: IO[bytes] | int = subprocess.DEVNULL,
+    command: Sequence[str] = (str(PROJECT / "model.py"),),
+    **more: str,
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Run ``python model.py`` until the block ends; give the process and its address."""
     more.setdefault("PORT", str(free_port()))
     process = subprocess.Popen(
-        [sys.executable, str(PROJECT / "model.py")],
+        [sys.executable, *command],
         env=environment(settings, **more),
         cwd=settings.work_dir,
         stderr=log,
@@ -711,21 +715,55 @@ def test_connections_of_half_sent_requests_are_limited_and_closed(
         thread.join()
 
 
-def test_the_schedule_trains_to_the_end_and_publishes(
+def publish_a_list_that_a_later_review_hits(db: MongoDatabase, settings: Settings) -> None:
+    """Publish one user's list as run r0, whose only restaurant the user then reviews."""
+    since = datetime(2100, 1, 1, tzinfo=UTC)
+    user = db["Reviews"].find_one({}, {"_id": 0, "user_id": 1}) or {}
+    unrated = set(db["Reviews"].distinct("gmap_id")) - set(db["Reviews"].distinct("gmap_id", user))
+    restaurant = {"gmap_id": min(unrated)}
+    entries = [{**restaurant, "score": 1.0}]
+    db["Recommendations"].insert_one({**user, "run_id": "r0", "recommendations": entries})
+    db["Reviews"].insert_one({**user, **restaurant, "rating": 4, "time": since + timedelta(1)})
+    Ledger(db).add("r0", "api", settings, None)
+    lists = {"users": 500, "lift": 0.0, "lift_error": 0.01}
+    Ledger(db).update("r0", {"started_at": since, "metrics.lists": lists})
+    Ledger(db).close("r0", "succeeded", 0, None)
+
+
+RETRIES_SOON = """
+import model
+from recommender.core.script import run_script
+from recommender.service import launcher, training_clock
+launcher._RETRY_SECONDS, training_clock._MOST_SECONDS = 0.0, 0.5
+raise SystemExit(run_script(model.main))
+"""
+
+
+def test_the_schedule_trains_to_the_end_and_publishes_at_the_second_try(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     write_tiny_city(db, db_settings)
-    # Slots that fall due during the training are skipped and counted.
-    often = {"TRAIN_INTERVAL_HOURS": str(5 / 3600), "ALS_ALPHA": "20"}
-    log = db_settings.work_dir / "service.log"
-    with log.open("wb") as file, service(db_settings, file, **often) as (_, url):
-        until(lambda: db["TrainingRuns"].count_documents({"state": "succeeded"}), TRAINING_SECONDS)
-        until(lambda: "training succeeded" in log.read_text())
-        (run,) = [r for r in httpx.get(f"{url}/runs").json()["runs"] if r["state"] == "succeeded"]
+    publish_a_list_that_a_later_review_hits(db, db_settings)
+    db.create_collection("Clusters", viewOn="Source", pipeline=[])  # which no rename replaces
+    make_due(db)
+    log, command = db_settings.work_dir / "service.log", ("-c", RETRIES_SOON)
+    more = {"PYTHONPATH": str(PROJECT), "ALS_ALPHA": "20"}
+    with log.open("wb") as file, service(db_settings, file, command, **more) as (_, url):
+        failed = until(lambda: db["TrainingRuns"].find_one({"state": "failed"}), TRAINING_SECONDS)
+        db["Clusters"].drop()
+        until(lambda: db["TrainingRuns"].find_one({"trigger": "retry", "state": "running"}))
+        make_due(db)  # a slot during a training is skipped and counted
+        until(lambda: "training succeeded" in log.read_text(), TRAINING_SECONDS)
+        runs = httpx.get(f"{url}/runs").json()["runs"]
         schedule = db["TrainingState"].find_one({"_id": "schedule"}) or {}
-        assert schedule["skipped"] >= 1
-        assert db["TrainingRuns"].count_documents({"state": "running"}) <= 1
-    assert (run["trigger"], run["exit_code"]) == ("schedule", 0)
+        assert schedule["skipped"] == 1
+    assert failed
+    assert (failed["trigger"], failed["exit_code"]) == ("schedule", 70)
+    run, *_ = (each for each in runs if each["trigger"] == "retry")
+    assert len(runs) == 3
+    assert (run["state"], run["exit_code"]) == ("succeeded", 0)
+    hindsight = run["metrics"]["hindsight"]
+    assert (hindsight["run_id"], hindsight["reviews"], hindsight["hits"]) == ("r0", 1, 1)
     assert run["phases"][0]["name"] == "read"
     assert ContractReader(db).run_ids == {run["run_id"]}
     assert "phase read" in (db_settings.log_dir / f"{run['run_id']}.log").read_text()
@@ -756,10 +794,11 @@ def test_stopping_the_service_stops_the_training_on_demand(
     assert [member for member in family if member.is_running()] == []
 
 
-def test_a_service_that_is_killed_takes_its_training_with_it(
+def test_a_service_that_is_killed_takes_its_training_with_it_and_is_paused_afterwards(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
     with service(db_settings, STOP_GRACE_SECONDS="60") as (process, url):
+        httpx.put(f"{url}/schedule", json={"paused": True})
         run_id = httpx.post(f"{url}/train").json()["run_id"]
         until(lambda: jvms(process.pid), TRAINING_SECONDS)
         family = psutil.Process(process.pid).children(recursive=True)
@@ -769,6 +808,9 @@ def test_a_service_that_is_killed_takes_its_training_with_it(
     run = db["TrainingRuns"].find_one({"_id": run_id}) or {}
     assert (run["state"], run["exit_code"]) == ("cancelled", 143)
     Lease(db, 60).acquire("next")  # the training has released it
+    with service(db_settings, TRAIN_INTERVAL_HOURS="0") as (_, url):
+        after = httpx.get(f"{url}/next-training").json()
+    assert (after["paused"], after["next_training_at"]) == (True, None)
 
 
 def test_a_process_that_is_not_a_servers_is_left_alone(
