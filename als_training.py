@@ -48,8 +48,12 @@ _MODES = {
 }
 
 
-def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
-    """Train, and publish ``Recommendations``; return the ratings and the model that ranks them."""
+def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None, PreferenceModel | None]:
+    """Train, and publish ``Recommendations``.
+
+    Returns the ratings, and what ranks restaurants: the published model, and the evaluated one,
+    which was fitted without the test ratings.
+    """
     settings, db = run.settings, run.db
     old = others_before(db, RECOMMENDATIONS)  # what the backend wrote by itself
     few = has_few_reviews(db)
@@ -71,6 +75,7 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
             run.record(**{"metrics.lists": evaluate_lists(model, train_set, test_set, settings)})
         with run.phase("refit"):
             # The blend weight needs test ratings, and the refit has none: it is kept.
+            evaluated = model.preferences
             model = refit(model, ratings, settings, chosen).with_blend_weight(blend_weight)
         with staged(db, RECOMMENDATIONS, run.run_id, old=old) as stage:
             with run.phase("recommend"):
@@ -80,7 +85,7 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None]:
                 check_recommendations(run, stage.name)
                 if run.kind != "dry_run":
                     publish(db, stage, lease=run.lease)
-    return ratings, model.preferences
+    return ratings, model.preferences, evaluated
 
 
 def recommend(
@@ -148,9 +153,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             rollback(run)
         else:
             check_targets(run, [RECOMMENDATIONS] if arguments.no_clustering else PUBLISHED)
-            ratings, preferences = train(run)
+            trained = train(run)
             if not arguments.no_clustering:
-                clustering_training.train(run, ratings, preferences)
+                clustering_training.train(run, *trained)
     print_summary(run, as_json=arguments.json)
     return 0
 

@@ -15,8 +15,8 @@ from recommender.clustering.documents import cluster_documents, figures_of, meta
 from recommender.clustering.elbow import parse_range, run_elbow
 from recommender.clustering.evaluate import evaluate_clusters, silhouette_of, training_users
 from recommender.clustering.fit import cluster
+from recommender.clustering.member_preferences import score_clusters
 from recommender.clustering.published_model import previous_labels
-from recommender.clustering.scoring import score
 from recommender.clustering.stable_ids import matched_ids, users_moved
 from recommender.clustering.user_matrix import user_matrix
 from recommender.core.logs import configure_logging
@@ -35,16 +35,23 @@ from recommender.runs.summary import print_summary
 _REMEDY = "check the ratings and the CLUSTERS_* settings"
 
 
-def train(run: TrainingRun, ratings: Ratings, preferences: PreferenceModel | None = None) -> None:
+def train(
+    run: TrainingRun,
+    ratings: Ratings,
+    preferences: PreferenceModel | None = None,
+    evaluated: PreferenceModel | None = None,
+) -> None:
     """Cluster the users of the ratings and publish ``Clusters`` and ``Metadata``.
 
-    The item factors of ``preferences`` are published as well; None keeps the published ones.
+    The item factors of ``preferences`` are published as well, and the clusters' lists are made with
+    them; None keeps the published ones, and makes the lists by the ratings alone. ``evaluated`` is
+    the same model before it has seen the test ratings: with it, the lists are evaluated.
     """
     settings = run.settings
     with run.phase("cluster"):
         matrix = user_matrix(ratings, settings)
         previous, moved = previous_labels(run.db, ratings), None
-        train_users, fitted = training_users(matrix, settings), None
+        train_users, fitted = training_users(matrix, settings.seed), None
         if train_users is None:
             clustering = cluster(matrix, settings.clusters, settings.seed)
         else:
@@ -55,7 +62,7 @@ def train(run: TrainingRun, ratings: Ratings, preferences: PreferenceModel | Non
             clustering = clustering.renumbered(matched_ids(clustering.labels, previous, k))
             moved = users_moved(clustering.labels, previous)
         shown = shown_restaurants(run.db, ratings.restaurants, settings.reviews.restaurants_exclude)
-        scored = score(matrix.ratings, clustering.centroids, matrix.columns, matrix.lowest)
+        scored = score_clusters(clustering, matrix, preferences, settings.seed)
         scored = replace(scored, scores=scored.scores * shown, fallback=scored.fallback * shown)
     with run.phase("evaluate clusters"):
         figures = figures_of(clustering, matrix)
@@ -64,7 +71,7 @@ def train(run: TrainingRun, ratings: Ratings, preferences: PreferenceModel | Non
             "users_moved": moved,
             "silhouette": silhouette_of(clustering, matrix, settings.seed),
             "clustered_once": fitted is not None,
-            "held_out": evaluate_clusters(matrix, settings, fitted),
+            "held_out": evaluate_clusters(ratings, matrix, settings, fitted, evaluated),
         }
         run.record(**{"metrics.clusters": {**figures, **measured}})
         arrays = (clustering.centroids, scored.scores, scored.fallback)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,24 +26,27 @@ from scipy.sparse import csr_array
 from sklearn.cluster import KMeans
 
 from benchmarks.datasets import add_columns_options, read_file
-from recommender.als.fold_in import preference_model
+from recommender.als.choose_alpha import preference_embedding
+from recommender.als.fold_in import PreferenceModel, preference_model, with_embedding
 from recommender.als.popularity import popularity_scores
 from recommender.als.sweeps import implicit_step, random_factors, sweep
 from recommender.als.top_n import top_n
-from recommender.clustering.evaluate import evaluate_clusters, relevant_from
+from recommender.clustering.evaluate import evaluate_clusters
 from recommender.clustering.fit import Clustering, cluster
+from recommender.clustering.member_preferences import score_clusters
 from recommender.clustering.scoring import best_items, score
 from recommender.clustering.user_matrix import UserMatrix, user_matrix
 from recommender.core.script import run_script
 from recommender.core.settings import Settings, load_settings
 from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import ranking_quality
-from recommender.evaluation.splitting import UserSplit, split_users
+from recommender.evaluation.splitting import choose_test_users, relevant_items, split
 from recommender.load import columns_of
 
 _SPACES = ("tastes", "ratings")
+_TEST_SHARE = 0.1
 _ALPHA, _REG_PARAM = 20.0, 4.0
-_RANK = 64
+_RANK, _EMBEDDING_WEIGHT = 64, 0.5
 _SHRINKAGE = 100
 _BAYESIAN_RATINGS = 10
 
@@ -101,8 +104,11 @@ def spaces(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
     for space in _SPACES:
         started, figures = time.perf_counter(), []
         for seed in seeds:
-            of_split = settings.with_values({"clusters_space": space, "seed": seed})
-            figures.append(evaluate_clusters(user_matrix(ratings, of_split), of_split))
+            train, _, of_split = _split(
+                ratings, settings.with_values({"clusters_space": space}), seed
+            )
+            matrix, preferences = user_matrix(ratings, of_split), _preferences(train, of_split)
+            figures.append(evaluate_clusters(ratings, matrix, of_split, preferences=preferences))
         seconds = (time.perf_counter() - started) / len(seeds)
         yield f"{_lists_line(space, figures)} {_mean(figures, 'users'):7.0f} {seconds:8.1f}"
     yield _lists_line("popular", [one["popular"] for one in figures])
@@ -115,17 +121,40 @@ def others(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
         yield _lists_line(name, [model(*split) for split in splits])
 
 
+class TestUsers(NamedTuple):
+    """The test users' ratings, split in two: (test users, items)."""
+
+    seen: csr_array
+    relevant: csr_array
+
+
 def _split(
     ratings: Ratings, settings: Settings, seed: int
-) -> tuple[UserMatrix, UserSplit, Settings]:
+) -> tuple[UserMatrix, TestUsers, Settings]:
     """Return the training users' matrix, the test users and the settings of one split."""
     of_split = settings.with_values({"seed": seed})
     matrix = user_matrix(ratings, of_split)
-    test = split_users(matrix.ratings, relevant_from(matrix, of_split.reviews), seed=seed)
-    return matrix.subset(test.train_users), test, of_split
+    is_test = choose_test_users(len(ratings.users), _TEST_SHARE, seed)
+    train_set, test_set = split(ratings, of_split, is_test)
+    users, relevant = relevant_items(test_set, of_split)
+    test = TestUsers(csr_array(train_set.matrix(matrix.shift)[users]), relevant)
+    return matrix.subset(np.flatnonzero(~is_test)), test, of_split
 
 
-def _euclidean(train: UserMatrix, test: UserSplit, settings: Settings) -> Mapping[str, Any]:
+def _preferences(train: UserMatrix, settings: Settings) -> PreferenceModel:
+    """Return a preference model of the training users: ALS and the embedding."""
+    confidence = train.confidence
+    rows = csr_array(confidence[np.diff(confidence.indptr) >= 2])
+    alpha = _ALPHA / float(confidence.data.mean())
+    step = partial(implicit_step, alpha=alpha, reg_param=_REG_PARAM)
+    start = random_factors(rows.shape[1], _RANK, settings.seed)
+    factors = sweep(step, rows, start, settings.als.max_iter, 0)
+    popularity = popularity_scores(confidence.indices, confidence.data, confidence.shape[1])
+    model = preference_model(factors, popularity, alpha=alpha, reg_param=_REG_PARAM)
+    return with_embedding(model, preference_embedding(rows, settings.seed), _EMBEDDING_WEIGHT)
+
+
+def _euclidean(train: UserMatrix, test: TestUsers, settings: Settings) -> Mapping[str, Any]:
     """Evaluate scikit-learn's KMeans: each test user gets the members' means."""
     model = KMeans(min(settings.clusters.k, train.rows.shape[0]), random_state=settings.seed)
     labels = model.fit_predict(_narrow(train.rows))
@@ -136,15 +165,9 @@ def _euclidean(train: UserMatrix, test: UserSplit, settings: Settings) -> Mappin
     return ranking_quality(lists[nearest], test.seen, test.relevant, settings.als.top_n)
 
 
-def _folded_in(train: UserMatrix, test: UserSplit, settings: Settings) -> Mapping[str, Any]:
+def _folded_in(train: UserMatrix, test: TestUsers, settings: Settings) -> Mapping[str, Any]:
     """Evaluate test users folded in with item factors of the training users."""
-    gains = _gains(train.ratings, train)
-    rows = csr_array(gains[np.diff(gains.indptr) >= 2])
-    step = partial(implicit_step, alpha=_ALPHA, reg_param=_REG_PARAM)
-    start = random_factors(rows.shape[1], _RANK, settings.seed)
-    factors = sweep(step, rows, start, settings.als.max_iter, 0)
-    popularity = popularity_scores(gains.indices, gains.data, gains.shape[1])
-    preferences = preference_model(factors, popularity, alpha=_ALPHA, reg_param=_REG_PARAM)
+    preferences = _preferences(train, settings)
     users, shown = preferences.user_factors(_gains(test.seen, train)), settings.als.top_n
     lists, _ = top_n(users, preferences.item_factors, shown, test.seen)
     return ranking_quality(lists, test.seen, test.relevant, shown)
@@ -197,14 +220,17 @@ def scored(train: UserMatrix, clustering: Clustering, settings: Settings) -> dic
     members = members_of(clustering.labels, gains.shape[0])
     sizes: NDArray[Any] = np.asarray(members.sum(axis=1))[:, None]
     rated = csr_array((np.ones(gains.nnz), gains.indices, gains.indptr), shape=gains.shape)
-    is_relevant = train.ratings.data >= relevant_from(train, settings.reviews)
+    is_relevant = train.ratings.data >= settings.reviews.relevant_from + train.shift
     relevant = csr_array((is_relevant, gains.indices, gains.indptr), gains.shape)
     sums, counts = (members @ gains).toarray(), (members @ rated).toarray()
     city = _city(gains)
     bayesian = (sums + _BAYESIAN_RATINGS * gains.data.mean()) / (counts + _BAYESIAN_RATINGS)
-    published = score(train.ratings, clustering.centroids, train.columns, train.lowest)
+    leave_one_out = score(train.ratings, clustering.centroids, train.columns, train.lowest)
+    preferences = _preferences(train, settings)
+    published = score_clusters(clustering, train, preferences, settings.seed)
     return {
-        "leave one out, published": published.scores,
+        "published": published.scores,
+        "leave one out alone": leave_one_out.scores,
         "member mean, unrated 0": sums / sizes,
         f"... damped by {_SHRINKAGE}": (sums + _SHRINKAGE * city) / (sizes + _SHRINKAGE),
         "share of relevant": np.asarray((members @ relevant).toarray() / sizes),

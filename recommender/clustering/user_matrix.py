@@ -38,6 +38,12 @@ class UserMatrix:
         """Restaurants that are no columns."""
         return self.ratings.shape[1] - len(self.columns)
 
+    @property
+    def confidence(self) -> csr_array:
+        """The confidence matrix, (users, restaurants): the ratings, raised to be above 0."""
+        values = self.ratings.data + (self.lowest == 0)
+        return csr_array((values, self.ratings.indices, self.ratings.indptr), self.ratings.shape)
+
     def subset(self, users: NDArray[np.int64]) -> Self:
         """Return the matrix of some of the users."""
         return replace(self, ratings=self.ratings[users], rows=self.rows[users])

@@ -65,7 +65,8 @@ def test_degenerate_ratings_make_as_many_clusters_as_users_differ(space: str) ->
     for rows in DEGENERATE.values():
         for k in (1, 2, 7, 30):
             settings = load_settings(clusters_k=k, clusters_space=space)
-            matrix, clustering = clustered(ratings_of(rows), settings)
+            ratings = ratings_of(rows)
+            matrix, clustering = clustered(ratings, settings)
             differ = len(np.unique(matrix.rows.toarray(), axis=0))
             assert len(clustering.centroids) == len(clustering.sizes) == min(k, differ)
             assert clustering.sizes.min() > 0
@@ -74,7 +75,7 @@ def test_degenerate_ratings_make_as_many_clusters_as_users_differ(space: str) ->
             assert closeness == pytest.approx(0.5, abs=0.5 + 1e-9)
             scored = score(matrix.ratings, clustering.centroids, matrix.columns, matrix.lowest)
             assert np.isfinite(scored.scores).all()
-            evaluate_clusters(matrix, settings)
+            evaluate_clusters(ratings, matrix, settings)
 
 
 def test_users_who_differ_by_rounding_stay_in_one_cluster() -> None:
@@ -148,15 +149,15 @@ def test_the_highest_valid_rating_does_not_change_the_clusters() -> None:
 def test_without_a_user_of_two_ratings_the_ratings_are_clustered(
     rows: list[tuple[str, str, float]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = load_settings()
-    matrix, clustering = clustered(ratings_of(rows), settings)
+    settings, ratings = load_settings(), ratings_of(rows)
+    matrix, clustering = clustered(ratings, settings)
     assert clustering.space == "ratings"
     assert clustering.distances == pytest.approx(0)
     assert "WARNING" in [record.levelname for record in caplog.records]
     scored = score(matrix.ratings, clustering.centroids, matrix.columns, matrix.lowest)
     for scores in scored.scores:
         assert (np.argsort(-scores) == np.argsort(-scored.fallback)).all()
-    assert evaluate_clusters(matrix, settings)["reason"]
+    assert evaluate_clusters(ratings, matrix, settings)["reason"]
 
 
 def test_equal_users_are_one_cluster() -> None:

@@ -7,8 +7,6 @@ from sklearn.metrics import mean_absolute_error, ndcg_score, root_mean_squared_e
 
 from recommender.als.evaluate import cross_fitted
 from recommender.evaluation.metrics import RANKING, ndcg_of_each, ranking_quality, rating_error
-from recommender.evaluation.splitting import split_users
-from tests.evaluation.test_splitting import some_ratings
 
 
 def test_the_blend_weight_is_fitted_to_the_other_half() -> None:
@@ -76,15 +74,17 @@ def test_without_errors_there_is_a_reason() -> None:
 @pytest.mark.parametrize("n", [1, 3, 13])
 def test_the_ndcg_is_scikit_learns(n: int) -> None:
     rng = np.random.default_rng(n)
-    test = split_users(some_ratings(n), 3, seed=n, users_share=1)
-    users = test.seen.shape[0]
+    # A third of the items is seen, a fifth relevant, one of them for every user.
+    users, drawn = 150, rng.random((150, 30))
+    drawn[np.arange(users), rng.integers(0, 30, users)] = 1
+    all_seen, all_relevant = csr_array((drawn < 0.3) * 1.0), csr_array((drawn > 0.8) * 1.0)
     lists = np.array([rng.permutation(30)[:20] for _ in range(users)])
     lists[::3, 15:] = -1
-    quality = ranking_quality(lists, test.seen, test.relevant, n)
+    quality = ranking_quality(lists, all_seen, all_relevant, n)
     assert tuple(quality) == RANKING
     ndcg, hits, shown, recall, precision, seen_by = [], [], set(), [], [], []
     for row, seen, relevant_items in zip(
-        lists, test.seen.toarray(), test.relevant.toarray(), strict=True
+        lists, all_seen.toarray(), all_relevant.toarray(), strict=True
     ):
         kept = [item for item in row if item >= 0 and not seen[item]][:n]
         scores = np.zeros(30 + n)
@@ -99,10 +99,10 @@ def test_the_ndcg_is_scikit_learns(n: int) -> None:
         recall.append(sum(relevant) / most)
         down_to = [sum(relevant[: i + 1]) / (i + 1) for i in range(len(kept)) if relevant[i]]
         precision.append(sum(down_to) / most)
-        seen_by += [(test.seen.toarray()[:, item] > 0).mean() for item in kept]
+        seen_by += [(all_seen.toarray()[:, item] > 0).mean() for item in kept]
         shown |= set(kept)
     assert quality["ndcg"] == pytest.approx(np.mean(ndcg))
-    assert ndcg_of_each(lists, test.seen, test.relevant, n) == pytest.approx(np.array(ndcg))
+    assert ndcg_of_each(lists, all_seen, all_relevant, n) == pytest.approx(np.array(ndcg))
     assert quality["ndcg_error"] == pytest.approx(np.std(ndcg, ddof=1) / np.sqrt(users))
     assert quality["hit_rate"] == pytest.approx(np.mean(hits))
     assert quality["recall"] == pytest.approx(np.mean(recall))

@@ -4,16 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_array
 
 from recommender.als.model import mllib_users
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from recommender.evaluation.splitting import (
     choose_test_rows,
+    choose_test_users,
     sample_users,
     split,
-    split_users,
     with_fold_seed,
 )
 from tests.support import ratings_of
@@ -22,11 +21,6 @@ from tests.support import ratings_of
 def staircase() -> Ratings:
     """Twenty users who have rated 1 to 5 restaurants each, the same number every fifth."""
     return ratings_of([(f"u{i:02}", f"r{j}", 3) for i in range(20) for j in range(i % 5 + 1)])
-
-
-def some_ratings(seed: int) -> csr_array:
-    rng = np.random.default_rng(seed)
-    return csr_array(rng.integers(1, 6, (200, 30)) * (rng.random((200, 30)) < 0.5) * 1.0)
 
 
 def pairs(ratings: Ratings) -> set[tuple[int, int]]:
@@ -76,12 +70,15 @@ def test_the_split_by_time_tests_the_latest_ratings(db_settings: Settings) -> No
     assert split(ratings, by_time)[1].time.tolist() == [9, 8]
 
 
-def test_a_split_of_some_users_is_that_of_all_users(db_settings: Settings) -> None:
+@pytest.mark.parametrize("order", ["random", "time"])
+def test_a_split_of_some_users_is_that_of_all_users(db_settings: Settings, order: str) -> None:
     ratings = staircase()
-    of = np.arange(20) < 7
-    train, test = split(ratings, db_settings, of)
-    of_all = split(ratings, db_settings)[1]
-    assert pairs(test) == {(u, r) for u, r in pairs(of_all) if u < 7}
+    ratings = replace(ratings, time=np.random.default_rng(0).random(len(ratings)))
+    settings = db_settings.with_values({"als_test_split": order})
+    of = np.arange(20) % 3 == 1
+    train, test = split(ratings, settings, of)
+    of_all = split(ratings, settings)[1]
+    assert pairs(test) == {(u, r) for u, r in pairs(of_all) if u % 3 == 1}
     assert pairs(train) | pairs(test) == pairs(ratings)
 
 
@@ -117,41 +114,9 @@ def test_training_users_are_drawn_by_their_number_of_ratings() -> None:
     assert drawn[1:] / drawn.sum() == pytest.approx([0.11, 0.21, 0.31, 0.37], abs=0.05)
 
 
-def test_a_tenth_of_the_users_and_a_fifth_of_their_relevant_items_are_test() -> None:
-    rows = some_ratings(0)
-    test = split_users(rows, 4, seed=0)
-    assert len(test.train_users) == 180
-    out = np.setdiff1d(np.arange(200), test.train_users)
-    test_user = 0
-    for user in out:
-        row = rows[[user]].toarray()[0]
-        relevant = (row >= 4).sum()
-        if (row > 0).sum() < 2 or not relevant:
-            continue
-        seen, relevant_items = (
-            test.seen[[test_user]].toarray()[0],
-            test.relevant[[test_user]].toarray()[0],
-        )
-        assert (seen + relevant_items == row).all()
-        assert not (seen * relevant_items).any()
-        assert (relevant_items > 0).sum() == max(1, relevant // 5)
-        assert set(relevant_items) <= {0, 4, 5}
-        assert seen.any()
-        test_user += 1
-    assert test.seen.shape == test.relevant.shape == (test_user, 30)
-
-
-def test_the_test_users_and_items_are_seeded() -> None:
-    rows = some_ratings(0)
-    one, same, other = (split_users(rows, 4, seed=seed) for seed in (1, 1, 2))
-    assert (one.relevant.toarray() == same.relevant.toarray()).all()
-    assert one.train_users.tolist() == same.train_users.tolist() != other.train_users.tolist()
-
-
-def test_users_of_one_rating_or_no_relevant_item_are_not_test_users() -> None:
-    rows = csr_array(np.array([[5.0, 0, 0], [1, 2, 3], [5, 5, 0], [0, 4, 1]]))
-    test = split_users(rows, 4, seed=0, users_share=1)
-    assert test.seen.shape[0] == 2
-    assert np.diff(test.relevant.indptr).tolist() == np.diff(test.seen.indptr).tolist() == [1, 1]
-    assert test.relevant.toarray()[1].tolist() == [0, 4, 0]
-    assert not len(test.train_users)
+def test_test_users_are_a_seeded_share_of_all() -> None:
+    one, same, other = (choose_test_users(205, 0.1, seed) for seed in (1, 1, 2))
+    assert one.sum() == other.sum() == 20
+    assert (one == same).all()
+    assert (one != other).any()
+    assert not choose_test_users(9, 0.1, 0).any()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,14 @@ import pytest
 import als_training
 import clus_test
 import clustering_training
+from recommender.als.model import popularity_of
+from recommender.clustering.evaluate import evaluate_clusters
+from recommender.clustering.member_preferences import score_clusters
+from recommender.clustering.scoring import ClusterScores
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import PUBLISHED
 from recommender.core.settings import Settings
+from recommender.evaluation.splitting import split
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import Ledger
 from tests.support import (
@@ -86,13 +92,33 @@ def check_clusters(db: MongoDatabase, run: Document) -> None:
 
 @pytest.mark.usefixtures("tiny_city")
 def test_a_dry_run_has_its_verdict_and_publishes_nothing(
-    train_here: Callable[..., int], db: MongoDatabase
+    train_here: Callable[..., int],
+    db: MongoDatabase,
+    db_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    clustered, evaluated = [], []
+
+    def score(*arguments: Any) -> ClusterScores:
+        clustered.append(arguments)
+        return score_clusters(*arguments)
+
+    def evaluate(*arguments: Any) -> dict[str, Any]:
+        evaluated.append(arguments)
+        return evaluate_clusters(*arguments)
+
+    monkeypatch.setattr(clustering_training, "score_clusters", score)
+    monkeypatch.setattr(clustering_training, "evaluate_clusters", evaluate)
     assert train_here(als_training.main, "--dry-run", CLUSTERS_K="5") == 0
     run = Ledger(db).recent(1)[0]
     assert (run["state"], run["kind"]) == ("succeeded", "dry_run")
     assert set(run["gate"]) == {"recommendations", "clusters"}
     assert not [name for name in db.list_collection_names() if name.startswith(tuple(PUBLISHED))]
+    # The clusters' lists are published by all ratings, and evaluated without the test ratings.
+    ((_, _, published, _),), ((ratings, *_, without_test),) = clustered, evaluated
+    for model, seen in ((published, ratings), (without_test, split(ratings, db_settings)[0])):
+        popularity = popularity_of(seen, db_settings.reviews)
+        assert model.popularity == pytest.approx(popularity / popularity.max())
 
 
 def test_a_rollback_without_a_previous_generation_ends_with_its_code(
