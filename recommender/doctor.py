@@ -128,9 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_json({"exit_code": code, "checks": checks, "settings": described})
     else:
         print_table("Settings", [row for row in described if row[2] != "default"])
-        texts = [f"{check['finding']}; {check['remedy']}".strip("; ") for check in checks]
-        names = [(check["name"], check["state"]) for check in checks]
-        print_table("\nChecks", [(*name, text) for name, text in zip(names, texts, strict=True)])
+        about = [(c["name"], c["state"], f"{c['finding']}; {c['remedy']}") for c in checks]
+        print_table("\nChecks", [(*names, text.strip("; ")) for *names, text in about])
     return code
 
 

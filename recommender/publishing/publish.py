@@ -5,7 +5,7 @@ replaced in a transaction where MongoDB has them. What was live before is kept.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from functools import partial
 
 from recommender.core import mongo_collections as names
@@ -33,27 +33,27 @@ def publish(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
     """
     pair = [stage for stage in stages if stage.target in (names.METADATA, names.CLUSTERS)]
     renamed = [stage for stage in stages if stage not in pair]
-    with _publishing(stages):
+    with mongo_errors(f"publishing {' and '.join(stage.target for stage in stages)}"):
         generations = _copy_previous(db, stages)
         replaced = {"by": stages[0].run_id, "generations": generations}
-    with _publishing(stages), signals_deferred():
-        position = stream_position(db)
-        for stage in renamed:
-            stage.carry_over()
-        # Only under the lease: a run that took it over has dropped our stages; carry_over then
-        # recreates one with the backend's documents alone.
-        if not _replace_pair(db, pair, lease, _switch_of(stages, position, replaced, pair)):
-            for stage in pair:
-                stage.carry_over()
-            renamed = [*stages]
-            lease.begin_switch(_switch_of(stages, position, replaced))
-        with ExitStack() as polls:
+        with signals_deferred():
+            position = stream_position(db)
             for stage in renamed:
-                if stage.keep_others and position is None:
-                    live = db[stage.target]
-                    polls.enter_context(Polling(live, stage.unique, stage.carried))
-            finish_with_retries(db)
-        _check_live(db, stages)
+                stage.carry_over()
+            # Only under the lease: a run that took it over has dropped our stages; carry_over then
+            # recreates one with the backend's documents alone.
+            if not _replace_pair(db, pair, lease, _switch_of(stages, position, replaced, pair)):
+                for stage in pair:
+                    stage.carry_over()
+                renamed = [*stages]
+                lease.begin_switch(_switch_of(stages, position, replaced))
+            with ExitStack() as polls:
+                for stage in renamed:
+                    if stage.keep_others and position is None:
+                        live = db[stage.target]
+                        polls.enter_context(Polling(live, stage.unique, stage.carried))
+                finish_with_retries(db)
+            _check_live(db, stages)
 
 
 def publish_clusters(
@@ -77,10 +77,6 @@ def _replace_pair(db: MongoDatabase, pair: Stages, lease: Lease, switch: Documen
         return False
     lease.renew()  # before indexes are created on the live collections
     return replace_in_transaction(db, pair, partial(lease.begin_switch, switch))
-
-
-def _publishing(stages: Stages) -> AbstractContextManager[None]:
-    return mongo_errors(f"publishing {' and '.join(stage.target for stage in stages)}")
 
 
 def _switch_of(

@@ -1,6 +1,5 @@
 """Staging: documents are collected and checked beside the collection that they will replace."""
 
-import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
@@ -10,10 +9,9 @@ from typing import Any
 
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING
-from pymongo.errors import PyMongoError
 
 from recommender.core.errors import PublishError
-from recommender.core.mongo import Document, MongoDatabase, mongo_errors, reason_of
+from recommender.core.mongo import Document, MongoDatabase, mongo_errors
 from recommender.core.mongo_collections import (
     INSERT_ROWS,
     PUBLISHED,
@@ -28,11 +26,10 @@ from recommender.core.mongo_collections import (
 )
 from recommender.data.ids import CODEC, encode_id
 from recommender.runs.late_writes import digest, others_in
+from recommender.runs.run import logged
 from recommender.runs.switch import PREVIOUS, is_switching
 
 SAMPLE_SIZE = 100
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -153,14 +150,9 @@ def staged(
         with mongo_errors(f"staging {target}"):
             create_like(db[target], db[stage.name])
         yield stage
-    except BaseException:
-        try:
+    finally:
+        with logged(f"{stage.name} could not be dropped"):  # recovery does it
             _drop(stage)
-        except PyMongoError as error:  # recovery does it
-            log.error("%s could not be dropped: %s", stage.name, reason_of(error))
-        raise
-    with mongo_errors(f"dropping the stage of {target}"):
-        _drop(stage)
 
 
 def _drop(stage: Stage) -> None:

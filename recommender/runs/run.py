@@ -120,19 +120,19 @@ def training_run(
         lease = Lease(db, schedule.lease_seconds)
         resumed = run_id is not None
         run_id = run_id or new_run_id()
-        close = partial(Ledger(db).close, run_id)
+        close = partial(_close, Ledger(db), run_id, settings)
         is_cancelled = partial(Ledger(db).is_cancel_requested, run_id)
         release = partial(_release, lease, db, run_id)
 
         def give_up(reason: TimedOut) -> None:
-            _close(settings, close, reason)
+            close(reason)
             release()
             log.error("%s", reason)  # last, as logging may hang
 
         grace = schedule.stop_grace_seconds
         with time_limit(schedule.timeout_minutes, grace, give_up):
             try:
-                with _closing(settings, close):
+                with _closing(close):
                     with mongo_errors("taking the lease"):
                         (lease.resume if resumed else lease.acquire)(run_id)
                     with (
@@ -146,18 +146,18 @@ def training_run(
                         with mongo_errors("reading the ledger"):
                             run.earlier = Ledger(db).recent(_EARLIER_RUNS, before=run_id)
                         yield run
-                with _logged("the ledger could not be read"):
+                with logged("the ledger could not be read"):
                     document = Ledger(db).get(run_id) or {}
                     run.document = document if "ended_at" in document else None
             finally:
                 release()  # first, as a stop may cut off the rest
-                with _logged("old runs could not be pruned"):
+                with logged("old runs could not be pruned"):
                     _prune(db, settings)
 
 
 def _release(lease: Lease, db: MongoDatabase, run_id: str) -> None:
     """Release the lease, unless the run is open or has stages: then it expires, for recovery."""
-    with _logged("the lease could not be released"):
+    with logged("the lease could not be released"):
         run = Ledger(db).get(run_id) or {}
         if run.get("state") not in OPEN_STATES and not stages_of(db, run_id):
             lease.release()
@@ -169,10 +169,10 @@ def _lost_lease_first(lease: Lease) -> Iterator[None]:
     try:
         yield
     except RecommenderError:
-        with _logged("the lease could not be renewed"):
+        with logged("the lease could not be renewed"):
             lease.renew()
         raise
-    with _logged("the lease could not be renewed"):
+    with logged("the lease could not be renewed"):
         lease.renew()
 
 
@@ -196,21 +196,18 @@ def _opened(
         yield
 
 
-_Close = Callable[[State, int, str | None], object]
-
-
 @contextmanager
-def _closing(settings: Settings, close: _Close) -> Iterator[None]:
+def _closing(close: Callable[[BaseException | None], object]) -> Iterator[None]:
     """Write the block's outcome to the ledger."""
     try:
         yield
     except BaseException as error:
-        _close(settings, close, error)
+        close(error)
         raise
-    _close(settings, close, None)
+    close(None)
 
 
-def _close(settings: Settings, close: _Close, error: BaseException | None) -> None:
+def _close(ledger: Ledger, run_id: str, settings: Settings, error: BaseException | None) -> None:
     if isinstance(error, KeyboardInterrupt):  # by a handler that a library has set
         error = Cancelled(signal.SIGINT)
     state: State = "failed" if error else "succeeded"
@@ -221,8 +218,8 @@ def _close(settings: Settings, close: _Close, error: BaseException | None) -> No
     exit_code = getattr(error, "exit_code", 1) if error else 0
     kind = "" if hasattr(error, "exit_code") else f"{type(error).__name__}: "
     line = one_line(redact(f"{kind}{error}", secrets_of(settings))) if error else None
-    with _logged("the outcome could not be written to the ledger"):
-        close(state, exit_code, line)
+    with logged("the outcome could not be written to the ledger"):
+        ledger.close(run_id, state, exit_code, line)
 
 
 def _prune(db: MongoDatabase, settings: Settings) -> None:
@@ -236,7 +233,7 @@ def _prune(db: MongoDatabase, settings: Settings) -> None:
 
 
 @contextmanager
-def _logged(problem: str) -> Iterator[None]:
+def logged(problem: str) -> Iterator[None]:
     """Log a failure of MongoDB in the block: it must not hide the outcome of the run."""
     try:
         yield
