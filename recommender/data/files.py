@@ -69,39 +69,6 @@ _UNIT_CASES = "\n".join(
     f"WHEN n * {factor} >= {EARLIEST_MS} AND n * {factor} < {END_MS} THEN 'in {unit}'"
     for unit, factor in UNITS.items()
 )
-# Ratings are 4.5, 4,5 or 4.5/5. Ids of JSON other than texts are numbers and, of MongoDB's extended
-# JSON, numbers, ObjectIds and binary data such as UUIDs.
-_MACROS = rf"""
-SET TimeZone = 'UTC';
-CREATE MACRO as_text(v) AS CASE WHEN v LIKE '{{%' THEN coalesce(v->>'$."$numberInt"',
-    v->>'$."$numberLong"', v->>'$."$numberDouble"', v->>'$."$numberDecimal"',
-    v->>'$."$date"."$numberLong"', v->>'$."$date"', v::VARCHAR) ELSE v->>'$' END;
-CREATE MACRO text_id(v) AS CASE WHEN json_type(v) = 'VARCHAR' THEN v->>'$' END;
-CREATE MACRO json_id(v) AS CASE WHEN json_type(v) NOT IN ('VARCHAR', 'NULL') THEN v::VARCHAR END;
-CREATE MACRO id_rejection(t, j, what) AS CASE
-    WHEN trim(coalesce(t, j, '')) = '' THEN what || ' missing'
-    WHEN NOT regexp_full_match(j, '-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{{1,2}})?'
-        '|\{{"\$oid":"[0-9a-fA-F]{{24}}"\}}|\{{"\$number(Int|Long)":"-?[0-9]{{1,19}}"\}}'
-        '|\{{"\$uuid":"[0-9a-fA-F]{{8}}(-[0-9a-fA-F]{{4}}){{3}}-[0-9a-fA-F]{{12}}"\}}'
-        '|\{{"\$binary":\{{"base64":"([\w+/]{{4}})*([\w+/]{{2}}==|[\w+/]{{3}}=)?",'
-        '"subType":"[0-9a-fA-F]{{2}}"\}}\}}'
-        '|\{{"\$number(Double|Decimal)":"-?[0-9]{{1,15}}(\.[0-9]{{1,15}})?"\}}')
-    THEN what || ' is no id' END;
-CREATE MACRO rating_of(t) AS TRY_CAST(replace(regexp_extract(t, '^\s*([+-]?([0-9]+([.,][0-9]*)?'
-    '|[.,][0-9]+)([eE][+-]?[0-9]+)?)\s*(/\s*[0-9]+([.,][0-9]+)?\s*)?$', 1), ',', '.') AS DOUBLE);
-CREATE MACRO number_of(t) AS
-    CASE WHEN abs(TRY_CAST(t AS DOUBLE)) < 9.2e18 THEN TRY_CAST(t AS DOUBLE) END;
-CREATE MACRO unit_of(n) AS CASE {_UNIT_CASES} END;
-CREATE MACRO day_of(n) AS CASE WHEN n <> floor(n) THEN NULL
-    WHEN n BETWEEN 1990 AND 2099 THEN make_date(n::INTEGER, 1, 1)
-    WHEN n BETWEEN 19900101 AND 20991231 THEN try_strptime(n::INTEGER::VARCHAR, '%Y%m%d')::DATE END;
-CREATE MACRO iso_ms(t) AS CASE WHEN regexp_matches(t, '^\s*[0-9]{{4}}-') THEN (1000 * epoch(TRY_CAST
-    (regexp_replace(t, '([T ]\d\d:\d\d)(Z|[+-])', '\1:00\2') AS TIMESTAMPTZ)))::BIGINT END;
-CREATE MACRO date_of(t, formats) AS CASE WHEN year(try_strptime(t, formats)) >= 1000
-    THEN (epoch(try_strptime(t, formats)) * 1000)::BIGINT END;
-CREATE TABLE raw (row BIGINT, rejection VARCHAR, user VARCHAR, user_json VARCHAR,
-    restaurant VARCHAR, restaurant_json VARCHAR, rating_text VARCHAR, time_text VARCHAR);
-"""
 
 
 @dataclass(frozen=True)
@@ -152,7 +119,9 @@ def open_reviews(
         duckdb.connect(config={"temp_directory": temporary}) as connection,
     ):
         try:
-            connection.execute(f"{_MACROS} SET VARIABLE rating_max = {settings.reviews.rating_max}")
+            connection.execute(Path(__file__).with_name("files.sql").read_text())
+            connection.execute(f"CREATE MACRO unit_of(n) AS CASE {_UNIT_CASES} END")
+            connection.execute(f"SET VARIABLE rating_max = {settings.reviews.rating_max}")
             report = _File(name, title, Path(temporary) / "content", connection, options).read()
         except RuntimeError as error:
             # DuckDB wraps what a signal's handler raises during a query.

@@ -1,0 +1,49 @@
+-- DuckDB's part of files.py: the table of a file's rows as texts, and what the texts mean.
+
+SET TimeZone = 'UTC';
+
+CREATE TABLE raw (
+    row BIGINT, rejection VARCHAR, user VARCHAR, user_json VARCHAR,
+    restaurant VARCHAR, restaurant_json VARCHAR, rating_text VARCHAR, time_text VARCHAR
+);
+
+-- The text of a JSON value, which may be a number or a date of MongoDB's extended JSON.
+CREATE MACRO as_text(v) AS CASE WHEN v LIKE '{%'
+    THEN coalesce(
+        v->>'$."$numberInt"', v->>'$."$numberLong"', v->>'$."$numberDouble"',
+        v->>'$."$numberDecimal"', v->>'$."$date"."$numberLong"', v->>'$."$date"', v::VARCHAR
+    )
+    ELSE v->>'$' END;
+
+-- Ids: texts, and all else as JSON. That is a number or, in extended JSON, a number, an ObjectId or
+-- binary data such as a UUID.
+CREATE MACRO text_id(v) AS CASE WHEN json_type(v) = 'VARCHAR' THEN v->>'$' END;
+CREATE MACRO json_id(v) AS CASE WHEN json_type(v) NOT IN ('VARCHAR', 'NULL') THEN v::VARCHAR END;
+CREATE MACRO id_rejection(t, j, what) AS CASE
+    WHEN trim(coalesce(t, j, '')) = '' THEN what || ' missing'
+    WHEN NOT regexp_full_match(j, '-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?'
+        '|\{"\$number(Int|Long)":"-?[0-9]{1,19}"\}'
+        '|\{"\$number(Double|Decimal)":"-?[0-9]{1,15}(\.[0-9]{1,15})?"\}'
+        '|\{"\$oid":"[0-9a-fA-F]{24}"\}'
+        '|\{"\$uuid":"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"\}'
+        '|\{"\$binary":\{"base64":"([\w+/]{4})*([\w+/]{2}==|[\w+/]{3}=)?",'
+        '"subType":"[0-9a-fA-F]{2}"\}\}')
+    THEN what || ' is no id' END;
+
+-- Ratings are 4.5, 4,5 or 4.5/5.
+CREATE MACRO rating_of(t) AS TRY_CAST(replace(regexp_extract(
+    t, '^\s*([+-]?([0-9]+([.,][0-9]*)?|[.,][0-9]+)([eE][+-]?[0-9]+)?)'
+    '\s*(/\s*[0-9]+([.,][0-9]+)?\s*)?$', 1), ',', '.') AS DOUBLE);
+
+-- Times: numbers in some unit, numbers that are years or days, and texts.
+CREATE MACRO number_of(t) AS
+    CASE WHEN abs(TRY_CAST(t AS DOUBLE)) < 9.2e18 THEN TRY_CAST(t AS DOUBLE) END;
+CREATE MACRO day_of(n) AS CASE
+    WHEN n <> floor(n) THEN NULL
+    WHEN n BETWEEN 1990 AND 2099 THEN make_date(n::INTEGER, 1, 1)
+    WHEN n BETWEEN 19900101 AND 20991231
+    THEN try_strptime(n::INTEGER::VARCHAR, '%Y%m%d')::DATE END;
+CREATE MACRO iso_ms(t) AS CASE WHEN regexp_matches(t, '^\s*[0-9]{4}-') THEN (1000 * epoch(TRY_CAST(
+    regexp_replace(t, '([T ]\d\d:\d\d)(Z|[+-])', '\1:00\2') AS TIMESTAMPTZ)))::BIGINT END;
+CREATE MACRO date_of(t, formats) AS CASE WHEN year(try_strptime(t, formats)) >= 1000
+    THEN (epoch(try_strptime(t, formats)) * 1000)::BIGINT END;
