@@ -1,7 +1,7 @@
 """The backend's collection ``Users``: users without a review, and more that users have rated."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ _FIELDS = ("user_id", "ratings.gmap_id", "ratings.rating", "ratings.timestamp")
 _PROJECTION = {"_id": 0} | dict.fromkeys(_FIELDS, 1)
 _BLOCK_USERS = 5_000
 
+_Entry = tuple[int, int, Any, Any]  # user, restaurant, rating, time
+
 log = logging.getLogger(__name__)
 
 
@@ -40,67 +42,53 @@ class UsersRead:
 
 def read_users(db: MongoDatabase, ratings: Ratings, scale: ReviewsSettings) -> UsersRead:
     """Read ``Users`` in one pass, block by block."""
-    known, restaurants = KeyIndex(ratings.users), KeyIndex(ratings.restaurants)
-    newcomers = KeyIndex(pa.array([], pa.string()))
-
-    def add_newcomer(user_id: Any) -> int:
-        is_new = known.find(user_id) < 0 and served_by_others.find(user_id) < 0
-        return newcomers.add(user_id) if is_new else -1
-
-    also_rated = [_pairs([], known, restaurants)]
-    of_newcomers = [_ratings([], add_newcomer, restaurants, scale)]
+    # Newcomers are numbered after the users of Reviews.
+    users, restaurants = KeyIndex(ratings.users), KeyIndex(ratings.restaurants)
+    n_known, n_restaurants = len(users.keys), len(restaurants.keys)
+    also_rated, of_newcomers = [_pairs([])], [_valid_ratings([], scale)]
     with mongo_errors("reading Users"), gc_paused():
         recommendations = db[RECOMMENDATIONS].with_options(codec_options=CODEC)
         served = recommendations.find(WRITTEN_BY_OTHERS, {"_id": 0, "user_id": 1})
         served_by_others = KeyIndex(keys_of(document.get("user_id") for document in served))
+
+        def position(user_id: Any) -> int:
+            is_served = served_by_others.find(user_id) >= 0
+            return users.find(user_id) if is_served else users.add(user_id)
+
         cursor = users_collection(db).find({}, _PROJECTION, batch_size=_BLOCK_USERS)
         while documents := cursor.to_list(_BLOCK_USERS):
-            also_rated.append(_pairs(documents, known, restaurants))
-            of_newcomers.append(_ratings(documents, add_newcomer, restaurants, scale))
+            entries = [
+                (user, restaurant, entry.get("rating"), entry.get("timestamp"))
+                for document in documents
+                if (user := position(document.get("user_id"))) >= 0
+                for entry in entries_in(document)
+                if (restaurant := restaurants.find(entry.get("gmap_id"))) >= 0
+            ]
+            also_rated.append(_pairs([entry for entry in entries if entry[0] < n_known]))
+            new = [entry for entry in entries if entry[0] >= n_known]
+            of_newcomers.append(_valid_ratings(new, scale))
+    columns = map(np.concatenate, zip(*of_newcomers, strict=True))
+    of_user, of_restaurant, rating, _ = merge_pairs(*columns)
+    newcomers = pa.array(users.keys[n_known:], pa.string())
+    shifted, shape = rating + rating_shift(scale.rating_min), (len(newcomers), n_restaurants)
+    newcomer_ratings = csr_array((shifted, (of_user - n_known, of_restaurant)), shape=shape)
     pairs = np.concatenate(also_rated)
-    user, restaurant, rating, _ = merge_pairs(*map(np.concatenate, zip(*of_newcomers, strict=True)))
-    shifted = rating + rating_shift(scale.rating_min)
-    log.info("Users: %d newcomers, %d ratings of known users", len(newcomers.keys), len(pairs))
-    n_users, n_restaurants = len(ratings.users), len(ratings.restaurants)
-    return UsersRead(
-        pa.array(newcomers.keys, pa.string()),
-        csr_array((shifted, (user, restaurant)), shape=(len(newcomers.keys), n_restaurants)),
-        csr_array((np.ones(len(pairs), dtype=np.bool_), pairs.T), shape=(n_users, n_restaurants)),
-    )
+    listed = csr_array((np.ones(len(pairs), np.bool_), pairs.T), shape=(n_known, n_restaurants))
+    log.info("Users: %d newcomers, %d ratings of known users", len(newcomers), listed.nnz)
+    return UsersRead(newcomers, newcomer_ratings, listed)
 
 
-def _pairs(
-    documents: Sequence[Document], users: KeyIndex, restaurants: KeyIndex
-) -> NDArray[np.int32]:
-    """Return known users and their known restaurants, (n, 2), each pair of a document once."""
-    pairs = [
-        (user, restaurant)
-        for document in documents
-        if (user := users.find(document.get("user_id"))) >= 0
-        for restaurant in {restaurants.find(e.get("gmap_id")) for e in entries_in(document)}
-        if restaurant >= 0
-    ]
-    return np.array(pairs, dtype=np.int32).reshape(-1, 2)
+def _pairs(entries: Sequence[_Entry]) -> NDArray[np.int32]:
+    """Return user and restaurant of each entry, (n, 2)."""
+    return np.array([entry[:2] for entry in entries], dtype=np.int32).reshape(-1, 2)
 
 
-def _ratings(
-    documents: Sequence[Document],
-    find_user: Callable[[Any], int],
-    restaurants: KeyIndex,
-    scale: ReviewsSettings,
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return user, restaurant, rating and time of each valid rating of a known restaurant."""
-    rows = [
-        (user, restaurant, entry.get("rating"), entry.get("timestamp"))
-        for document in documents
-        if (user := find_user(document.get("user_id"))) >= 0
-        for entry in entries_in(document)
-        if (restaurant := restaurants.find(entry.get("gmap_id"))) >= 0
-    ]
-    rating, rejected = parse_ratings([row[2] for row in rows], scale.rating_min, scale.rating_max)
-    time, valid = parse_times([row[3] for row in rows]), rejected == 0
-    pairs = np.array([row[:2] for row in rows], dtype=np.int32).reshape(-1, 2)[valid]
-    return *pairs.T, rating[valid], time[valid]
+def _valid_ratings(entries: Sequence[_Entry], scale: ReviewsSettings) -> tuple[NDArray[Any], ...]:
+    """Return user, restaurant, rating and time of each entry of a valid rating."""
+    ratings, times = [entry[2] for entry in entries], [entry[3] for entry in entries]
+    rating, rejected = parse_ratings(ratings, scale.rating_min, scale.rating_max)
+    columns = (*_pairs(entries).T, rating, parse_times(times))
+    return tuple(column[rejected == 0] for column in columns)
 
 
 def users_collection(db: MongoDatabase) -> Collection[Document]:
