@@ -146,7 +146,8 @@ class Trainer:
         level, ending = logging.INFO, "succeeded"
         if code:
             level = logging.WARNING if state == "cancelled" else logging.ERROR
-            ending = f"{state} with code {code}: {lines.reason or error}"
+            error = lines.reason or error
+            ending = f"{state} with code {code}: {error}"
         log.log(level, "training %s", ending, extra={"run_id": run_id})
         try:
             with pymongo.timeout(_RECORD_SECONDS):

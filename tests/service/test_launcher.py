@@ -96,7 +96,7 @@ def test_the_end_of_a_failed_training_is_one_error_with_its_reason(
     program = "import sys; print('x' * 2**20); sys.exit('error: the disk is full')"
     with trainer_of(db_settings, db, program) as trainer:
         run_id = trainer.start("api")
-        ended(db, run_id)
+        assert ended(db, run_id)["error"] == "the disk is full"
     (error,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
     assert error.getMessage().endswith("with code 1: the disk is full")
     assert error.__dict__["run_id"] == run_id
