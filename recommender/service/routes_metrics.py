@@ -85,9 +85,9 @@ def _of_runs(db: MongoDatabase) -> Iterator[Metric]:
     yield _gauge("runs", "Runs in the ledger.", counts, "trigger", "state")
     open_runs = sum(n for (_, state), n in counts.items() if state in OPEN_STATES)
     yield _gauge("training_in_progress", "1 during a training.", open_runs)
-    last = _latest(runs, {"state": {"$nin": OPEN_STATES}})
+    last = _latest(runs, {"state": {"$nin": [*OPEN_STATES, "cancelled"]}})
     code = last.get("exit_code", _CRASHED) if last else None
-    yield _gauge("last_run_exit_code", "Exit code of the latest training; 137: it died.", code)
+    yield _gauge("last_run_exit_code", "Exit code of the last run not stopped; 137: it died.", code)
     success = _latest(runs, {"state": "succeeded"})
     at = success["ended_at"].timestamp() if success else None
     yield _gauge("last_success_timestamp_seconds", "End of the latest successful training.", at)

@@ -55,7 +55,8 @@ RUNS = [
     a_run(4, "failed", 1, trigger="tune"),
     a_run(5, kind="dry_run"),
     a_run(6, "failed", 66, trigger="api", kind="rollback"),
-    a_run(7, "running", trigger="api"),
+    a_run(7, "cancelled", 137),  # killed, as it did not stop with its service in time
+    a_run(8, "running", trigger="api"),
 ]
 LIVE = {"user_id": "u", "run_id": "00001"}
 
