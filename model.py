@@ -14,6 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
+from recommender.core.logs import secrets_of
 from recommender.core.mongo import connect, database
 from recommender.core.ports import check_port_is_free
 from recommender.core.script import exit_on_error, run_script, script_parser
@@ -33,7 +34,7 @@ from recommender.service.catalog import Catalog
 from recommender.service.dependencies import Service, warn_if_exposed
 from recommender.service.launcher import Trainer
 from recommender.service.limits import BACKLOG, LimitedBody, LimitedProtocol
-from recommender.service.logs import configure_service_logging, quieten_probes
+from recommender.service.logs import configure_service_logging, quieten_probes, service_formatter
 from recommender.service.problems import handle_errors
 from recommender.service.progress import Progress
 from recommender.service.schedule import Schedule
@@ -104,9 +105,13 @@ app = create_app()
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal ends it."""
     parser = script_parser("Serve the API and train every TRAIN_INTERVAL_HOURS.", 69, json=False)
-    parser.parse_args(argv)
+    parser.add_argument("--json", action="store_true", help="log JSON lines on a terminal, too")
+    arguments = parser.parse_args(argv)
     settings = load_settings()
     configure_service_logging(settings)
+    if arguments.json:
+        formatter = service_formatter(secrets_of(settings), is_terminal=False)
+        logging.root.handlers[0].setFormatter(formatter)
     connect(settings).close()  # refuse a bad MONGO_URI before the server starts
     if settings.api.key is None:
         warn_if_exposed(settings.api.host, settings.api.port)
