@@ -1,27 +1,30 @@
 """What the service recommends to any user, from what is published; kept in memory."""
 
-import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import Lock
 from typing import Annotated, Any, Literal
 
+import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from recommender.als.published_factors import PublishedFactors, load_factors
 from recommender.clustering.published_model import PublishedModel, load_model
+from recommender.core import mongo_collections as collections
 from recommender.core.errors import DatabaseUnavailableError, DataError
 from recommender.core.mongo import Document, MongoDatabase, quick_read
-from recommender.core.mongo_collections import CLUSTERS_ID, FACTORS_ID, RECOMMENDATIONS, SIMPLE
 from recommender.core.settings import Settings
-from recommender.data.ids import CODEC, KeyIndex, decode_id, encode_id
+from recommender.data.ids import CODEC, KeyIndex, decode_ids
 from recommender.data.one_user import rated_by, spelled_ids
 from recommender.data.ratings import Ratings
 from recommender.data.restaurants import RestaurantNames, restaurant_names
+from recommender.publishing.gate import WRITTEN_BY_A_RUN
 from recommender.publishing.live import Live
+from recommender.runs.ledger import COLLECTION as RUNS
 
 LONGEST_LIST = 100
+LISTS_PUBLISHED = {"phases.name": "publish recommendations"}  # what the ledger has of such runs
 
 _NAMES_SECONDS = 600.0  # until names are read again
 _LOAD_SECONDS = 30.0  # to read what is published, and then the names
@@ -55,7 +58,7 @@ class Recommendations(BaseModel):
 
     run_id: str | None = Field(description="the training; null: the backend wrote the list")
     source: Literal["personal", "folded-in", "cluster", "fallback"]
-    unknown: list[str] = Field(description="rated restaurants that the model does not know")
+    unknown: list[JsonId] = Field(description="rated restaurants that the model does not know")
     cluster_id: int | None = Field(description="the user's cluster, where known")
     recommendations: list[Recommendation]
 
@@ -67,21 +70,15 @@ class Served:
     factors: PublishedFactors | None
     model: PublishedModel | None
     names: RestaurantNames
-    keys: frozenset[str]  # of the known restaurants
+    known: KeyIndex  # the restaurants of the factors or the clusters
+    keys: frozenset[str]  # of these
 
-    @property
-    def run_id(self) -> str | None:
-        """The last training that published; None before any."""
-        return max((part.run_id for part in (self.factors, self.model) if part), default=None)
-
-    def unknown(self, ids: Iterable[str]) -> list[str]:
-        """Return the texts that spell no known restaurant's id."""
-        return [i for i in ids if not any(encode_id(s) in self.keys for s in spelled_ids(i))]
-
-    def cluster_of(self, ratings: Ratings) -> int | None:
-        """Return the cluster of a user with these ratings, None for none."""
-        label = int(self.model.labels(ratings)[0]) if self.model else -1
-        return label if label >= 0 else None
+    def about(self, ratings: Ratings | None) -> dict[str, Any]:
+        """Return the cluster of a user with these ratings, and which of them are unknown."""
+        label = int(self.model.labels(ratings)[0]) if self.model and ratings else -1
+        rated = rated_ids(ratings) if ratings else []
+        unknown = [gmap_id for gmap_id in rated if self.known.find(gmap_id) < 0]
+        return {"cluster_id": label if label >= 0 else None, "unknown": unknown}
 
     def named(self, entries: Iterable[Document]) -> list[Any]:
         """Return entries of a list with the restaurants' names."""
@@ -89,48 +86,50 @@ class Served:
 
     def recommend(self, ratings: Ratings | None, n: int) -> Recommendations:
         """Recommend by the factors, else by the nearest cluster, else the fallback list."""
-        cluster_id = self.cluster_of(ratings) if ratings else None
-        run_id = self.model.run_id if self.model else self.run_id
+        about, part = self.about(ratings), self.model or self.factors
+        source: Any
+        run_id = part.run_id if part else None
         if ratings and self.factors and self.factors.covers(ratings):
             source, run_id = "folded-in", self.factors.run_id
             entries = self.factors.recommend(ratings, n)
-        elif self.model and cluster_id is not None:
-            source, entries = "cluster", self.model.clusters[cluster_id]["recommendations"]
+        elif self.model and about["cluster_id"] is not None:
+            source = "cluster"
+            entries = self.model.clusters[about["cluster_id"]]["recommendations"]
         else:
-            source, entries = "fallback", self.fallback
+            stored = self.model.fallback if self.model else []
+            popular = self.factors.popular(LONGEST_LIST) if self.factors else []
+            source, entries = "fallback", stored or popular
         if ratings:
             rated = KeyIndex(ratings.restaurants)
             entries = [entry for entry in entries if rated.find(entry["gmap_id"]) < 0]
-        return self.answer(source, run_id, cluster_id, entries[:n])
-
-    def answer(
-        self, source: Any, run_id: str | None, cluster_id: int | None, entries: list[Document]
-    ) -> Recommendations:
-        """Return the entries of a list with the restaurants' names."""
-        named = self.named(entries)
-        return Recommendations(
-            run_id=run_id, source=source, unknown=[], cluster_id=cluster_id, recommendations=named
-        )
-
-    @property
-    def fallback(self) -> list[Document]:
-        """The list for users without a known rating."""
-        stored = self.model.fallback if self.model else []
-        return stored or (self.factors.popular(LONGEST_LIST) if self.factors else [])
+        named = self.named(entries[:n])
+        return Recommendations(run_id=run_id, source=source, recommendations=named, **about)
 
 
 class Catalog:
     """Answers for users and restaurants; reads MongoDB only for a user and for what is new."""
 
     def __init__(self, db: MongoDatabase, settings: Settings) -> None:
-        self._factors = Live(db, FACTORS_ID, load_factors)
+        self._factors = Live(db, collections.FACTORS_ID, load_factors)
         self._db = db
         self._settings = settings
-        self._clusters = Live(db, CLUSTERS_ID, load_model)
-        self._recommendations: Any = db[RECOMMENDATIONS].with_options(codec_options=CODEC)
+        self._clusters = Live(db, collections.CLUSTERS_ID, load_model)
+        self._recommendations: Any = db.get_collection(collections.RECOMMENDATIONS, CODEC)
         self._loading = Lock()
         self._served: Served | None = None
         self._named_at = 0.0
+
+    @quick_read("reading what is published")
+    def run_ids(self) -> dict[str, str]:
+        """Return the training that published each part that there is."""
+        # Before a run has published lists, the search would read every document.
+        published = self._db[RUNS].find_one(LISTS_PUBLISHED, {"_id": 1})
+        lists = published and self._recommendations.find_one(WRITTEN_BY_A_RUN, {"run_id": 1})
+        ids = {"lists": lists["run_id"]} if lists else {}
+        parts = {collections.FACTORS_ID: "factors", collections.CLUSTERS_ID: "clusters"}
+        written = WRITTEN_BY_A_RUN | {"_id": {"$in": [*parts]}}
+        metadata = self._db[collections.METADATA].find(written, {"run_id": 1})
+        return ids | {parts[part["_id"]]: part["run_id"] for part in metadata}
 
     def served(self) -> Served:
         """Return what is published; its parts are None before the first training."""
@@ -138,28 +137,25 @@ class Catalog:
             factors, model = self._factors.get(), self._clusters.get()
         with quick_read("reading Restaurants", _LOAD_SECONDS), self._loading:
             served, now = self._served, time.monotonic()
-            if (
-                served is None
-                or served.factors is not factors
-                or served.model is not model
-                or now - self._named_at > _NAMES_SECONDS
-            ):
-                self._named_at = now  # before they are read: a failure is not repeated at once
-                known = [factors.restaurants] if factors else []
-                known += [model.columns] if model else []
-                # The most rated ones first.
-                keys = list(dict.fromkeys(key for part in known for key in part.to_pylist()))
-                ids = [decode_id(key) for key in keys]
-                names = RestaurantNames(ids, restaurant_names(self._db, ids))
-                self._served = served = Served(factors, model, names, frozenset(keys))
-        return served
+            named = now - self._named_at < _NAMES_SECONDS
+            if served and named and served.factors is factors and served.model is model:
+                return served
+            self._named_at = now  # before they are read: a failure is not repeated at once
+            parts = [factors.restaurants] if factors else []
+            parts += [model.columns] if model else []
+            # The most rated ones first.
+            keys = pa.chunked_array(parts, pa.string()).unique()
+            ids, known = decode_ids(keys), KeyIndex(keys)
+            names = RestaurantNames(ids, restaurant_names(self._db, ids))
+            self._served = Served(factors, model, names, known, frozenset(known.keys))
+            return self._served
 
     @quick_read("reading Recommendations")
     def users(self, prefix: str, limit: int) -> list[Any]:
         """Return at most ``limit`` ids of users with recommendations, texts with this prefix."""
         between = {"user_id": {"$gte": prefix, "$lt": prefix + "\U0010ffff"}}
         cursor = self._recommendations.find(between, {"_id": 0, "user_id": 1})
-        cursor = cursor.collation(SIMPLE).sort("user_id", 1).limit(limit)
+        cursor = cursor.collation(collections.SIMPLE).sort("user_id", 1).limit(limit)
         return [document["user_id"] for document in cursor]
 
     @quick_read("reading Recommendations")
@@ -174,7 +170,10 @@ class Catalog:
         at once.
         """
         ids = spelled_ids(user)
-        document = self._document(ids)
+        with quick_read("reading Recommendations"):
+            document = self._recommendations.find_one({"user_id": {"$in": ids}}) or {}
+        if not isinstance(document.get("recommendations"), list):
+            document = None
         same = document["user_id"] if document else {"$in": ids}
         cheap = cheap and document is not None
         milliseconds = _CHEAP_MILLISECONDS if cheap else _SHOWN_MILLISECONDS
@@ -191,22 +190,22 @@ class Catalog:
             return served.recommend(ratings, n)
         stored = [entry for entry in document["recommendations"] if _is_valid(entry)][:n]
         entries = [{key: e.get(key) for key in ("gmap_id", "score", "rating")} for e in stored]
-        highest = max((entry["score"] for entry in entries), default=math.inf)
-        popular = highest <= _POPULARITY_SCORES
+        popular = bool(entries) and all(e["score"] <= _POPULARITY_SCORES for e in entries)
         if served.factors and ratings and not popular:
             reasons = served.factors.because(ratings, [entry["gmap_id"] for entry in entries])
             entries = [e | {"because": why} for e, why in zip(entries, reasons, strict=True)]
-        cluster_id = served.cluster_of(ratings) if ratings else None
-        source = "fallback" if popular else "personal"
-        run_id = document.get("run_id")  # the backend may have written another type
-        return served.answer(source, run_id if type(run_id) is str else None, cluster_id, entries)
+        run_id = document.get("run_id")
+        return Recommendations(
+            run_id=run_id if type(run_id) is str else None,  # the backend may write another type
+            source="fallback" if popular else "personal",
+            recommendations=served.named(entries),
+            **served.about(ratings),
+        )
 
-    @quick_read("reading Recommendations")
-    def _document(self, ids: list[object]) -> Document | None:
-        """Return the valid document of Recommendations of a user with one of the ids."""
-        document: Document | None = self._recommendations.find_one({"user_id": {"$in": ids}})
-        valid = document and isinstance(document.get("recommendations"), list)
-        return document if valid else None
+
+def rated_ids(ratings: Ratings) -> list[Any]:
+    """Return the restaurant's id of each rating."""
+    return decode_ids(ratings.restaurants.take(pa.array(ratings.restaurant)))
 
 
 def _is_valid(entry: Any) -> bool:

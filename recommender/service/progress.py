@@ -37,6 +37,5 @@ class Progress:
     def _read(self) -> Document | None:
         if not (lease := holder(self._db)):
             return None
-        run = Ledger(self._db).get(lease["run_id"]) or {}
-        started_at = run.get("started_at", lease["started_at"])
-        return {"run_id": lease["run_id"], "phase": run.get("phase"), "started_at": started_at}
+        run = lease | (Ledger(self._db).get(lease["run_id"]) or {})
+        return {key: run.get(key) for key in ("run_id", "phase", "started_at")}

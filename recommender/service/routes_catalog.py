@@ -6,10 +6,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Response
 from pydantic import BaseModel, Field
 
-from recommender.data.ids import decode_id
 from recommender.data.one_user import spelled_ids
 from recommender.data.ratings import Ratings
-from recommender.service.catalog import JsonId, Recommendations, Restaurant, Served
+from recommender.service.catalog import JsonId, Recommendations, Restaurant, Served, rated_ids
 from recommender.service.dependencies import CurrentService, Service, require_key
 from recommender.service.problems import responses
 from recommender.service.routes_recommendations import published
@@ -25,8 +24,9 @@ Limit = Annotated[int, Query(ge=1, le=100, description="how many at most")]
 class Model(BaseModel):
     """What is published now."""
 
-    run_id: str = Field(description="the last training that published; also the ETag")
-    factors_run_id: str | None = Field(description="the training that published the lists")
+    run_id: str = Field(description="the last training that published")
+    lists_run_id: str | None = Field(description="the training that published Recommendations")
+    factors_run_id: str | None
     clusters_run_id: str | None
     restaurants: int
     clusters: int
@@ -72,16 +72,18 @@ def model(
     response: Response,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Any:
-    """Describe what is published; 304 if ``If-None-Match`` has the run's id."""
-    served = published(service)
-    etag = f'"{served.run_id}"'
+    """Describe what is published; 304 if ``If-None-Match`` has the ids of its runs, the ETag."""
+    ids = service.catalog.run_ids()
+    served = service.catalog.served() if ids else published(service)
+    parts = {"factors": served.factors, "clusters": served.model}
+    ids |= {name: part.run_id for name, part in parts.items() if part}  # not newer than the rest
+    etag = f'"{"+".join(dict.fromkeys(ids.values()))}"'
     if etag in (if_none_match or ""):
         return Response(status_code=304, headers={"ETag": etag})
     response.headers["ETag"] = etag
     return Model(
-        run_id=str(served.run_id),
-        factors_run_id=served.factors.run_id if served.factors else None,
-        clusters_run_id=served.model.run_id if served.model else None,
+        run_id=max(ids.values()),
+        **{f"{part}_run_id": ids.get(part) for part in ("lists", "factors", "clusters")},
         restaurants=len(served.keys),
         clusters=len(served.model.clusters) if served.model else 0,
         users=service.catalog.count_users(),
@@ -104,9 +106,8 @@ def user(service: CurrentService, user_id: Annotated[str, Path(max_length=1024)]
 
 def _rated(ratings: Ratings, served: Served) -> list[Restaurant]:
     """Return a user's ratings, the best first."""
-    ids = [decode_id(ratings.restaurants[i].as_py()) for i in ratings.restaurant.tolist()]
-    rows = zip(ids, ratings.rating.tolist(), map(_date, ratings.time.tolist()), strict=True)
-    best_first = sorted(rows, key=lambda row: -row[1])
+    figures = ratings.rating.tolist(), map(_date, ratings.time.tolist())
+    best_first = sorted(zip(rated_ids(ratings), *figures, strict=True), key=lambda row: -row[1])
     return served.named({"gmap_id": i, "rating": r, "at": at} for i, r, at in best_first)
 
 
@@ -159,8 +160,8 @@ def restaurants(
 def similar(service: CurrentService, gmap_id: str, limit: Limit = 10) -> Restaurants:
     """List the restaurants most similar to one by their factors; 404 for an unknown one."""
     served = published(service)
-    if served.unknown([gmap_id]):
-        raise HTTPException(404, f"the model knows no restaurant {gmap_id!r}; check the id")
     factors, ids = served.factors, spelled_ids(gmap_id)
+    if all(served.known.find(i) < 0 for i in ids):
+        raise HTTPException(404, f"the model knows no restaurant {gmap_id!r}; check the id")
     lists = (factors.similar(i, limit) for i in ids) if factors else iter(())
     return Restaurants(restaurants=served.named(next(filter(None, lists), [])))

@@ -10,12 +10,12 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from recommender.core.mongo import Document, quick_read
-from recommender.core.mongo_collections import METADATA
 from recommender.core.plots import LineChart, Point, keep_cache_in, line_charts_svg
 from recommender.core.settings import Settings
 from recommender.runs.ledger import OPEN_STATES, STATES, Ledger, State
 from recommender.runs.switch import replaced_generations
 from recommender.service import routes_catalog as api
+from recommender.service.catalog import LISTS_PUBLISHED
 from recommender.service.dependencies import (
     PAGE_COOKIE,
     CurrentService,
@@ -58,21 +58,25 @@ Text = Annotated[str, Query(max_length=300)]
 
 
 @quick_read("reading the ledger")
-def _recent(
-    service: Service, before: str | None = None, state: str | None = None
-) -> list[Document]:
-    return Ledger(service.db).recent(_RUNS, before, state=state)
+def _recent(service: Service, before: str | None = None, **matching: Any) -> list[Document]:
+    return Ledger(service.db).recent(_RUNS, before, **matching)
+
+
+def _trainings(service: Service) -> list[Document]:
+    """Return the last trainings that have published lists, also if their clusters failed."""
+    published = _recent(service, kind={"$ne": "dry_run"}, **LISTS_PUBLISHED)
+    return [run for run in published if run["state"] not in OPEN_STATES]
 
 
 @router.get("/")
 def home(request: Request, service: CurrentService) -> Response:
     """Show how the service does: the model, the training in progress, the schedule."""
-    runs, served = _recent(service), service.catalog.served()
-    trained = [run for run in runs if _is_training(run)]
+    runs, trained, served = _recent(service), _trainings(service), service.catalog.run_ids()
     ids = [run["run_id"] for run in trained]
     # After a rollback, the training that is served is not the last one.
-    at = ids.index(served.run_id) if served.run_id in ids else 0
+    at = ids.index(served["lists"]) if served.get("lists") in ids else 0
     good, before = (trained[n] if n < len(trained) else None for n in (at, at + 1))
+    last = next((run for run in trained if run["state"] == "succeeded"), None)
     running = next((run for run in runs if run["state"] in OPEN_STATES), None)
     with quick_read("reading the previous generation"):
         previous = {each["run_id"] for each in replaced_generations(service.db).values()}
@@ -83,17 +87,12 @@ def home(request: Request, service: CurrentService) -> Response:
         good=good,
         before=before,
         running=running,
-        steps=list(_steps(running, good)) if running else [],
+        last=last,
+        steps=list(_steps(running, last)) if running else [],
         schedule=service.schedule,
         served=served,
         previous=sorted(filter(None, previous)),
     )
-
-
-def _is_training(run: Document) -> bool:
-    """Return true for a whole training that was published."""
-    whole = run["metrics"].get("lists") and run.get("kind", "training") == "training"
-    return bool(whole) and run["state"] == "succeeded"
 
 
 def _steps(run: Document, last: Document | None) -> Iterator[Document]:
@@ -116,10 +115,9 @@ def runs(
     ticked: int | None = None,
 ) -> Response:
     """List the runs, to open one or to compare two; ``ticked``, how many were, if not two."""
-    with quick_read("reading what is published"):
-        served = service.db[METADATA].distinct("run_id")
+    served = service.catalog.run_ids().values()
     shown = {"states": STATES, "state": state, "full": _RUNS, "served": served, "ticked": ticked}
-    return render(request, "runs.html", runs=_recent(service, before, state), **shown)
+    return render(request, "runs.html", runs=_recent(service, before, state=state), **shown)
 
 
 @router.get("/ui/compare")
@@ -170,13 +168,13 @@ def run(request: Request, service: CurrentService, run_id: str) -> Response:
 @router.get("/ui/quality")
 def quality(request: Request, service: CurrentService) -> Response:
     """Show the quality of the last published trainings."""
-    return render(request, "quality.html", runs=list(filter(_is_training, _recent(service))))
+    return render(request, "quality.html", runs=_trainings(service))
 
 
 @router.get("/ui/quality.svg")
 def quality_plot(service: CurrentService) -> Response:
     """Draw the quality of the last published trainings beside its baselines."""
-    runs = list(filter(_is_training, reversed(_recent(service))))
+    runs = _trainings(service)[::-1]
     ticks = tuple(f"{run['queued_at']:%d %b %H:%M}" for run in runs)
     figures = [dict(_flat(run["metrics"])) for run in runs]
     charts = []
@@ -203,9 +201,8 @@ def _points(figures: list[Document], key: str) -> tuple[Point, ...]:
 @router.get("/ui/clusters")
 def clusters(request: Request, service: CurrentService) -> Response:
     """List the clusters and what sets each apart."""
-    return render(
-        request, "clusters.html", clusters=api.clusters_of(service, 3), served=published(service)
-    )
+    names = published(service).names
+    return render(request, "clusters.html", clusters=api.clusters_of(service, 3), names=names)
 
 
 @router.get("/ui/clusters/{cluster_id}")

@@ -79,7 +79,7 @@ def recommendations_of(
 def published(service: Service) -> Served:
     """Return what is published; 404 before the first training."""
     served = service.catalog.served()
-    if served.run_id is None:
+    if not (served.factors or served.model):
         raise HTTPException(404, "no training has published a model; POST /train first")
     return served
 
@@ -107,8 +107,7 @@ def from_ratings(
     if invalid:
         raise RequestValidationError(invalid)
     ratings = ratings_from_request(scale, rated, served.keys)
-    answer = served.recommend(ratings, n or service.settings.als.top_n)
-    return answer.model_copy(update={"unknown": served.unknown(rated)})
+    return served.recommend(ratings, n or service.settings.als.top_n)
 
 
 def _invalid(

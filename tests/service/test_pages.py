@@ -15,6 +15,7 @@ from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.runs.ledger import STATES, Ledger, now
 from recommender.service.pages import duration
+from tests.support import some_factors
 
 HTML = "text/html; charset=utf-8"
 NASTY = "<script>alert(1)</script> \U0001f363 \u202eسوشي " + "x" * 300
@@ -68,7 +69,8 @@ def test_runs_of_every_state_are_shown(
         ledger.update(run_id, fields | {"warnings": [NASTY], "metrics.other": {"some": 0.1}})
         text = page(client, f"/ui/runs/{run_id}")
         assert "&lt;script&gt;" in text
-        assert "ALS_RANK" in text
+        assert ("ALS_RANK" in text, "CLUSTERS_K" in text) == (True, False)  # only what differs
+        assert "Compare it with the published run" in text  # the remedy of the exit code
         assert ("data-events" in text) == (state in ("queued", "running"))
         assert ("data-events" in page(client, "/")) == (state in ("queued", "running"))
         assert state in page(client, f"/ui/runs?state={state}")
@@ -80,14 +82,56 @@ def test_runs_of_every_state_are_shown(
     ledger.update(run_id, {"metrics": metrics, "gate.recommendations": verdict})
     assert "25.0 %" not in page(client, "/ui/quality")  # it was not published
     assert "0.100 ± 0.020" in page(client, f"/ui/runs/{run_id}")
-    begun = {"name": "read", "started_at": now() - timedelta(seconds=90), "seconds": 30.0}
-    ledger.update(run_id, {"state": "succeeded", "phases": [begun], "ended_at": now()})
+    phases = phases_of(60, 30)
+    ledger.update(run_id, {"state": "succeeded", "phases": phases, "ended_at": now()})
+    assert '<rect x="690.0" y="36" width="230.0"' in page(client, f"/ui/runs/{run_id}")
     ledger.add("20270101T000000000Z-00000000", "api", db_settings, None)
     ledger.update("20270101T000000000Z-00000000", {"state": "running", "phase": "read"})
     assert "25.0 %" in page(client, "/ui/quality")
     overview = page(client, "/")
     assert 'aria-current="step"' in overview
     assert "2.0\u00d7" in overview
+
+
+def phases_of(read: float, publish: float) -> list[dict[str, Any]]:
+    """Return the phases of a training that took these seconds, and has just ended."""
+    publishing, seconds = now() - timedelta(seconds=publish), timedelta(seconds=read)
+    return [
+        {"name": "read", "started_at": publishing - seconds, "seconds": read},
+        {"name": "publish recommendations", "started_at": publishing, "seconds": publish},
+    ]
+
+
+def test_the_overview_is_of_the_lists_that_are_live(
+    client: TestClient, db: MongoDatabase, db_settings: Settings
+) -> None:
+    ledger = Ledger(db)
+    ndcg = {"a": 0.3, "b": 0.5, "c": 0.7}
+    for run_id, value in ndcg.items():
+        ledger.add(run_id, "script", db_settings, None)
+        lists = {"ndcg": value, "popular": {"ndcg": 0.1}, "random": {"ndcg": 0.0}}
+        ledger.update(run_id, {"phases": phases_of(100, 10), "metrics.lists": lists})
+        ledger.close(run_id, "failed" if run_id == "c" else "succeeded", 0, None)
+    for number in range(60):
+        ledger.add(f"d{number}", "schedule", db_settings, None)
+    ledger.update("b", {"phases": phases_of(200, 10), "started_at": now() - timedelta(hours=1)})
+    db["Metadata"].insert_one({"_id": "kmeans_clusters", "run_id": "a"})
+    db["Recommendations"].insert_one({"user_id": "u", "run_id": "a"})
+    for run_id, value in ndcg.items():
+        db["Recommendations"].update_one({}, {"$set": {"run_id": run_id}})
+        overview = page(client, "/")
+        assert f"<em>{value / 0.1:.1f}" in overview
+        assert ("▲ 0.200" in overview) == (run_id != "a")  # the change since the one before
+        served = re.findall(r"(\w+ of )?<a [^>]*><code>(\w+)</code></a>[.,]", overview)
+        both = [("clusters of ", "a"), ("lists of ", run_id)]
+        assert served == (both if run_id != "a" else [("", "a")])
+    ledger.add("e", "api", db_settings, None)
+    ledger.update("e", {"state": "running", "phase": "read"})
+    overview = page(client, "/")
+    assert "<small>about 3 min 20 s</small>" in overview  # of the last success
+    assert re.search("about (1 h 0|59) min left", overview)
+    assert "0.700" in page(client, "/ui/quality")  # of 50 trainings, not of 50 runs
+    assert "NDCG" in client.get("/ui/quality.svg").text
 
 
 def test_a_comparison_begins_with_causes_and_effects(
@@ -100,9 +144,26 @@ def test_a_comparison_begins_with_causes_and_effects(
     Ledger(db).update("a", {"metrics": {"lists": {"ndcg": 0.2}}, "exit_code": 0})
     compared = page(client, "/ui/compare?run=a&run=b")
     names = re.findall("<th><code>([^<]*)", compared)
+    assert [name for name in names if name.startswith("settings.")] == ["settings.als_rank"]
+    assert re.search("[0-9]{2} values are the same in both and left out", compared)
     positions = [names.index(each) for each in ("settings.als_rank", "metrics.lists.ndcg", "kind")]
     assert positions == sorted(positions)
     assert "<h2>Data</h2>" not in page(client, "/ui/runs/b")
+
+
+def test_restaurants_without_names_open_from_links_by_awkward_ids(
+    client: TestClient, db: MongoDatabase
+) -> None:
+    ids = ["a/b?c%d\ne#f", "..//x&y=z", 5]
+    db["Metadata"].insert_one({**some_factors("r"), "gmap_ids": ids})
+    listed = page(client, "/ui/restaurants")
+    assert "names none of these restaurants" in listed
+    links = re.findall('<a href="(/ui/restaurants/[^"]+)"', listed)
+    assert len(links) == len(ids)
+    for gmap_id, link in zip(ids, links, strict=True):
+        text = page(client, link)
+        assert f"<code>{escape(str(gmap_id))}</code>" in text
+        assert "/ui/restaurants/" in text.partition("Rated by the same users")[2]  # similar ones
 
 
 def test_the_log_is_shown_by_the_id_of_its_run(

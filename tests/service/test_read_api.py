@@ -55,6 +55,8 @@ def client(
         [{"user_id": u, "run_id": "0", "recommendations": entries} for u, entries in lists]
     )
     db["Recommendations"].update_one({"user_id": "written"}, {"$unset": {"run_id": ""}})
+    since: list[Any] = ["a", "opened since", 9, 5.0]
+    db["Reviews"].insert_many([{"user_id": "all rated", "gmap_id": i, "rating": 1} for i in since])
     set_environment(monkeypatch, db_settings)
     with TestClient(model.create_app()) as test_client:
         yield test_client
@@ -92,6 +94,8 @@ def lists_are_read_by_id(client: TestClient) -> None:
     for user, length in (("unrated", 1), ("all rated", 0)):
         body = get(client, f"/recommendations/{user}")
         assert (body["source"], len(body["recommendations"])) == ("personal", length)
+    assert body["unknown"] == [9, "opened since"]
+    assert "does not know 2 of" in client.get("/ui/users/all%20rated").text
     folded = get(client, "/recommendations/new")
     assert (folded["source"], folded["recommendations"][0]["gmap_id"]) == ("folded-in", "c")
     nobody = get(client, "/recommendations/nobody")
@@ -190,16 +194,31 @@ def pages_escape_what_they_show(client: TestClient) -> None:
 
 
 def the_model_changes_its_tag(client: TestClient, db: MongoDatabase) -> None:
-    answer = client.get("/model")
-    body, tag = answer.json(), answer.headers["etag"]
-    assert tag == f'"{body["run_id"]}"'
-    assert body["run_id"] == body["clusters_run_id"]
-    assert (body["factors_run_id"], body["clusters"]) == ("0", 4)
-    unchanged = client.get("/model", headers={"If-None-Match": tag})
-    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    parts = ("lists_run_id", "factors_run_id", "clusters_run_id")
+
+    def of_another(tag: str) -> tuple[str, str, list[str | None]]:
+        """Return the tag, the run and the runs of the parts, which are not those of the tag."""
+        answer = client.get("/model", headers={"If-None-Match": tag})
+        assert (answer.status_code, answer.json()["clusters"]) == (200, 4)
+        tag = answer.headers["etag"]
+        unchanged = client.get("/model", headers={"If-None-Match": tag})
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
+        return tag, answer.json()["run_id"], [answer.json()[part] for part in parts]
+
+    tag, clusters, runs = of_another("")
+    assert runs == [None, "0", clusters]
+    Ledger(db).update(clusters, {"phases": [{"name": "publish recommendations", "seconds": 1}]})
+    written: Any = {"run_id": {"$exists": True}}
+    for lists, last in (("9", "9"), ("1", clusters), ("9", "9")):  # a training without clusters
+        db["Recommendations"].update_many(written, {"$set": {"run_id": lists}})
+        tag, run_id, runs = of_another(tag)
+        assert (run_id, runs) == (last, [lists, "0", clusters])
     db["Metadata"].replace_one({"_id": "item_factors"}, some_factors("9"))
-    changed = client.get("/model", headers={"If-None-Match": tag})
-    assert (changed.status_code, changed.json()["run_id"]) == (200, "9")
+    tag, run_id, runs = of_another(tag)  # though the last run is the same
+    assert (run_id, runs) == ("9", ["9", "9", clusters])
+    for name in ("Recommendations", "Metadata"):
+        db[name].update_many(written, {"$set": {"run_id": clusters}})
+    assert of_another(tag) == (f'"{clusters}"', clusters, [clusters] * 3)
 
 
 @pytest.fixture
@@ -220,6 +239,16 @@ def test_before_the_first_training_there_is_nothing_to_read(empty: TestClient) -
     assert [empty.get(path).status_code for path in READS] == [404] * len(READS)
     sent = {"ratings": [{"gmap_id": "a", "rating": 5}]}
     assert empty.post("/recommendations", json=sent).status_code == 404
+
+
+def test_the_lists_of_a_training_without_clusters_are_a_model(
+    empty: TestClient, db: MongoDatabase, db_settings: Settings
+) -> None:
+    Ledger(db).add("r", "script", db_settings, None)
+    Ledger(db).update("r", {"phases": [{"name": "publish recommendations", "seconds": 1}]})
+    db["Recommendations"].insert_one({"user_id": "u", "run_id": "r", "recommendations": []})
+    body = empty.get("/model").json()
+    assert (body["run_id"], body["lists_run_id"], body["clusters_run_id"]) == ("r", "r", None)
 
 
 def test_a_stored_list_with_values_of_other_types_is_shown(
