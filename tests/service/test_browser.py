@@ -34,6 +34,7 @@ WIDTHS = (1280, 390)
 # Where a column is too narrow, words break into letters.
 TALLEST = "return Math.max(0, ...[...document.querySelectorAll('tr, li')].map(e => e.offsetHeight))"
 USER = "a/b?c%d\ne"
+RESTAURANT = "r/s?t%u\nv"
 
 
 @pytest.fixture
@@ -105,15 +106,20 @@ def test_the_pages_in_a_browser(
         an_empty_database_is_shown(browser, url)
         write_tiny_city(db, db_settings)
         (best,) = db["Reviews"].aggregate([{"$sortByCount": "$gmap_id"}, {"$limit": 1}])
-        db["Restaurants"].update_one({"gmap_id": best["_id"]}, {"$set": {"name": NASTY}})
-        db["Reviews"].insert_one({"user_id": USER, "gmap_id": best["_id"], "rating": 5})
+        same, renamed = {"gmap_id": best["_id"]}, {"$set": {"gmap_id": RESTAURANT}}
+        db["Restaurants"].update_one(same, {"$set": {"name": NASTY}})
+        for name in ("Reviews", "Restaurants"):
+            db[name].update_many(same, renamed)
+        db["Reviews"].insert_one({"user_id": USER, "gmap_id": RESTAURANT, "rating": 5})
         a_training_is_started_and_watched(browser, url, db)
         assert run_here(clustering_training.main) == 0
-        two_runs_are_compared(browser, url)
-        a_user_is_looked_up(browser, url)
-        a_new_user_gets_a_list(browser, url)
+        for width in WIDTHS:
+            emulate(browser, width, "light")
+            two_runs_are_compared(browser, url)
+            a_user_is_looked_up(browser, url)
+            a_new_user_gets_a_list(browser, url)
         the_schedule_is_paused_and_resumed(browser, url)
-        a_training_of_another_browser_is_noticed_and_cancelled(browser, url, db)
+        of_two_browsers_one_starts_a_training_and_the_other_cancels_it(browser, url, db)
         a_clustering_is_rolled_back(browser, url, db)
         a_mongodb_that_hangs_is_named(browser, url, db)
         every_page_fits_and_is_accessible(browser, url, db)
@@ -164,6 +170,7 @@ def two_runs_are_compared(browser: webdriver.Chrome, url: str) -> None:
     press(browser, "Compare two runs")
     until(lambda: "/ui/compare" in browser.current_url)
     assert "trigger" in text(browser)
+    assert "settings.seed" not in text(browser)  # the same in both
 
 
 def a_user_is_looked_up(browser: webdriver.Chrome, url: str) -> None:
@@ -174,6 +181,9 @@ def a_user_is_looked_up(browser: webdriver.Chrome, url: str) -> None:
     until(lambda: "Served now" in text(browser))
     assert NASTY in text(browser)  # what the user has rated
     assert len(shown(browser, "ol.list")[0].find_elements(By.TAG_NAME, "li")) == 13
+    browser.find_element(By.PARTIAL_LINK_TEXT, "alert(1)").click()
+    until(lambda: "Rated by the same users" in text(browser))
+    assert labels(browser, "main p code") == [RESTAURANT]
 
 
 def a_new_user_gets_a_list(browser: webdriver.Chrome, url: str) -> None:
@@ -202,12 +212,25 @@ def the_schedule_is_paused_and_resumed(browser: webdriver.Chrome, url: str) -> N
     assert httpx.get(f"{url}/next-training").json()["paused"] is False
 
 
-def a_training_of_another_browser_is_noticed_and_cancelled(
+def of_two_browsers_one_starts_a_training_and_the_other_cancels_it(
     browser: webdriver.Chrome, url: str, db: MongoDatabase
 ) -> None:
+    live, first = served_of(db), browser.current_window_handle
     browser.get(url)
-    live = served_of(db)
-    run_id = httpx.post(f"{url}/train").json()["run_id"]
+    hidden = "Object.defineProperty(document, 'hidden', {value: true, configurable: true})"
+    browser.execute_script(hidden)  # so that it does not notice yet
+    browser.switch_to.new_window("tab")
+    emulate(browser, min(WIDTHS), "light")
+    browser.get(url)
+    press(browser, "Train now")
+    until(lambda: "left, if it is as fast as the last one" in text(browser))
+    (run_id,) = (run["run_id"] for run in httpx.get(f"{url}/runs?limit=1").json()["runs"])
+    browser.close()
+    browser.switch_to.window(first)
+    press(browser, "Train now")
+    until(lambda: f"training {run_id} is in progress" in labels(browser, "#message")[0])
+    assert all("409" in error for error in errors_of(browser))
+    browser.execute_script("delete document.hidden")
     until(lambda: shown(browser, ".card .state"))  # without a reload
     press(browser, "Cancel")
     confirm(browser)
