@@ -15,7 +15,6 @@ from recommender.core.mongo_collections import copy_indexes
 from recommender.publishing.staging import Stage
 from recommender.runs.late_writes import RAW
 
-_MONGODB_4_2 = 8  # its wire version: before it, a transaction holds 16 MB at most
 # IllegalOperation, CommandNotSupported, NotImplemented, OperationNotSupportedInTransaction.
 _NO_TRANSACTIONS = {20, 115, 238, 263}
 
@@ -23,11 +22,9 @@ log = logging.getLogger(__name__)
 
 
 def has_transactions(db: MongoDatabase) -> bool:
-    """Return true for a replica set or a sharded cluster of MongoDB 4.2 or later."""
+    """Return true for a replica set or a sharded cluster (4.2 or later, as the lease needs)."""
     hello = db.client.admin.command("hello")
-    cluster = "setName" in hello or hello.get("msg") == "isdbgrid"
-    sessions = hello.get("logicalSessionTimeoutMinutes") is not None
-    return cluster and sessions and hello["maxWireVersion"] >= _MONGODB_4_2
+    return "setName" in hello or hello.get("msg") == "isdbgrid"
 
 
 def replace_in_transaction(
