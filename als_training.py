@@ -24,6 +24,7 @@ from recommender.core.errors import ModelRejectedError
 from recommender.core.logs import configure_logging
 from recommender.core.mongo_collections import PUBLISHED, RECOMMENDATIONS
 from recommender.core.script import TRAINING_CODES, run_script, script_parser
+from recommender.core.threads import one_blas_thread
 from recommender.data.ratings import Ratings, counts_of
 from recommender.data.restaurants import shown_restaurants
 from recommender.data.reviews import read_ratings
@@ -125,6 +126,7 @@ def recommend(
     return int(staged_users)
 
 
+@one_blas_thread()
 def main(argv: Sequence[str] | None = None) -> int:
     """Train on the reviews in MongoDB, publish, and chain into the clustering."""
     purpose = "Train ALS, publish Recommendations, cluster users."

@@ -23,6 +23,7 @@ from recommender.core.logs import configure_logging
 from recommender.core.mongo import Document
 from recommender.core.mongo_collections import CLUSTERS, METADATA
 from recommender.core.script import TRAINING_CODES, run_script, script_parser
+from recommender.core.threads import one_blas_thread
 from recommender.data.ratings import Ratings, counts_of, rating_shift
 from recommender.data.restaurants import shown_restaurants
 from recommender.data.reviews import read_ratings
@@ -99,6 +100,7 @@ def _factors_documents(
     return [factors_document(preferences, ratings.restaurants, shown, run.run_id, shift)]
 
 
+@one_blas_thread()
 def main(argv: Sequence[str] | None = None) -> int:
     """Cluster the users of the reviews in MongoDB and publish the clusters."""
     parser = script_parser("Cluster the users and publish Clusters and Metadata.", *TRAINING_CODES)

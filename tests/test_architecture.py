@@ -37,6 +37,7 @@ IMPORT_PYSPARK = {
 }
 # Arrays in, arrays out: no database, no settings, no Spark.
 NUMERIC = {
+    "recommender.core.threads",
     *("dists", "recommender.als.bias", "recommender.als.fold_in", "recommender.als.item_item"),
     *("recommender.als.popularity", "recommender.als.spectral_embedding"),
     *("recommender.als.sweeps", "recommender.als.top_n"),

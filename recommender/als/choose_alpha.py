@@ -14,7 +14,6 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from threadpoolctl import threadpool_limits
 
 from recommender.als.fold_in import preference_model, with_embedding
 from recommender.als.item_item import MOST_CANDIDATES, item_item_weights, predicted, refined
@@ -65,13 +64,6 @@ def choose_preference_parameters(ratings: Ratings, settings: Settings) -> Prefer
     lower rank, which takes half the time, and each with its best weights. Another alpha, rank or
     pair of weights than the default must win by more than a standard error.
     """
-    # With more threads, the many small products of BLAS take several times as long on busy cores,
-    # and a fork beside them, as of Spark's start, would hang this process in OpenBLAS.
-    with threadpool_limits(1, user_api="blas"):
-        return _chosen(ratings, settings)
-
-
-def _chosen(ratings: Ratings, settings: Settings) -> PreferenceParameters:
     als = settings.als
     ranks = [als.preference_rank] if als.preference_rank else [*_RANKS]
     low_rank, rank = ranks[0], ranks[0] if len(ratings) > _MANY_RATINGS else ranks[-1]

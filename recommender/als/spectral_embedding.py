@@ -1,13 +1,13 @@
 """Spectral embedding of the items: the leading eigenvectors of their co-rating graph."""
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+
+from recommender.core.threads import map_blocks
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -61,8 +61,7 @@ def _graph(rows: csr_array, weights: Floats) -> tuple[Floats, Callable[[Floats],
 
     def times(vectors: Floats) -> Floats:
         scaled = scale[:, None] * vectors
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            product = sum(pool.map(lambda block: block.T @ (block @ scaled), blocks))
+        product = sum(map_blocks(lambda block: block.T @ (block @ scaled), blocks))
         return np.asarray(scale[:, None] * (product - diagonal[:, None] * scaled))
 
     return scale, times

@@ -11,7 +11,6 @@ G = V'V of *all* items. MLlib minimises the same two objectives.
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from threadpoolctl import ThreadpoolController
+
+from recommender.core.threads import cores, one_blas_thread
 
 _BLOCK_VALUES = 2**19
 _CHUNK = 4_096  # values of a row that are gathered at a time
@@ -31,10 +31,10 @@ Array = NDArray[Any]
 Factors = NDArray[np.float32]
 HalfStep = Callable[[csr_array, Factors], Factors]
 
-_BLAS = ThreadpoolController()  # inspects all loaded libraries, which takes milliseconds
 log = logging.getLogger(__name__)
 
 
+@one_blas_thread()
 def sweep(
     half_step: HalfStep, rows: csr_array, items: Factors, most: int, settled: float = 0.05
 ) -> Factors:
@@ -48,14 +48,12 @@ def sweep(
     columns = csr_array(rows.T)
     items = np.nan_to_num(items)
     items[np.diff(columns.indptr) == 0] = 0
-    # The threads of BLAS wait for each other busily, which costs more than their help with a block.
-    with _BLAS.limit(limits=1, user_api="blas"):
-        for number in range(1, most + 1):
-            before, items = items, half_step(columns, half_step(rows, items))
-            change = float(np.linalg.norm(items - before) / (np.linalg.norm(items) or 1))
-            log.debug("sweep %d changed the item factors by %.3f", number, change)
-            if change < settled:
-                break
+    for number in range(1, most + 1):
+        before, items = items, half_step(columns, half_step(rows, items))
+        change = float(np.linalg.norm(items - before) / (np.linalg.norm(items) or 1))
+        log.debug("sweep %d changed the item factors by %.3f", number, change)
+        if change < settled:
+            break
     return items
 
 
@@ -87,7 +85,7 @@ def explicit_step(rows: csr_array, items: Factors, *, reg_param: float) -> Facto
 
 def _threads(rows: csr_array) -> int:
     """Return how many threads solve these rows fastest."""
-    return 1 if rows.nnz < _FEW_VALUES else len(os.sched_getaffinity(0))
+    return 1 if rows.nnz < _FEW_VALUES else cores()
 
 
 def diagonalise(items: Factors) -> tuple[Factors, NDArray[np.float64], Factors]:
@@ -129,7 +127,7 @@ def _solve_rows(
         for block in blocks:
             solve(block)
         return solved
-    with _BLAS.limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         list(pool.map(solve, blocks))
     return solved
 

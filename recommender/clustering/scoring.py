@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from scipy.special import gammaln
 
 from recommender.als.popularity import popularity_scores
+from recommender.core.threads import map_blocks
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -96,7 +97,8 @@ def clusters_without(ratings: csr_array, centroids: Floats, columns: Ints) -> ND
     squared = np.bincount(user, weights=squares, minlength=ratings.shape[0])
     centroids_squared = (centroids**2).sum(axis=1)
     clusters = np.empty(len(user), dtype=np.int32)
-    for start in range(0, len(user), _BLOCK_RATINGS):
+
+    def assign(start: int) -> None:
         block = slice(start, start + _BLOCK_RATINGS)
         # x.c of each rating's user, less the product of the rating itself.
         first, last = user[block][0], user[block][-1]
@@ -108,6 +110,8 @@ def clusters_without(ratings: csr_array, centroids: Floats, columns: Ints) -> ND
         nearest = similarity.argmax(axis=1)
         nearest[similarity.max(axis=1) == 0] = -1
         clusters[block] = nearest
+
+    map_blocks(assign, range(0, len(user), _BLOCK_RATINGS))
     return clusters
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dists import BLOCK_ROWS, KMeansResult, Space, lloyd
+from recommender.core.threads import map_blocks
 
 Floats = NDArray[np.float64]
 
@@ -47,11 +48,14 @@ def _distances(rows: Floats, centroids: Floats) -> Floats:
 
 def _nearest(rows: Floats, centroids: Floats) -> tuple[NDArray[np.int32], Floats]:
     labels, nearest = np.empty(len(rows), dtype=np.int32), np.empty(len(rows))
-    for start in range(0, len(rows), BLOCK_ROWS):
+
+    def assign(start: int) -> None:
         block = slice(start, start + BLOCK_ROWS)
         cosines = rows[block] @ centroids.T
         labels[block] = cosines.argmax(axis=1)
         nearest[block] = 1 - cosines[np.arange(len(cosines)), labels[block]]
+
+    map_blocks(assign, range(0, len(rows), BLOCK_ROWS))
     return labels, np.clip(nearest, 0, 2)
 
 

@@ -1,0 +1,39 @@
+"""Work on blocks of rows on all cores, with BLAS on one thread."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+_BLAS = ThreadpoolController()  # inspects all loaded libraries, which takes milliseconds
+
+Block = TypeVar("Block")
+Result = TypeVar("Result")
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def map_blocks(function: Callable[[Block], Result], blocks: Iterable[Block]) -> list[Result]:
+    """Return the function's result for each block, computed on all cores."""
+    blocks = list(blocks)
+    if len(blocks) == 1:
+        return [function(blocks[0])]
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(function, blocks))
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep BLAS to one thread; also a decorator.
+
+    The threads of BLAS wait for each other busily: on cores that others use, too, small products
+    take many times as long. A fork beside them, as of Spark's start, would hang in OpenBLAS.
+    """
+    with _BLAS.limit(limits=1, user_api="blas"):
+        yield
