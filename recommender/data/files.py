@@ -1,7 +1,8 @@
 """Review files as blocks of columns: delimited text, JSON and Parquet, compressed or not.
 
 DuckDB parses the whole file into a table before the first review is returned. So the unit and the
-format of times are chosen by all of their column, and a damaged file loads nothing.
+format of times are chosen by all of their column, and a damaged file loads nothing. What the values
+mean is in ``files_macros.sql``, what becomes of a row in ``files_reviews.sql``.
 """
 
 # ruff: noqa: S608 - what is put into queries is of this module, or quoted by it.
@@ -29,7 +30,7 @@ import pyarrow as pa
 from recommender.core.errors import DataError
 from recommender.core.logs import one_line
 from recommender.core.settings import Settings
-from recommender.data.times import EARLIEST_MS, END_MS, UNITS, latest_ms
+from recommender.data.times import EARLIEST_MS, END_MS, latest_ms
 
 BLOCK_ROWS = 10_000
 USER, RESTAURANT, RATING, TIME = "user_id", "gmap_id", "rating", "time"
@@ -65,10 +66,6 @@ _DATE_FORMATS = [
     *("%m/%d/%Y %I:%M:%S %p", "%d/%m/%Y %I:%M:%S %p", "%d/%m/%Y %I:%M %p", "%d-%b-%Y", "%d-%b-%y"),
     *("%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT", "%Y%m%dT%H%M%SZ"),
 ]
-_UNIT_CASES = "\n".join(
-    f"WHEN n * {factor} >= {EARLIEST_MS} AND n * {factor} < {END_MS} THEN 'in {unit}'"
-    for unit, factor in UNITS.items()
-)
 
 
 @dataclass(frozen=True)
@@ -119,9 +116,10 @@ def open_reviews(
         duckdb.connect(config={"temp_directory": temporary}) as connection,
     ):
         try:
-            connection.execute(Path(__file__).with_name("files.sql").read_text())
-            connection.execute(f"CREATE MACRO unit_of(n) AS CASE {_UNIT_CASES} END")
-            connection.execute(f"SET VARIABLE rating_max = {settings.reviews.rating_max}")
+            connection.execute(_sql("files_macros.sql"))
+            connection.execute(f"""
+                SET VARIABLE rating_max = {settings.reviews.rating_max};
+                SET VARIABLE earliest_ms = {EARLIEST_MS}; SET VARIABLE end_ms = {END_MS}""")
             report = _File(name, title, Path(temporary) / "content", connection, options).read()
         except RuntimeError as error:
             # DuckDB wraps what a signal's handler raises during a query.
@@ -321,32 +319,9 @@ class _File:
         read = self._one(f"SELECT {counts} FROM raw WHERE {unread}")
         count = dict(zip(_DATE_FORMATS, read, strict=True))
         formats = sorted(_DATE_FORMATS, key=count.__getitem__, reverse=True)
-        unit = f"'in {self.options.time_unit}'"
-        if not self.options.time_unit:
-            (usual,) = self._one("""
-                SELECT CASE WHEN count(day_of(n)) > count(*) FILTER (n > 0 AND unit_of(n) IS NULL
-                    AND day_of(n) IS NULL) THEN 'dates as numbers' ELSE mode(unit_of(n)) END
-                FROM (SELECT number_of(time_text) AS n FROM raw)""")
-            unit = f"coalesce(unit_of(n), '{usual}')" if usual else "unit_of(n)"
-        factors = " ".join(f"WHEN 'in {unit}' THEN {factor}" for unit, factor in UNITS.items())
-        self.connection.execute(f"""
-            CREATE TABLE reviews AS SELECT row, user, user_json, restaurant, restaurant_json,
-                rating_of(rating_text) AS rating, CASE WHEN n IS NULL THEN date
-                    WHEN notation = 'dates as numbers' THEN epoch_ms(day_of(n)::TIMESTAMP)
-                    ELSE TRY_CAST(n * CASE notation {factors} ELSE 1 END AS BIGINT) END AS time,
-                notation, coalesce(rejection, id_rejection(user, user_json, '{USER}'),
-                    id_rejection(restaurant, restaurant_json, '{RESTAURANT}'),
-                    CASE WHEN coalesce(rating_text, '') = '' THEN 'rating missing'
-                    WHEN NOT coalesce(isfinite(rating_of(rating_text)), false)
-                    THEN 'rating is no finite number'
-                    WHEN TRY_CAST(replace(split_part(rating_text, '/', 2), ',', '.') AS DOUBLE)
-                        <> getvariable('rating_max')
-                    THEN 'rating is of another maximum: set RATING_MAX' END) AS rejection
-            FROM (SELECT *, CASE WHEN n IS NOT NULL THEN {unit}
-                WHEN date IS NOT NULL THEN 'dates' END AS notation
-            FROM (SELECT *, CASE WHEN n IS NULL THEN
-                coalesce(iso_ms(time_text), date_of(time_text, {formats})) END AS date
-            FROM (SELECT *, number_of(time_text) AS n FROM raw)))""")
+        unit = f"'in {self.options.time_unit}'" if self.options.time_unit else "NULL"
+        self.connection.execute(f"SET VARIABLE formats = {formats}; SET VARIABLE unit = {unit}")
+        self.connection.execute(_sql("files_reviews.sql"))
 
     def _report(self) -> Report:
         report = Report(columns=self._header, continued=self._continued)
@@ -416,3 +391,7 @@ def _json_path(keys: Sequence[str]) -> str:
     """Return the SQL text of the path of keys into an object."""
     path = "".join('."{}"'.format(key.replace('"', '\\"')) for key in keys)
     return "'${}'".format(path.replace("'", "''"))
+
+
+def _sql(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")

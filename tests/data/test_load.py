@@ -26,6 +26,7 @@ from recommender.core.mongo_collections import insert_batches
 from recommender.core.settings import Settings
 from recommender.data import files
 from recommender.data.reviews import read_ratings
+from recommender.data.times import UNITS
 from recommender.demo.commands import PROJECT
 from recommender.load import load, main
 
@@ -318,8 +319,9 @@ def test_ids_of_extended_json_keep_their_type(run: Run, db: MongoDatabase) -> No
 
 
 def test_the_unit_of_times_may_be_given(run: Run, db: MongoDatabase) -> None:
-    run("user_id,gmap_id,rating,time\nu,g,4,5\n", "--time-unit", "s")
-    assert loaded(db)[0]["time"] == 5_000
+    for unit, ms in UNITS.items():
+        run("user_id,gmap_id,rating,time\nu,g,4,5e7\n", "--time-unit", unit, "--replace")
+        assert loaded(db)[0]["time"] == 5e7 * ms
 
 
 def test_a_dry_run_shows_what_would_be_stored_and_needs_no_database(

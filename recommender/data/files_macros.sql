@@ -38,6 +38,15 @@ CREATE MACRO rating_of(t) AS TRY_CAST(replace(regexp_extract(
 -- Times: numbers in some unit, numbers that are years or days, and texts.
 CREATE MACRO number_of(t) AS
     CASE WHEN abs(TRY_CAST(t AS DOUBLE)) < 9.2e18 THEN TRY_CAST(t AS DOUBLE) END;
+CREATE MACRO ms_per(unit) AS
+    CASE unit WHEN 'in s' THEN 1e3 WHEN 'in us' THEN 1e-3 WHEN 'in ns' THEN 1e-6 ELSE 1 END;
+CREATE MACRO fits(n, unit) AS n * ms_per(unit) >= getvariable('earliest_ms')
+    AND n * ms_per(unit) < getvariable('end_ms');
+CREATE MACRO unit_of(n) AS CASE
+    WHEN fits(n, 'in s') THEN 'in s'
+    WHEN fits(n, 'in ms') THEN 'in ms'
+    WHEN fits(n, 'in us') THEN 'in us'
+    WHEN fits(n, 'in ns') THEN 'in ns' END;
 CREATE MACRO day_of(n) AS CASE
     WHEN n <> floor(n) THEN NULL
     WHEN n BETWEEN 1990 AND 2099 THEN make_date(n::INTEGER, 1, 1)
