@@ -32,7 +32,7 @@ def encode_id(value: Any) -> str | Rejection:
     try:
         if type(value) is str:
             size, key = len(value.encode()), f"\0s{value}" if value.startswith("\0") else value
-        elif isinstance(value, _ID_TYPES) and not _is_nan(value):
+        elif isinstance(value, _ID_TYPES) and not (as_decimal(value) or Decimal()).is_nan():
             encoded = bson.encode({"": value}, codec_options=CODEC)
             size, key = len(encoded), f"\0{encoded.hex()}"
         else:
@@ -104,11 +104,6 @@ def _comparable(value: Any) -> str | Decimal | None:
         return None
     number = as_decimal(value)
     return key if number is None else number
-
-
-def _is_nan(value: Any) -> bool:
-    number = as_decimal(value)
-    return number is not None and number.is_nan()
 
 
 def as_decimal(value: Any) -> Decimal | None:

@@ -79,10 +79,16 @@ def gather(table: pa.Table) -> Ratings:
     Ids are numbered, and repeated pairs merged: the latest rating by time is kept, or the mean of
     those that share the latest time or have none. The order of the rows does not matter.
     """
+    if not table.num_rows:
+        raise DataError("Reviews holds no review; load some, or check MONGO_DB")
     reasons = np.bincount(table["rejected"].to_numpy(), minlength=len(Rejection))
     rejected = {r.name.lower(): int(reasons[r]) for r in Rejection if r and reasons[r]}
     if not reasons[Rejection.NONE]:
-        raise DataError(_no_valid_row(table.num_rows, rejected))
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in rejected.items())
+        raise DataError(
+            f"none of the {table.num_rows:,} reviews is valid ({counts}); check RATING_MIN, "
+            "RATING_MAX and the REVIEWS_*_FIELD settings"
+        )
     users, user = _number(table["user"])
     restaurants, restaurant = _number(table["restaurant"])
     valid = user >= 0
@@ -107,16 +113,6 @@ def counts_of(ratings: Ratings) -> dict[str, Any]:
         "users": len(ratings.users),
         "restaurants": len(ratings.restaurants),
     }
-
-
-def _no_valid_row(rows_read: int, rejected: dict[str, int]) -> str:
-    if not rows_read:
-        return "Reviews holds no review; load some, or check MONGO_DB"
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in rejected.items())
-    return (
-        f"none of the {rows_read:,} reviews is valid ({reasons}); check RATING_MIN, "
-        "RATING_MAX and the REVIEWS_*_FIELD settings"
-    )
 
 
 def _number(keys: pa.ChunkedArray) -> tuple[pa.StringArray, NDArray[np.int32]]:

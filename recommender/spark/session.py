@@ -155,9 +155,8 @@ def _warn_if_open(conf: SparkConf) -> None:
     """Log a warning if others on the network can read what Spark's processes exchange."""
     if conf.get("spark.authenticate") != "true":
         log.warning(
-            "%s: Spark's connections are neither authenticated nor encrypted, as its machines "
-            "share no spark.authenticate.secret; see docs/operations.md",
-            conf.get("spark.master"),
+            "Spark's connections are neither authenticated nor encrypted, as its machines share no "
+            "spark.authenticate.secret; see docs/operations.md"
         )
 
 
