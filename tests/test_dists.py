@@ -583,11 +583,9 @@ def test_invalid_rows_and_k_are_rejected() -> None:
         (np.ones(3), 1, r"shape \(3,\)"),
         (np.array([[1, 0], [1, 1e-9]]), 2, "k=2: 1 clusters stay empty"),
     ):
-        with pytest.raises(ValueError, match=message):
-            dists.kmeans(rows, k)
-        if rows.ndim == 2:
+        for layout in (rows, sparse.csr_matrix(rows))[: rows.ndim]:
             with pytest.raises(ValueError, match=message):
-                dists.kmeans(sparse.csr_matrix(rows), k)
+                dists.kmeans(layout, k)
 
 
 def test_options_out_of_range_are_rejected() -> None:

