@@ -315,7 +315,8 @@ class _File:
     def _clean(self) -> None:
         """Make the table ``reviews`` of ``raw``: ratings, times and why a row is rejected."""
         unread = "number_of(time_text) IS NULL AND iso_ms(time_text) IS NULL"
-        counts = ", ".join(f"count(date_of(time_text, '{form}'))" for form in _DATE_FORMATS)
+        reads = "count(*) FILTER (is_date(time_text, '{}'))"
+        counts = ", ".join(map(reads.format, _DATE_FORMATS))
         read = self._one(f"SELECT {counts} FROM raw WHERE {unread}")
         count = dict(zip(_DATE_FORMATS, read, strict=True))
         formats = sorted(_DATE_FORMATS, key=count.__getitem__, reverse=True)

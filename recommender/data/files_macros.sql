@@ -54,5 +54,6 @@ CREATE MACRO day_of(n) AS CASE
     THEN try_strptime(n::INTEGER::VARCHAR, '%Y%m%d')::DATE END;
 CREATE MACRO iso_ms(t) AS CASE WHEN regexp_matches(t, '^\s*[0-9]{4}-') THEN (1000 * epoch(TRY_CAST(
     regexp_replace(t, '([T ]\d\d:\d\d)(Z|[+-])', '\1:00\2') AS TIMESTAMPTZ)))::BIGINT END;
-CREATE MACRO date_of(t, formats) AS CASE WHEN year(try_strptime(t, formats)) >= 1000
+CREATE MACRO is_date(t, formats) AS year(try_strptime(t, formats)) >= 1000;
+CREATE MACRO date_of(t, formats) AS CASE WHEN is_date(t, formats)
     THEN (epoch(try_strptime(t, formats)) * 1000)::BIGINT END;
