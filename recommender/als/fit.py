@@ -21,11 +21,12 @@ from recommender.als.model import Model, RatingModel, confidence_matrix, mllib_u
 from recommender.als.reuse import ChosenParameters
 from recommender.als.sweeps import Factors, explicit_step, implicit_step, sweep
 from recommender.core.errors import ModelRejectedError
-from recommender.core.settings import ReviewsSettings, Settings
+from recommender.core.settings import AlsSettings, ReviewsSettings, Settings
 from recommender.data.ratings import Ratings
 from recommender.publishing.gate import check_finite
 
 REMEDY = "raise ALS_REG_PARAM or lower ALS_RANK"
+_MLLIB_ITERATIONS = 3  # of ALS_MAX_ITER; half-steps over all users do the others
 _SWEPT_RATINGS = 15_000_000
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def refit(
     bias_model = fit_bias_only(ratings, settings.reviews, chosen.damping if chosen else None)
     items, sweeps = model.rating.restaurant_factors, _most_sweeps(len(ratings))
     residuals = _residuals(bias_model, ratings)
-    rating = _sweep_rating(bias_model, items, residuals, settings.als.reg_param, sweeps)
+    rating = _sweep_rating(bias_model, items, residuals, settings.als, sweeps)
     if chosen is None or model.preferences is None:
         return Model(rating, preferences=None)
     items = model.preferences.factors[:, : chosen.preference.rank]  # those of ALS
@@ -62,13 +63,13 @@ def fit_rating(
     als, seed = settings.als, settings.seed
     bias_model = fit_bias_only(ratings, settings.reviews, damping)
     users = mllib_users(ratings, als.preference_users, seed)
-    sweeps = _most_sweeps(len(ratings))
+    sweeps, iterations = _most_sweeps(len(ratings)), min(als.max_iter, _MLLIB_ITERATIONS)
     if damping is None:  # MLlib alone fits the ratings of all users as they are
-        users, sweeps = np.ones_like(users), 0
-    mllib = ALS(rank=als.rank, regParam=als.reg_param, maxIter=als.max_iter, seed=seed)
+        users, sweeps, iterations = np.ones_like(users), 0, als.max_iter
+    mllib = ALS(rank=als.rank, regParam=als.reg_param, maxIter=iterations, seed=seed)
     residuals = _residuals(bias_model, ratings)
     items = _mllib_items(spark, mllib, residuals, users)
-    return _sweep_rating(bias_model, items, residuals, als.reg_param, sweeps)
+    return _sweep_rating(bias_model, items, residuals, als, sweeps)
 
 
 def fit_bias_only(
@@ -93,12 +94,13 @@ def _residuals(model: RatingModel, ratings: Ratings) -> csr_array:
 
 
 def _sweep_rating(
-    bias_model: RatingModel, items: Factors, residuals: csr_array, reg_param: float, sweeps: int
+    bias_model: RatingModel, items: Factors, residuals: csr_array, als: AlsSettings, sweeps: int
 ) -> RatingModel:
     """Return the bias with the factors of all users and items, swept from these item factors."""
-    step = partial(explicit_step, reg_param=reg_param)
+    step = partial(explicit_step, reg_param=als.reg_param)
+    least = als.max_iter - _MLLIB_ITERATIONS
     with _singular_rejected():
-        items = sweep(step, residuals, items, sweeps)
+        items = sweep(step, residuals, items, sweeps, least=least)
         users = step(residuals, items)
     check_finite("ALS's factors", users, items, remedy=REMEDY)
     # The factors of the bias alone are 0, or NaN without a rating: NaN stays.
@@ -114,7 +116,8 @@ def fit_preferences(
     confidence = confidence_matrix(ratings, settings.reviews)
     users = mllib_users(ratings, als.preference_users, seed)
     alpha = parameters.alpha / float(confidence.data.mean())
-    mllib = ALS(rank=parameters.rank, regParam=parameters.reg_param, maxIter=als.max_iter)
+    iterations = min(als.max_iter, _MLLIB_ITERATIONS)
+    mllib = ALS(rank=parameters.rank, regParam=parameters.reg_param, maxIter=iterations)
     mllib = mllib.setImplicitPrefs(True).setAlpha(alpha).setSeed(seed)
     items = _mllib_items(spark, mllib, confidence, users)
     return _sweep_preferences(items, ratings, settings, parameters)
@@ -131,8 +134,9 @@ def _sweep_preferences(
     if not rows.nnz:
         log.warning("no user has two ratings: the most popular restaurants are recommended")
     step = partial(implicit_step, alpha=alpha, reg_param=reg_param)
+    least = settings.als.max_iter - _MLLIB_ITERATIONS
     with _singular_rejected():
-        items = sweep(step, rows, items, _most_sweeps(rows.nnz))
+        items = sweep(step, rows, items, _most_sweeps(rows.nnz), least=least)
     check_finite("ALS's factors", items, remedy=REMEDY)
     model = preference_model(items, popularity, alpha=alpha, reg_param=reg_param)
     if parameters.embedding_weight:

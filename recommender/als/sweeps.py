@@ -36,14 +36,19 @@ log = logging.getLogger(__name__)
 
 @one_blas_thread()
 def sweep(
-    half_step: HalfStep, rows: csr_array, items: Factors, most: int, settled: float = 0.05
+    half_step: HalfStep,
+    rows: csr_array,
+    items: Factors,
+    most: int,
+    settled: float = 0.05,
+    least: int = 0,
 ) -> Factors:
     """Alternate user and item half-steps, and return the item factors, (items, rank).
 
     ``half_step`` is `implicit_step` or `explicit_step` with its parameters bound, ``rows`` are
     (users, items). In the ``items`` to start from, NaN counts as 0; items without a stored value
-    get factors of 0. There are at most ``most`` sweeps, and none after one that changes the factors
-    by less than ``settled``, relative to their norm.
+    get factors of 0. There are at most ``most`` sweeps, and after ``least`` of them none that
+    follows one that changes the factors by less than ``settled``, relative to their norm.
     """
     columns = csr_array(rows.T)
     items = np.nan_to_num(items)
@@ -52,7 +57,7 @@ def sweep(
         before, items = items, half_step(columns, half_step(rows, items))
         change = float(np.linalg.norm(items - before) / (np.linalg.norm(items) or 1))
         log.debug("sweep %d changed the item factors by %.3f", number, change)
-        if change < settled:
+        if change < settled and number >= least:
             break
     return items
 

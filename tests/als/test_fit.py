@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import SparkSession
+from scipy.sparse import csr_array
 from sklearn.metrics import roc_auc_score
 
 from recommender.als import fit as fitting
@@ -16,7 +17,7 @@ from recommender.als.choose_alpha import PreferenceParameters
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
 from recommender.als.model import confidence_matrix
 from recommender.als.reuse import ChosenParameters
-from recommender.als.sweeps import implicit_step, sweep
+from recommender.als.sweeps import Factors, HalfStep, implicit_step, random_factors, sweep
 from recommender.core.errors import ModelRejectedError
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
@@ -192,9 +193,34 @@ def test_long_lineages_are_cut(spark: SparkSession, db_settings: Settings) -> No
     folder = spark.sparkContext.getCheckpointDir()
     assert folder
     before = set(Path(folder.removeprefix("file:")).iterdir())
-    model = fitting.fit_rating(spark, ratings, many, BiasDamping())
+    model = fitting.fit_rating(spark, ratings, many, None)  # by MLlib alone
     assert np.isfinite(model.user_factors).all()
     assert set(Path(folder.removeprefix("file:")).iterdir()) - before
+
+
+@pytest.mark.parametrize(("damping", "by_mllib"), [(BiasDamping(), 3), (None, 9)])
+def test_half_steps_do_the_iterations_after_mllibs(
+    spark: SparkSession,
+    quick_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    damping: BiasDamping | None,
+    by_mllib: int,
+) -> None:
+    done = []
+
+    def mllib(_: SparkSession, als: ALS, matrix: csr_array, users: object) -> Factors:
+        done.append(als.getMaxIter())
+        return random_factors(matrix.shape[1], als.getRank(), 0)
+
+    def swept(step: HalfStep, rows: csr_array, items: Factors, most: int, *, least: int) -> Factors:
+        done.append(min(most, least))
+        return sweep(step, rows, items, most, least=least)
+
+    monkeypatch.setattr(fitting, "_mllib_items", mllib)
+    monkeypatch.setattr(fitting, "sweep", swept)
+    settings = quick_settings.with_values({"als_max_iter": 9})
+    fitting.fit_rating(spark, checkerboard(), settings, damping)
+    assert done == [by_mllib, 9 - by_mllib]
 
 
 def test_factors_that_are_not_finite_are_rejected(spark: SparkSession) -> None:

@@ -91,6 +91,9 @@ def test_each_sweep_lowers_the_cost_and_they_stop_once_factors_settle(seed: int)
     assert not np.array_equal(stopped, fits[-1])
     after = sweep(step, rows, stopped, 1)
     assert np.linalg.norm(after - stopped) < 0.05 * np.linalg.norm(after)
+    # Factors that settle at once are swept as often as asked for.
+    at_least = sweep(step, rows, start, 9, settled=np.inf, least=5)
+    assert np.array_equal(at_least, fits[2])
 
 
 def test_an_item_without_factors_gets_its_least_squares_solution() -> None:
