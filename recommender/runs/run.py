@@ -132,20 +132,20 @@ def training_run(
         grace = schedule.stop_grace_seconds
         with time_limit(schedule.timeout_minutes, grace, give_up):
             try:
-                with _closing(close):
+                with ExitStack() as stack:
+                    stack.push(lambda _kind, error, _trace: close(error))
                     with mongo_errors("taking the lease"):
                         (lease.resume if resumed else lease.acquire)(run_id)
-                    with (
-                        _heartbeat(lease, schedule.lease_seconds, is_cancelled) as lost,
-                        _opened(db, run_id, settings, kind, resumed=resumed),
-                        _lost_lease_first(lease),
-                        progress() as display,
-                    ):
-                        run = TrainingRun(run_id, db, settings, lease, lost, kind)
-                        run.display = display
-                        with mongo_errors("reading the ledger"):
-                            run.earlier = Ledger(db).recent(_EARLIER_RUNS, before=run_id)
-                        yield run
+                    beats = _heartbeat(lease, schedule.lease_seconds, is_cancelled)
+                    lost = stack.enter_context(beats)
+                    run = TrainingRun(run_id, db, settings, lease, lost, kind)
+                    with mongo_errors("beginning the run"):
+                        _begin(run, stack, resumed=resumed)
+                    stack.push(lambda _kind, error, _trace: _check_lease(lease, error))
+                    run.display = stack.enter_context(progress())
+                    with mongo_errors("reading the ledger"):
+                        run.earlier = Ledger(db).recent(_EARLIER_RUNS, before=run_id)
+                    yield run
                 with logged("the ledger could not be read"):
                     document = Ledger(db).get(run_id) or {}
                     run.document = document if "ended_at" in document else None
@@ -163,51 +163,29 @@ def _release(lease: Lease, db: MongoDatabase, run_id: str) -> None:
             lease.release()
 
 
-@contextmanager
-def _lost_lease_first(lease: Lease) -> Iterator[None]:
+def _check_lease(lease: Lease, error: BaseException | None) -> None:
     """Raise LeaseLostError if another run has taken the lease over: it explains any failure."""
-    try:
-        yield
-    except RecommenderError:
+    if error is None or isinstance(error, RecommenderError):
         with logged("the lease could not be renewed"):
             lease.renew()
-        raise
-    with logged("the lease could not be renewed"):
-        lease.renew()
 
 
-@contextmanager
-def _opened(
-    db: MongoDatabase, run_id: str, settings: Settings, kind: Kind, *, resumed: bool
-) -> Iterator[None]:
-    """Record the run as running, and write its log unless the parent process does."""
-    ledger = Ledger(db)
+def _begin(run: TrainingRun, stack: ExitStack, *, resumed: bool) -> None:
+    """Record the run as running, and write its log until the stack's end unless the parent does."""
+    ledger, settings = Ledger(run.db), run.settings
     # The service's settings may differ: this process has read .env again.
-    used = {"settings": settings.public(), "forced": not settings.gate.enabled, "kind": kind}
-    with ExitStack() as stack:
-        with mongo_errors("beginning the run"):
-            if not resumed:
-                ledger.add(run_id, "script", settings, None)
-                log_file = stack.enter_context(run_log(settings, run_id))
-                used["log"] = str(log_file) if log_file else None
-            started = {"state": "running", "pid": os.getpid(), "started_at": now()}
-            ledger.update(run_id, used | started)
-            sweep(db)
-        yield
-
-
-@contextmanager
-def _closing(close: Callable[[BaseException | None], object]) -> Iterator[None]:
-    """Write the block's outcome to the ledger."""
-    try:
-        yield
-    except BaseException as error:
-        close(error)
-        raise
-    close(None)
+    used = {"settings": settings.public(), "forced": not settings.gate.enabled, "kind": run.kind}
+    if not resumed:
+        ledger.add(run.run_id, "script", settings, None)
+        log_file = stack.enter_context(run_log(settings, run.run_id))
+        used["log"] = str(log_file) if log_file else None
+    started = {"state": "running", "pid": os.getpid(), "started_at": now()}
+    ledger.update(run.run_id, used | started)
+    sweep(run.db)
 
 
 def _close(ledger: Ledger, run_id: str, settings: Settings, error: BaseException | None) -> None:
+    """Write to the ledger how the run ended."""
     if isinstance(error, KeyboardInterrupt):  # by a handler that a library has set
         error = Cancelled(signal.SIGINT)
     state: State = "failed" if error else "succeeded"
