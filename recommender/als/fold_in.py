@@ -38,7 +38,7 @@ class PreferenceModel:
     def user_factors(self, confidence: csr_array) -> NDArray[np.float32]:
         """Return the factors of users, float32 (users, rank + 1), from their confidence matrix."""
         parameters = self.spectrum, self.alpha, self.reg_param
-        solved = implicit_rows(confidence, self.factors, *parameters, threads=1)
+        solved = implicit_rows(confidence, self.factors, *parameters)
         return np.column_stack([solved, np.ones(len(solved), np.float32)])
 
     def reasons(

@@ -12,14 +12,13 @@ G = V'V of *all* items. MLlib minimises the same two objectives.
 
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.core.threads import cores, one_blas_thread
+from recommender.core.threads import cores, map_blocks, one_blas_thread
 
 _BLOCK_VALUES = 2**19
 _CHUNK = 4_096  # values of a row that are gathered at a time
@@ -71,26 +70,21 @@ def random_factors(items: int, rank: int, seed: int) -> Factors:
 def implicit_step(rows: csr_array, items: Factors, *, alpha: float, reg_param: float) -> Factors:
     """Return the factors of each row for the preferences that its values, above 0, express."""
     rotated, spectrum, rotation = diagonalise(items)
-    return implicit_rows(rows, rotated, spectrum, alpha, reg_param, _threads(rows)) @ rotation.T
+    return implicit_rows(rows, rotated, spectrum, alpha, reg_param) @ rotation.T
 
 
 def implicit_rows(
-    rows: csr_array, items: Factors, spectrum: Array, alpha: float, reg_param: float, threads: int
+    rows: csr_array, items: Factors, spectrum: Array, alpha: float, reg_param: float
 ) -> Factors:
     """Do an `implicit_step` with items whose Gram matrix is diagonal, its diagonal ``spectrum``."""
     weight = alpha * rows.data
-    return _solve_rows(rows, weight, 1 + weight, items, spectrum, reg_param, threads)
+    return _solve_rows(rows, weight, 1 + weight, items, spectrum, reg_param)
 
 
 def explicit_step(rows: csr_array, items: Factors, *, reg_param: float) -> Factors:
     """Return the factors of each row that predict its values."""
     weight, spectrum = np.ones(rows.nnz), np.zeros(items.shape[1])
-    return _solve_rows(rows, weight, rows.data, items, spectrum, reg_param, _threads(rows))
-
-
-def _threads(rows: csr_array) -> int:
-    """Return how many threads solve these rows fastest."""
-    return 1 if rows.nnz < _FEW_VALUES else cores()
+    return _solve_rows(rows, weight, rows.data, items, spectrum, reg_param)
 
 
 def diagonalise(items: Factors) -> tuple[Factors, NDArray[np.float64], Factors]:
@@ -101,13 +95,7 @@ def diagonalise(items: Factors) -> tuple[Factors, NDArray[np.float64], Factors]:
 
 
 def _solve_rows(
-    rows: csr_array,
-    weight: Array,
-    side: Array,
-    items: Factors,
-    spectrum: Array,
-    reg_param: float,
-    threads: int,
+    rows: csr_array, weight: Array, side: Array, items: Factors, spectrum: Array, reg_param: float
 ) -> Factors:
     """Solve the rows' regressions: w is the weight, s the side, the spectrum G's diagonal."""
     safe = weight.max(initial=0) <= _ILL_CONDITIONED * reg_param
@@ -127,13 +115,8 @@ def _solve_rows(
         method = _solve_few if len(columns) < len(spectrum) else _solve_many
         solved[block] = method(factors, rows.indices[position], w, s, diagonal)
 
-    blocks = _blocks(lengths, items.shape[1])
-    if threads == 1:
-        for block in blocks:
-            solve(block)
-        return solved
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(solve, blocks))
+    threads = 1 if rows.nnz < _FEW_VALUES else cores()
+    map_blocks(solve, _blocks(lengths, items.shape[1]), threads)
     return solved
 
 

@@ -19,12 +19,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def map_blocks(function: Callable[[Block], Result], blocks: Iterable[Block]) -> list[Result]:
-    """Return the function's result for each block, computed on all cores."""
+def map_blocks(
+    function: Callable[[Block], Result], blocks: Iterable[Block], threads: int | None = None
+) -> list[Result]:
+    """Return the function's result for each block, computed on all cores, or on ``threads``."""
     blocks = list(blocks)
-    if len(blocks) == 1:
-        return [function(blocks[0])]
-    with ThreadPoolExecutor(cores()) as pool:
+    if threads == 1 or len(blocks) == 1:
+        return [*map(function, blocks)]
+    with ThreadPoolExecutor(threads or cores()) as pool:
         return list(pool.map(function, blocks))
 
 
