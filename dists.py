@@ -214,7 +214,11 @@ def kmeans(
     """
     distinct, exponent = _prepared(rows, k)
     space = Space(distinct.rows, distinct.counts, distances, assign, update, strays_wait=True)
-    chosen = _k_seeds(space, k, np.random.default_rng([seed, 0]))
+    rng = np.random.default_rng([seed, 0])
+    chosen = space.seeds(k, rng)
+    # If they are fewer, the rest differs from them by rounding only: take any of it.
+    rest = np.setdiff1d(np.arange(len(distinct.counts)), chosen)
+    chosen = np.append(chosen, rng.permutation(rest)[: k - len(chosen)])
     result = lloyd(space, chosen, max_iter=max_iter, tolerance=tolerance)
     if len(result.centroids) < k:
         raise ValueError(
@@ -281,13 +285,6 @@ def _draw(chances: Floats, size: int, rng: np.random.Generator) -> Indices:
     """Draw positions with probability proportional to ``chances``, never one of chance 0."""
     sums = chances.cumsum()
     return np.asarray(np.searchsorted(sums, rng.random(size) * sums[-1], side="right"))
-
-
-def _k_seeds(space: Space, k: int, rng: np.random.Generator) -> Indices:
-    """Choose k rows; any of the rest where it differs from the chosen by rounding only."""
-    chosen = space.seeds(k, rng)
-    rest = np.setdiff1d(np.arange(len(space.weights)), chosen)
-    return np.append(chosen, rng.permutation(rest)[: k - len(chosen)])
 
 
 def lloyd(

@@ -41,9 +41,7 @@ def spherical_kmeans(
 
 
 def _distances(rows: Floats, centroids: Floats) -> Floats:
-    products = rows @ centroids.T
-    np.subtract(1, products, out=products)
-    return np.clip(products, 0, 2, out=products)
+    return np.clip(1 - rows @ centroids.T, 0, 2)
 
 
 def _nearest(rows: Floats, centroids: Floats) -> tuple[NDArray[np.int32], Floats]:
