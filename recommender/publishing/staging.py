@@ -152,10 +152,6 @@ def staged(
         yield stage
     finally:
         with logged(f"{stage.name} could not be dropped"):  # recovery does it
-            _drop(stage)
-
-
-def _drop(stage: Stage) -> None:
-    if not is_switching(stage.db, stage.name):
-        stage.db.drop_collection(stage.name)
-        stage.db.drop_collection(stage.name + PREVIOUS)
+            if not is_switching(db, stage.name):
+                db.drop_collection(stage.name)
+                db.drop_collection(stage.name + PREVIOUS)
