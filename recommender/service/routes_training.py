@@ -5,17 +5,13 @@ import math
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from recommender.core.errors import NoPreviousError
 from recommender.core.mongo import quick_read
 from recommender.publishing.rollback import previous_generation
-from recommender.service.dependencies import (
-    CurrentService,
-    Service,
-    require_key,
-    require_same_origin,
-)
+from recommender.service.dependencies import CurrentService, require_key, require_same_origin
 from recommender.service.problems import responses
 
 _CHANGES = [Depends(require_same_origin), Depends(require_key)]
@@ -100,17 +96,6 @@ def rollback(service: CurrentService, response: Response) -> TrainingStarted:
 @router.get("/next-training")
 async def next_training(service: CurrentService) -> NextTraining:
     """Return the time left to the next scheduled training."""
-    return _next_training(service)
-
-
-@router.put("/schedule", responses=responses(400, 401, 403, 422, 503), dependencies=_CHANGES)
-def put_schedule(service: CurrentService, wanted: WantedSchedule) -> NextTraining:
-    """Pause or resume the schedule; ``POST /train`` starts trainings all the same."""
-    service.schedule.pause(wanted.paused)
-    return _next_training(service)
-
-
-def _next_training(service: Service) -> NextTraining:
     schedule, training = service.schedule, service.progress.training
     left, at = schedule.seconds_left(), None
     words = "No training is scheduled, as TRAIN_INTERVAL_HOURS is 0."
@@ -127,6 +112,13 @@ def _next_training(service: Service) -> NextTraining:
         skipped=schedule.skipped,
         last_skipped=SkippedSlot(**schedule.last_skipped) if schedule.last_skipped else None,
     )
+
+
+@router.put("/schedule", responses=responses(400, 401, 403, 422, 503), dependencies=_CHANGES)
+async def put_schedule(service: CurrentService, wanted: WantedSchedule) -> NextTraining:
+    """Pause or resume the schedule; ``POST /train`` starts trainings all the same."""
+    await run_in_threadpool(service.schedule.pause, wanted.paused)
+    return await next_training(service)
 
 
 def in_words(seconds: float) -> str:
