@@ -6,6 +6,8 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PYTEST_OPTIONS := --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Schemathesis, for the fuzzed API alone, takes 4 s of each process.
+UNFUZZED := -p no:schemathesis --ignore tests/service/test_api_fuzzed.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install java chromium run train test test-all lint types tests faults soak format docs lock bench clean
@@ -52,7 +54,7 @@ types: $(INSTALLED) ## check types with mypy
 
 # In xdist's own order, files with few but long tests would run last, in one process.
 tests: java ## every test, with a real mongod and a real Spark
-	$(PY) -m pytest $(PYTEST_OPTIONS)
+	$(PY) -m pytest $(PYTEST_OPTIONS) $(UNFUZZED)
 
 test-all: lint types java chromium ## the same with what takes longer: fuzzing, benchmarks, more faults
 	$(PY) -m pytest $(PYTEST_OPTIONS) -m "not slow"

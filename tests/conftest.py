@@ -27,6 +27,8 @@ from tests.support import PROJECT, QUICK_ALS, QUICK_JAVA, set_environment, write
 
 _FOREIGN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")
 
+_LONG = {"tests/service/test_api.py", "tests/faults/test_faults.py", "tests/demo/test_commands.py"}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -61,8 +63,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneSpark 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with Spark, which takes longest."""
-    items.sort(key=lambda item: not _uses_spark(item.nodeid.partition("::")[0]))
+    """Begin with Spark, then the other files that take long, so that all processes end together."""
+    files = {item: item.nodeid.partition("::")[0] for item in items}
+    items.sort(key=lambda item: (not _uses_spark(files[item]), files[item] not in _LONG))
 
 
 @pytest.fixture(scope="session")
