@@ -42,18 +42,26 @@ def files_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("tiny_city")
-def test_the_script_trains_publishes_and_chains_into_the_clustering(
+def test_the_script_rejects_a_worse_model_and_forced_publishes_it_with_the_clusters(
     train_here: Callable[..., int],
     db: MongoDatabase,
     db_settings: Settings,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     db["Reviews"].insert_many([{"user_id": "x", "gmap_id": "y", "rating": "bad"}, {"rating": 3}])
-    assert train_here(als_training.main, ALS_RANK="8", ALS_ALPHA="20") == 0
+    live = [{"user_id": f"u{i}", "run_id": "r0", "recommendations": [{}]} for i in range(700)]
+    db["Recommendations"].insert_many(live)
+    assert train_here(als_training.main) == 76
+    rejected = Ledger(db).recent(1)[0]
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {rejected['error']}"
+    assert (rejected["state"], rejected["exit_code"]) == ("rejected", 76)
+    assert db["Recommendations"].distinct("run_id") == ["r0"]
+    assert "Clusters" not in db.list_collection_names()
+    assert train_here(als_training.main, "--force", ALS_RANK="8", ALS_ALPHA="20") == 0
     printed = capsys.readouterr().out
-    run = db["TrainingRuns"].find_one()
-    assert run is not None
+    run = Ledger(db).recent(1)[0]
     assert (run["state"], run["exit_code"], run["trigger"]) == ("succeeded", 0, "script")
+    assert run["forced"]
     assert run["rows_rejected"] == {"rating_not_a_number": 1, "user_missing": 1}
     assert run["settings"]["als_rank"] == 8
     assert 0 < run["metrics"]["als"]["rmse"] < 2
@@ -63,7 +71,8 @@ def test_the_script_trains_publishes_and_chains_into_the_clustering(
     check_recommendations(db, run)
     check_clusters(db, run)
     assert not [name for name in db.list_collection_names() if "staged" in name]
-    assert files_in(db_settings.work_dir) == [f"logs/{run['run_id']}.log"]
+    logs = {f"logs/{of_run['run_id']}.log" for of_run in (rejected, run)}
+    assert {*files_in(db_settings.work_dir)} == logs
 
 
 def check_recommendations(db: MongoDatabase, run: Document) -> None:
@@ -261,11 +270,11 @@ def test_a_signal_cancels_the_training_and_cleans_up(
     process.send_signal(signum)
     errors = process.communicate(timeout=30)[1]
     assert process.returncode == code
-    assert errors.splitlines()[-1] == f"error: stopped by {signum.name}"
     assert "Traceback" not in errors
     run = Ledger(db).recent(1)[0]
-    outcome = (run["state"], run["exit_code"], run["error"])
-    assert outcome == ("cancelled", code, f"stopped by {signum.name}")
+    assert errors.splitlines()[-1] == f"error: {run['error']}"
+    assert (run["state"], run["exit_code"]) == ("cancelled", code)
+    assert signum.name in run["error"]
     assert files_in(folder) == [f"logs/{run['run_id']}.log"]
     assert started
     assert [jvm for jvm in started if jvm.is_running()] == []
@@ -288,7 +297,7 @@ def test_a_signal_ends_the_search_for_a_cluster(db_settings: Settings) -> None:
         process.terminate()
         errors = process.communicate(timeout=15)[1]  # Spark would search for a minute
     assert process.returncode == 143
-    assert errors.splitlines()[-1] == "error: stopped by SIGTERM"
+    assert "Traceback" not in errors
 
 
 def test_a_failure_inside_spark_has_its_code_one_line_and_a_ledger_entry(
@@ -303,26 +312,6 @@ def test_a_failure_inside_spark_has_its_code_one_line_and_a_ledger_entry(
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {run['error']}"
     assert (run["state"], run["exit_code"]) == ("failed", 70)
     assert db["Recommendations"].count_documents({}) == 0
-
-
-@pytest.mark.usefixtures("tiny_city")
-def test_a_model_worse_than_the_live_one_is_rejected_unless_forced(
-    train_here: Callable[..., int],
-    db: MongoDatabase,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    live = [{"user_id": f"u{i}", "run_id": "r0", "recommendations": [{}]} for i in range(700)]
-    db["Recommendations"].insert_many(live)
-    assert train_here(als_training.main) == 76
-    run = Ledger(db).recent(1)[0]
-    assert capsys.readouterr().err.splitlines()[-1] == f"error: {run['error']}"
-    assert (run["state"], run["exit_code"]) == ("rejected", 76)
-    assert db["Recommendations"].distinct("run_id") == ["r0"]
-    assert "Clusters" not in db.list_collection_names()
-    assert train_here(als_training.main, "--force", "--no-clustering") == 0
-    forced = Ledger(db).recent(1)[0]
-    assert (forced["state"], forced["forced"]) == ("succeeded", True)
-    assert db["Recommendations"].distinct("run_id") == [forced["run_id"]]
 
 
 HANGS_IN_SPARK = """
