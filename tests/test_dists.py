@@ -591,7 +591,7 @@ def test_invalid_rows_and_k_are_rejected() -> None:
 def test_options_out_of_range_are_rejected() -> None:
     options: list[dict[str, Any]] = [{"max_iter": 0}, {"tolerance": math.nan}]
     for option in options:
-        with pytest.raises(ValueError, match="expected at least"):
+        with pytest.raises(ValueError, match=next(iter(option))):
             dists.kmeans(np.eye(3), 2, **option)
 
 

@@ -1,6 +1,8 @@
 """clus_test.py and clus_counter.py on a model that clustering_training.py has published."""
 
 import json
+import runpy
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,8 +18,8 @@ from recommender.core.mongo import MongoDatabase
 from recommender.core.settings import Settings
 from recommender.publishing import bson_size
 from tests.support import (
+    PROJECT,
     ContractReader,
-    run_script,
     set_environment,
     some_factors,
     write_tiny_city,
@@ -224,9 +226,15 @@ def test_users_in_no_cluster_at_the_training_are_no_error(
     assert unclustered([*alone, ("a", "v"), ("b", "v"), ("c", "w"), ("d", "w")], 2)[0] == 9
 
 
-def test_without_a_model_the_scripts_end_with_65(db_settings: Settings) -> None:
-    for command in (["clus_counter.py"], ["clus_test.py", "a user"]):
-        done = run_script(*command, settings=db_settings)
-        assert (done.returncode, done.stdout) == (65, "")
-        assert done.stderr.startswith("error: ")
-        assert len(done.stderr.splitlines()) == 1
+@pytest.mark.usefixtures("db", "signals_and_logging_stay_as_they_are")
+def test_without_a_model_or_reviews_the_scripts_end_with_65(
+    db_settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_environment(monkeypatch, db_settings)
+    for command in (["clus_counter.py"], ["clus_test.py", "a user"], ["clustering_training.py"]):
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(PROJECT / command[0]), run_name="__main__")
+        out, err = capsys.readouterr()
+        assert (caught.value.code, out) == (65, "")
+        assert [line[:7] for line in err.splitlines() if " INFO " not in line] == ["error: "]

@@ -10,13 +10,7 @@ import clus_counter
 import clustering_training
 from recommender.clustering import evaluate
 from recommender.core.mongo import MongoDatabase
-from recommender.core.settings import Settings
-from tests.support import (
-    TINY_CITY,
-    ContractReader,
-    rated_by_user,
-    run_script,
-)
+from tests.support import TINY_CITY, ContractReader, rated_by_user
 
 
 @pytest.fixture(autouse=True)
@@ -26,14 +20,13 @@ def _clean(clean_environment: object) -> None:
 
 @pytest.mark.usefixtures("tiny_city")
 def test_the_script_publishes_a_model_that_a_contract_reader_can_use(
-    db: MongoDatabase, db_settings: Settings
+    run_here: Callable[..., int], db: MongoDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:
     foreign = {"_id": "of the backend", "value": 1}
     db["Metadata"].insert_one(foreign)
-    done = run_script("clustering_training.py", "--json", settings=db_settings, CLUSTERS_K="7")
-    assert done.returncode == 0, done.stderr
+    assert run_here(clustering_training.main, "--json", CLUSTERS_K="7") == 0
     run = db["TrainingRuns"].find_one() or {}
-    printed = json.loads(done.stdout)
+    printed = json.loads(capsys.readouterr().out)
     assert (printed["run_id"], printed["metrics"]) == (run["run_id"], run["metrics"])
     assert run["state"] == "succeeded"
     figures = run["metrics"]["clusters"]
