@@ -86,16 +86,12 @@ def finish_switch(db: MongoDatabase) -> bool:
         raise
     _keep_previous(db, switch)
     _replay(db, switch)
-    replaced = _joined(state.get(REPLACED) or {}, switch.get(REPLACED) or {})
+    earlier, replaced = state.get(REPLACED) or {}, switch.get(REPLACED) or {}
+    if replaced and earlier.get("by") == replaced["by"]:  # the same run, by an earlier switch
+        generations = {**earlier["generations"], **replaced["generations"]}
+        replaced = {**replaced, "generations": generations}
     _change(db, switch, {"$unset": {SWITCH: ""}, "$set": {REPLACED: replaced}})
     return True
-
-
-def _joined(earlier: Document, replaced: Document) -> Document:
-    """Add what a switch replaced to what the same run replaced before."""
-    if not replaced or earlier.get("by") != replaced["by"]:
-        return replaced
-    return {**replaced, "generations": {**earlier["generations"], **replaced["generations"]}}
 
 
 def generation_of(db: MongoDatabase, name: str) -> Document:
