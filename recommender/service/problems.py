@@ -2,7 +2,6 @@
 
 import logging
 import reprlib
-from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -114,11 +113,8 @@ def _explain(error: Any) -> dict[str, str]:
     cause = "" if error["type"] == "missing" else f", found {reprlib.repr(error['input'])}"
     if error["type"] == "json_invalid":
         cause = f": {error['ctx']['error']}"
-    return {"pointer": _pointer(error["loc"]), "detail": detail + cause}
-
-
-def _pointer(path: Iterable[object]) -> str:
-    return "/".join(["#", *(str(key).replace("~", "~0").replace("/", "~1") for key in path)])
+    path = (str(key).replace("~", "~0").replace("/", "~1") for key in error["loc"])
+    return {"pointer": "/".join(["#", *path]), "detail": detail + cause}
 
 
 def _problem(status: int, detail: str, code: str | None = None, **members: Any) -> Problem:
