@@ -56,12 +56,10 @@ def java_version(java: str) -> int:
     return int(version[1])
 
 
-def advise_lapack() -> bool:
-    """Return true if Spark can load a LAPACK; else log the command that installs one."""
-    if find_library("lapack"):
-        return True
-    log.info("ALS would be faster with a LAPACK (Debian: apt-get install %s)", LAPACK_PACKAGE)
-    return False
+def advise_lapack() -> None:
+    """Log the command that installs a LAPACK, if Spark can load none."""
+    if not find_library("lapack"):
+        log.info("ALS would be faster with a LAPACK (Debian: apt-get install %s)", LAPACK_PACKAGE)
 
 
 def main(_: Sequence[str] | None = None) -> int:

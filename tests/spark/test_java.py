@@ -105,7 +105,7 @@ def test_a_missing_lapack_is_advised(
     caplog.set_level(logging.INFO)
     for library in (None, "liblapack.so.3"):
         monkeypatch.setattr(java, "find_library", lambda _, library=library: library)
-        assert java.advise_lapack() == bool(library)
+        java.advise_lapack()
     assert [java.LAPACK_PACKAGE in record.getMessage() for record in caplog.records] == [True]
 
 
