@@ -116,9 +116,6 @@ def time_limit(
     reason, for at most five seconds. Other threads than the main one are not interruptible.
     """
     main_thread = threading.main_thread()
-    if threading.current_thread() is not main_thread:
-        yield
-        return
     over = threading.Event()
 
     def stop(*_: object) -> NoReturn:
@@ -160,9 +157,6 @@ def signals_deferred() -> Iterator[None]:
 
     Then they raise :class:`Stopped`, also in place of an exception of the block.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     received: list[int] = []
 
     def defer(signum: int, _frame: object) -> None:
