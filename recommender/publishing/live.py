@@ -22,7 +22,7 @@ class Live(Generic[T]):
     document_id: str
     load: Callable[[MongoDatabase], T | None]
     _loading: Lock = field(default_factory=Lock, init=False)
-    _loaded: tuple[object, T | None] | None = field(default=None, init=False)
+    _loaded: tuple[object, T | None] = field(default=(None, None), init=False)  # of a run id
 
     def get(self) -> T | None:
         """Return what is published; one thread loads it, others go on with the old or wait."""
@@ -31,12 +31,11 @@ class Live(Generic[T]):
         run_id, loaded = live.get("run_id"), self._loaded
         if run_id is None:
             return None
-        is_live = loaded is not None and loaded[0] == run_id
-        if is_live or not self._loading.acquire(blocking=loaded is None):
-            return loaded[1] if loaded else None
+        if loaded[0] == run_id or not self._loading.acquire(blocking=loaded[0] is None):
+            return loaded[1]
         try:
             if self._loaded is loaded:  # not loaded by another thread meanwhile
                 self._loaded = run_id, self.load(self.db)
-            return self._loaded[1] if self._loaded else None
+            return self._loaded[1]
         finally:
             self._loading.release()
