@@ -148,7 +148,7 @@ def _sweep_preferences(
 
 
 def _most_sweeps(ratings: int) -> int:
-    """Return how many sweeps the time for them allows: 15 on small data, 3 from 5 million on."""
+    """Return how many sweeps the time for them allows: 15 on small data, 3 from 4 million on."""
     return int(np.clip(_SWEPT_RATINGS // max(ratings, 1), 3, 15))
 
 

@@ -46,8 +46,8 @@ def sweep(
 
     ``half_step`` is `implicit_step` or `explicit_step` with its parameters bound, ``rows`` are
     (users, items). In the ``items`` to start from, NaN counts as 0; items without a stored value
-    get factors of 0. There are at most ``most`` sweeps, and after ``least`` of them none that
-    follows one that changes the factors by less than ``settled``, relative to their norm.
+    get factors of 0. There are at most ``most`` sweeps. They stop after one, the ``least``-th
+    or later, that changes the factors by less than ``settled``, relative to their norm.
     """
     columns = csr_array(rows.T)
     items = np.nan_to_num(items)
@@ -116,7 +116,7 @@ def _solve_rows(
         solved[block] = method(factors, rows.indices[position], w, s, diagonal)
 
     threads = 1 if rows.nnz < _FEW_VALUES else cores()
-    map_blocks(solve, _blocks(lengths, items.shape[1]), threads)
+    list(map_blocks(solve, _blocks(lengths, items.shape[1]), threads))
     return solved
 
 

@@ -60,7 +60,8 @@ def evaluate_clusters(
     clustering = clustering or cluster(train, settings.clusters, settings.seed)
     scored = score_clusters(clustering, train, preferences, settings.seed)
     lists = best_items(np.vstack([scored.scores, scored.fallback]), settings.clusters.top_n)
-    seen, shown = csr_array(train_set.matrix(matrix.shift)[users]), settings.als.top_n
+    of_test_users = train_set.rows(is_test[train_set.user]).matrix(matrix.shift)
+    seen, shown = csr_array(of_test_users[users]), settings.als.top_n
     own = lists[clustering.assign(seen[:, train.columns])]
     popular = lists[np.full(len(users), -1)]
     return {"users": len(users), **quality_beside(own, popular, seen, relevant, shown)}

@@ -19,7 +19,7 @@ from recommender.core.threads import map_blocks
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_BLOCK_RATINGS = 65_536
+_BLOCK_VALUES = 2**21  # similarities of ratings and clusters
 _LARGEST_WEIGHT = 1e6
 _TIE_BREAK = 1e-9
 _CENTROID_SHARE = 0.95  # the rest keeps every rated item's share above 0
@@ -98,8 +98,10 @@ def clusters_without(ratings: csr_array, centroids: Floats, columns: Ints) -> ND
     centroids_squared = (centroids**2).sum(axis=1)
     clusters = np.empty(len(user), dtype=np.int32)
 
+    size = max(1, _BLOCK_VALUES // len(centroids))
+
     def assign(start: int) -> None:
-        block = slice(start, start + _BLOCK_RATINGS)
+        block = slice(start, start + size)
         # x.c of each rating's user, less the product of the rating itself.
         first, last = user[block][0], user[block][-1]
         similarity = np.asarray(ratings[first : last + 1] @ weights)[user[block] - first]
@@ -111,7 +113,7 @@ def clusters_without(ratings: csr_array, centroids: Floats, columns: Ints) -> ND
         nearest[similarity.max(axis=1) == 0] = -1
         clusters[block] = nearest
 
-    map_blocks(assign, range(0, len(user), _BLOCK_RATINGS))
+    list(map_blocks(assign, range(0, len(user), size)))
     return clusters
 
 

@@ -53,7 +53,7 @@ def _nearest(rows: Floats, centroids: Floats) -> tuple[NDArray[np.int32], Floats
         labels[block] = cosines.argmax(axis=1)
         nearest[block] = 1 - cosines[np.arange(len(cosines)), labels[block]]
 
-    map_blocks(assign, range(0, len(rows), BLOCK_ROWS))
+    list(map_blocks(assign, range(0, len(rows), BLOCK_ROWS)))
     return labels, np.clip(nearest, 0, 2)
 
 

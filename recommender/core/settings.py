@@ -199,7 +199,7 @@ class AlsSettings(_Group):
     objective: Literal["preference", "rating"] = Field("preference", alias="ALS_OBJECTIVE")
     """Ranking score: `preference` (implicit-feedback ALS) or predicted `rating` (explicit ALS)."""
     max_iter: Count = Field(10, alias="ALS_MAX_ITER")
-    """ALS iterations: the first three by MLlib, the others by half-steps over all users."""
+    """Least ALS iterations: three by MLlib, then half-steps; fewer beyond a million ratings."""
     rank: Count = Field(10, alias="ALS_RANK")
     """Latent factors of the rating fit."""
     reg_param: float = Field(0.1, alias="ALS_REG_PARAM", ge=0)

@@ -6,9 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-from threadpoolctl import ThreadpoolController
-
-_BLAS = ThreadpoolController()  # inspects all loaded libraries, which takes milliseconds
+from threadpoolctl import threadpool_limits
 
 Block = TypeVar("Block")
 Result = TypeVar("Result")
@@ -21,13 +19,14 @@ def cores() -> int:
 
 def map_blocks(
     function: Callable[[Block], Result], blocks: Iterable[Block], threads: int | None = None
-) -> list[Result]:
-    """Return the function's result for each block, computed on all cores, or on ``threads``."""
+) -> Iterator[Result]:
+    """Yield the function's result for each block, computed on all cores, or on ``threads``."""
     blocks = list(blocks)
     if threads == 1 or len(blocks) == 1:
-        return [*map(function, blocks)]
+        yield from map(function, blocks)
+        return
     with ThreadPoolExecutor(threads or cores()) as pool:
-        return list(pool.map(function, blocks))
+        yield from pool.map(function, blocks)
 
 
 @contextmanager
@@ -37,5 +36,5 @@ def one_blas_thread() -> Iterator[None]:
     The threads of BLAS wait for each other busily: on cores that others use, too, small products
     take many times as long. A fork beside them, as of Spark's start, would hang in OpenBLAS.
     """
-    with _BLAS.limit(limits=1, user_api="blas"):
+    with threadpool_limits(1, user_api="blas"):
         yield

@@ -1,7 +1,8 @@
 -- Makes the table reviews of raw, with why a row is rejected. Variables: rating_max; formats of
 -- dates, the preferred one first; unit, NULL unless it was asked for.
 
--- That of numbers that fit none: days, if more numbers are days than fit neither.
+-- The unit of the numbers whose size fits no unit: days, if more numbers are days than are neither
+-- a day nor of a unit.
 SET VARIABLE usual_unit = (
     SELECT CASE WHEN count(day_of(n))
             > count(*) FILTER (n > 0 AND unit_of(n) IS NULL AND day_of(n) IS NULL)

@@ -18,10 +18,7 @@ from recommender.runs.run import TrainingRun
 # RMSEs, and the clusters' users, are compared only if the runs agree on these settings.
 _SAME = ("rating_min", "rating_max", "reviews_rating_field")
 # Lifts compare across objectives and scales, but not if the runs tested their lists differently.
-_SAME_TEST = {
-    "metrics.lists": ("als_top_n", "als_test_split", "als_test_fraction"),
-    "metrics.clusters.held_out": ("als_top_n",),
-}
+_SAME_TEST = ("als_top_n", "als_test_split", "als_test_fraction")
 WRITTEN_BY_A_RUN: Document = {"run_id": {"$type": "string"}}
 _WITH_A_LIST: Document = {"recommendations.0": {"$exists": True}}
 _RMSE_TOLERANCE = 0.1
@@ -123,7 +120,7 @@ def _decide(
 ) -> None:
     """Compare the lifts at the path ``lists`` of the metrics, record the verdict, and act on it."""
     lifts = (lift_of(figure_at(each, lists) or {}) for each in (ours, theirs))
-    same_test = _same(run.settings, theirs, *_SAME_TEST[lists])
+    same_test = _same(run.settings, theirs, *_SAME_TEST)
     lift = compare_lifts(*lifts, is_live=bool(theirs), same_test=same_test)
     reasons = reasons + lift.reasons
     passed = not reasons or not run.settings.gate.enabled

@@ -24,7 +24,8 @@ from recommender.publishing.live import Live
 from recommender.runs.ledger import COLLECTION as RUNS
 
 LONGEST_LIST = 100
-LISTS_PUBLISHED = {"phases.name": "publish recommendations"}  # what the ledger has of such runs
+# What the ledger has of a run that has published lists; a dry run has the phase, too.
+LISTS_PUBLISHED: Document = {"phases.name": "publish recommendations", "kind": {"$ne": "dry_run"}}
 
 _NAMES_SECONDS = 600.0  # until names are read again
 _LOAD_SECONDS = 30.0  # to read what is published, and then the names

@@ -64,7 +64,7 @@ def _recent(service: Service, before: str | None = None, **matching: Any) -> lis
 
 def _trainings(service: Service) -> list[Document]:
     """Return the last trainings that have published lists, also if their clusters failed."""
-    published = _recent(service, kind={"$ne": "dry_run"}, **LISTS_PUBLISHED)
+    published = _recent(service, **LISTS_PUBLISHED)
     return [run for run in published if run["state"] not in OPEN_STATES]
 
 

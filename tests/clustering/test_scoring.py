@@ -43,7 +43,7 @@ def slowly_without(rows: csr_array, centres: NDArray[np.float64]) -> list[int]:
 
 
 def test_a_rating_counts_where_the_other_ratings_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "_BLOCK_RATINGS", 7)
+    monkeypatch.setattr(scoring, "_BLOCK_VALUES", 7 * 4)
     for seed, scale in ((0, 0.1), (1, 0.1), (0, 8.0), (1, 8.0)):
         rows, centres = ratings(seed), centroids(seed, scale)
         labels = clusters_without(rows, centres, COLUMNS)

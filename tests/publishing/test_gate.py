@@ -264,6 +264,15 @@ def test_clusters_of_a_lower_lift_are_rejected(db: MongoDatabase, db_settings: S
     assert cluster_run(db_settings, 100, GOOD).document
 
 
+def test_clusters_tested_on_another_split_are_not_compared(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    publish_live(db, db_settings, clusters={"held_out": GOOD})
+    by_time, low = db_settings.with_values({"als_test_split": "time"}), GOOD | {"lift": 0.01}
+    cluster_rejection(db, db_settings, 100, low)
+    assert cluster_run(by_time, 100, low).document
+
+
 def test_clusters_under_other_limits_are_not_compared(
     db: MongoDatabase, db_settings: Settings
 ) -> None:
