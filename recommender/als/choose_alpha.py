@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from recommender.als.fold_in import preference_model, with_embedding
-from recommender.als.item_item import MOST_CANDIDATES, item_item_weights, predicted, refined
+from recommender.als.item_item import candidates, item_item_weights, predicted, refined
 from recommender.als.model import confidence_matrix, mllib_users, popularity_of
 from recommender.als.spectral_embedding import spectral_embedding
 from recommender.als.sweeps import implicit_step, random_factors, sweep
@@ -162,7 +162,7 @@ def ndcg_by_weights(
     for weight in _EMBEDDING_WEIGHTS:
         wide = with_embedding(model, trial.embedding, weight)
         users = wide.user_factors(trial.seen)
-        items, scores = top_n(users, wide.item_factors, n + min(2 * n, MOST_CANDIDATES), trial.seen)
+        items, scores = top_n(users, wide.item_factors, candidates(n), trial.seen)
         for share in _ITEM_ITEM_WEIGHTS:
             ranked = refined(items, scores, trial.regression, share) if share else scores
             lists, _ = best_of_each(items, ranked, min(n, items.shape[1]))

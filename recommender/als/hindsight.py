@@ -9,11 +9,16 @@ from numpy.typing import NDArray
 
 from recommender.als.reuse import live_entry
 from recommender.core.mongo import Document, mongo_errors
-from recommender.core.mongo_collections import FALLBACK_ID, METADATA, RECOMMENDATIONS, SIMPLE
+from recommender.core.mongo_collections import (
+    FALLBACK_ID,
+    METADATA,
+    RECOMMENDATIONS,
+    SIMPLE,
+    WRITTEN_BY_A_RUN,
+)
 from recommender.data.ids import CODEC, KeyIndex, decode_ids
 from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import hits
-from recommender.publishing.gate import WRITTEN_BY_A_RUN
 from recommender.runs.run import TrainingRun
 
 _BATCH_USERS = 10_000

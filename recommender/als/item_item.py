@@ -5,7 +5,6 @@ from scipy.sparse import csr_array
 
 from recommender.als.top_n import Floats, Items
 
-MOST_CANDIDATES = 200  # besides the items of a list, two for each of them
 _NEIGHBOURS = 50
 _REG_PARAM = 10.0
 _MOST_ITEMS = 8_000  # by their users; the others have too few co-ratings
@@ -54,6 +53,11 @@ def item_item_weights(rows: csr_array) -> csr_array:
 def predicted(rated: csr_array, weights: csr_array) -> csr_array:
     """Return what the regression with these weights predicts, (users, items)."""
     return csr_array(_ones(rated) @ weights)
+
+
+def candidates(n: int) -> int:
+    """Return how many items, the best by the factors, are refined for a list of n."""
+    return n + min(2 * n, 200)
 
 
 def refined(items: Items, scores: Floats, regression: csr_array, share: float) -> Floats:

@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 
 from recommender.als.bias import Bias
 from recommender.als.fold_in import PreferenceModel
-from recommender.als.item_item import MOST_CANDIDATES, predicted, refined
+from recommender.als.item_item import candidates, predicted, refined
 from recommender.als.popularity import popularity_scores
 from recommender.als.top_n import Floats, Mask, best_of_each, top_n
 from recommender.core.settings import ReviewsSettings
@@ -69,7 +69,7 @@ class Model:
         if model is None or model.item_item is None:
             factors = factors if model else np.nan_to_num(factors)
             return top_n(users, factors, n, rated, shown)
-        items, scores = top_n(users, factors, n + min(2 * n, MOST_CANDIDATES), rated, shown)
+        items, scores = top_n(users, factors, candidates(n), rated, shown)
         regression = predicted(rows, model.item_item)
         scores = refined(items, scores, regression, model.item_item_weight)
         return best_of_each(items, scores, min(n, items.shape[1]))

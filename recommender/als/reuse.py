@@ -9,10 +9,9 @@ from recommender.als.bias import BiasDamping
 from recommender.als.choose_alpha import PreferenceParameters, choose_preference_parameters
 from recommender.als.choose_damping import choose_damping
 from recommender.core.mongo import Document, mongo_errors
-from recommender.core.mongo_collections import RECOMMENDATIONS
+from recommender.core.mongo_collections import RECOMMENDATIONS, WRITTEN_BY_A_RUN
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.publishing.gate import WRITTEN_BY_A_RUN
 from recommender.runs.ledger import Ledger, now
 from recommender.runs.run import TrainingRun
 

@@ -18,6 +18,7 @@ from pymongo.results import InsertManyResult
 from recommender.core.mongo import Document, MongoDatabase
 
 SIMPLE = {"locale": "simple"}  # MongoDB's default collation: texts compare by their bytes
+WRITTEN_BY_A_RUN: Document = {"run_id": {"$type": "string"}}
 WRITTEN_BY_OTHERS: Document = {"run_id": {"$exists": False}}
 
 RECOMMENDATIONS = "Recommendations"

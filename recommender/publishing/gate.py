@@ -8,7 +8,12 @@ import numpy as np
 
 from recommender.core.errors import ModelRejectedError
 from recommender.core.mongo import Document, mongo_errors
-from recommender.core.mongo_collections import CLUSTERS_ID, METADATA, RECOMMENDATIONS
+from recommender.core.mongo_collections import (
+    CLUSTERS_ID,
+    METADATA,
+    RECOMMENDATIONS,
+    WRITTEN_BY_A_RUN,
+)
 from recommender.core.settings import GateSettings, Settings, load_settings
 from recommender.data.ratings import reader_shift
 from recommender.publishing.lift import STANDARD_ERRORS, compare_lifts, lift_of
@@ -19,7 +24,6 @@ from recommender.runs.run import TrainingRun
 _SAME = ("rating_min", "rating_max", "reviews_rating_field")
 # Lifts compare across objectives and scales, but not if the runs tested their lists differently.
 _SAME_TEST = ("als_top_n", "als_test_split", "als_test_fraction")
-WRITTEN_BY_A_RUN: Document = {"run_id": {"$type": "string"}}
 _WITH_A_LIST: Document = {"recommendations.0": {"$exists": True}}
 _RMSE_TOLERANCE = 0.1
 

@@ -9,10 +9,9 @@ from pymongo.errors import DuplicateKeyError
 from recommender.core import mongo_collections as names
 from recommender.core.errors import PublishError
 from recommender.core.mongo import Document, mongo_errors
-from recommender.core.mongo_collections import copy_indexes, count_misfits
+from recommender.core.mongo_collections import WRITTEN_BY_A_RUN, copy_indexes, count_misfits
 from recommender.data.ids import encode_id
 from recommender.data.reviews import reviews_collection
-from recommender.publishing.gate import WRITTEN_BY_A_RUN
 from recommender.publishing.staging import staged
 from recommender.runs.run import TrainingRun
 

@@ -21,7 +21,13 @@ from pymongo.errors import AutoReconnect, OperationFailure, WriteConcernError
 from recommender.core.errors import PublishError
 from recommender.core.logs import one_line
 from recommender.core.mongo import Document, MongoDatabase, reason_of
-from recommender.core.mongo_collections import PUBLISHED, SHARED, STAGED, WRITTEN_BY_OTHERS
+from recommender.core.mongo_collections import (
+    PUBLISHED,
+    SHARED,
+    STAGED,
+    WRITTEN_BY_A_RUN,
+    WRITTEN_BY_OTHERS,
+)
 from recommender.runs.late_writes import replay
 from recommender.runs.lease import COLLECTION as STATE
 from recommender.runs.lease import LEASE_ID, SWITCH
@@ -29,7 +35,6 @@ from recommender.runs.lease import LEASE_ID, SWITCH
 PREVIOUS = ".previous"
 REPLACED = "replaced"
 
-_OF_A_RUN: Document = {"run_id": {"$type": "string"}}
 _NO_SUCH_COLLECTION = 26
 _SWITCH_SECONDS = 30.0
 _RETRY_SECONDS = 0.2
@@ -96,7 +101,7 @@ def finish_switch(db: MongoDatabase) -> bool:
 
 def generation_of(db: MongoDatabase, name: str) -> Document:
     """Return the run that wrote a collection, None if no run did, and its number of documents."""
-    run_id = (db[name].find_one(_OF_A_RUN, {"run_id": 1}) or {}).get("run_id")
+    run_id = (db[name].find_one(WRITTEN_BY_A_RUN, {"run_id": 1}) or {}).get("run_id")
     return {"run_id": run_id, "documents": db[name].count_documents({"run_id": run_id or ""})}
 
 
@@ -185,5 +190,5 @@ def stages_of(db: MongoDatabase, run_id: str) -> list[str]:
 def published_runs(db: MongoDatabase) -> set[str]:
     """Return the ids of the runs whose documents are live, or those that a rollback brings back."""
     names = [*PUBLISHED, *(name + PREVIOUS for name in PUBLISHED)]
-    kept = (db[name].find_one(_OF_A_RUN, {"run_id": 1}) for name in names)
+    kept = (db[name].find_one(WRITTEN_BY_A_RUN, {"run_id": 1}) for name in names)
     return {document["run_id"] for document in kept if document}

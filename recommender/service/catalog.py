@@ -19,7 +19,6 @@ from recommender.data.ids import CODEC, KeyIndex, decode_ids
 from recommender.data.one_user import rated_by, spelled_ids
 from recommender.data.ratings import Ratings
 from recommender.data.restaurants import RestaurantNames, restaurant_names
-from recommender.publishing.gate import WRITTEN_BY_A_RUN
 from recommender.publishing.live import Live
 from recommender.runs.ledger import COLLECTION as RUNS
 
@@ -125,10 +124,12 @@ class Catalog:
         """Return the training that published each part that there is."""
         # Before a run has published lists, the search would read every document.
         published = self._db[RUNS].find_one(LISTS_PUBLISHED, {"_id": 1})
-        lists = published and self._recommendations.find_one(WRITTEN_BY_A_RUN, {"run_id": 1})
+        lists = published and self._recommendations.find_one(
+            collections.WRITTEN_BY_A_RUN, {"run_id": 1}
+        )
         ids = {"lists": lists["run_id"]} if lists else {}
         parts = {collections.FACTORS_ID: "factors", collections.CLUSTERS_ID: "clusters"}
-        written = WRITTEN_BY_A_RUN | {"_id": {"$in": [*parts]}}
+        written = collections.WRITTEN_BY_A_RUN | {"_id": {"$in": [*parts]}}
         metadata = self._db[collections.METADATA].find(written, {"run_id": 1})
         return ids | {parts[part["_id"]]: part["run_id"] for part in metadata}
 

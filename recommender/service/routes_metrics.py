@@ -15,9 +15,14 @@ from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
 from recommender.core.mongo import Document, MongoDatabase
-from recommender.core.mongo_collections import CLUSTERS_ID, METADATA, RECOMMENDATIONS
-from recommender.publishing.gate import WRITTEN_BY_A_RUN
+from recommender.core.mongo_collections import (
+    CLUSTERS_ID,
+    METADATA,
+    RECOMMENDATIONS,
+    WRITTEN_BY_A_RUN,
+)
 from recommender.runs.ledger import COLLECTION, OPEN_STATES, Ledger, figure_at
+from recommender.service.catalog import LISTS_PUBLISHED
 from recommender.service.dependencies import CurrentService, require_key
 from recommender.service.problems import responses
 from recommender.service.schedule import Schedule
@@ -95,7 +100,7 @@ def _of_runs(db: MongoDatabase) -> Iterator[Metric]:
     yield _gauge("phase_seconds", "Seconds of its phases.", seconds, "phase")
     # Not the latest success: a rollback takes one back, and a rejection may come after the lists.
     # Before a run has published, the search would read every document, and find none.
-    published = runs.find_one({"phases.name": "publish recommendations"}, {"_id": 1})
+    published = runs.find_one(LISTS_PUBLISHED, {"_id": 1})
     live = (published and db[RECOMMENDATIONS].find_one(WRITTEN_BY_A_RUN, {"run_id": 1})) or {}
     als = Ledger(db).get(str(live.get("run_id"))) or {}
     rejected, warnings = als.get("rows_rejected", {}), len(als.get("warnings", ()))
