@@ -13,12 +13,17 @@ from scipy.sparse import vstack
 
 import clustering_training
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
-from recommender.als.fit import REMEDY, fit, refit
+from recommender.als.fit import REMEDY, fit_preferences, mllib_rating_items, rating_model, refit
 from recommender.als.fold_in import PreferenceModel
 from recommender.als.hindsight import record_hindsight
 from recommender.als.model import Model, confidence_matrix, popularity_of
 from recommender.als.recommend import RecommendTask, user_blocks
-from recommender.als.reuse import choose_parameters, reused_parameters
+from recommender.als.reuse import (
+    ChosenParameters,
+    choose_parameters,
+    damping_for,
+    reused_parameters,
+)
 from recommender.als.tuning.cli import add_tuning_options, run_tuning, tuning_axes
 from recommender.core.errors import ModelRejectedError
 from recommender.core.logs import configure_logging
@@ -27,7 +32,6 @@ from recommender.core.script import TRAINING_CODES, run_script, script_parser
 from recommender.core.threads import one_blas_thread
 from recommender.data.ratings import Ratings, counts_of
 from recommender.data.restaurants import shown_restaurants
-from recommender.data.reviews import read_ratings
 from recommender.data.users import read_users
 from recommender.evaluation.splitting import split
 from recommender.publishing.gate import add_force_option, check_recommendations, settings_with_force
@@ -37,10 +41,11 @@ from recommender.publishing.staging import others_before, staged
 from recommender.publishing.targets import check_targets
 from recommender.runs.run import TrainingRun, training_run
 from recommender.runs.summary import print_summary
-from recommender.spark.reviews_source import has_few_reviews, read_in_spark
-from recommender.spark.session import spark_session
+from recommender.spark.reviews_source import count_reviews, read_reviews
+from recommender.spark.session import SparkThread, spark_session
 
 _PARTITIONS_A_CORE = 4  # so that no core waits long for the last one
+_BRIEF_REVIEWS = 100_000  # Spark's jobs on these take seconds
 _FEW_BLOCKS = 4  # take no longer here than Python workers take to start
 _MODES = {
     "--dry-run": "train and evaluate, report the gate's verdict, publish nothing; then exit 0",
@@ -57,19 +62,15 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None, Preference
     """
     settings, db = run.settings, run.db
     old = others_before(db, RECOMMENDATIONS)  # what the backend wrote by itself
-    few = has_few_reviews(db)
-    with spark_session(settings, f"als_training {run.run_id}", brief=few) as wait_for_spark:
+    count = count_reviews(db)
+    name, brief = f"als_training {run.run_id}", count <= _BRIEF_REVIEWS
+    with spark_session(settings, name, brief=brief) as spark:
         with run.phase("read"):
-            ratings = read_ratings(settings) if few else read_in_spark(wait_for_spark(), settings)
+            ratings = read_reviews(spark, settings, count)
             run.record(**counts_of(ratings))
             record_hindsight(run, ratings)
-        with run.phase("choose"):
             train_set, test_set = split(ratings, settings)
-            count = len(ratings)
-            chosen = reused_parameters(run, count) or choose_parameters(train_set, settings, count)
-            run.record(chosen=chosen.document() if chosen else None)
-        with run.phase("train"):
-            model = fit(wait_for_spark(), train_set, settings, chosen)
+        model, chosen = fit(run, spark, train_set, len(ratings))
         with run.phase("evaluate"):
             blend_weight, errors = evaluate_ratings(model.rating, train_set, test_set, settings)
             run.record(**{"metrics.als": errors})
@@ -80,13 +81,34 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None, Preference
             model = refit(model, ratings, settings, chosen).with_blend_weight(blend_weight)
         with staged(db, RECOMMENDATIONS, run.run_id, old=old) as stage:
             with run.phase("recommend"):
-                users = recommend(wait_for_spark(), model, ratings, run, stage.name)
+                users = recommend(spark.session(), model, ratings, run, stage.name)
             with run.phase("publish recommendations"):
                 stage.seal(users)
                 check_recommendations(run, stage.name)
                 if run.kind != "dry_run":
                     publish(db, stage, lease=run.lease)
     return ratings, model.preferences, evaluated
+
+
+def fit(
+    run: TrainingRun, spark: SparkThread, train_set: Ratings, count: int
+) -> tuple[Model, ChosenParameters | None]:
+    """Choose parameters, or reuse those that suit ``count`` ratings, and fit the train set."""
+    settings = run.settings
+    with run.phase("choose"):
+        reused = reused_parameters(run, count)
+        damping = damping_for(train_set, settings, reused)
+        # MLlib fits ratings beside the choice, most of which is on one core.
+        items = spark.submit(
+            lambda session: mllib_rating_items(session, train_set, settings, damping)
+        )
+        chosen = reused or choose_parameters(train_set, settings, damping, count)
+        run.record(chosen=chosen.document() if chosen else None)
+    with run.phase("train"):
+        rating, preferences = rating_model(items.result(), train_set, settings, damping), None
+        if chosen:
+            preferences = fit_preferences(spark.session(), train_set, settings, chosen.preference)
+    return Model(rating, preferences), chosen
 
 
 def recommend(

@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for line in regret_table(splits):
                 print(line, flush=True)
         return 0
-    with spark_session(settings, "known_users") as wait_for_spark:
+    with spark_session(settings, "known_users") as spark_thread:
         for name, least in product(sets, arguments.least):
             ratings = of_active_users(sets[name], least)
             splits = [split_of(ratings, settings, seed) for seed in range(arguments.splits)]
@@ -98,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\n{name}: {users:,} users with {least} or more of {len(ratings):,} ratings;")
             print(f"{len(splits)} splits, mean ± deviation; seconds to fit, median")
             for table in (
-                ratings_table(splits, rating_methods(wait_for_spark())),
-                lists_table(splits, ranking_methods(wait_for_spark())),
+                ratings_table(splits, rating_methods(spark_thread.session())),
+                lists_table(splits, ranking_methods(spark_thread.session())),
             ):
                 print()
                 for line in table:

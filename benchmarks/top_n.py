@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.getLogger().setLevel(logging.ERROR)
     settings = load_settings()
-    with spark_session(settings, "top_n") as wait_for_spark:
-        spark = wait_for_spark()
+    with spark_session(settings, "top_n") as spark_thread:
+        spark = spark_thread.session()
         ratings = read_in_spark(spark, settings)
         confidence = confidence_matrix(ratings, settings.reviews)
         columns = [ratings.user, ratings.restaurant, confidence.data.astype(np.float32)]

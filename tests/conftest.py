@@ -21,7 +21,7 @@ from recommender.core.script import run_script
 from recommender.core.settings import Settings, load_settings, setting_fields
 from recommender.data.ratings import Ratings
 from recommender.data.reviews import read_ratings
-from recommender.spark.session import spark_errors, spark_session
+from recommender.spark.session import SparkThread, spark_errors, spark_session
 from tests.mongods import shared_mongod
 from tests.support import PROJECT, QUICK_ALS, QUICK_JAVA, set_environment, write_tiny_city
 
@@ -116,7 +116,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("JDK_JAVA_OPTIONS", QUICK_JAVA)
-            session = stack.enter_context(spark_session(settings, "tests"))()
+            session = stack.enter_context(spark_session(settings, "tests")).session()
         yield session
     assert list(folder.iterdir()) == []  # nothing of Spark's is left behind
 
@@ -176,10 +176,16 @@ def train_here(
 ) -> Callable[..., int]:
     """Run a script in this process, to its exit code, with the tests' Spark."""
 
+    class Started(SparkThread):
+        def session(self) -> SparkSession:
+            return spark
+
     @contextmanager
-    def started(*_: object, brief: bool = False) -> Iterator[Callable[[], SparkSession]]:
+    def started(*_: object, brief: bool = False) -> Iterator[SparkThread]:
+        thread = Started()
         with spark_errors():
-            yield lambda: spark
+            yield thread
+        thread.end()
 
     monkeypatch.setattr(als_training, "spark_session", started)
     monkeypatch.setattr(searching, "spark_session", started)

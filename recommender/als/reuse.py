@@ -44,11 +44,21 @@ class ChosenParameters:
         return {names.get(name, name): value for name, value in asdict(self).items()}
 
 
-def choose_parameters(train: Ratings, settings: Settings, ratings: int) -> ChosenParameters | None:
-    """Choose the parameters of both fits; None if ``ALS_OBJECTIVE=rating``, which needs none."""
+def damping_for(
+    train: Ratings, settings: Settings, reused: ChosenParameters | None
+) -> BiasDamping | None:
+    """Return the damping to reuse, else choose one; None if ``ALS_OBJECTIVE=rating``."""
     if settings.als.objective == "rating":
         return None
-    damping = choose_damping(train, settings)
+    return reused.damping if reused else choose_damping(train, settings)
+
+
+def choose_parameters(
+    train: Ratings, settings: Settings, damping: BiasDamping | None, ratings: int
+) -> ChosenParameters | None:
+    """Choose the parameters of both fits; None without a damping: there is nothing to choose."""
+    if damping is None:
+        return None
     return ChosenParameters(damping, choose_preference_parameters(train, settings), now(), ratings)
 
 

@@ -8,19 +8,37 @@ from pyspark.sql import SparkSession
 
 from recommender.core.mongo import MongoDatabase, mongo_errors
 from recommender.core.settings import Settings
+from recommender.core.threads import cores
 from recommender.data.cleaning import BLOCK_SCHEMA
 from recommender.data.ratings import Ratings, gather
-from recommender.data.reviews import BATCH_ROWS, IdRange, plan, read, reviews_collection
+from recommender.data.reviews import (
+    BATCH_ROWS,
+    IdRange,
+    plan,
+    read,
+    read_ratings,
+    reviews_collection,
+)
+from recommender.spark.session import SparkThread
 
 # The JVM copies each block several times; lz4 halves them, and takes less time than one copy.
 _STREAM = pa.ipc.IpcWriteOptions(compression="lz4")
-_FEW_REVIEWS = 100_000  # read by one process in the time in which Spark starts its readers
+_FEW_REVIEWS = 1_000_000  # read by one process in the time in which Spark starts its readers
+_FEW_CORES = 2  # of which MongoDB needs one while the other reads
 
 
-def has_few_reviews(db: MongoDatabase) -> bool:
-    """Return true if one process reads ``Reviews`` sooner than Spark."""
+def count_reviews(db: MongoDatabase) -> int:
+    """Return about how many documents ``Reviews`` has."""
     with mongo_errors("counting Reviews"):
-        return reviews_collection(db).estimated_document_count() <= _FEW_REVIEWS
+        return reviews_collection(db).estimated_document_count()
+
+
+def read_reviews(spark: SparkThread, settings: Settings, count: int) -> Ratings:
+    """Read ``count`` Reviews in Spark's executors, or here if that is sooner."""
+    few_cores = settings.spark.master.startswith("local") and cores() <= _FEW_CORES
+    if count <= _FEW_REVIEWS or few_cores:
+        return read_ratings(settings)
+    return read_in_spark(spark.session(), settings)
 
 
 def read_in_spark(spark: SparkSession, settings: Settings, batch_rows: int = BATCH_ROWS) -> Ratings:

@@ -14,9 +14,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from pickle import PicklingError
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import pyspark
 from py4j.protocol import Py4JError
@@ -40,7 +41,6 @@ _LOCK = "owner.lock"
 _UNLOCKED_SECONDS = 60.0  # an older folder without a lock belongs to a process that died
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
-_JVM_END_SECONDS = 5.0
 _JVM_LAST_WORDS_SECONDS = 1.0
 # Java serialises ALS's lineage by recursion: 1 MiB, the default, may not hold the 10 iterations
 # between two checkpoints; this holds 60. Only the used part is allocated.
@@ -57,17 +57,49 @@ _OPTION_VARIABLES = (*OPTION_VARIABLES, "SPARK_SUBMIT_OPTS")
 # PySpark raises PicklingError for any failure to write the data of executors.
 _SPARK_ERRORS = (PySparkException, Py4JError, OSError, PicklingError)
 
+Result = TypeVar("Result")
+
 log = logging.getLogger(__name__)
 
 
+class SparkThread:
+    """The thread where Spark starts, and where jobs of Spark run beside the caller's work."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._futures: list[Future[Any]] = []
+
+    def start(self, conf: SparkConf, settings: Settings, scratch: Path) -> None:
+        """Begin to start the JVM, then Spark in it."""
+        launch = self._add(partial(SparkContext._ensure_initialized, conf=conf))
+        self._started = self._add(partial(_start, launch, conf, settings, scratch))
+
+    def session(self) -> SparkSession:
+        """Wait until Spark has started, and return its session."""
+        return self._started.result()
+
+    def submit(self, job: Callable[[SparkSession], Result]) -> Future[Result]:
+        """Begin a job in the thread, once Spark has started."""
+        return self._add(lambda: job(self.session()))
+
+    def _add(self, call: Callable[[], Result]) -> Future[Result]:
+        future = self._thread.submit(call)
+        self._futures.append(future)
+        return future
+
+    def end(self) -> None:
+        """Cancel what has not begun, and end the JVM if a call to it is in progress."""
+        if [each for each in self._futures if not (each.cancel() or each.done())]:
+            _kill_jvm()
+        self._thread.shutdown()
+
+
 @contextmanager
-def spark_session(
-    settings: Settings, name: str, *, brief: bool = False
-) -> Iterator[Callable[[], SparkSession]]:
+def spark_session(settings: Settings, name: str, *, brief: bool = False) -> Iterator[SparkThread]:
     """Start a Spark session of an application ``name``; end its JVM and remove its files after.
 
-    It starts in a thread: the function that is yielded waits for it. ``brief`` is for jobs of
-    seconds. ConfigurationError if Spark does not start; SparkError for PySpark's errors.
+    It starts in the thread that is yielded. ``brief`` is for jobs of seconds.
+    ConfigurationError if Spark does not start; SparkError for PySpark's errors.
     """
     if "PYSPARK_GATEWAY_PORT" in os.environ:
         raise ConfigurationError(
@@ -85,22 +117,18 @@ def spark_session(
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     if locale.getencoding().lower() != "utf-8":  # else Java cannot open a folder with an accent
         os.environ["LC_ALL"] = "C.UTF-8"
-    thread, start = ThreadPoolExecutor(1), None
+    thread = SparkThread()
     try:
         conf = _conf(settings.spark, name, scratch, brief=brief)
         # By SIGKILL: after SIGTERM, Spark logs each call that it can no longer answer.
         with call_on_stop(_kill_jvm), spark_errors():
             with signals_deferred():  # else a stop between them would wait for the whole start
-                launch = thread.submit(SparkContext._ensure_initialized, conf=conf)  # the JVM alone
-                start = thread.submit(_start, launch, conf, settings, scratch)
-            yield start.result
-            start.result().stop()
+                thread.start(conf, settings, scratch)
+            yield thread
+            thread.session().stop()
     finally:
         with signals_deferred():  # else a first stop here would leave the folder
-            if start and not (start.cancel() or start.done()):
-                # It is starting Spark: end its call to the JVM.
-                _kill_jvm()
-            thread.shutdown()
+            thread.end()
             _end_jvm()
             shutil.rmtree(scratch, ignore_errors=True)
             lock.close()
@@ -306,15 +334,7 @@ def _end_jvm() -> None:
     gateway = SparkContext._gateway
     SparkContext._gateway = SparkContext._jvm = SparkContext._active_spark_context = None
     SparkSession._instantiatedSession = None
-    if gateway is None:
-        return
-    process = gateway.proc
-    if process.stdin is not None:
-        process.stdin.close()  # the JVM ends with its standard input
-    process.terminate()
-    try:
-        process.wait(_JVM_END_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    gateway.close()
+    if gateway is not None:
+        with gateway.proc as process:
+            process.kill()
+        gateway.close()

@@ -23,6 +23,7 @@ from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from recommender.evaluation.splitting import split
 from recommender.runs.ledger import now
+from tests.als.fits import fit_model
 from tests.support import ratings_of, scores_of
 
 PARAMETERS = PreferenceParameters(
@@ -66,7 +67,7 @@ def test_both_fits_learn_on_any_scale(
     ratings = ratings_of(rows, **bounds)
     assert (ratings.rating.min(), ratings.rating.max()) == (low + step, high)
     train, test = split(ratings, settings)
-    model = fitting.fit(spark, train, settings, CHOSEN)
+    model = fit_model(spark, train, settings, CHOSEN)
     blend_weight, error = evaluate_ratings(model.rating, train, test, settings)
     assert error["rmse"] < error["mean_rmse"] / 2
     every = np.arange(40, dtype=np.int32)[:, None], np.arange(32, dtype=np.int32)
@@ -81,7 +82,7 @@ def test_all_ratings_equal_are_predicted_without_als(
 ) -> None:
     ratings = ratings_of([(f"u{i}", f"r{j}", 4.0) for i in range(9) for j in range(i % 4 + 1)])
     train, test = split(ratings, quick_settings)
-    model = fitting.fit(spark, train, quick_settings, CHOSEN)
+    model = fit_model(spark, train, quick_settings, CHOSEN)
     blend_weight, error = evaluate_ratings(model.rating, train, test, quick_settings)
     assert (blend_weight, error["rmse"]) == (0, pytest.approx(0))
     assert evaluate_lists(model, train, test, quick_settings)["ndcg"] > 0
@@ -102,7 +103,7 @@ def test_preferences_do_not_depend_on_the_height_of_ratings(
     """Users rate restaurants of their colour, with 1 to 5 in turn."""
     pairs = [(i, j) for i in range(30) for j in range(20) if (i + j) % 2 and (i + 3 * j) % 5]
     ratings = ratings_of([(f"u{i:02}", f"r{j:02}", 1 + (i + j) % 5) for i, j in pairs])
-    model = fitting.fit(spark, ratings, quick_settings, CHOSEN)
+    model = fit_model(spark, ratings, quick_settings, CHOSEN)
     own_colour = np.add.outer(np.arange(30), np.arange(20)) % 2 == 1
     scores = scores_of(model, ratings, quick_settings)
     assert roc_auc_score(own_colour.ravel(), scores.ravel()) > 0.95
@@ -145,7 +146,7 @@ def test_sweeps_reach_what_mllib_did_not_see_and_a_refit_what_is_in_test_ratings
 ) -> None:
     few = quick_settings.with_values({"als_preference_users": 2})
     train = city.rows((city.restaurant != 7) & (city.user != 3))
-    model = fitting.fit(spark, train, few, CHOSEN)
+    model = fit_model(spark, train, few, CHOSEN)
     assert model.preferences
     several = train.rows(np.bincount(train.user)[train.user] >= 2)
     rated = np.unique(several.restaurant)
@@ -164,7 +165,7 @@ def test_sweeps_reach_what_mllib_did_not_see_and_a_refit_what_is_in_test_ratings
 
 def test_two_users_are_enough_to_fit(spark: SparkSession, quick_settings: Settings) -> None:
     ratings = ratings_of([("u1", "a", 5), ("u1", "b", 5), ("u2", "b", 4), ("u2", "c", 3)])
-    model = fitting.fit(spark, ratings, quick_settings, CHOSEN)
+    model = fit_model(spark, ratings, quick_settings, CHOSEN)
     assert np.isfinite(scores_of(model, ratings, quick_settings)).all()
 
 
@@ -172,7 +173,7 @@ def test_without_a_user_of_two_ratings_the_popular_ones_are_recommended(
     spark: SparkSession, quick_settings: Settings
 ) -> None:
     ratings = ratings_of([(f"u{i}", f"r{i % 7 * (i % 2)}", 4) for i in range(50)])
-    model = fitting.fit(spark, ratings, quick_settings, CHOSEN)
+    model = fit_model(spark, ratings, quick_settings, CHOSEN)
     popularity = np.bincount(ratings.restaurant)
     assert (scores_of(model, ratings, quick_settings).argmax(axis=1) == popularity.argmax()).all()
 

@@ -14,12 +14,11 @@ from pyspark.sql import SparkSession
 from scipy.sparse import vstack
 
 import als_training
-from recommender.als import fit as fitting
 from recommender.als.bias import Bias
 from recommender.als.item_item import item_item_weights
 from recommender.als.model import Model, RatingModel, confidence_matrix, popularity_of
 from recommender.als.recommend import user_blocks
-from recommender.als.reuse import choose_parameters
+from recommender.als.reuse import choose_parameters, damping_for
 from recommender.core.errors import ModelRejectedError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import RECOMMENDATIONS
@@ -28,6 +27,7 @@ from recommender.data.ids import decode_ids
 from recommender.data.ratings import Ratings
 from recommender.publishing.staging import staged
 from recommender.runs.run import training_run
+from tests.als.fits import fit_model
 from tests.support import scores_of
 
 Fitted = Callable[[str], tuple[Model, Settings]]
@@ -74,8 +74,9 @@ def fitted(
     def model_of(objective: str) -> tuple[Model, Settings]:
         settings = quick_settings.with_values({"als_objective": objective})
         if objective not in models:
-            chosen = choose_parameters(city, settings, len(city))
-            models[objective] = fitting.fit(spark, city, settings, chosen)
+            damping = damping_for(city, settings, None)
+            chosen = choose_parameters(city, settings, damping, len(city))
+            models[objective] = fit_model(spark, city, settings, chosen)
         return deepcopy(models[objective]), settings
 
     return model_of

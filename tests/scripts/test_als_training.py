@@ -323,8 +323,8 @@ from recommender.spark.session import spark_session
 
 def main(argv):
     settings = load_settings()
-    with training_run(settings), spark_session(settings, "hangs") as wait_for_spark:
-        spark = wait_for_spark()
+    with training_run(settings), spark_session(settings, "hangs") as spark_thread:
+        spark = spark_thread.session()
         print("hangs", flush=True)
         spark.sparkContext.parallelize([600], 1).foreach(time.sleep)
 

@@ -6,7 +6,9 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +178,8 @@ def test_another_spark_is_named(clean_environment: Path, monkeypatch: pytest.Mon
 
     def error() -> str:
         expected = pytest.raises(ConfigurationError)
-        with expected as caught, spark.spark_session(load_settings(), "x") as wait_for_spark:
-            wait_for_spark()
+        with expected as caught, spark.spark_session(load_settings(), "x") as spark_thread:
+            spark_thread.session()
         return str(caught.value)
 
     with monkeypatch.context() as patch:
@@ -197,8 +199,8 @@ def test_another_spark_is_named(clean_environment: Path, monkeypatch: pytest.Mon
 CHECKPOINTS = """
 from recommender.core.settings import load_settings
 from recommender.spark.session import spark_session
-with spark_session(load_settings(), "x") as wait_for_spark:
-    numbers = wait_for_spark().sparkContext.parallelize(range(4), 1)
+with spark_session(load_settings(), "x") as spark_thread:
+    numbers = spark_thread.session().sparkContext.parallelize(range(4), 1)
     numbers.checkpoint()
     print(numbers.sum(), numbers.isCheckpointed())
 """
@@ -242,6 +244,27 @@ def test_a_jvm_that_ended_early_is_a_spark_error(
         jvm.wait()
 
 
+def test_a_failure_beside_a_job_of_spark_ends_the_job(
+    clean_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, killed = threading.Event(), threading.Event()
+    stand_ins = {"_start": lambda *_: None, "_kill_jvm": killed.set, "_end_jvm": lambda: None}
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(spark, name, stand_in)
+    monkeypatch.setattr(SparkContext, "_ensure_initialized", lambda **_: None)
+
+    def job(_: SparkSession) -> bool:
+        begun.set()
+        return killed.wait(60)  # as a call to the JVM does
+
+    with suppress(ZeroDivisionError), spark.spark_session(load_settings(), "x") as thread:
+        running, waiting = thread.submit(job), thread.submit(job)
+        begun.wait(60)
+        raise ZeroDivisionError
+    assert running.result()
+    assert waiting.cancelled()
+
+
 STOPPED_WHILE_IT_ENDS = """
 import os, signal
 from pyspark import SparkContext
@@ -250,8 +273,8 @@ from recommender.core.settings import load_settings
 from recommender.spark import session as spark
 
 def main(argv):
-    with spark.spark_session(load_settings(), "x") as wait_for_spark:
-        wait_for_spark()
+    with spark.spark_session(load_settings(), "x") as spark_thread:
+        spark_thread.session()
 
 class Session:
     def stop(self):

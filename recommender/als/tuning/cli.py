@@ -26,7 +26,7 @@ from recommender.core.settings import Settings
 from recommender.core.terminal import print_json
 from recommender.data.ratings import Ratings
 from recommender.evaluation.splitting import split, with_fold_seed
-from recommender.spark.reviews_source import read_in_spark
+from recommender.spark.reviews_source import count_reviews, read_reviews
 from recommender.spark.session import spark_session
 
 _FOLDS = 3
@@ -80,14 +80,14 @@ def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) ->
 def tune(settings: Settings, axes: Axes, folds: int, expired: Callable[[], bool]) -> dict[str, Any]:
     """Search, and return the entry of each search for the report, by its name."""
     in_force = settings.public()
-    with connected(settings) as db, spark_session(settings, "tune") as wait_for_spark:
-        ratings = read_in_spark(wait_for_spark(), settings)
+    with connected(settings) as db, spark_session(settings, "tune") as spark:
+        ratings = read_reviews(spark, settings, count_reviews(db))
         splits = split_folds(ratings, settings, folds)
         store = ResultStore(db, in_force, ratings)
 
         def fit(trial: Trial, fold: int) -> float:
             fold_settings = with_fold_seed(settings, fold).with_values(trial.parameters)
-            return measure(wait_for_spark(), trial.search, *splits[fold], fold_settings)
+            return measure(spark.session(), trial.search, *splits[fold], fold_settings)
 
         searches = [s for s in SEARCHES[settings.als.objective] if axes.keys() & s.grid]
         groups = [make_trials(search, axes, in_force) for search in searches]
