@@ -48,11 +48,11 @@ class RestaurantNames:
 
     def __init__(self, ids: Sequence[Any], names: Mapping[Any, str]) -> None:
         self._ids = ids
-        self._names = names
+        self._names: dict[Any, str] = {str(i): name for i, name in names.items()} | dict(names)
         self._texts = [f"{self.of(i) or ''} {i}".strip().casefold() for i in ids]
 
     def of(self, gmap_id: Any) -> str | None:
-        """Return a restaurant's name, None if it is unknown."""
+        """Return a restaurant's name by its id or the id's text, None if it is unknown."""
         return self._names.get(gmap_id) if isinstance(gmap_id, Hashable) else None
 
     def __bool__(self) -> bool:

@@ -53,3 +53,11 @@ def test_a_search_lists_whole_beginnings_first() -> None:
     names = RestaurantNames(["xxab", "ab1", "c", "ab2"], {"c": "AB Grill", "xxab": "The Ab"})
     assert names.search("ab", 9) == ["ab1", "c", "ab2", "xxab"]
     assert names.search("ab the", 9) == ["xxab"]
+
+
+def test_the_text_of_an_id_names_a_restaurant_unless_it_is_another_id() -> None:
+    names = RestaurantNames([7, 8, "8"], {7: "Seven", "8": "Text", 8: "Number"})
+    assert [names.of(each) for each in (7, "7", 8, "8", "9")] == [
+        *("Seven", "Seven", "Number", "Text"),
+        None,
+    ]
