@@ -6,8 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from recommender.core.errors import RecommenderError
 from recommender.core.logs import log_to_stderr, print_error, secrets_of_environment
@@ -84,16 +83,3 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
         return 1
     finally:
         ignore_signals()  # only the interpreter's own end is left
-
-
-@contextmanager
-def exit_on_error() -> Iterator[None]:
-    """End the process with one line and its exit code if the block raises an expected error.
-
-    For the startup in another program's server, which would log a traceback and exit with its code.
-    """
-    try:
-        yield
-    except RecommenderError as error:
-        print_error(str(error))
-        os._exit(error.exit_code)

@@ -682,11 +682,32 @@ def test_connections_of_half_sent_requests_are_limited_and_closed(
     monkeypatch.setattr(limits, "_CONNECTIONS", 8)
     monkeypatch.setattr(limits, "_REQUEST_SECONDS", 0.2)
     body = b"POST / HTTP/1.1\r\nHost: service\r\nContent-Length: 9\r\n\r\nx"
+    with limited_server() as server, ExitStack() as stack:
+        address = (server.config.host, server.config.port)
+        # In a new connection, and in one kept alive; and of a body.
+        for sent in (half, half + b"\r\n" + half, body):
+            connect = partial(socket.create_connection, address, timeout=10)
+            connections = [stack.enter_context(connect()) for _ in range(12)]
+            for connection in connections:
+                with suppress(ConnectionError):
+                    connection.sendall(sent)
+            assert len(server.server_state.connections) <= 8
+            # For a new connection, the oldest that waits for a request is closed.
+            assert httpx.get("http://{}:{}/".format(*address)).status_code == 405
+            for connection in connections:
+                with suppress(ConnectionError):
+                    while connection.recv(1024):  # until the server closes it
+                        pass
+
+
+@contextmanager
+def limited_server() -> Iterator[uvicorn.Server]:
+    """Serve an application that reads what is posted to ``/``, behind the service's limits."""
     app = FastAPI()
 
     @app.post("/")
-    async def read(request: Request) -> None:
-        await request.body()
+    async def read(request: Request) -> int:
+        return len(await request.body())
 
     config = uvicorn.Config(app, port=free_port(), http=limits.LimitedProtocol)
     server = uvicorn.Server(config)
@@ -694,25 +715,30 @@ def test_connections_of_half_sent_requests_are_limited_and_closed(
     thread.start()
     try:
         until(lambda: server.started)
-        with ExitStack() as stack:
-            address = (config.host, config.port)
-            # In a new connection, and in one kept alive; and of a body.
-            for sent in (half, half + b"\r\n" + half, body):
-                connect = partial(socket.create_connection, address, timeout=10)
-                connections = [stack.enter_context(connect()) for _ in range(12)]
-                for connection in connections:
-                    with suppress(ConnectionError):
-                        connection.sendall(sent)
-                assert len(server.server_state.connections) <= 8
-                # For a new connection, the oldest that waits for a request is closed.
-                assert httpx.get(f"http://{config.host}:{config.port}/").status_code == 405
-                for connection in connections:
-                    with suppress(ConnectionError):
-                        while connection.recv(1024):  # until the server closes it
-                            pass
+        yield server
     finally:
         server.should_exit = True
         thread.join()
+
+
+def test_headers_without_an_end_are_refused_and_long_bodies_are_not() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\nExpect: 100-continue\r\n\r\n"
+    with limited_server() as server:
+        address = (server.config.host, server.config.port)
+        with (
+            socket.create_connection(address, timeout=10) as connection,
+            connection.makefile("rb") as answers,
+        ):
+            for _ in range(2):
+                connection.sendall(head)
+                assert answers.readline().startswith(b"HTTP/1.1 100 ")
+                connection.sendall(bytes(90_000))
+                assert list(iter(answers.readline, b"\r\n")) == []
+                assert b"HTTP/1.1 200 OK\r\n" in list(iter(answers.readline, b"\r\n"))
+                assert answers.read(5) == b"90000"
+            start = b"GET / HTTP/1.1\r\nX-Long: "
+            connection.sendall(start.ljust(limits._HEADER_BYTES + 1, b"x"))
+            assert answers.readline().startswith(b"HTTP/1.1 400 ")
 
 
 def publish_a_list_that_a_later_review_hits(db: MongoDatabase, settings: Settings) -> None:
