@@ -81,7 +81,7 @@ def train(
     with run.phase("publish clusters"):
         model = (clustering, scored, matrix)
         bounds = settings.reviews.rating_min, settings.reviews.rating_max
-        clusters = cluster_documents(*model, settings.clusters.top_n, run.run_id)
+        clusters = list(cluster_documents(*model, settings.clusters.top_n, run.run_id))
         metadata = metadata_documents(*model, figures, bounds, settings.clusters.top_n, run.run_id)
         factors = _factors_documents(run, ratings, preferences, shown)
         if run.kind != "dry_run":

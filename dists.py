@@ -26,24 +26,19 @@ cannot raise the summed distance.
 Rows are sparse CSR or dense, of any real type, and are converted to float64.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from scipy import sparse
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array, csr_matrix
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Floats: TypeAlias = NDArray[np.float64]
-    Indices: TypeAlias = NDArray[np.intp]
-    Labels: TypeAlias = NDArray[np.integer[Any]]
-    Csr: TypeAlias = sparse.csr_array[np.float64, tuple[int, int]]
-    Rows: TypeAlias = sparse.csr_array[Any, tuple[int, int]] | sparse.csr_matrix[Any] | NDArray[Any]
+Floats: TypeAlias = NDArray[np.float64]
+Indices: TypeAlias = NDArray[np.intp]
+Labels: TypeAlias = NDArray[np.integer[Any]]
+Rows: TypeAlias = csr_array | csr_matrix | NDArray[Any]
 
 BLOCK_ROWS = 16_384
 RESOLUTION = 1e-12
@@ -104,7 +99,7 @@ def update(rows: Rows, labels: Labels, centroids: Floats, weights: Floats | None
     return moved
 
 
-def _best_centroid(members: Csr, squared: Floats, weights: Floats) -> Floats:
+def _best_centroid(members: csr_array, squared: Floats, weights: Floats) -> Floats:
     """Return the centroid of the norm that maximises (3), in the direction of (2).
 
     No member is zero, and they are in the order of their |x|^2, ``squared``.
@@ -114,7 +109,7 @@ def _best_centroid(members: Csr, squared: Floats, weights: Floats) -> Floats:
     return np.asarray(direction * (np.sqrt(t) / np.linalg.norm(direction)))
 
 
-def _squared_gains(members: Csr, squared: Floats, weights: Floats) -> Floats:
+def _squared_gains(members: csr_array, squared: Floats, weights: Floats) -> Floats:
     """Evaluate (3) with s at the norm of each member, (p,), in time linear in the non-zeros.
 
     With rising s, one member after the other leaves A and enters B. The change in |A|^2, A.B and
@@ -145,7 +140,7 @@ def _squared_gains(members: Csr, squared: Floats, weights: Floats) -> Floats:
 class DistinctRows:
     """Distinct rows, in the order of their length, columns and values."""
 
-    rows: Csr  # (d, m)
+    rows: csr_array  # (d, m)
     counts: Floats  # (d,), how often each occurs
     inverse: Indices  # (n,), the position of each original row among these
 
@@ -176,7 +171,7 @@ def distinct_rows(rows: Rows) -> DistinctRows:
     return DistinctRows(csr[np.concatenate(firsts)], counts, inverse)
 
 
-def _keys(rows: Csr, group: Indices, length: int) -> NDArray[Any]:
+def _keys(rows: csr_array, group: Indices, length: int) -> NDArray[Any]:
     """Encode each row as bytes that sort as numbers: column, value, column, ..., big-endian."""
     if length == 0:
         return np.zeros(len(group))
@@ -193,11 +188,15 @@ class KMeansResult:
     centroids: Floats  # (k, m)
     labels: NDArray[np.int32]  # (n,)
     distances: Floats  # (n,)
-    sizes: Indices  # (k,), rows in each cluster, none 0
     inertia: float  # sum of the distances
     history: tuple[float, ...] = ()  # inertia after each assignment; rises only by rounding
     iterations: int = 0  # updates of the centroids
     converged: bool = False  # ended by the tolerance, not by the maximum of iterations
+
+    @property
+    def sizes(self) -> Indices:
+        """Rows in each cluster, (k,); a row of label -1 is in none."""
+        return np.bincount(self.labels[self.labels >= 0], minlength=len(self.centroids))
 
 
 def kmeans(
@@ -226,13 +225,11 @@ def kmeans(
             f"{RESOLUTION:g} of each other; lower k or round the values"
         )
     # Undo the scaling and give each original row the label of its distinct row.
-    labels = result.labels[distinct.inverse]
     return replace(
         result,
         centroids=np.ldexp(result.centroids, exponent),
-        labels=labels,
+        labels=result.labels[distinct.inverse],
         distances=result.distances[distinct.inverse],
-        sizes=np.bincount(labels, minlength=k),
     )
 
 
@@ -255,7 +252,7 @@ class Space:
     def points(self, chosen: Indices) -> Floats:
         """Return the chosen rows, (t, m), dense."""
         points = self.rows[chosen]
-        return np.asarray(points.toarray() if isinstance(points, sparse.csr_array) else points)
+        return np.asarray(points.toarray() if isinstance(points, csr_array) else points)
 
     def seeds(self, k: int, rng: np.random.Generator) -> Indices:
         """Choose at most k rows by greedy k-means++ (Arthur and Vassilvitskii, 2007).
@@ -322,14 +319,13 @@ def _settled(space: Space, centroids: Floats) -> KMeansResult:
     """
     while True:
         labels, nearest = space.nearest(space.rows, centroids)
-        sizes = np.bincount(labels, minlength=len(centroids))
-        filled = sizes > 0
+        filled = np.bincount(labels, minlength=len(centroids)) > 0
         costs = np.where(nearest > RESOLUTION, space.weights * nearest, 0)
         moves = min(np.count_nonzero(~filled), np.count_nonzero(costs))
         if not moves:
             labels = (np.cumsum(filled) - 1).astype(np.int32)[labels]
             inertia = float(space.weights @ nearest)
-            return KMeansResult(centroids[filled], labels, nearest, sizes[filled], inertia)
+            return KMeansResult(centroids[filled], labels, nearest, inertia)
         costliest = np.argsort(-costs, kind="stable")[:moves]
         centroids = centroids.copy()
         centroids[np.flatnonzero(~filled)[:moves]] = space.points(costliest)
@@ -367,14 +363,14 @@ def _from_products(products: Floats, rows_squared: Floats, centroids_squared: Fl
     return np.clip(products, 0, 1, out=products)
 
 
-def _squared_norms(rows: Csr) -> Floats:
+def _squared_norms(rows: csr_array) -> Floats:
     """Return |x|^2 of each row, summed in the order of x.c, so that d(x, x) is exactly 0."""
     return np.asarray(rows.power(2) @ np.ones(rows.shape[1]))
 
 
-def _as_csr(rows: Rows) -> Csr:
+def _as_csr(rows: Rows) -> csr_array:
     """Return float64 CSR with sorted, unique columns, copied only where necessary."""
-    csr: Csr = sparse.csr_array(rows).astype(np.float64, copy=False)
+    csr = csr_array(rows).astype(np.float64, copy=False)
     if not csr.has_canonical_format:
         csr = csr.copy()
         csr.sum_duplicates()
@@ -397,7 +393,7 @@ def _prepared(rows: Rows, k: int) -> tuple[DistinctRows, int]:
         raise ValueError(f"rows hold {least:g}: expected values of at least 0; shift or clip them")
     exponent = int(np.frexp(most)[1])
     parts = (np.ldexp(csr.data, -exponent), csr.indices, csr.indptr)
-    scaled = sparse.csr_array(parts, shape=csr.shape)
+    scaled = csr_array(parts, shape=csr.shape)
     if zeros := np.count_nonzero(_squared_norms(scaled) == 0):
         raise ValueError(
             f"{zeros} of {shape[0]} rows are zero, or negligible beside the largest: expected rows "

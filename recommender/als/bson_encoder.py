@@ -1,7 +1,6 @@
 """Encodes recommendations straight to BSON, in blocks of users."""
 
 import hashlib
-import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 from numpy.typing import NDArray
 
-_INT32 = struct.Struct("<i")
 # The bytes of an entry after the name of its score.
 _SCORE = np.dtype([("score", "<f8"), ("end", "S1")])
 _SCORE_AND_RATING = np.dtype([("score", "<f8"), ("name", "S8"), ("rating", "<f8"), ("end", "S1")])
@@ -59,9 +57,9 @@ class RecommendationEncoder:
             for position, user_id, array in of_users:
                 object_id = ObjectId(self._id_prefix + position.to_bytes(4, "big"))
                 head = bson.encode({"_id": object_id, "user_id": user_id, "run_id": self._run_id})
-                length = _INT32.pack(len(array) + 5)
+                length = (len(array) + 5).to_bytes(4, "little")
                 body = b"".join((head[4:-1], b"\x04recommendations\0", length, array, b"\0\0"))
-                yield RawBSONDocument(_INT32.pack(len(body) + 4) + body)
+                yield RawBSONDocument((len(body) + 4).to_bytes(4, "little") + body)
 
     def _arrays(self, items: NDArray[np.int32], values: NDArray[np.void]) -> list[bytes]:
         """Return the entries of each user's BSON array, joined."""

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from itertools import zip_longest
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from recommender.als.reuse import live_entry
@@ -66,8 +65,9 @@ def _documents(
     fields = {"user_id": 1, "recommendations.gmap_id": 1}
     for start in range(0, len(authors), _BATCH_USERS):
         batch = authors[start : start + _BATCH_USERS]
-        index = KeyIndex(ratings.users.take(pa.array(batch)))
-        of_authors = {**WRITTEN_BY_A_RUN, "user_id": {"$in": decode_ids(pa.array(index.keys))}}
+        keys = ratings.users.take(batch)
+        index = KeyIndex(keys)
+        of_authors = {**WRITTEN_BY_A_RUN, "user_id": {"$in": decode_ids(keys)}}
         documents = list(live.find(of_authors, fields, collation=SIMPLE))
         yield batch[[index.find(each["user_id"]) for each in documents]], documents
 

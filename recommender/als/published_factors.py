@@ -177,18 +177,14 @@ def _decoded(document: Document) -> PublishedFactors:
     try:
         restaurants = keys_of(document["gmap_ids"])
         count, rank = len(restaurants), int(document["rank"])
-        factors, popularity = (
-            np.frombuffer(document[name], _FLOAT32).astype(np.float32)
-            for name in ("factors", "popularity")
-        )
         return PublishedFactors(
             run_id=str(document["run_id"]),
             fitted_by=str(document["fitted_by"]),
             restaurants=restaurants,
             preferences=PreferenceModel(
-                factors=factors.reshape(count, rank),
+                factors=np.frombuffer(document["factors"], _FLOAT32).reshape(count, rank),
                 spectrum=np.array(document["spectrum"], dtype=np.float64).reshape(rank),
-                popularity=popularity.reshape(count),
+                popularity=np.frombuffer(document["popularity"], _FLOAT32).reshape(count),
                 alpha=float(document["alpha"]),
                 reg_param=float(document["reg_param"]),
             ),

@@ -1,6 +1,6 @@
 """The documents of ``Clusters`` and ``Metadata`` that a clustering publishes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,30 +20,26 @@ _STANDING_OUT = 5
 
 def cluster_documents(
     clustering: Clustering, scored: ClusterScores, matrix: UserMatrix, top_n: int, run_id: str
-) -> list[Document]:
-    """Return the documents of ``Clusters``, each with the ``top_n`` best restaurants."""
+) -> Iterator[Document]:
+    """Yield the documents of ``Clusters``, each with the ``top_n`` best restaurants."""
     all_shares = _raters(matrix.ratings) / matrix.ratings.shape[0]
-    documents = []
     for cluster_id, scores in enumerate(scored.scores):
         members = np.flatnonzero(clustering.labels == cluster_id)
         rated = csr_array(matrix.ratings[members])
         distinctive = standing_out(_raters(rated), len(members), all_shares, _STANDING_OUT)
         shares = (_raters(rated) / len(members))[distinctive]
         of_all = all_shares[distinctive]
-        documents.append(
-            {
-                "cluster_id": cluster_id,
-                "recommendations": _top(scores, matrix, top_n),
-                "size": len(members),
-                "ratings": rated.nnz,
-                "mean_rating": float(rated.data.mean()) - matrix.shift,
-                "mean_distance": float(clustering.distances[members].mean()),
-                "tightness": float(np.nanmean(clustering.closeness[members])),
-                "stands_out": _entries(matrix, distinctive, share=shares, city_share=of_all),
-                "run_id": run_id,
-            }
-        )
-    return documents
+        yield {
+            "cluster_id": cluster_id,
+            "recommendations": _top(scores, matrix, top_n),
+            "size": len(members),
+            "ratings": rated.nnz,
+            "mean_rating": float(rated.data.mean()) - matrix.shift,
+            "mean_distance": float(clustering.distances[members].mean()),
+            "tightness": float(np.nanmean(clustering.closeness[members])),
+            "stands_out": _entries(matrix, distinctive, share=shares, city_share=of_all),
+            "run_id": run_id,
+        }
 
 
 def _raters(ratings: csr_array) -> NDArray[np.int64]:
@@ -77,15 +73,12 @@ def metadata_documents(
 ) -> list[Document]:
     """Return the documents of ``Metadata``; ``rating_bounds`` are the lowest and highest rating."""
     columns = decode_ids(matrix.restaurants.take(matrix.columns))
+    users = user_checks(clustering.centroids, columns, rating_bounds[::-1], matrix.shift)
     documents: list[Document] = [
         {"_id": names.COLUMNS_ID, "columns": columns},
         {"_id": names.CENTROIDS_ID, "centroids": clustering.centroids.tolist()},
         {"_id": names.FALLBACK_ID, "recommendations": _top(scored.fallback, matrix, top_n)},
-        {
-            "_id": names.CHECKS_ID,
-            "distances": distance_checks(),
-            "users": user_checks(clustering.centroids, columns, rating_bounds[::-1], matrix.shift),
-        },
+        {"_id": names.CHECKS_ID, "distances": distance_checks(), "users": list(users)},
         {
             "_id": names.CLUSTERS_ID,
             "contract": 1,  # raised when a reader has to change

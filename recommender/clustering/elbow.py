@@ -3,7 +3,7 @@
 import re
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from recommender.clustering.evaluate import silhouette_of
@@ -29,7 +29,7 @@ def run_elbow(ks: range, settings: Settings, *, as_json: bool) -> None:
     settings.make_folder(settings.work_dir)
     keep_cache_in(settings.work_dir)
     matrix = user_matrix(read_ratings(settings), settings.with_values({"clusters_k": ks[-1]}))
-    points = elbow_curve(matrix, ks, settings)
+    points = list(elbow_curve(matrix, ks, settings))
     knee = find_knee(points)
     path = settings.work_dir / "elbow.svg"
     path.write_bytes(line_charts_svg(line_chart(points, knee)))
@@ -42,9 +42,8 @@ def run_elbow(ks: range, settings: Settings, *, as_json: bool) -> None:
     print_table(f"{advice}; plot: {path}", table_rows(points, knee), header, range(4))
 
 
-def elbow_curve(matrix: UserMatrix, ks: Iterable[int], settings: Settings) -> list[CurvePoint]:
+def elbow_curve(matrix: UserMatrix, ks: Iterable[int], settings: Settings) -> Iterator[CurvePoint]:
     """Cluster for each k in turn; stop at the first k with fewer than k clusters."""
-    points = []
     for k in ks:
         started = time.perf_counter()
         clusters = settings.clusters.model_copy(update={"k": k})
@@ -52,10 +51,9 @@ def elbow_curve(matrix: UserMatrix, ks: Iterable[int], settings: Settings) -> li
         seconds = time.perf_counter() - started
         silhouette = silhouette_of(clustering, matrix, settings.seed)
         k_formed = len(clustering.centroids)
-        points.append(CurvePoint(k_formed, clustering.inertia, silhouette, seconds))
+        yield CurvePoint(k_formed, clustering.inertia, silhouette, seconds)
         if k_formed < k:
-            break
-    return points
+            return
 
 
 def find_knee(points: Sequence[CurvePoint]) -> int | None:
@@ -77,14 +75,12 @@ def line_chart(points: Sequence[CurvePoint], knee: int | None) -> LineChart:
     return LineChart("Elbow curve", "number of clusters k", "inertia", ticks, (("", line),))
 
 
-def table_rows(points: Sequence[CurvePoint], knee: int | None) -> Sequence[tuple[str, ...]]:
-    """Return a row per point, the knee marked."""
-    rows = []
+def table_rows(points: Sequence[CurvePoint], knee: int | None) -> Iterator[tuple[str, ...]]:
+    """Yield a row per point, the knee marked."""
     for k, inertia, silhouette, seconds in points:
         shown = "none" if silhouette is None else f"{silhouette:.4f}"
         mark = "<- knee" if k == knee else ""
-        rows.append((str(k), f"{inertia:,.2f}", shown, f"{seconds:.1f}", mark))
-    return rows
+        yield str(k), f"{inertia:,.2f}", shown, f"{seconds:.1f}", mark
 
 
 def parse_range(text: str) -> range:

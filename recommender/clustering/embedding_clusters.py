@@ -7,17 +7,13 @@ items, to compare raw ratings with by the distance of ``dists``.
 """
 
 from dataclasses import replace
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 
-from dists import KMeansResult, distinct_rows
+from dists import Floats, KMeansResult, distinct_rows
 from recommender.als.spectral_embedding import spectral_embedding
 from recommender.clustering.spherical_kmeans import spherical_kmeans
-
-Floats: TypeAlias = NDArray[np.float64]
 
 DIMENSIONS = 48
 _NOISE = 1e-9
@@ -54,13 +50,11 @@ def embedding_clusters(
     # Give each original row the label of its distinct row.
     labels, distances = np.full(len(users), -1, dtype=np.int32), np.full(len(users), np.nan)
     labels[embedded], distances[embedded] = clusters.labels, clusters.distances
-    labels = labels[distinct.inverse]
     return replace(
         clusters,
         centroids=published_centroids(clusters.centroids, items, shortest),
-        labels=labels,
+        labels=labels[distinct.inverse],
         distances=distances[distinct.inverse],
-        sizes=np.bincount(labels[labels >= 0]),
     )
 
 

@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dists import KMeansResult, assign, distinct_rows
+from dists import Floats, KMeansResult, assign, distinct_rows
 
 _TRIES = 32
 _CLEAR = 1e-6
-
-Floats = NDArray[np.float64]
 
 
 def repair_empty_clusters(rows: csr_array, clusters: KMeansResult, k: int) -> KMeansResult:
@@ -38,13 +36,11 @@ def repair_empty_clusters(rows: csr_array, clusters: KMeansResult, k: int) -> KM
     while np.count_nonzero(state.sizes()) < k and state.split():
         pass
     moved = state.moved[distinct.inverse]
-    labels = np.where(moved, state.nearest[distinct.inverse], clusters.labels)
     return replace(
         clusters,
         centroids=state.centroids,
-        labels=labels,
+        labels=np.where(moved, state.nearest[distinct.inverse], clusters.labels),
         distances=np.where(moved, 1 - state.cosines()[distinct.inverse], clusters.distances),
-        sizes=np.bincount(labels[labels >= 0], minlength=len(state.centroids)),
     )
 
 

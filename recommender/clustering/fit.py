@@ -8,15 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dists import KMeansResult, assign, distinct_rows, kmeans
+from dists import Floats, KMeansResult, assign, distinct_rows, kmeans
 from recommender.clustering.embedding_clusters import embedding_clusters
 from recommender.clustering.empty_clusters import repair_empty_clusters
 from recommender.clustering.user_matrix import UserMatrix
 from recommender.core.errors import DataError
 from recommender.core.settings import ClustersSettings
-
-Floats = NDArray[np.float64]
-Labels = NDArray[np.int32]
 
 _LEAST_SHARE = 1e-6
 
@@ -37,24 +34,22 @@ class Clustering(KMeansResult):
     space: str  # what was clustered: ``tastes`` (the spectral embedding) or ``ratings``
     reader_agreement: float  # share of users that a reader assigns to the training's cluster
 
-    def assign(self, rows: csr_array) -> Labels:
+    def assign(self, rows: csr_array) -> NDArray[np.int32]:
         """Return the cluster in which a reader finds each row, (n,); -1 for none."""
         return _as_reader(rows, self.centroids)[0]
 
     def extended(self, rows: csr_array, clustered: NDArray[np.int64]) -> Self:
         """Assign ``rows`` as a reader does; ``clustered`` are those of this clustering."""
         labels, distances = _as_reader(rows, self.centroids)
-        sizes = np.bincount(labels[labels >= 0], minlength=len(self.centroids))
         closeness = np.full(len(labels), np.nan)
         closeness[clustered] = self.closeness
-        return replace(self, labels=labels, distances=distances, sizes=sizes, closeness=closeness)
+        return replace(self, labels=labels, distances=distances, closeness=closeness)
 
     def renumbered(self, ids: NDArray[np.int64]) -> Self:
         """Return the same clusters under other ids, (k,), a permutation of 0 to k - 1."""
         order = np.argsort(ids)
         labels = np.where(self.labels >= 0, ids[self.labels], -1).astype(np.int32)
-        centroids, sizes = self.centroids[order], self.sizes[order]
-        return replace(self, centroids=centroids, sizes=sizes, labels=labels)
+        return replace(self, centroids=self.centroids[order], labels=labels)
 
 
 def cluster(matrix: UserMatrix, clusters: ClustersSettings, seed: int) -> Clustering:
@@ -119,7 +114,6 @@ def as_read(rows: csr_array, trained: KMeansResult, space: str) -> Clustering:
         centroids=trained.centroids[filled],
         labels=labels,
         distances=distances,
-        sizes=np.bincount(labels_filled),
         inertia=trained.inertia,
         history=trained.history,
         iterations=trained.iterations,
@@ -130,7 +124,7 @@ def as_read(rows: csr_array, trained: KMeansResult, space: str) -> Clustering:
     )
 
 
-def _as_reader(rows: csr_array, centroids: Floats) -> tuple[Labels, Floats]:
+def _as_reader(rows: csr_array, centroids: Floats) -> tuple[NDArray[np.int32], Floats]:
     labels, distances = assign(rows, centroids)
     labels[distances == 1] = -1
     return labels, distances

@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from dists import Floats, Labels
 from recommender.als.fold_in import PreferenceModel
 from recommender.clustering.fit import Clustering
-from recommender.clustering.scoring import ClusterScores, Floats, score
+from recommender.clustering.scoring import ClusterScores, score
 from recommender.clustering.user_matrix import UserMatrix
 
 _MOST_MEMBERS = 50_000  # of all clusters: enough for means
@@ -32,11 +32,7 @@ def score_clusters(
 
 
 def mean_preferences(
-    preferences: PreferenceModel,
-    confidence: csr_array,
-    labels: NDArray[np.int32],
-    k: int,
-    seed: int,
+    preferences: PreferenceModel, confidence: csr_array, labels: Labels, k: int, seed: int
 ) -> Floats:
     """Return each cluster's mean of its members' scores by the factors, above 0: (k, items).
 

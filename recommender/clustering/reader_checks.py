@@ -1,6 +1,6 @@
 """Test vectors for readers of the published model in any language."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,16 +31,16 @@ def distance_checks() -> list[dict[str, Any]]:
 
 def user_checks(
     centroids: NDArray[np.float64], columns: Sequence[Any], ratings: Sequence[float], shift: float
-) -> list[dict[str, Any]]:
-    """Return synthetic users with the cluster in which a reader must find them.
+) -> Iterator[dict[str, Any]]:
+    """Yield synthetic users with the cluster in which a reader must find them.
 
     Each has rated the items of largest weight in one centroid; none whose two nearest clusters
     differ by rounding only. One has rated nothing and, on scales from 0, one an item with 0.
     """
-    checks: list[dict[str, Any]] = [{"ratings": [], "cluster_id": None, "distance": 1.0}]
+    yield {"ratings": [], "cluster_id": None, "distance": 1.0}
     if not shift and 0 in ratings:
         rated_0 = [{"gmap_id": columns[0], "rating": 0.0}]
-        checks.append({"ratings": rated_0, "cluster_id": None, "distance": 1.0})
+        yield {"ratings": rated_0, "cluster_id": None, "distance": 1.0}
     for centroid in centroids[:_CLUSTERS]:
         items = np.argsort(-centroid, kind="stable")[:_ITEMS]
         values = np.resize(np.asarray(ratings, dtype=np.float64), len(items))
@@ -52,5 +52,4 @@ def user_checks(
             pairs = zip(items, values.tolist(), strict=True)
             rated = [{"gmap_id": columns[item], "rating": rating} for item, rating in pairs]
             cluster_id = int(to_centroids.argmin())
-            checks.append({"ratings": rated, "cluster_id": cluster_id, "distance": nearest})
-    return checks
+            yield {"ratings": rated, "cluster_id": cluster_id, "distance": nearest}

@@ -13,10 +13,10 @@ from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_array
 from scipy.special import gammaln
 
+from dists import Floats
 from recommender.als.popularity import popularity_scores
 from recommender.core.threads import map_blocks
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _BLOCK_VALUES = 2**21  # similarities of ratings and clusters
@@ -90,10 +90,8 @@ def clusters_without(ratings: csr_array, centroids: Floats, columns: Ints) -> ND
     # Centroids over all items, 0 for items that are no columns.
     weights = np.zeros((ratings.shape[1], len(centroids)))
     weights[columns] = centroids.T
-    in_columns = np.zeros(ratings.shape[1])
-    in_columns[columns] = 1
     user = np.repeat(np.arange(ratings.shape[0]), np.diff(ratings.indptr))
-    squares = ratings.data**2 * in_columns[ratings.indices]
+    squares = ratings.data**2 * np.isin(ratings.indices, columns)
     squared = np.bincount(user, weights=squares, minlength=ratings.shape[0])
     centroids_squared = (centroids**2).sum(axis=1)
     clusters = np.empty(len(user), dtype=np.int32)

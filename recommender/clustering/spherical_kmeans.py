@@ -1,16 +1,13 @@
 """Spherical K-Means: clusters of unit vectors of any sign, by cosine."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dists import BLOCK_ROWS, KMeansResult, Space, lloyd
+from dists import BLOCK_ROWS, Floats, KMeansResult, Labels, Space, lloyd
 from recommender.core.threads import map_blocks
-
-Floats = NDArray[np.float64]
 
 _SEEDING_ROWS = 1_000  # for each cluster: the first centroids are chosen among them
 
@@ -57,7 +54,7 @@ def _nearest(rows: Floats, centroids: Floats) -> tuple[NDArray[np.int32], Floats
     return labels, np.clip(nearest, 0, 2)
 
 
-def _update(rows: Floats, labels: NDArray[Any], centroids: Floats, weights: Floats) -> Floats:
+def _update(rows: Floats, labels: Labels, centroids: Floats, weights: Floats) -> Floats:
     """Sum the members of each cluster and normalise; a zero sum leaves the centroid in place."""
     members = csr_array((weights, (labels, np.arange(len(rows)))), (len(centroids), len(rows)))
     sums = np.asarray(members @ rows)

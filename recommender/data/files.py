@@ -153,12 +153,11 @@ class _File:
     content: Path  # where its content is copied to
     connection: duckdb.DuckDBPyConnection
     options: FileOptions
+    report: Report = field(default_factory=Report)
 
     def __post_init__(self) -> None:
         self._columns = self.options.columns or PRESETS["google"]
-        self._header: list[str] = []
         self._stray: list[int] = []
-        self._continued = 0
         self._quoted = str(self.content).replace("'", "''")
 
     def read(self) -> Report:
@@ -199,21 +198,22 @@ class _File:
     def _read_objects(self, records: str) -> None:
         """Read the JSON objects of a query into the table ``raw``."""
         self.connection.execute(f"CREATE VIEW records AS {records}")
-        keys = self._one("SELECT json_keys(json) FROM records WHERE json IS NOT NULL LIMIT 1")
-        self._header = keys[0] if keys else []
+        first = "SELECT json_keys(json) FROM records WHERE json IS NOT NULL LIMIT 1"
+        keys = self.connection.execute(first).fetchone()
+        self.report.columns = keys[0] if keys else []
         names = [self._columns[what] for what in (*REQUIRED, TIME) if what in self._columns]
         # The name is a key, or else a path of keys.
         paths = [[name] for name in names] + [name.split(".") for name in names]
-        values = ", ".join(map(_json_path, paths))
-        self.connection.execute(f"""
+        query = f"""
             INSERT INTO raw BY NAME SELECT row, rejection, text_id(v[1]) AS user, json_id(v[1]) AS
                 user_json, text_id(v[2]) AS restaurant, json_id(v[2]) AS restaurant_json,
                 as_text(v[3]) AS rating_text, as_text(v[4]) AS time_text
             FROM (SELECT row, rejection, [coalesce(a[i], a[i + {len(names)}]) FOR i IN
                 range(1, {len(names) + 1})] AS v
-            FROM (SELECT row_number() OVER () AS row, json_extract(json, [{values}]) AS a,
+            FROM (SELECT row_number() OVER () AS row, json_extract(json, $1) AS a,
                 CASE WHEN coalesce(json_type(json), '') <> 'OBJECT' THEN 'not a JSON object' END
-                AS rejection FROM records))""")
+                AS rejection FROM records))"""
+        self.connection.execute(query, [list(map(_json_path, paths))])
 
     def _read_table(self, lines: Iterator[tuple[int, str]]) -> None:
         """Read delimited text, as numbered lines, into the table ``raw``."""
@@ -221,18 +221,19 @@ class _File:
         if not first:
             raise DataError(f"{self.title} is empty")
         delimiter = self._read_header(first)
-        positions = {what: self._header.index(name) for what, name in self._columns.items()}
+        positions = {what: self.report.columns.index(name) for what, name in self._columns.items()}
         if self.options.header:
             lines = chain([(number, first)], lines)
         padded = f"{delimiter} " in first
-        row = _row_pattern(delimiter, len(self._header), positions[RATING], padded=padded)
+        width = len(self.report.columns)
+        row = _row_pattern(delimiter, width, positions[RATING], padded=padded)
         with self.content.open("w", encoding="utf-8") as text:
             text.writelines(self._records(lines, delimiter, row))
         values = ", ".join(
             f"CASE WHEN trim(c{n}) NOT IN {_MISSING} THEN trim(c{n}) END AS {_RAW[what]}"
             for what, n in positions.items()
         )
-        columns = ["line", *(f"c{position}" for position in range(len(self._header)))]
+        columns = ["line", *(f"c{position}" for position in range(width))]
         self.connection.execute(f"""
             INSERT INTO raw BY NAME SELECT line::BIGINT AS row, {values}
             FROM read_csv('{self._quoted}', delim='{delimiter}', quote='"', escape='"',
@@ -276,7 +277,7 @@ class _File:
                 are_rows = all(is_row(texts[i].replace('"', "")) for i in (0, -1))
                 if not are_rows and is_record("".join(texts)):
                     yield f"{next(iter(opened))}{delimiter}{''.join(texts)}"
-                    self._continued += len(opened)
+                    self.report.continued += len(opened)
                     opened = {}
                     continue
             self._stray += (n for n, text in opened.items() if text.strip())
@@ -300,7 +301,7 @@ class _File:
             for d, cells in splits.items()
         }
         delimiter = max(_DELIMITERS, key=fits.__getitem__)
-        self._header = header = list(names or splits[delimiter])
+        self.report.columns = header = list(names or splits[delimiter])
         if not self.options.columns and self._columns[TIME] not in header:
             self._columns = {what: self._columns[what] for what in REQUIRED}
         wrong = [name for name in self._columns.values() if header.count(name) != 1]
@@ -317,7 +318,7 @@ class _File:
         unread = "number_of(time_text) IS NULL AND iso_ms(time_text) IS NULL"
         reads = "count(*) FILTER (is_date(time_text, '{}'))"
         counts = ", ".join(map(reads.format, _DATE_FORMATS))
-        read = self._one(f"SELECT {counts} FROM raw WHERE {unread}")
+        (read,) = self.connection.execute(f"SELECT {counts} FROM raw WHERE {unread}").fetchall()
         count = dict(zip(_DATE_FORMATS, read, strict=True))
         formats = sorted(_DATE_FORMATS, key=count.__getitem__, reverse=True)
         unit = f"'in {self.options.time_unit}'" if self.options.time_unit else "NULL"
@@ -325,7 +326,7 @@ class _File:
         self.connection.execute(_sql("files_reviews.sql"))
 
     def _report(self) -> Report:
-        report = Report(columns=self._header, continued=self._continued)
+        report = self.report
         rejections = """
             SELECT rejection, count(*), list(row ORDER BY row)[:3] FROM reviews
             WHERE rejection IS NOT NULL GROUP BY rejection ORDER BY rejection"""
@@ -345,15 +346,12 @@ class _File:
             raise DataError(f"{self.title} is empty, or holds only a header")
         if not report.loaded:
             reasons = ", ".join(f"{why} ({n:,})" for why, n in report.rejected.most_common())
-            columns = one_line(", ".join(report.columns or []), limit=200)
+            columns = one_line(", ".join(report.columns), limit=200)
             raise DataError(
                 f"{self.title} has no valid review among {report.read:,} rows: {reasons}; "
                 f"its columns are {columns}; name others by --map"
             )
         return report
-
-    def _one(self, query: str) -> tuple[Any, ...]:
-        return self.connection.execute(query).fetchone() or ()
 
 
 def _only_member(archive: zipfile.ZipFile) -> Any:
@@ -379,19 +377,16 @@ def _row_pattern(delimiter: str, width: int, rating: int, *, padded: bool) -> st
     digits = rf"[-+]?[.,]?\d(?:(?!{end})[\d.,/ ])*+"
     number = rf'"?[-+]?[.,]?\d| *+"?(?i:{digits}|null|none|nan|\\n)"? *+(?:{end}|$)'
     word = rf'{" *+" * padded}"?(?:(?!{end})[^\s"])*+"? *+(?:{end}|$)'
-    rows = []
-    for start in (number, word):
-        fields = [_FIELD % end] * width
-        fields[rating] = f"(?={start}){fields[rating]}"
-        rows.append(end.join(fields))
+    field = _FIELD % end
+    before, after = [field] * rating, [field] * (width - rating - 1)
+    rows = [end.join([*before, f"(?={start}){field}", *after]) for start in (number, word)]
     no_text = "" if padded else f"(?!.*{end} )"
     return rf"(?:{rows[0]}|{no_text}{rows[1]})\n?"
 
 
 def _json_path(keys: Sequence[str]) -> str:
-    """Return the SQL text of the path of keys into an object."""
-    path = "".join('."{}"'.format(key.replace('"', '\\"')) for key in keys)
-    return "'${}'".format(path.replace("'", "''"))
+    """Return the path of keys into an object, in DuckDB's notation."""
+    return "$" + "".join('."{}"'.format(key.replace('"', '\\"')) for key in keys)
 
 
 def _sql(name: str) -> str:

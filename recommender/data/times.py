@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from bson.datetime_ms import DatetimeMS
-from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from numpy.typing import NDArray
+
+from recommender.data.ids import as_decimal
 
 # Milliseconds in each unit.
 UNITS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
@@ -51,11 +52,10 @@ def _from_numbers(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal128):
-        return math.nan
+    number = value if isinstance(value, str) else as_decimal(value)
     try:
-        return float(str(value) if isinstance(value, Decimal128) else value)
-    except (ValueError, OverflowError):
+        return math.nan if number is None else float(number)
+    except ValueError:
         return math.nan
 
 

@@ -7,7 +7,7 @@ import shutil
 import time
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from recommender.core.child_process import Guarded
 from recommender.core.errors import ConfigurationError, DatabaseUnavailableError
@@ -69,11 +69,11 @@ class EmbeddedMongo:
         """
         self._data.mkdir(parents=True, exist_ok=True)
         try:
-            with self._log.open("ab") as output:
-                log_begins = output.tell()
+            with self._log.open("ab") as output, self._log.open("rb") as log:
+                log.seek(0, os.SEEK_END)
                 command, grace = self._command(find_mongod()), _MONGOD_GRACE_SECONDS
                 self._process = Guarded(command, grace_seconds=grace, output=output)
-            self._wait_until_it_listens(self._process, log_begins)
+                self._wait_until_it_listens(self._process, log)
         except BaseException:
             self.stop()
             raise
@@ -99,11 +99,12 @@ class EmbeddedMongo:
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
         ]
 
-    def _wait_until_it_listens(self, process: Guarded, log_begins: int) -> None:
-        """Wait for the line with the port in the log from byte ``log_begins`` on."""
-        deadline = time.monotonic() + _START_SECONDS
+    def _wait_until_it_listens(self, process: Guarded, log: BinaryIO) -> None:
+        """Wait for the line with the port in what it adds to the log."""
+        deadline, printed = time.monotonic() + _START_SECONDS, b""
         while process.poll() is None:
-            if listening := _LISTENING.search(self._log_from(log_begins)):
+            printed += log.read()
+            if listening := _LISTENING.search(printed):
                 self.port = int(listening[1])
                 return
             if time.monotonic() > deadline:
@@ -111,12 +112,7 @@ class EmbeddedMongo:
                     f"mongod did not answer within {_START_SECONDS:g} s; see {self._log}"
                 )
             time.sleep(POLL_SECONDS)
-        raise self._failure(self._log_from(log_begins).decode(errors="replace").splitlines())
-
-    def _log_from(self, position: int) -> bytes:
-        with self._log.open("rb") as log:
-            log.seek(position)
-            return log.read()
+        raise self._failure((printed + log.read()).decode(errors="replace").splitlines())
 
     def _failure(self, lines: list[str]) -> ConfigurationError | DatabaseUnavailableError:
         """Return the error in the lines of mongod's log."""

@@ -133,7 +133,7 @@ def populate(city: City) -> Population:
     restaurants = _documents(
         ("gmap_id", "name", "cuisine", "neighbourhood"),
         gmap_ids,
-        _make_names(rng, cuisine),
+        list(_make_names(rng, cuisine)),
         np.array(CUISINES)[cuisine],
         np.array(NEIGHBOURHOODS)[neighbourhood],
     )
@@ -199,20 +199,18 @@ def _scattered(count: int, seed: int) -> list[int]:
     return [(i + seed + 1) * _SCATTER % 2**64 for i in range(count)]
 
 
-def _make_names(rng: np.random.Generator, cuisine: Indices) -> list[str]:
-    """Return distinct names such as ``Copper Fig Thai Kitchen``, one per restaurant."""
+def _make_names(rng: np.random.Generator, cuisine: Indices) -> Iterator[str]:
+    """Yield distinct names such as ``Copper Fig Thai Kitchen``, one per restaurant."""
     words = list(product(_FIRST_WORDS, _SECOND_WORDS, _KINDS))
     order = rng.permutation(len(words)).tolist()
     starts = rng.integers(0, len(words), len(CUISINES)).tolist()
     named: Counter[int] = Counter()
-    names = []
     for c in cuisine.tolist():
         branch, number = divmod(named[c], len(words))
         named[c] += 1
         first, second, kind = words[order[(starts[c] + number) % len(words)]]
         name = f"{first} {second} {CUISINES[c]} {kind}"
-        names.append(f"{name} No. {branch + 1}" if branch else name)
-    return names
+        yield f"{name} No. {branch + 1}" if branch else name
 
 
 def _make_activity(rng: np.random.Generator, city: City) -> Indices:

@@ -29,9 +29,7 @@ def sample_users(ratings: Ratings, max_ratings: int, seed: int) -> Ratings:
     counts = np.bincount(ratings.user, minlength=len(ratings.users))
     order = np.random.default_rng(seed).permutation(np.flatnonzero(counts))
     fit = np.searchsorted(counts[order].cumsum(), max_ratings, side="right")
-    chosen = np.zeros(len(counts), dtype=bool)
-    chosen[order[: max(1, fit)]] = True
-    return ratings.rows(chosen[ratings.user])
+    return ratings.rows(np.isin(ratings.user, order[: max(1, fit)]))
 
 
 def relevant_items(
@@ -74,6 +72,5 @@ def choose_test_rows(
 
 def choose_test_users(count: int, share: float, seed: int) -> NDArray[np.bool_]:
     """Choose this share of the users at random, rounded down: bool (``count``,)."""
-    is_test = np.zeros(count, dtype=bool)
-    is_test[np.random.default_rng(seed).permutation(count)[: int(count * share)]] = True
-    return is_test
+    test_users = np.random.default_rng(seed).permutation(count)[: int(count * share)]
+    return np.isin(np.arange(count), test_users)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 # Of fewer test users, a standard error means little.
@@ -12,17 +11,11 @@ STANDARD_ERRORS = 2
 _TOLERANCE = 0.2
 
 
-@dataclass(frozen=True)
-class Lift:
+class Lift(NamedTuple):
     """Mean difference of the NDCG of lists and of the popular list, and its standard error."""
 
     value: float
     error: float
-
-    @property
-    def beats_popular(self) -> bool:
-        """Whether the lists beat the popular list beyond chance."""
-        return self.value > STANDARD_ERRORS * self.error
 
 
 def lift_of(figures: Mapping[str, Any]) -> Lift | None:
@@ -51,22 +44,19 @@ def compare_lifts(
     tested alike, so that the size of the lifts compares.
     """
     limit = None
+    reasons, warnings = [], []
     if ours and live and same_test:
         chance = STANDARD_ERRORS * math.hypot(ours.error, live.error)
         limit = live.value - _TOLERANCE * abs(live.value) - chance
-    value, error = (ours.value, ours.error) if ours else (None, None)
-    live_value, live_error = (live.value, live.error) if live else (None, None)
-    figures = {"value": value, "error": error, "live": live_value, "live_error": live_error}
-    figures["limit"] = limit
-    reasons, warnings = [], []
-    if ours and limit is not None and live and ours.value < limit:
-        reasons.append(
-            f"a lift over the popular list of {ours.value:.3f} where the live lists have "
-            f"{live.value:.3f}; needed: {limit:.3f} ({_TOLERANCE:.0%} and two standard errors less)"
-        )
+        if ours.value < limit:
+            reasons.append(
+                f"a lift over the popular list of {ours.value:.3f} where the live lists have "
+                f"{live.value:.3f}; needed: {limit:.3f} "
+                f"({_TOLERANCE:.0%} and two standard errors less)"
+            )
     if ours and ours.value <= 0:
         text = f"lists that do not beat the popular list: their lift is {ours.value:.3f}"
-        if live and live.beats_popular:
+        if live and live.value > STANDARD_ERRORS * live.error:
             reasons.append(f"{text} where the live lists have {live.value:.3f}")
         else:
             warnings.append(text)
@@ -78,4 +68,7 @@ def compare_lifts(
         )
     elif ours and live and not same_test:
         warnings.append("a lift that is not compared: the live run tested its lists differently")
-    return LiftVerdict(figures, reasons, warnings)
+    value, error = ours or (None, None)
+    live_value, live_error = live or (None, None)
+    figures = {"value": value, "error": error, "live": live_value, "live_error": live_error}
+    return LiftVerdict({**figures, "limit": limit}, reasons, warnings)

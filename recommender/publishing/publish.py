@@ -34,8 +34,7 @@ def publish(db: MongoDatabase, *stages: Stage, lease: Lease) -> None:
     pair = [stage for stage in stages if stage.target in (names.METADATA, names.CLUSTERS)]
     renamed = [stage for stage in stages if stage not in pair]
     with mongo_errors(f"publishing {' and '.join(stage.target for stage in stages)}"):
-        generations = _copy_previous(db, stages)
-        replaced = {"by": stages[0].run_id, "generations": generations}
+        replaced = {"by": stages[0].run_id, "generations": _copy_previous(db, stages)}
         with signals_deferred():
             position = stream_position(db)
             for stage in renamed:

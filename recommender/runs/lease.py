@@ -25,7 +25,7 @@ class Lease:
 
     def __init__(self, db: MongoDatabase, seconds: float) -> None:
         self._state = db[COLLECTION]
-        self._milliseconds = round(seconds * 1000)
+        self._expiry: Document = {"$add": [_NOW, round(seconds * 1000)]}
         self._mine: Document | None = None
 
     def acquire(self, run_id: str, dead: Document | None = None) -> None:
@@ -44,7 +44,7 @@ class Lease:
             "pid": os.getpid(),
             "token": {"$add": ["$token", 1]},
             "started_at": _NOW,
-            "expires_at": self._expiry(),
+            "expires_at": self._expiry,
         }
         self._mine = self._state.find_one_and_update(
             {"_id": LEASE_ID, "$or": free}, [{"$set": holder}], return_document=ReturnDocument.AFTER
@@ -69,7 +69,7 @@ class Lease:
         self._extend({SWITCH: {"$literal": switch}}, session)
 
     def _extend(self, fields: Document, session: ClientSession | None) -> None:
-        change: list[Document] = [{"$set": {"expires_at": self._expiry(), **fields}}]
+        change: list[Document] = [{"$set": {"expires_at": self._expiry, **fields}}]
         mine = self._mine and _key(self._mine)
         if not mine or not self._state.update_one(mine, change, session=session).matched_count:
             holder = self._state.find_one({"_id": LEASE_ID}, session=session) or {}
@@ -93,9 +93,6 @@ class Lease:
             past: list[Document] = [{"$set": {"expires_at": {"$subtract": [_NOW, 1]}}}]
             self._state.update_one(_key(self._mine), past)
             self._mine = None
-
-    def _expiry(self) -> Document:
-        return {"$add": [_NOW, self._milliseconds]}
 
 
 def _key(lease: Document) -> Document:

@@ -94,11 +94,10 @@ class Ledger:
         """Set fields of a run; dotted names reach into its parts."""
         self._runs.update_one({"_id": run_id}, {"$set": fields})
 
-    def close(self, run_id: str, state: State, exit_code: int, error: str | None) -> bool:
-        """Record how a run ended; return False if that was recorded before."""
+    def close(self, run_id: str, state: State, exit_code: int, error: str | None) -> None:
+        """Record how a run ended, unless that was recorded before."""
         fields = {"state": state, "exit_code": exit_code, "error": error, "ended_at": now()}
-        result = self._runs.update_one({"_id": run_id, **_OPEN}, {"$set": fields})
-        return bool(result.matched_count)
+        self._runs.update_one({"_id": run_id, **_OPEN}, {"$set": fields})
 
     def request_cancel(self, run_id: str) -> bool:
         """Ask a run to stop; return False if it has ended or is unknown."""
@@ -110,10 +109,9 @@ class Ledger:
         asked = {"_id": run_id, "cancel_requested_at": {"$exists": True}}
         return bool(self._runs.count_documents(asked))
 
-    def unfinished(self) -> str | None:
-        """Return the id of a run that has not ended, as far as the ledger knows."""
-        run = self._runs.find_one(_OPEN, {"_id": 1})
-        return str(run["_id"]) if run else None
+    def unfinished(self) -> Document | None:
+        """Return the ``run_id`` of a run that has not ended, as far as the ledger knows."""
+        return self._runs.find_one(_OPEN, {"_id": 0, "run_id": 1})
 
     def get(self, run_id: str) -> Document | None:
         """Return a run's document, or None."""

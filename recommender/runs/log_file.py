@@ -51,8 +51,8 @@ class _RunLog(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Stop writing the file after a failure, such as a full disk."""
         error = sys.exception()
-        if not isinstance(error, OSError):
+        if isinstance(error, OSError):
+            logging.root.removeHandler(self)
+            log.warning("%s is not written any further: %s", self.baseFilename, error)
+        else:
             super().handleError(record)
-            return
-        logging.root.removeHandler(self)
-        log.warning("%s is not written any further: %s", self.baseFilename, error)

@@ -40,7 +40,6 @@ class TrainingRun:
     db: MongoDatabase
     settings: Settings
     lease: Lease
-    lost: list[LeaseLostError]  # the error, once another run has taken the lease over
     kind: Kind
     earlier: list[Document] = field(default_factory=list, init=False)  # the latest run first
     display: Progress = field(default_factory=lambda: Progress(disable=True), init=False)
@@ -50,9 +49,8 @@ class TrainingRun:
 
     def record(self, **fields: Any) -> None:
         """Write fields of the run to the ledger, unless another run has taken the lease over."""
-        if self.lost:
-            raise self.lost[0]
         with mongo_errors("writing to the ledger"):
+            self.lease.renew()
             Ledger(self.db).update(self.run_id, fields)
 
     def warn(self, message: str) -> None:
@@ -78,28 +76,25 @@ class TrainingRun:
 
 
 @contextmanager
-def _heartbeat(
-    lease: Lease, seconds: float, is_cancelled: Callable[[], bool]
-) -> Iterator[list[LeaseLostError]]:
-    """Renew the lease from a thread, which stops a cancelled run; yield a list of its errors."""
+def _heartbeat(lease: Lease, seconds: float, is_cancelled: Callable[[], bool]) -> Iterator[None]:
+    """Renew the lease from a thread, which stops a cancelled run, until it is lost."""
     stopped = threading.Event()
-    lost: list[LeaseLostError] = []
 
     def beat() -> None:
-        while not stopped.wait(min(seconds / _BEATS_PER_LEASE, _BEAT_SECONDS)) and not lost:
+        while not stopped.wait(min(seconds / _BEATS_PER_LEASE, _BEAT_SECONDS)):
             try:
                 lease.renew()
                 if is_cancelled():
                     stop_main_thread("cancelled on request")
-            except LeaseLostError as error:
-                lost.append(error)
+            except LeaseLostError:
+                return  # the run finds it, too, when it next records or publishes something
             except PyMongoError as error:
                 log.warning("the lease could not be renewed: %s", reason_of(error))
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()
     try:
-        yield lost
+        yield
     finally:
         stopped.set()
         thread.join()
@@ -129,16 +124,14 @@ def training_run(
             release()
             log.error("%s", reason)  # last, as logging may hang
 
-        grace = schedule.stop_grace_seconds
-        with time_limit(schedule.timeout_minutes, grace, give_up):
+        with time_limit(schedule.timeout_minutes, schedule.stop_grace_seconds, give_up):
             try:
                 with ExitStack() as stack:
                     stack.push(lambda _kind, error, _trace: close(error))
                     with mongo_errors("taking the lease"):
                         (lease.resume if resumed else lease.acquire)(run_id)
-                    beats = _heartbeat(lease, schedule.lease_seconds, is_cancelled)
-                    lost = stack.enter_context(beats)
-                    run = TrainingRun(run_id, db, settings, lease, lost, kind)
+                    stack.enter_context(_heartbeat(lease, schedule.lease_seconds, is_cancelled))
+                    run = TrainingRun(run_id, db, settings, lease, kind)
                     with mongo_errors("beginning the run"):
                         _begin(run, stack, resumed=resumed)
                     stack.push(lambda _kind, error, _trace: _check_lease(lease, error))
@@ -176,9 +169,8 @@ def _begin(run: TrainingRun, stack: ExitStack, *, resumed: bool) -> None:
     # The service's settings may differ: this process has read .env again.
     used = {"settings": settings.public(), "forced": not settings.gate.enabled, "kind": run.kind}
     if not resumed:
-        ledger.add(run.run_id, "script", settings, None)
         log_file = stack.enter_context(run_log(settings, run.run_id))
-        used["log"] = str(log_file) if log_file else None
+        ledger.add(run.run_id, "script", settings, log_file)
     started = {"state": "running", "pid": os.getpid(), "started_at": now()}
     ledger.update(run.run_id, used | started)
     sweep(run.db)

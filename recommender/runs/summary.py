@@ -17,41 +17,36 @@ _LISTS: _Pieces = {
     "random": ", random {random[ndcg]:.3f}",
     "lift_error": "; lift {lift:.3f} ± {lift_error:.3f}",
 }
-_REVIEWS: _Pieces = {
-    "rows_read": "{rows_read:,} read; rejected: {rejected}; ",
-    "rows_merged": "repeated and merged: {rows_merged:,}",
+# The pieces of each line, by its name and the path of its figures in the document.
+_LINES: dict[tuple[str, str], _Pieces] = {
+    ("reviews", ""): {
+        "rows_read": "{rows_read:,} read; rejected: {rejected}; ",
+        "rows_merged": "repeated and merged: {rows_merged:,}",
+    },
+    ("ratings", ""): {"ratings": "{ratings:,} of {restaurants:,} restaurants by {users:,} users"},
+    ("chosen", "chosen"): {
+        "confidence": "alpha {confidence[alpha]:g}, regularisation {confidence[reg_param]:g}, "
+        "rank {confidence[rank]}, embedding weight {confidence[embedding_weight]:g}, "
+        "item-item weight {confidence[item_item_weight]:g}; ",
+        "weights": "bias damping: user {weights[user]:g}, restaurant {weights[restaurant]:g}",
+    },
+    ("RMSE", "metrics.als"): {
+        "rmse": "{rmse:.3f} ± {rmse_error:.3f} on {rows:,} test ratings; "
+        "their mean {mean_rmse:.3f}",
+        "baseline_rmse": ", bias alone {baseline_rmse:.3f}",
+        "cold": "; cold: {cold:,}",
+    },
+    ("lists", "metrics.lists"): _LISTS,
+    ("hindsight", "metrics.hindsight"): {
+        "reviews": "{hits:,} of {reviews:,} reviews since {run_id} were in their author's list",
+        "popular_hits": "; in the popular list {popular_hits:,}",
+    },
+    ("clusters", "metrics.clusters"): {
+        "k": "{k} of {space}, each of {smallest:,} to {largest:,} users; ",
+        "tightness": "mean closeness {tightness:.3f} after {iterations} iterations",
+    },
+    ("their lists", "metrics.clusters.held_out"): _LISTS,
 }
-_RATINGS: _Pieces = {"ratings": "{ratings:,} of {restaurants:,} restaurants by {users:,} users"}
-_CHOSEN: _Pieces = {
-    "confidence": "alpha {confidence[alpha]:g}, regularisation {confidence[reg_param]:g}, "
-    "rank {confidence[rank]}, embedding weight {confidence[embedding_weight]:g}, "
-    "item-item weight {confidence[item_item_weight]:g}; ",
-    "weights": "bias damping: user {weights[user]:g}, restaurant {weights[restaurant]:g}",
-}
-_RMSE: _Pieces = {
-    "rmse": "{rmse:.3f} ± {rmse_error:.3f} on {rows:,} test ratings; their mean {mean_rmse:.3f}",
-    "baseline_rmse": ", bias alone {baseline_rmse:.3f}",
-    "cold": "; cold: {cold:,}",
-}
-_HINDSIGHT: _Pieces = {
-    "reviews": "{hits:,} of {reviews:,} reviews since {run_id} were in their author's list",
-    "popular_hits": "; in the popular list {popular_hits:,}",
-}
-_CLUSTERS: _Pieces = {
-    "k": "{k} of {space}, each of {smallest:,} to {largest:,} users; ",
-    "tightness": "mean closeness {tightness:.3f} after {iterations} iterations",
-}
-# Name of the line, path of its figures in the document, pieces.
-_LINES: tuple[tuple[str, str, _Pieces], ...] = (
-    ("reviews", "", _REVIEWS),
-    ("ratings", "", _RATINGS),
-    ("chosen", "chosen", _CHOSEN),
-    ("RMSE", "metrics.als", _RMSE),
-    ("lists", "metrics.lists", _LISTS),
-    ("hindsight", "metrics.hindsight", _HINDSIGHT),
-    ("clusters", "metrics.clusters", _CLUSTERS),
-    ("their lists", "metrics.clusters.held_out", _LISTS),
-)
 
 # Name of the line, path of the figure whose change it shows, format.
 _CHANGES = (
@@ -107,7 +102,7 @@ def _figure(run: Mapping[str, Any], path: str) -> Any:
 def _lines(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for target, run_id in run.get("rollback", {}).items():
         yield "published", f"{target} of run {run_id}"
-    for name, path, pieces in _LINES:
+    for (name, path), pieces in _LINES.items():
         figures = _figure(run, path) or {}
         if figures.get("reason"):
             yield name, f"none: {figures['reason']}"

@@ -53,8 +53,8 @@ class Recovery:
             return expired, self._lease_seconds
         if held := holder(self._db):
             return held, 2 * self._lease_seconds
-        run_id = Ledger(self._db).unfinished()
-        return ({"run_id": run_id}, self._lease_seconds) if run_id else None
+        run = Ledger(self._db).unfinished()
+        return (run, self._lease_seconds) if run else None
 
     def _clean_up(self, dead: Document) -> None:
         lease = Lease(self._db, self._lease_seconds)

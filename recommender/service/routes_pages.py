@@ -100,9 +100,8 @@ def _steps(run: Document, last: Document | None) -> Iterator[Document]:
     phases = last["phases"] if last and run.get("kind") == "training" else []
     took = {phase["name"]: phase["seconds"] for phase in phases}
     done = {phase["name"]: phase["seconds"] for phase in run["phases"]}
-    current = run["phase"] if run["phase"] not in done else None
-    for name in dict.fromkeys([*took, *done, *([current] if current else [])]):
-        state = "done" if name in done else "now" if name == current else "next"
+    for name in filter(None, dict.fromkeys([*took, *done, run["phase"]])):
+        state = "done" if name in done else "now" if name == run["phase"] else "next"
         yield {"name": name, "state": state, "seconds": done.get(name), "expected": took.get(name)}
 
 
@@ -130,7 +129,7 @@ def compare(
     if run is None or len(run) != 2:
         return RedirectResponse(f"/ui/runs?ticked={len(run or [])}", 303)
     first, second = (dict(_flat(document_of(service, run_id))) for run_id in sorted(run))
-    rows = [(key, first.get(key), second.get(key)) for key in dict.fromkeys([*first, *second])]
+    rows = [(key, first.get(key), second.get(key)) for key in first | second]
     different = [row for row in rows if row[1] != row[2] and row[0] not in _OWN]
     parts = [[row for row in different if row[0].startswith(n)] for n in (_CAUSES, _EFFECTS)]
     rest = [row for row in different if not row[0].startswith(_CAUSES + _EFFECTS)]

@@ -44,7 +44,7 @@ def test_the_table_and_the_plot_mark_the_knee_alone() -> None:
     (_, line), *others = line_chart(BENT, 10).lines
     assert not others
     assert [(point.value, point.note) for point in line if point.note] == [(100, "knee: k = 10")]
-    rows = table_rows([*BENT, CurvePoint(40, 50, None, 2)], 10)
+    rows = list(table_rows([*BENT, CurvePoint(40, 50, None, 2)], 10))
     assert len(rows) == len(BENT) + 1
     assert [row[0] for row in rows if row[-1]] == ["10"]
     assert rows[0] == ("2", "820.00", "0.1000", "0.5", "")
@@ -55,7 +55,7 @@ def test_the_table_and_the_plot_mark_the_knee_alone() -> None:
 def test_the_curve_is_that_of_the_clusterings_and_ends_where_k_does() -> None:
     settings = load_settings(clusters_space="ratings")
     matrix = user_matrix(few_ratings(), settings)
-    points = elbow_curve(matrix, [1, 3, 9, 10], settings)
+    points = list(elbow_curve(matrix, [1, 3, 9, 10], settings))
     assert [point.k for point in points] == [1, 3, 5]
     for point in points:
         of_k = load_settings(clusters_space="ratings", clusters_k=point.k)

@@ -23,8 +23,7 @@ def labels_of(rows: csr_array, centroids: NDArray[np.float64]) -> NDArray[np.int
 def clusters_of(
     centroids: NDArray[np.float64], labels: NDArray[np.int32], distance: float
 ) -> KMeansResult:
-    sizes = np.bincount(labels[labels >= 0], minlength=len(centroids))
-    return KMeansResult(centroids, labels, np.full(len(labels), distance), sizes, 1.0)
+    return KMeansResult(centroids, labels, np.full(len(labels), distance), 1.0)
 
 
 def trained(seed: int, rows: csr_array, k: int) -> KMeansResult:

@@ -200,7 +200,7 @@ def test_clusters_that_no_reader_finds_are_dropped() -> None:
     ).rows
     centroids = np.array([[1.0, 0, 0], [0, 0, 0], [0, 1, 0]])
     labels, gaps = np.array([0, 2, 1], np.int32), np.array([0, 0.5, np.nan])
-    trained = KMeansResult(centroids, labels, gaps, np.ones(3, np.intp), 0.5)
+    trained = KMeansResult(centroids, labels, gaps, 0.5)
     clustering = as_read(rows, trained, "tastes")
     assert clustering.closeness == pytest.approx([1, 0.5, np.nan], nan_ok=True)
     assert clustering.labels.tolist() == [0, 1, -1]

@@ -23,7 +23,7 @@ def test_each_user_is_in_the_cluster_of_the_check() -> None:
     centroids = np.random.default_rng(0).dirichlet(np.full(20, 0.2), size=14)
     ids = [f"r{i}" for i in range(20)]
     for shift in (0.0, 3.0):
-        checks = user_checks(centroids, ids, (5, 1), shift)
+        checks = list(user_checks(centroids, ids, (5, 1), shift))
         assert checks[0] == {"ratings": [], "cluster_id": None, "distance": 1.0}
         assert len(checks) > 5
         for check in checks[1:]:
@@ -35,6 +35,7 @@ def test_each_user_is_in_the_cluster_of_the_check() -> None:
 
 
 def test_users_between_two_clusters_are_left_out() -> None:
-    assert len(user_checks(np.ones((2, 2)), ["a", "b"], (5,), 0)) == 1
-    assert len(user_checks(np.zeros((1, 1)), ["a"], (5,), 0)) == 1
-    assert user_checks(np.ones((1, 1)), ["a"], (5,), 0)[1]["cluster_id"] == 0
+    assert len(list(user_checks(np.ones((2, 2)), ["a", "b"], (5,), 0))) == 1
+    assert len(list(user_checks(np.zeros((1, 1)), ["a"], (5,), 0))) == 1
+    _, check = user_checks(np.ones((1, 1)), ["a"], (5,), 0)
+    assert check["cluster_id"] == 0

@@ -37,7 +37,7 @@ def roll_back(
     db: MongoDatabase, settings: Settings, run_id: str, before: Callable[[], None] = nothing
 ) -> None:
     lease = HookedLease(db, run_id, before)
-    rollback(TrainingRun(run_id, db, settings, lease, [], "rollback"))
+    rollback(TrainingRun(run_id, db, settings, lease, "rollback"))
     lease.release()
 
 

@@ -24,7 +24,7 @@ def refused(settings: Settings, db: MongoDatabase) -> str:
     before = set(db.list_collection_names())
     why = ""
     try:
-        check_targets(TrainingRun("r1", db, settings, Lease(db, 60), [], "training"))
+        check_targets(TrainingRun("r1", db, settings, Lease(db, 60), "training"))
     except PublishError as error:
         why = str(error)
     assert set(db.list_collection_names()) == before
@@ -92,7 +92,7 @@ def test_a_unique_index_must_keep_ids_apart(db: MongoDatabase, db_settings: Sett
 
 def test_the_samples_have_the_form_of_the_schemas(db: MongoDatabase, db_settings: Settings) -> None:
     for target in ("Recommendations", "Clusters"):
-        sample = _sample(TrainingRun("r1", db, db_settings, Lease(db, 60), [], "training"), target)
+        sample = _sample(TrainingRun("r1", db, db_settings, Lease(db, 60), "training"), target)
         assert set(sample) | {"_id"} == set(schema_of(target)["properties"])
 
 

@@ -99,23 +99,23 @@ def test_an_ended_run_is_not_changed_when_the_next_begins(
 
 def test_a_run_is_closed_once(ledger: Ledger, db_settings: Settings) -> None:
     opened(ledger, "run-1", db_settings)
-    assert ledger.close("run-1", "failed", 65, "no data")
+    ledger.close("run-1", "failed", 65, "no data")
     ended = run_of(ledger, "run-1")
     assert (ended["state"], ended["exit_code"], ended["error"]) == ("failed", 65, "no data")
     assert ended["ended_at"] >= ended["queued_at"]
-    assert not ledger.close("run-1", "succeeded", 0, None)
+    ledger.close("run-1", "succeeded", 0, None)
     assert run_of(ledger, "run-1") == ended
 
 
 def test_a_running_run_is_closed(ledger: Ledger, db_settings: Settings) -> None:
     opened(ledger, "run-1", db_settings)
     ledger.update("run-1", {"state": "running"})
-    assert ledger.close("run-1", "succeeded", 0, None)
+    ledger.close("run-1", "succeeded", 0, None)
     assert run_of(ledger, "run-1")["state"] == "succeeded"
 
 
 def test_an_unknown_run_is_not_closed(db: MongoDatabase, ledger: Ledger) -> None:
-    assert not ledger.close("run-1", "failed", 1, "x")
+    ledger.close("run-1", "failed", 1, "x")
     assert ledger.get("run-1") is None
     assert ids(db) == []
 
