@@ -13,7 +13,7 @@ from scipy.sparse import vstack
 
 import clustering_training
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
-from recommender.als.fit import REMEDY, fit_preferences, mllib_rating_items, rating_model, refit
+from recommender.als.fit import REMEDY, fit_preferences, fit_rating, refit
 from recommender.als.fold_in import PreferenceModel
 from recommender.als.hindsight import record_hindsight
 from recommender.als.model import Model, confidence_matrix, popularity_of
@@ -98,17 +98,15 @@ def fit(
     with run.phase("choose"):
         reused = reused_parameters(run, count)
         damping = damping_for(train_set, settings, reused)
-        # MLlib fits ratings beside the choice, most of which is on one core.
-        items = spark.submit(
-            lambda session: mllib_rating_items(session, train_set, settings, damping)
-        )
+        # Ratings are fitted beside the choice, most of which is on one core.
+        rating = spark.submit(lambda session: fit_rating(session, train_set, settings, damping))
         chosen = reused or choose_parameters(train_set, settings, damping, count)
         run.record(chosen=chosen.document() if chosen else None)
     with run.phase("train"):
-        rating, preferences = rating_model(items.result(), train_set, settings, damping), None
+        preferences = None
         if chosen:
             preferences = fit_preferences(spark.session(), train_set, settings, chosen.preference)
-    return Model(rating, preferences), chosen
+        return Model(rating.result(), preferences), chosen
 
 
 def recommend(

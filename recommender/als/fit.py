@@ -21,7 +21,7 @@ from recommender.als.model import Model, RatingModel, confidence_matrix, mllib_u
 from recommender.als.reuse import ChosenParameters
 from recommender.als.sweeps import Factors, explicit_step, implicit_step, sweep
 from recommender.core.errors import ModelRejectedError
-from recommender.core.settings import ReviewsSettings, Settings
+from recommender.core.settings import AlsSettings, ReviewsSettings, Settings
 from recommender.data.ratings import Ratings
 from recommender.publishing.gate import check_finite
 
@@ -36,8 +36,10 @@ def refit(
     model: Model, ratings: Ratings, settings: Settings, chosen: ChosenParameters | None
 ) -> Model:
     """Continue a fit on more ratings of the same users and restaurants, by sweeps alone."""
-    damping, sweeps = chosen.damping if chosen else None, _most_sweeps(len(ratings))
-    rating = _sweep_rating(model.rating.restaurant_factors, ratings, settings, damping, sweeps)
+    bias_model = fit_bias_only(ratings, settings.reviews, chosen.damping if chosen else None)
+    items, sweeps = model.rating.restaurant_factors, _most_sweeps(len(ratings))
+    residuals = _residuals(bias_model, ratings)
+    rating = _sweep_rating(bias_model, items, residuals, settings.als, sweeps)
     if chosen is None or model.preferences is None:
         return Model(rating, preferences=None)
     items = model.preferences.factors[:, : chosen.preference.rank]  # those of ALS
@@ -47,34 +49,17 @@ def refit(
 def fit_rating(
     spark: SparkSession, ratings: Ratings, settings: Settings, damping: BiasDamping | None
 ) -> RatingModel:
-    """Fit the bias, and ALS to its residuals: MLlib on the training users, then sweeps over all.
-
-    Without a damping, MLlib alone fits the ratings of all users as they are.
-    """
-    items = mllib_rating_items(spark, ratings, settings, damping)
-    return rating_model(items, ratings, settings, damping)
-
-
-def rating_model(
-    items: Factors, ratings: Ratings, settings: Settings, damping: BiasDamping | None
-) -> RatingModel:
-    """Return the result of `fit_rating`, from the item factors of its first step."""
-    sweeps = 0 if damping is None else _most_sweeps(len(ratings))
-    return _sweep_rating(items, ratings, settings, damping, sweeps)
-
-
-def mllib_rating_items(
-    spark: SparkSession, ratings: Ratings, settings: Settings, damping: BiasDamping | None
-) -> Factors:
-    """Return the item factors of the first step of `fit_rating`, which needs Spark."""
+    """Fit the bias, and ALS to its residuals: MLlib on the training users, then sweeps over all."""
     als, seed = settings.als, settings.seed
+    bias_model = fit_bias_only(ratings, settings.reviews, damping)
     users = mllib_users(ratings, als.preference_users, seed)
-    iterations = min(als.max_iter, _MLLIB_ITERATIONS)
-    if damping is None:
-        users, iterations = np.ones_like(users), als.max_iter
+    sweeps, iterations = _most_sweeps(len(ratings)), min(als.max_iter, _MLLIB_ITERATIONS)
+    if damping is None:  # MLlib alone fits the ratings of all users as they are
+        users, sweeps, iterations = np.ones_like(users), 0, als.max_iter
     mllib = ALS(rank=als.rank, regParam=als.reg_param, maxIter=iterations, seed=seed)
-    residuals = _residuals(fit_bias_only(ratings, settings.reviews, damping), ratings)
-    return _mllib_items(spark, mllib, residuals, users)
+    residuals = _residuals(bias_model, ratings)
+    items = _mllib_items(spark, mllib, residuals, users)
+    return _sweep_rating(bias_model, items, residuals, als, sweeps)
 
 
 def fit_bias_only(
@@ -99,13 +84,11 @@ def _residuals(model: RatingModel, ratings: Ratings) -> csr_array:
 
 
 def _sweep_rating(
-    items: Factors, ratings: Ratings, settings: Settings, damping: BiasDamping | None, sweeps: int
+    bias_model: RatingModel, items: Factors, residuals: csr_array, als: AlsSettings, sweeps: int
 ) -> RatingModel:
-    """Return the bias with ALS's factors of all users and items, swept from these item factors."""
-    bias_model = fit_bias_only(ratings, settings.reviews, damping)
-    residuals = _residuals(bias_model, ratings)
-    step = partial(explicit_step, reg_param=settings.als.reg_param)
-    least = settings.als.max_iter - _MLLIB_ITERATIONS
+    """Return the bias with the factors of all users and items, swept from these item factors."""
+    step = partial(explicit_step, reg_param=als.reg_param)
+    least = als.max_iter - _MLLIB_ITERATIONS
     with _singular_rejected():
         items = sweep(step, residuals, items, sweeps, least=least)
         users = step(residuals, items)

@@ -12,7 +12,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -91,7 +91,8 @@ class SparkThread:
         """Cancel what has not begun, and end the JVM if a call to it is in progress."""
         if [each for each in self._futures if not (each.cancel() or each.done())]:
             _kill_jvm()
-        self._thread.shutdown()
+        wait(self._futures[:2])  # the start, that no JVM appears later; what numpy does may go on
+        self._thread.shutdown(wait=False)
 
 
 @contextmanager

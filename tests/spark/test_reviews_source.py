@@ -11,7 +11,7 @@ from recommender.core.settings import Settings, load_settings
 from recommender.data.ratings import Ratings
 from recommender.data.reviews import ALL_IDS, plan
 from recommender.spark import reviews_source as mongo_source
-from recommender.spark.session import spark_errors
+from recommender.spark.session import SparkThread, spark_errors
 
 
 def test_spark_reads_the_same_ratings_as_one_process(
@@ -26,6 +26,29 @@ def test_spark_reads_the_same_ratings_as_one_process(
     assert np.array_equal(read.rating, city.rating)
     assert np.array_equal(read.restaurant, city.restaurant)
     assert read.report == city.report
+
+
+def test_executors_read_where_the_driver_would_take_longer(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Started(SparkThread):
+        def session(self) -> SparkSession:
+            return spark
+
+    readers: list[str] = []
+    monkeypatch.setattr(mongo_source, "read_ratings", lambda _: readers.append("driver"))
+    monkeypatch.setattr(mongo_source, "read_in_spark", lambda *_: readers.append("executors"))
+    for count, cores, master, reader in (
+        (10**6, 64, "local[*]", "driver"),
+        (10**6, 64, "spark://host:7077", "driver"),
+        (10**8, 64, "local[*]", "executors"),
+        (10**8, 2, "local[*]", "driver"),
+        (10**8, 2, "spark://host:7077", "executors"),
+    ):
+        monkeypatch.setattr(mongo_source, "cores", lambda cores=cores: cores)
+        settings = load_settings(spark_master=master)
+        mongo_source.read_reviews(Started(), settings, count)
+        assert readers.pop() == reader
 
 
 @pytest.mark.parametrize("planned", [False, True])
