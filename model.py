@@ -37,7 +37,7 @@ from recommender.service.catalog import Catalog
 from recommender.service.dependencies import Service, warn_if_exposed
 from recommender.service.launcher import Trainer
 from recommender.service.limits import BACKLOG, LimitedBody, LimitedProtocol
-from recommender.service.logs import configure_service_logging
+from recommender.service.logs import configure_service_logging, quieten_probes
 from recommender.service.problems import handle_errors
 from recommender.service.progress import Progress
 from recommender.service.schedule import Schedule
@@ -55,9 +55,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         os._exit(error.exit_code)  # uvicorn would log a traceback and exit with its own code
     if not logging.root.handlers:  # started by uvicorn, whose loggers have handlers of their own
         configure_service_logging(settings)
-        logging.getLogger("uvicorn").handlers.clear()
-        logging.getLogger("uvicorn").propagate = True
-    logging.getLogger("uvicorn.access").disabled = True  # the application logs its requests
+        for name in ("uvicorn", "uvicorn.access"):
+            logging.getLogger(name).handlers.clear()
+            logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.access").addFilter(quieten_probes)
     with client:
         db = database(client, settings)
         trainer = Trainer(settings, db)
@@ -67,7 +68,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         readers = Catalog(db, settings), routes_metrics.LedgerMetrics(db, schedule)
         app.state.service = Service(settings, db, trainer, schedule, progress, *readers)
         await run_in_threadpool(clock.start)
-        gc.freeze()  # a collection of what is there already takes 50 ms, in which none is answered
+        gc.freeze()  # to search what is there already delays all answers by some 50 ms
         with progress:
             yield
             # The process is ours to end if a server has its SIGTERM, and not in tests.
@@ -90,7 +91,7 @@ def create_app() -> FastAPI:
     )
     handle_errors(app)
     app.add_middleware(LimitedBody)
-    routes_metrics.observe_requests(app)
+    routes_metrics.count_requests(app)
     for routes in (
         routes_training,
         routes_runs,

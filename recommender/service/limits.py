@@ -7,23 +7,20 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _REQUEST_SECONDS = 10.0
-_HEADER_BYTES = 65_536  # of the URL, too
 _BODY_BYTES = 100_000  # 1,000 ratings fit
 # Half of the file descriptors; the rest is for MongoDB, logs and trainings.
 _CONNECTIONS = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 BACKLOG = 50  # connections that wait; asyncio accepts as many before one can be closed
 
 
-class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with limits on connections, on headers and on the time to send them.
+class LimitedProtocol(H11Protocol):
+    """uvicorn's HTTP protocol, with a limit on connections and on the time to send a request.
 
-    uvicorn has none: its ``limit_concurrency`` answers 503 and leaves connections open.
+    uvicorn has neither: its ``limit_concurrency`` answers 503 and leaves connections open.
     """
-
-    _header_bytes = 0  # received since the latest request whose headers were complete
 
     def connection_made(self, transport: Any) -> None:
         """If there are too many connections, close the oldest that waits for a request."""
@@ -34,16 +31,6 @@ class LimitedProtocol(HttpToolsProtocol):
             waiting = filter(LimitedProtocol._waits, ours)
             min(waiting, key=lambda each: each._opened).transport.abort()
         self._close_unless_used_since(self)
-
-    def data_received(self, data: bytes) -> None:
-        """Answer 400 to a request whose URL and headers are too long."""
-        latest = self.cycle
-        in_headers = not (latest and latest.more_body)
-        super().data_received(data)
-        in_headers &= self.cycle is latest
-        self._header_bytes = self._header_bytes + len(data) if in_headers else 0
-        if self._header_bytes > _HEADER_BYTES and not self.transport.is_closing():
-            self.send_400_response(f"URL and headers have at most {_HEADER_BYTES:,} bytes")
 
     def _waits(self) -> bool:
         """Return true if it is open, and the client has to send a request or the rest of one."""

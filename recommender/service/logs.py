@@ -3,19 +3,12 @@
 import logging
 import sys
 from collections.abc import Sequence
-from http import HTTPStatus
-from typing import Any
 
 import structlog
 from structlog.typing import EventDict
-from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from recommender.core.logs import configure_logging, one_line, redact, secrets_of
 from recommender.core.settings import Settings
-
-_PROBES = ("/health/", "/metrics", "/next-training")
-
-log = logging.getLogger(__name__)
 
 
 def configure_service_logging(settings: Settings, *, as_json: bool = False) -> None:
@@ -52,10 +45,9 @@ def service_formatter(secrets: Sequence[str], *, is_terminal: bool) -> logging.F
     )
 
 
-def log_request(scope: Any, status: int) -> None:
-    """Log an answered request; a monitor's probe that succeeded, at DEBUG."""
-    is_quiet = status < HTTPStatus.BAD_REQUEST and scope["path"].startswith(_PROBES)
-    level = logging.DEBUG if is_quiet else logging.INFO
-    if log.isEnabledFor(level):
-        path = get_path_with_query_string(scope)
-        log.log(level, "%s %s %s %d", get_client_addr(scope), scope["method"], path, status)
+def quieten_probes(record: logging.LogRecord) -> bool:
+    """Lower uvicorn's record of a request that succeeded to DEBUG, if a monitor sent it."""
+    _client, _method, path, _version, status = record.args  # type: ignore[misc]
+    if str(path).startswith(("/health/", "/metrics", "/next-training")) and int(str(status)) < 400:
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+    return record.levelno >= logging.root.level

@@ -24,7 +24,6 @@ from recommender.core.mongo_collections import (
 from recommender.runs.ledger import COLLECTION, OPEN_STATES, Ledger, figure_at
 from recommender.service.catalog import LISTS_PUBLISHED
 from recommender.service.dependencies import CurrentService, require_key
-from recommender.service.logs import log_request
 from recommender.service.problems import responses
 from recommender.service.schedule import Schedule
 
@@ -36,14 +35,13 @@ _TRAININGS: Document = {"trigger": {"$ne": "tune"}, "kind": {"$nin": ["dry_run",
 router = APIRouter(dependencies=[Depends(require_key)])
 
 
-def observe_requests(app: FastAPI) -> None:
-    """Count and time the application's requests by route, method and status, and log them."""
+def count_requests(app: FastAPI) -> None:
+    """Count and time the application's requests by route, method and status."""
     registry = app.state.registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     observe: Any = metrics.latency(registry=registry)
 
     def observe_known(info: metrics.Info) -> None:
-        log_request(info.request.scope, int(info.modified_status))
         if info.method in _METHODS:  # a client may send any word
             observe(info)
 

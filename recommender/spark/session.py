@@ -41,6 +41,7 @@ _LOCK = "owner.lock"
 _UNLOCKED_SECONDS = 60.0  # an older folder without a lock belongs to a process that died
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
+_JVM_END_SECONDS = 5.0
 _JVM_LAST_WORDS_SECONDS = 1.0
 # Java serialises ALS's lineage by recursion: 1 MiB, the default, may not hold the 10 iterations
 # between two checkpoints; this holds 60. Only the used part is allocated.
@@ -91,7 +92,8 @@ class SparkThread:
         """Cancel what has not begun, and end the JVM if a call to it is in progress."""
         if [each for each in self._futures if not (each.cancel() or each.done())]:
             _kill_jvm()
-        wait(self._futures[:2])  # the start, that no JVM appears later; what numpy does may go on
+        # A JVM that starts is waited for. A step of numpy is, too, but by the interpreter's exit.
+        wait(self._futures[:2])
         self._thread.shutdown(wait=False)
 
 
@@ -127,6 +129,7 @@ def spark_session(settings: Settings, name: str, *, brief: bool = False) -> Iter
                 thread.start(conf, settings, scratch)
             yield thread
             thread.session().stop()
+            _kill_jvm()  # it has nothing to do but to end, which takes half a second
     finally:
         with signals_deferred():  # else a first stop here would leave the folder
             thread.end()
@@ -335,7 +338,15 @@ def _end_jvm() -> None:
     gateway = SparkContext._gateway
     SparkContext._gateway = SparkContext._jvm = SparkContext._active_spark_context = None
     SparkSession._instantiatedSession = None
-    if gateway is not None:
-        with gateway.proc as process:
-            process.kill()
-        gateway.close()
+    if gateway is None:
+        return
+    process = gateway.proc
+    if process.stdin is not None:
+        process.stdin.close()  # the JVM ends with its standard input
+    process.terminate()
+    try:
+        process.wait(_JVM_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    gateway.close()
