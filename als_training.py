@@ -100,8 +100,6 @@ def fit(
         damping = damping_for(train_set, settings, reused)
         # Ratings are fitted beside the choice, most of which is on one core.
         rating = spark.submit(lambda session: fit_rating(session, train_set, settings, damping))
-        if rating.done():  # Spark has not started
-            rating.result()
         chosen = reused or choose_parameters(train_set, settings, damping, count)
         run.record(chosen=chosen.document() if chosen else None)
     with run.phase("train"):

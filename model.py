@@ -68,7 +68,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         readers = Catalog(db, settings), routes_metrics.LedgerMetrics(db, schedule)
         app.state.service = Service(settings, db, trainer, schedule, progress, *readers)
         await run_in_threadpool(clock.start)
-        gc.freeze()  # to search what is there already delays all answers by some 50 ms
+        gc.freeze()  # else a full collection of the objects so far stops all answers for 50 ms
         with progress:
             yield
             # The process is ours to end if a server has its SIGTERM, and not in tests.

@@ -80,7 +80,9 @@ class SparkThread:
         return self._started.result()
 
     def submit(self, job: Callable[[SparkSession], Result]) -> Future[Result]:
-        """Begin a job in the thread, once Spark has started."""
+        """Begin a job in the thread, once Spark has started; raise why it has not, if it failed."""
+        if self._started.done():
+            self.session()
         return self._add(lambda: job(self.session()))
 
     def _add(self, call: Callable[[], Result]) -> Future[Result]:

@@ -265,6 +265,22 @@ def test_a_failure_beside_a_job_of_spark_ends_the_job(
     assert waiting.cancelled()
 
 
+def test_no_job_begins_if_spark_has_failed_to_start(
+    clean_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise SparkError("no")
+
+    monkeypatch.setattr(spark, "_start", fails)
+    monkeypatch.setattr(spark, "_end_jvm", lambda: None)
+    monkeypatch.setattr(SparkContext, "_ensure_initialized", lambda **_: None)
+    with suppress(SparkError), spark.spark_session(load_settings(), "x") as thread:
+        with suppress(SparkError):
+            thread.session()
+        thread.submit(lambda _: pytest.fail("it began"))
+        pytest.fail("it was to begin")
+
+
 STOPPED_WHILE_IT_ENDS = """
 import os, signal
 from pyspark import SparkContext
