@@ -176,13 +176,10 @@ def train_here(
 ) -> Callable[..., int]:
     """Run a script in this process, to its exit code, with the tests' Spark."""
 
-    class Started(SparkThread):
-        def session(self) -> SparkSession:
-            return spark
-
     @contextmanager
     def started(*_: object, brief: bool = False) -> Iterator[SparkThread]:
-        thread = Started()
+        thread = SparkThread()
+        thread._started = thread._add(lambda: spark)
         with spark_errors():
             yield thread
         thread.end()
