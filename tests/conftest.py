@@ -168,9 +168,18 @@ def quick_choice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def spark_thread(spark: SparkSession) -> Iterator[SparkThread]:
+    """The thread of a Spark that has started: the tests' own."""
+    thread = SparkThread()
+    thread._started = thread._add(lambda: spark)
+    yield thread
+    thread._thread.shutdown()
+
+
+@pytest.fixture
 def train_here(
     run_here: Callable[..., int],
-    spark: SparkSession,
+    spark_thread: SparkThread,
     quick_choice: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., int]:
@@ -178,11 +187,8 @@ def train_here(
 
     @contextmanager
     def started(*_: object, brief: bool = False) -> Iterator[SparkThread]:
-        thread = SparkThread()
-        thread._started = thread._add(lambda: spark)
         with spark_errors():
-            yield thread
-        thread.end()
+            yield spark_thread
 
     monkeypatch.setattr(als_training, "spark_session", started)
     monkeypatch.setattr(searching, "spark_session", started)

@@ -19,7 +19,7 @@ from recommender.data.reviews import (
     read_ratings,
     reviews_collection,
 )
-from recommender.spark.session import SparkThread
+from recommender.spark.session import SparkThread, is_local
 
 # The JVM copies each block several times; lz4 halves them, and takes less time than one copy.
 _STREAM = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -35,7 +35,7 @@ def count_reviews(db: MongoDatabase) -> int:
 
 def read_reviews(spark: SparkThread, settings: Settings, count: int) -> Ratings:
     """Read ``count`` Reviews in Spark's executors, or here if that is sooner."""
-    few_cores = settings.spark.master.startswith("local") and cores() <= _FEW_CORES
+    few_cores = is_local(settings.spark) and cores() <= _FEW_CORES
     if count <= _FEW_REVIEWS or few_cores:
         return read_ratings(settings)
     return read_in_spark(spark.session(), settings)

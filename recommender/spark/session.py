@@ -298,6 +298,11 @@ def memory_limit() -> int:
     return min(limits)
 
 
+def is_local(spark: SparkSettings) -> bool:
+    """Return true if Spark has no processes but its JVM and the workers that this starts."""
+    return re.match(r"local(\[|$)", spark.master) is not None
+
+
 def _conf(spark: SparkSettings, name: str, scratch: Path, *, brief: bool) -> SparkConf:
     by_hand = " ".join(os.environ.get(variable, "") for variable in _OPTION_VARIABLES)
     options = _JAVA_OPTIONS | (_BRIEF_OPTIONS if brief else {})
@@ -319,7 +324,7 @@ def _conf(spark: SparkSettings, name: str, scratch: Path, *, brief: bool) -> Spa
     }
     if not spark.master.startswith("spark://"):  # there, all must share one secret
         conf |= {"spark.authenticate": "true", "spark.network.crypto.enabled": "true"}
-    if re.match(r"local(\[|$)", spark.master):
+    if is_local(spark):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     named = SparkConf().setAppName(name).setMaster(spark.master)

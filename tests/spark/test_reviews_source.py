@@ -29,12 +29,8 @@ def test_spark_reads_the_same_ratings_as_one_process(
 
 
 def test_executors_read_where_the_driver_would_take_longer(
-    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+    spark_thread: SparkThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Started(SparkThread):
-        def session(self) -> SparkSession:
-            return spark
-
     readers: list[str] = []
     monkeypatch.setattr(mongo_source, "read_ratings", lambda _: readers.append("driver"))
     monkeypatch.setattr(mongo_source, "read_in_spark", lambda *_: readers.append("executors"))
@@ -47,7 +43,7 @@ def test_executors_read_where_the_driver_would_take_longer(
     ):
         monkeypatch.setattr(mongo_source, "cores", lambda cores=cores: cores)
         settings = load_settings(spark_master=master)
-        mongo_source.read_reviews(Started(), settings, count)
+        mongo_source.read_reviews(spark_thread, settings, count)
         assert readers.pop() == reader
 
 

@@ -13,13 +13,13 @@ from pyspark.sql import SparkSession
 
 from recommender.als.bias import BiasDamping
 from recommender.als.choose_alpha import choose_preference_parameters
-from recommender.als.choose_damping import choose_damping
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
 from recommender.als.fit import fit_bias_only, fit_preferences, fit_rating
 from recommender.als.model import Model
+from recommender.als.reuse import damping_for
 from recommender.als.tuning.report import env_lines, print_search
 from recommender.als.tuning.search import ResultStore, Trial, make_trials, run_trials, summarize
-from recommender.als.tuning.space import PREFERENCE, RATING, SEARCHES, Axes, Search, parse_grid
+from recommender.als.tuning.space import PREFERENCE, SEARCHES, Axes, Search, parse_grid
 from recommender.core.errors import DataError
 from recommender.core.mongo import connected
 from recommender.core.settings import Settings
@@ -116,8 +116,7 @@ def measure(
         model = Model(fit_bias_only(train, settings.reviews, BiasDamping()), preferences)
         metrics = evaluate_lists(model, train, test, settings)
     else:
-        damping = choose_damping(train, settings) if search is RATING else None
-        rating = fit_rating(spark, train, settings, damping)
+        rating = fit_rating(spark, train, settings, damping_for(train, settings, None))
         metrics = evaluate_ratings(rating, train, test, settings)[1]
     figure = metrics[search.measure.lower()]
     if figure is None:
