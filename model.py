@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from recommender.core.errors import RecommenderError
 from recommender.core.logs import print_error
@@ -37,9 +38,10 @@ from recommender.service.catalog import Catalog
 from recommender.service.dependencies import Service, warn_if_exposed
 from recommender.service.launcher import Trainer
 from recommender.service.limits import BACKLOG, LimitedBody, LimitedProtocol
-from recommender.service.logs import configure_service_logging, quieten_probes
+from recommender.service.logs import configure_service_logging
 from recommender.service.problems import handle_errors
 from recommender.service.progress import Progress
+from recommender.service.requests import ObservedRequests
 from recommender.service.schedule import Schedule
 from recommender.service.training_clock import TrainingClock
 
@@ -55,10 +57,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         os._exit(error.exit_code)  # uvicorn would log a traceback and exit with its own code
     if not logging.root.handlers:  # started by uvicorn, whose loggers have handlers of their own
         configure_service_logging(settings)
-        for name in ("uvicorn", "uvicorn.access"):
-            logging.getLogger(name).handlers.clear()
-            logging.getLogger(name).propagate = True
-    logging.getLogger("uvicorn.access").addFilter(quieten_probes)
+        logging.getLogger("uvicorn").handlers.clear()
+        logging.getLogger("uvicorn").propagate = True
+    logging.getLogger("uvicorn.access").disabled = True  # the application logs its requests
     with client:
         db = database(client, settings)
         trainer = Trainer(settings, db)
@@ -91,7 +92,9 @@ def create_app() -> FastAPI:
     )
     handle_errors(app)
     app.add_middleware(LimitedBody)
-    routes_metrics.count_requests(app)
+    registry = app.state.registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    app.add_middleware(ObservedRequests, registry=registry)
     for routes in (
         routes_training,
         routes_runs,

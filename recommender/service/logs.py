@@ -1,4 +1,4 @@
-"""The service's log: in colour on a terminal, else JSON; probes of monitors are not shown."""
+"""The service's log: in colour on a terminal, else JSON."""
 
 import logging
 import sys
@@ -43,11 +43,3 @@ def service_formatter(secrets: Sequence[str], *, is_terminal: bool) -> logging.F
             else structlog.processors.JSONRenderer(ensure_ascii=False),
         ],
     )
-
-
-def quieten_probes(record: logging.LogRecord) -> bool:
-    """Lower uvicorn's record of a request that succeeded to DEBUG, if a monitor sent it."""
-    _client, _method, path, _version, status = record.args  # type: ignore[misc]
-    if str(path).startswith(("/health/", "/metrics", "/next-training")) and int(str(status)) < 400:
-        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
-    return record.levelno >= logging.root.level

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pymongo
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector
+from fastapi import APIRouter, Depends, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client import generate_latest as text_of
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_fastapi_instrumentator import Instrumentator, metrics
 from pymongo import DESCENDING
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
@@ -27,26 +26,11 @@ from recommender.service.dependencies import CurrentService, require_key
 from recommender.service.problems import responses
 from recommender.service.schedule import Schedule
 
-_METHODS = {"GET", "HEAD", "POST", "PUT"}
 _SECONDS = 1.0  # for all queries of a scrape
 _CRASHED = 137  # a run that died has recorded no code
 _TRAININGS: Document = {"trigger": {"$ne": "tune"}, "kind": {"$nin": ["dry_run", "rollback"]}}
 
 router = APIRouter(dependencies=[Depends(require_key)])
-
-
-def count_requests(app: FastAPI) -> None:
-    """Count and time the application's requests by route, method and status."""
-    registry = app.state.registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    observe: Any = metrics.latency(registry=registry)
-
-    def observe_known(info: metrics.Info) -> None:
-        if info.method in _METHODS:  # a client may send any word
-            observe(info)
-
-    instrumentator = Instrumentator(should_group_status_codes=False, registry=registry)
-    instrumentator.add(observe_known).instrument(app)
 
 
 @router.get("/metrics", response_class=Response, responses=responses(401))

@@ -4,14 +4,19 @@ import datetime
 import math
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from recommender.core.errors import NoPreviousError
 from recommender.core.mongo import quick_read
 from recommender.publishing.rollback import previous_generation
-from recommender.service.dependencies import CurrentService, require_key, require_same_origin
+from recommender.service.dependencies import (
+    CurrentService,
+    Service,
+    require_key,
+    require_same_origin,
+)
 from recommender.service.problems import responses
 
 _CHANGES = [Depends(require_same_origin), Depends(require_key)]
@@ -94,8 +99,9 @@ def rollback(service: CurrentService, response: Response) -> TrainingStarted:
 
 
 @router.get("/next-training")
-async def next_training(service: CurrentService) -> NextTraining:
+async def next_training(request: Request) -> NextTraining:
     """Return the time left to the next scheduled training."""
+    service: Service = request.app.state.service  # CurrentService costs 6 % of the call
     schedule, training = service.schedule, service.progress.training
     left, at = schedule.seconds_left(), None
     words = "No training is scheduled, as TRAIN_INTERVAL_HOURS is 0."
@@ -115,10 +121,12 @@ async def next_training(service: CurrentService) -> NextTraining:
 
 
 @router.put("/schedule", responses=responses(400, 401, 403, 422, 503), dependencies=_CHANGES)
-async def put_schedule(service: CurrentService, wanted: WantedSchedule) -> NextTraining:
+async def put_schedule(
+    request: Request, service: CurrentService, wanted: WantedSchedule
+) -> NextTraining:
     """Pause or resume the schedule; ``POST /train`` starts trainings all the same."""
     await run_in_threadpool(service.schedule.pause, wanted.paused)
-    return await next_training(service)
+    return await next_training(request)
 
 
 def in_words(seconds: float) -> str:

@@ -1,0 +1,59 @@
+"""Requests are counted, timed and logged by an ASGI middleware."""
+
+import logging
+import time
+from http import HTTPStatus
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
+
+_METHODS = {"GET", "HEAD", "POST", "PUT"}
+_PROBES = ("/health/", "/metrics", "/next-training")
+
+log = logging.getLogger(__name__)
+
+
+class ObservedRequests:
+    """ASGI middleware that observes each request until its answer has been sent.
+
+    It shows in ``http_request_duration_seconds`` by the path of its route, ``none`` without one.
+    """
+
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
+        self._app = app
+        self._seconds = Histogram(
+            "http_request_duration_seconds",
+            "Seconds until a request's answer has been sent.",
+            ["handler", "method", "status"],
+            registry=registry,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and observe the status of its answer."""
+        started, status = time.perf_counter(), 500
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed)
+        finally:
+            if scope["type"] == "http":
+                if scope["method"] in _METHODS:  # a client may send any word
+                    handler = getattr(scope.get("route"), "path", "none")
+                    seconds = self._seconds.labels(handler, scope["method"], status)
+                    seconds.observe(time.perf_counter() - started)
+                _log(scope, status)
+
+
+def _log(scope: Any, status: int) -> None:
+    """Log an answered request; a monitor's probe that succeeded, at DEBUG."""
+    is_quiet = status < HTTPStatus.BAD_REQUEST and scope["path"].startswith(_PROBES)
+    level = logging.DEBUG if is_quiet else logging.INFO
+    if log.isEnabledFor(level):
+        path = get_path_with_query_string(scope)
+        log.log(level, "%s %s %s %d", get_client_addr(scope), scope["method"], path, status)
