@@ -133,10 +133,11 @@ def numbers_in_first_cells(page: Path) -> set[str]:
     return set(re.findall(r"\d+", " ".join(cells)))
 
 
-def test_pages_use_the_terms_of_the_field() -> None:
+def test_pages_and_code_use_the_terms_of_the_field() -> None:
+    code = [file for kind in ("py", "html", "js") for file in PROJECT.glob(f"[!.v]*/**/*.{kind}")]
     words = {
         (page.name, word)
-        for page in BY_HAND
+        for page in {*BY_HAND, *PROJECT.glob("*.py"), *code} - {Path(__file__)}
         for word in JARGON.findall(re.sub(r"`[^`\n]*`", "", text_of(page)))
     }
     assert words == set()

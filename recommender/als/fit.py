@@ -132,8 +132,8 @@ def _sweep_preferences(
     if parameters.embedding_weight:
         embedding = preference_embedding(rows, settings.seed)
         model = with_embedding(model, embedding, parameters.embedding_weight)
-    if share := parameters.item_item_weight:
-        model = replace(model, item_item=item_item_weights(rows), item_item_weight=share)
+    if weight := parameters.item_item_weight:
+        model = replace(model, item_item=item_item_weights(rows), item_item_weight=weight)
     return model
 
 

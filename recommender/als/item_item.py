@@ -60,10 +60,10 @@ def candidates(n: int) -> int:
     return n + min(2 * n, 200)
 
 
-def refined(items: Items, scores: Floats, regression: csr_array, share: float) -> Floats:
+def refined(items: Items, scores: Floats, regression: csr_array, weight: float) -> Floats:
     """Return the scores of each user's ``items``, best first, plus those `predicted`.
 
-    The latter are scaled so that the largest of a user is ``share`` times the best score.
+    The latter are scaled so that the largest of a user is ``weight`` times the best score.
     ``items``, -1 for none, and ``scores`` are (users, n), ``regression`` is (users, items).
     """
     added = np.zeros_like(scores)
@@ -72,7 +72,7 @@ def refined(items: Items, scores: Floats, regression: csr_array, share: float) -
         added[block] = np.take_along_axis(regression[block].toarray(), items[block], axis=1)
     added[items < 0] = 0
     largest = np.abs(added).max(axis=1, initial=0, keepdims=True)
-    scale = share * np.maximum(scores[:, :1], 0) / np.where(largest > 0, largest, np.inf)
+    scale = weight * np.maximum(scores[:, :1], 0) / np.where(largest > 0, largest, np.inf)
     return np.asarray(scores + scale * added)
 
 

@@ -289,8 +289,8 @@ class Settings(_Group):
     def sources(self) -> dict[str, str]:
         """Return each setting's source by environment name: environment, .env or default."""
         environment = {name for name, value in _upper_names(os.environ).items() if value}
-        names, given = setting_fields(), self._flat(exclude_unset=True)
-        in_file = {name: ".env" if name in given else "default" for name in names}
+        names, chosen = setting_fields(), self._flat(exclude_unset=True)
+        in_file = {name: ".env" if name in chosen else "default" for name in names}
         return in_file | dict.fromkeys(environment & names.keys(), "environment")
 
     def _flat(self, **options: Any) -> dict[str, Any]:

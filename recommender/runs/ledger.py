@@ -106,8 +106,8 @@ class Ledger:
 
     def is_cancel_requested(self, run_id: str) -> bool:
         """Return true if a run was asked to stop."""
-        asked = {"_id": run_id, "cancel_requested_at": {"$exists": True}}
-        return bool(self._runs.count_documents(asked))
+        requested = {"_id": run_id, "cancel_requested_at": {"$exists": True}}
+        return bool(self._runs.count_documents(requested))
 
     def unfinished(self) -> Document | None:
         """Return the ``run_id`` of a run that has not ended, as far as the ledger knows."""
