@@ -107,7 +107,7 @@ def _ids(texts: Iterable[str], others: Iterable[str | None]) -> list[Any]:
 def _id(text: str) -> Any:
     """Return an id in extended JSON; an integer beyond 64 bits becomes a text."""
     value = json_util.loads(text)
-    return str(value) if isinstance(value, int) and abs(value) >= 2**63 else value
+    return str(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

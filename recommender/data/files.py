@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -64,7 +64,8 @@ _DATE_FORMATS = [
     *("%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d"),
     *("%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y", "%m %d, %Y", "%a %b %d %H:%M:%S %z %Y"),
     *("%m/%d/%Y %I:%M:%S %p", "%d/%m/%Y %I:%M:%S %p", "%d/%m/%Y %I:%M %p", "%d-%b-%Y", "%d-%b-%y"),
-    *("%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT", "%Y%m%dT%H%M%SZ"),
+    *("%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT", "%Y%m%dT%H%M%SZ", "%Y%m%dT%H%M%S"),
+    *("%d %b %Y %H:%M", "%d %B %Y %H:%M", "%a %b %d %H:%M:%S %Y"),
 ]
 
 
@@ -175,7 +176,8 @@ class _File:
         if start.startswith(b"PAR1"):
             with self.content.open("wb") as target:
                 shutil.copyfileobj(stream, target)
-            self._read_objects(f"SELECT to_json(t) AS json FROM read_parquet('{self._quoted}') t")
+            rows = f"read_parquet('{self._quoted}') AS row_of_file"  # no column has this name
+            self._read_objects(f"SELECT to_json(row_of_file) AS json FROM {rows}")
             return
         is_utf16 = start.startswith((b"\xff\xfe", b"\xfe\xff"))
         encoding = self.options.encoding or ("utf-16" if is_utf16 else "utf-8")
@@ -192,12 +194,24 @@ class _File:
         else:
             with self.content.open("w", encoding="utf-8") as text:
                 shutil.copyfileobj(lines, text, 1 << 20)
-            source = f"'{self._quoted}', format='{layout}', ignore_errors=true"
-            self._read_objects(f"FROM read_json_objects({source})")
+            self._read_objects(self._json_records(layout))
+
+    def _json_records(self, layout: str) -> str:
+        """Return the query for the JSON values of the file, one a line or laid out anyhow."""
+        records = f"FROM read_json_objects('{self._quoted}', format='%s', ignore_errors=%s)"
+        lines, anyhow = records % (layout, "true"), records % ("unstructured", "false")
+        is_broken = f"SELECT count(*) FROM ({lines}) WHERE json IS NULL"
+        # A line that is no value may hold several, or a part of one.
+        if self.connection.execute(is_broken).fetchall() != [(0,)]:
+            with suppress(duckdb.Error):  # else it is damaged, and rejected alone
+                self.connection.execute(f"SELECT count(json) FROM ({anyhow})")
+                return anyhow
+        return lines
 
     def _read_objects(self, records: str) -> None:
         """Read the JSON objects of a query into the table ``raw``."""
-        self.connection.execute(f"CREATE VIEW records AS {records}")
+        objects = "unnest(CASE json_type(json) WHEN 'ARRAY' THEN json->'$[*]' ELSE [json] END)"
+        self.connection.execute(f"CREATE VIEW records AS SELECT {objects} AS json FROM ({records})")
         first = "SELECT json_keys(json) FROM records WHERE json IS NOT NULL LIMIT 1"
         keys = self.connection.execute(first).fetchone()
         self.report.columns = keys[0] if keys else []

@@ -52,8 +52,12 @@ CREATE MACRO day_of(n) AS CASE
     WHEN n BETWEEN 1990 AND 2099 THEN make_date(n::INTEGER, 1, 1)
     WHEN n BETWEEN 19900101 AND 20991231
     THEN try_strptime(n::INTEGER::VARCHAR, '%Y%m%d')::DATE END;
-CREATE MACRO iso_ms(t) AS CASE WHEN regexp_matches(t, '^\s*[0-9]{4}-') THEN (1000 * epoch(TRY_CAST(
-    regexp_replace(t, '([T ]\d\d:\d\d)(Z|[+-])', '\1:00\2') AS TIMESTAMPTZ)))::BIGINT END;
+-- In UTC unless it has an offset. A named zone is not read: DuckDB would use it for later texts, too.
+CREATE MACRO iso_ms(t) AS CASE WHEN regexp_full_match(
+    t, '\s*\d{4}-\d\d?-\d\d?([T ]\d\d?:\d\d(:\d\d(\.\d*)?)? ?([Zz]|UTC|[+-]\d\d(:?\d\d)?)?)?\s*')
+    THEN (1000 * epoch(TRY_CAST(regexp_replace(regexp_replace(regexp_replace(
+        replace(upper(trim(t)), 'UTC', 'Z'), ' (Z|[+-])', '\1'), '([T ]\d\d?:\d\d)(Z|[+-])', '\1:00\2'),
+        '(:.*[+-]\d\d)(\d\d)$', '\1:\2') AS TIMESTAMPTZ)))::BIGINT END;
 CREATE MACRO is_date(t, formats) AS year(try_strptime(t, formats)) >= 1000;
 CREATE MACRO date_of(t, formats) AS CASE WHEN is_date(t, formats)
     THEN (epoch(try_strptime(t, formats)) * 1000)::BIGINT END;

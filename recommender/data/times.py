@@ -1,6 +1,7 @@
 """Times in the notations of databases and exports, as milliseconds since the epoch."""
 
 import math
+import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from recommender.data.ids import as_decimal
 UNITS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 EARLIEST_MS = 631_152_000_000  # 1990
 END_MS = 4_102_444_800_000  # 2100
+_DAY = re.compile(r"\s*(199|20\d)\d{5}\s*")  # ISO 8601's date without hyphens
 
 
 def parse_times(values: Sequence[Any]) -> NDArray[np.float64]:
@@ -52,6 +54,8 @@ def _from_numbers(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _number(value: Any) -> float:
+    if isinstance(value, str) and _DAY.fullmatch(value):
+        return math.nan
     number = value if isinstance(value, str) else as_decimal(value)
     try:
         return math.nan if number is None else float(number)

@@ -104,16 +104,15 @@ def test_public_layouts_load_and_train(
     ):
         city = list(rows(seed))
         (tmp_path / name).write_bytes(written(city))
-        assert run_here(main, str(tmp_path / name), "--preset", preset) == 0
-        printed = capsys.readouterr().out
-        extra = preset == "google"
-        assert f"Loaded {len(city) + extra:,} reviews" in printed
-        assert f"Rejected {rejected} rows" in printed
-        assert f"Times: {len(city) + extra:,} " in printed
+        assert run_here(main, str(tmp_path / name), "--preset", preset, "--json") == 0
+        report = json.loads(capsys.readouterr().out)
+        loaded = len(city) + (preset == "google")
+        assert (report["loaded"], sum(report["rejected"].values())) == (loaded, rejected)
+        assert set(report["times"].values()) == {0, loaded}  # all in one notation
         minute = 60 if preset == "zomato" else 1
         stored = {int(r["time"]) // 1000 // minute for r in db["Reviews"].find().skip(total)}
         assert stored == {int(row.at.timestamp()) // minute for row in city}
-        total += len(city) + extra
+        total += loaded
     assert db["Reviews"].distinct("rating") == [1, 2, 3, 4, 4.5, 5]
     assert train_here(als_training.main, CLUSTERS_K="5") == 0
     run = Ledger(db).recent(1)[0]

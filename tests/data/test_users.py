@@ -95,7 +95,7 @@ def test_a_rating_that_is_listed_twice_is_kept_once(
     db["Users"].insert_one({"user_id": "ann", "ratings": entries})
     with caplog.at_level(logging.INFO):
         assert read_users(db, reviews(), db_settings.reviews).also_rated.nnz == 2
-    assert ", 2 ratings of known users" in caplog.text
+    assert (0, 2) in [record.args for record in caplog.records]
 
 
 def test_an_empty_collection_adds_nothing(db: MongoDatabase, db_settings: Settings) -> None:
