@@ -6,14 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from recommender.core import mongo_collections as names
 from recommender.core.errors import ModelRejectedError
 from recommender.core.mongo import Document, mongo_errors
-from recommender.core.mongo_collections import (
-    CLUSTERS_ID,
-    METADATA,
-    RECOMMENDATIONS,
-    WRITTEN_BY_A_RUN,
-)
 from recommender.core.settings import GateSettings, Settings, load_settings
 from recommender.data.ratings import reader_shift
 from recommender.publishing.lift import STANDARD_ERRORS, compare_lifts, lift_of
@@ -56,9 +51,11 @@ def check_recommendations(run: TrainingRun, stage: str) -> None:
     Raise ModelRejectedError, with the gate on, for too few users, a worse RMSE or a worse lift.
     """
     with mongo_errors("comparing with the recommendations that are live"):
-        live = run.db[RECOMMENDATIONS].find_one(WRITTEN_BY_A_RUN, {"run_id": 1}) or {}
+        live = run.db[names.RECOMMENDATIONS].find_one(names.WRITTEN_BY_A_RUN, {"run_id": 1}) or {}
         users = run.db[stage].count_documents(_WITH_A_LIST)
-        live_users = run.db[RECOMMENDATIONS].count_documents({**WRITTEN_BY_A_RUN, **_WITH_A_LIST})
+        live_users = run.db[names.RECOMMENDATIONS].count_documents(
+            {**names.WRITTEN_BY_A_RUN, **_WITH_A_LIST}
+        )
         ours, theirs = _entries(run, live)
     reasons = _too_few(users, live_users, run.settings.gate)
     reasons += _too_far_off(ours, theirs, run.settings)
@@ -72,7 +69,7 @@ def check_clusters(run: TrainingRun, users: int) -> None:
     compared if the settings that select them, or the shift of ratings, have changed since.
     """
     with mongo_errors("comparing with the clusters that are live"):
-        live = run.db[METADATA].find_one({"_id": CLUSTERS_ID}) or {}
+        live = run.db[names.METADATA].find_one({"_id": names.CLUSTERS_ID}) or {}
         ours, theirs = _entries(run, live)
     same_shift = live.get("rating_shift", 0) == reader_shift(run.settings.reviews.rating_min)
     same = same_shift and _same(run.settings, theirs, *_SAME)
@@ -125,7 +122,8 @@ def _decide(
     """Compare the lifts at the path ``lists`` of the metrics, record the verdict, and act on it."""
     lifts = (lift_of(figure_at(each, lists) or {}) for each in (ours, theirs))
     same_test = _same(run.settings, theirs, *_SAME_TEST)
-    lift = compare_lifts(*lifts, is_live=bool(theirs), same_test=same_test)
+    tested = figure_at(ours, f"{lists}.users") != 0
+    lift = compare_lifts(*lifts, is_live=bool(theirs), same_test=same_test, tested=tested)
     reasons = reasons + lift.reasons
     passed = not reasons or not run.settings.gate.enabled
     verdict = {"compared_with": theirs.get("run_id"), "passed": passed, "reasons": reasons}

@@ -34,14 +34,15 @@ class LiftVerdict(NamedTuple):
 
 
 def compare_lifts(
-    ours: Lift | None, live: Lift | None, *, is_live: bool, same_test: bool
+    ours: Lift | None, live: Lift | None, *, is_live: bool, same_test: bool, tested: bool = True
 ) -> LiftVerdict:
     """Compare the lift of new lists with that of the live ones.
 
     It may fall by a fifth and two standard errors of the difference. Lists that do not beat the
     popular list are rejected where the live ones beat it beyond chance, else there is a warning.
     ``is_live`` is true if a training has published such lists, and ``same_test`` if both were
-    tested alike, so that the size of the lifts compares.
+    tested alike, so that the size of the lifts compares. Without a test user, ``tested`` is false:
+    such lists count as those that do not beat the popular list.
     """
     limit = None
     reasons, warnings = [], []
@@ -54,13 +55,14 @@ def compare_lifts(
                 f"{live.value:.3f}; needed: {limit:.3f} "
                 f"({_TOLERANCE:.0%} and two standard errors less)"
             )
-    if ours and ours.value <= 0:
-        text = f"lists that do not beat the popular list: their lift is {ours.value:.3f}"
+    if (ours and ours.value <= 0) or not tested:
+        why = f"their lift is {ours.value:.3f}" if ours else "no test user has a relevant rating"
+        text = f"lists that do not beat the popular list: {why}"
         if live and live.value > STANDARD_ERRORS * live.error:
             reasons.append(f"{text} where the live lists have {live.value:.3f}")
         else:
             warnings.append(text)
-    if is_live and not (ours and live):
+    if is_live and tested and not (ours and live):
         which = "live" if ours else "new"
         warnings.append(
             f"a lift that is not compared: the ledger has none of the {which} lists on "

@@ -15,9 +15,9 @@ from recommender.data.reviews import reviews_collection
 from recommender.publishing.staging import staged
 from recommender.runs.run import TrainingRun
 
-# Two values of each target's unique field that are not equal to a reader.
+# Values of each target's unique field that are not equal to a reader.
 _UNEQUAL: dict[str, Sequence[Any]] = {
-    names.RECOMMENDATIONS: ("a", "A"),
+    names.RECOMMENDATIONS: ("a", "A", "á", "1", "01", "-a"),
     names.CLUSTERS: (0, 1),
     names.METADATA: (names.COLUMNS_ID, names.CENTROIDS_ID),
 }

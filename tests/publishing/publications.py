@@ -86,6 +86,25 @@ def publish_pair(
     publish_clusters(db, run_id, clusters(run_id, k), metadata(run_id), lease=lease)
 
 
+def die_switching(db: MongoDatabase, run_id: str, switched: int) -> None:
+    """Die in the switch of the pair, as by kill -9, after ``switched`` of its renames."""
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        staged(db, CLUSTERS, run_id) as new_clusters,
+        staged(db, METADATA, run_id) as new_metadata,
+    ):
+        new_clusters.insert(clusters(run_id))
+        new_clusters.seal(3)
+        new_metadata.insert(metadata(run_id))
+        new_metadata.seal(3)
+        stages = [new_metadata, new_clusters]
+        switch = switch_of({stage.name: stage.target for stage in stages})
+        HookedLease(db, run_id, nothing).begin_switch(switch)
+        for stage in stages[:switched]:
+            db[stage.name].rename(stage.target, dropTarget=True)
+        raise KeyboardInterrupt
+
+
 def everything(db: MongoDatabase) -> dict[str, list[Document]]:
     """Return all documents but the lease and the previous ones, without empty collections."""
     content = {

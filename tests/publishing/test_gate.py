@@ -120,8 +120,18 @@ def test_lists_of_another_test_are_compared_with_the_popular_list_only(
     low = GOOD | {"lift": 0.01}
     recorded = gate(db_settings, lists=low, als_test_split="time")
     assert recorded
-    assert "the live run tested its lists differently" in recorded["warnings"][0]
+    lift = recorded["gate"]["recommendations"]["lift"]
+    assert (lift["value"], lift["live"], lift["limit"]) == (0.01, 0.16, None)
+    assert len(recorded["warnings"]) == 1
     rejection(db, db_settings, lists=AT_CHANCE, als_test_split="time")
+
+
+def test_lists_that_nobody_tests_do_not_replace_good_ones(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    publish_live(db, db_settings, lists=GOOD)
+    verdict = rejection(db, db_settings, lists={"users": 0, "lift": None, "lift_error": None})
+    assert (verdict["lift"]["value"], len(verdict["reasons"])) == (None, 1)
 
 
 def test_a_dry_run_is_not_rejected(db: MongoDatabase, db_settings: Settings) -> None:
@@ -143,8 +153,7 @@ def test_too_few_users_are_rejected(
         assert gate(db_settings, users=users)
         return
     (reason,) = rejection(db, db_settings, users=users)["reasons"]
-    assert reason.startswith(f"{users} users where 100 ")
-    assert "GATE_MIN_USERS_SHARE=0.5" in reason
+    assert {str(users), "100", "GATE_MIN_USERS_SHARE=0.5"} <= set(reason.split())
 
 
 def test_users_with_an_empty_list_do_not_count(db: MongoDatabase, db_settings: Settings) -> None:
@@ -153,7 +162,7 @@ def test_users_with_an_empty_list_do_not_count(db: MongoDatabase, db_settings: S
         [d | {"user_id": f"{n}"} for n, d in enumerate(documents("x", 90, length=0))]
     )
     (reason,) = rejection(db, db_settings, users=10)["reasons"]
-    assert reason.startswith("10 users ")
+    assert reason.startswith("10 ")
 
 
 def test_live_documents_of_others_do_not_count(db: MongoDatabase, db_settings: Settings) -> None:
@@ -253,7 +262,8 @@ def cluster_rejection(db: MongoDatabase, settings: Settings, *of_run: Any) -> Do
 
 def test_clusters_for_too_few_users_are_rejected(db: MongoDatabase, db_settings: Settings) -> None:
     publish_live(db, db_settings)
-    assert cluster_rejection(db, db_settings, 49)["reasons"][0].startswith("49 users where 100 ")
+    (reason,) = cluster_rejection(db, db_settings, 49)["reasons"]
+    assert {"49", "100"} <= set(reason.split())
     assert cluster_run(db_settings, 50).document
     assert cluster_run(db_settings.with_values({"gate": False}), 1).document
 
@@ -296,5 +306,5 @@ def test_the_first_clusters_pass(db: MongoDatabase, db_settings: Settings) -> No
 def test_numbers_that_are_not_finite_never_pass(bad: float) -> None:
     fine, broken = np.ones(3), np.array([1.0, bad, bad])
     check_finite("the clusters", fine, remedy="x")
-    with pytest.raises(ModelRejectedError, match=r"^2 numbers of the clusters are not .*; mend it"):
+    with pytest.raises(ModelRejectedError, match=r"^2 .*the clusters.*; mend it$"):
         check_finite("the clusters", fine, broken, remedy="mend it")

@@ -152,6 +152,12 @@ def test_the_first_lists_pass_with_a_warning_if_they_do_not_beat_the_popular_lis
         assert (verdict.reasons, len(verdict.warnings)) == ([], warnings)
 
 
+def test_lists_without_a_test_user_do_not_replace_those_that_beat_the_popular_list() -> None:
+    for live, rejected, warnings in ((GOOD, 1, 0), (AT_CHANCE, 0, 1), (None, 0, 1)):
+        verdict = compare_lifts(None, live, is_live=True, same_test=True, tested=False)
+        assert (len(verdict.reasons), len(verdict.warnings)) == (rejected, warnings)
+
+
 def test_there_is_no_lift_of_too_few_test_users() -> None:
     figures = {"lift": 0.1, "lift_error": 0.01}
     assert lift_of({"users": 100, **figures}) == Lift(0.1, 0.01)

@@ -1,6 +1,5 @@
 """Publishing: readers see all of one run, and the previous generation is kept."""
 
-import re
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -10,9 +9,7 @@ import bson
 import pytest
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
-from pymongo.errors import (
-    DuplicateKeyError,
-)
+from pymongo.errors import DuplicateKeyError
 
 from recommender.core.errors import DatabaseUnavailableError, LeaseLostError, PublishError
 from recommender.core.mongo import Document, MongoDatabase, connect, database
@@ -115,17 +112,18 @@ def test_the_lease_is_extended_when_both_are_staged(
     either: MongoDatabase,
 ) -> None:
     publish_pair(either, "r1")
-    before = everything(either)
+    before, refusal = everything(either), PublishError("not now")
 
     def refuse() -> None:
         beside = set(everything(either)) - set(before)
         stages = sorted(name for name in beside if not name.endswith(".previous"))
         assert [name.split(".")[0] for name in stages] == [CLUSTERS, METADATA]
         assert [either[name].count_documents({}) for name in stages] == [3, 3]
-        raise PublishError("not now")
+        raise refusal
 
-    with pytest.raises(PublishError, match="not now"):
+    with pytest.raises(PublishError) as caught:
         publish_pair(either, "r2", before=refuse)
+    assert caught.value is refusal
     assert everything(either) == before
 
 
@@ -152,7 +150,7 @@ def test_a_view_as_target_is_an_error(either: MongoDatabase, target: str) -> Non
     either.create_collection(target, viewOn="Source", pipeline=[])
     before = everything(either)
     calls: list[bool] = []
-    with pytest.raises(DatabaseUnavailableError, match=f"{re.escape(target)} is a view"):
+    with pytest.raises(DatabaseUnavailableError, match=target):
         publish_pair(either, "r2", before=lambda: calls.append(True))
     assert everything(either) == before
     assert calls == []
@@ -162,7 +160,7 @@ def test_two_clusters_of_one_id_are_not_published(either: MongoDatabase) -> None
     publish_pair(either, "r1")
     before = everything(either)
     twice = [*clusters("r2"), *clusters("r2", 1)]
-    with pytest.raises(DatabaseUnavailableError, match="duplicate key"):
+    with pytest.raises(DatabaseUnavailableError, match="E11000"):
         publish_clusters(
             either, "r2", twice, metadata("r2"), lease=HookedLease(either, "r2", nothing)
         )
@@ -194,7 +192,7 @@ def test_a_refused_second_collection_changes_neither(either: MongoDatabase) -> N
             either[CLUSTERS].rename("Source")
             either.create_collection(CLUSTERS, viewOn="Source", pipeline=[])
 
-    with pytest.raises(DatabaseUnavailableError, match="refused publishing Metadata and Clu"):
+    with pytest.raises(DatabaseUnavailableError, match=f"{METADATA}.*{CLUSTERS}"):
         publish_pair(either, "r2", before=turn_against_it)
     assert everything(either)[METADATA] == before[METADATA]
     assert everything(either)[CLUSTERS] == before[CLUSTERS]
@@ -211,7 +209,7 @@ def test_a_refused_second_collection_of_the_first_publication_leaves_nothing(
         if CLUSTERS not in either.list_collection_names():
             either.create_collection(CLUSTERS, viewOn="Source", pipeline=[])
 
-    with pytest.raises(DatabaseUnavailableError, match="refused publishing"):
+    with pytest.raises(DatabaseUnavailableError, match=f"{METADATA}.*{CLUSTERS}"):
         publish_pair(either, "r1", before=turn_against_it)
     assert everything(either) == {}
 

@@ -6,11 +6,7 @@ import bson
 import pytest
 from bson import Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
-from pymongo.errors import (
-    BulkWriteError,
-    DuplicateKeyError,
-    WriteError,
-)
+from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
 
 from recommender.core import mongo_collections
 from recommender.core.errors import DatabaseUnavailableError, LeaseLostError, PublishError
@@ -111,7 +107,7 @@ def test_documents_of_others_do_not_count(db: MongoDatabase) -> None:
 
 def test_two_documents_of_one_user_are_not_published(db: MongoDatabase) -> None:
     twice = [{"user_id": "u", "run_id": "r"}, {"user_id": "u", "run_id": "r"}]
-    with pytest.raises(DatabaseUnavailableError, match="duplicate key"):
+    with pytest.raises(DatabaseUnavailableError, match="E11000"):
         train(db, "r", twice)
     assert everything(db) == {}
 
@@ -189,15 +185,16 @@ def test_collation_and_validator_of_others_are_kept(either: MongoDatabase) -> No
         assert after == indexes
         user_ids = [str(document["user_id"]) for document in live.find()]
         assert sorted(user_ids) == ["7", "U1", "u0", "u1"]
-    with pytest.raises(WriteError, match="failed validation"):
+    with pytest.raises(WriteError) as caught:
         live.insert_one({"user_id": 8})
+    assert caught.value.code == 121  # DocumentValidationFailure
 
 
 def test_documents_that_do_not_fit_the_validator_are_not_published(db: MongoDatabase) -> None:
     train(db, "r1", recommendations("r1", 3))
     before = everything(db)
     db.command("collMod", RECOMMENDATIONS, validator={"user_id": {"$ne": "u1"}})
-    with pytest.raises(PublishError, match="collMod"):
+    with pytest.raises(PublishError, match=r"^1 of 3 .*collMod"):
         train(db, "r2", recommendations("r2", 3))
     assert everything(db) == before
     db.command("collMod", RECOMMENDATIONS, validationAction="warn")
@@ -214,7 +211,7 @@ def test_a_view_as_target_is_an_error(db: MongoDatabase) -> None:
     db["Source"].insert_one({"user_id": "u"})
     db.create_collection(RECOMMENDATIONS, viewOn="Source", pipeline=[])
     before = everything(db)
-    with pytest.raises(DatabaseUnavailableError, match="Recommendations is a view"):
+    with pytest.raises(DatabaseUnavailableError, match=RECOMMENDATIONS):
         train(db, "r1")
     assert everything(db) == before
 
@@ -259,10 +256,10 @@ def test_correct_documents_have_no_fault(staged_document: Document) -> None:
 @pytest.mark.parametrize(
     ("staged_document", "fault"),
     [
-        (document(ENTRIES, run_id="r0"), "run_id is 'r0', not 'r1'"),
-        (document([("a", float("nan"))]), "not finite"),
-        (document([("a", float("inf")), ("b", 1.0)]), "not finite"),
-        (document(ENTRIES[::-1]), "not best first"),
+        (document(ENTRIES, run_id="r0"), "'r0'"),
+        (document([("a", float("nan"))]), "finite"),
+        (document([("a", float("inf")), ("b", 1.0)]), "finite"),
+        (document(ENTRIES[::-1]), "first"),
         (document([("a", 2.0), ("a", 1.0)]), "twice"),
     ],
 )
@@ -274,7 +271,7 @@ def test_a_stage_with_a_fault_is_not_published(db: MongoDatabase) -> None:
     good = [document(ENTRIES, user_id=n) for n in range(SAMPLE_SIZE - 1)]
     with staged(db, RECOMMENDATIONS, "r1") as stage:
         stage.insert([*good, document(ENTRIES[::-1], user_id="bad")])
-        with pytest.raises(PublishError, match="not best first"):
+        with pytest.raises(PublishError, match=f"^1 of {SAMPLE_SIZE} "):
             stage.seal(SAMPLE_SIZE)
     assert db.list_collection_names() == []
 

@@ -58,7 +58,7 @@ def test_the_holders_document(db: MongoDatabase) -> None:
 def test_a_second_run_is_refused_with_the_holders_document(db: MongoDatabase) -> None:
     taken(db, "run-1")
     before = state(db)
-    with pytest.raises(LeaseHeldError, match="training run-1 is in progress on") as caught:
+    with pytest.raises(LeaseHeldError, match="run-1") as caught:
         Lease(db, MINUTE).acquire("run-2")
     assert caught.value.holder == before
     assert caught.value.exit_code == 75
@@ -127,7 +127,7 @@ def test_the_old_holder_cannot_renew_after_a_takeover(db: MongoDatabase) -> None
     expire(db)
     taken(db, "run-2")
     before = state(db)
-    with pytest.raises(LeaseLostError, match="the lease is with run-2; nothing more is published"):
+    with pytest.raises(LeaseLostError, match="run-2"):
         old.renew()
     assert state(db) == before
 
@@ -141,7 +141,7 @@ def test_only_the_holder_begins_a_switch_and_the_next_one_reads_it(db: MongoData
     expire(db)
     new = taken(db, "run-2")
     assert state(db)["switch"] == {"stages": ["$one"]}
-    with pytest.raises(LeaseLostError, match="the lease is with run-2"):
+    with pytest.raises(LeaseLostError, match="run-2"):
         old.begin_switch({"stages": ["another"]})
     assert state(db)["switch"] == {"stages": ["$one"]}
     new.begin_switch({"stages": []})
