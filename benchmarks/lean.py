@@ -186,7 +186,10 @@ def recommend(
 ) -> None:
     """Insert the best unrated restaurants of each user, and rename the collection."""
     faiss = import_module("faiss")
-    encoder, stage = RecommendationEncoder(items, "lean"), db["LeanRecommendations.staged"]
+    encoder, stage = (
+        RecommendationEncoder(items, "lean", with_ratings=False),
+        db["LeanRecommendations.staged"],
+    )
     stage.drop()
     most = np.diff(rated.indptr)
     # Users of alike many ratings together: each needs as many more candidates.

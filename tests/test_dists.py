@@ -569,19 +569,19 @@ def test_float32_rows_get_the_same_labels() -> None:
 def test_invalid_rows_and_k_are_rejected() -> None:
     one = np.array([[1.0, 1.0]])
     for rows, k, message in (
-        (np.eye(3), 4, r"k=4: expected 1 to 3"),
-        (np.ones((5, 2)), 2, r"k=2: expected 1 to 1"),
-        (np.eye(3), 0, r"k=0: expected 1 to 3"),
-        (one * [1, np.nan], 1, "NaN or infinity"),
-        (one * [1, np.inf], 1, "NaN or infinity"),
-        (one * [-np.inf, np.inf], 1, "NaN or infinity"),
-        (one * [1, -0.5], 1, "rows hold -0.5"),
-        (np.array([[1.0, 1], [0, 0], [0, 0]]), 1, "2 of 3 rows are zero"),
-        (np.array([[1e200], [1e-200]]), 1, "1 of 2 rows are zero"),
-        (np.zeros((0, 3)), 1, r"shape \(0, 3\)"),
-        (np.zeros((3, 0)), 1, r"shape \(3, 0\)"),
-        (np.ones(3), 1, r"shape \(3,\)"),
-        (np.array([[1, 0], [1, 1e-9]]), 2, "k=2: 1 clusters stay empty"),
+        (np.eye(3), 4, "k=4: .*1 to 3"),
+        (np.ones((5, 2)), 2, "k=2: .*1 to 1"),
+        (np.eye(3), 0, "k=0: .*1 to 3"),
+        (one * [1, np.nan], 1, "NaN"),
+        (one * [1, np.inf], 1, "NaN"),
+        (one * [-np.inf, np.inf], 1, "NaN"),
+        (one * [1, -0.5], 1, "-0.5"),
+        (np.array([[1.0, 1], [0, 0], [0, 0]]), 1, "2 of 3"),
+        (np.array([[1e200], [1e-200]]), 1, "1 of 2"),
+        (np.zeros((0, 3)), 1, r"\(0, 3\)"),
+        (np.zeros((3, 0)), 1, r"\(3, 0\)"),
+        (np.ones(3), 1, r"\(3,\)"),
+        (np.array([[1, 0], [1, 1e-9]]), 2, "k=2: 1 "),
     ):
         for layout in (rows, sparse.csr_matrix(rows))[: rows.ndim]:
             with pytest.raises(ValueError, match=message):

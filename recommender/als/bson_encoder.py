@@ -22,9 +22,7 @@ _RATING_NAME = b"\x01rating\0"
 class RecommendationEncoder:
     """Encodes ``{_id, user_id, run_id, recommendations: [{gmap_id, score, rating?}, ...]}``."""
 
-    def __init__(
-        self, restaurant_ids: Sequence[Any], run_id: str, *, with_ratings: bool = False
-    ) -> None:
+    def __init__(self, restaurant_ids: Sequence[Any], run_id: str, *, with_ratings: bool) -> None:
         self._dtype = _SCORE_AND_RATING if with_ratings else _SCORE
         empty = {"score": 0.0, "rating": 0.0} if with_ratings else {"score": 0.0}
         tail = self._dtype.itemsize

@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame, SparkSession
 from scipy.sparse import csr_array
@@ -20,6 +19,7 @@ from recommender.als.item_item import item_item_weights
 from recommender.als.model import Model, RatingModel, confidence_matrix, mllib_users, popularity_of
 from recommender.als.reuse import ChosenParameters
 from recommender.als.sweeps import Factors, explicit_step, implicit_step, sweep
+from recommender.als.top_n import Mask
 from recommender.core.errors import ModelRejectedError
 from recommender.core.settings import AlsSettings, ReviewsSettings, Settings
 from recommender.data.ratings import Ratings
@@ -151,9 +151,7 @@ def _singular_rejected() -> Iterator[None]:
         raise ModelRejectedError(f"ALS's equations have no solution ({error}); {REMEDY}") from None
 
 
-def _mllib_items(
-    spark: SparkSession, als: ALS, matrix: csr_array, users: NDArray[np.bool_]
-) -> Factors:
+def _mllib_items(spark: SparkSession, als: ALS, matrix: csr_array, users: Mask) -> Factors:
     """Fit MLlib's ALS to the rows of some users; return the item factors, NaN where unseen."""
     rows = csr_array(matrix[users])
     if not rows.nnz:

@@ -7,14 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recommender.als.reuse import live_entry
+from recommender.core import mongo_collections as names
 from recommender.core.mongo import Document, mongo_errors
-from recommender.core.mongo_collections import (
-    FALLBACK_ID,
-    METADATA,
-    RECOMMENDATIONS,
-    SIMPLE,
-    WRITTEN_BY_A_RUN,
-)
 from recommender.data.ids import CODEC, KeyIndex, decode_ids
 from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import hits
@@ -40,7 +34,7 @@ def _hindsight(run: TrainingRun, ratings: Ratings, live: Document) -> Document:
     seen, relevant = ratings.rows(~new).matrix(1.0), ratings.rows(new).matrix(1.0)
     reviews = own_hits = popular_hits = 0
     restaurants = KeyIndex(ratings.restaurants)
-    popular = run.db.get_collection(METADATA, CODEC).find_one({"_id": FALLBACK_ID})
+    popular = run.db.get_collection(names.METADATA, CODEC).find_one({"_id": names.FALLBACK_ID})
     popular_list = _positions([popular or {}], restaurants)
     for users, documents in _documents(run, ratings, np.unique(ratings.user[new])):
         truth = (seen[users], relevant[users], n)
@@ -61,14 +55,14 @@ def _documents(
     run: TrainingRun, ratings: Ratings, authors: NDArray[np.int32]
 ) -> Iterator[tuple[NDArray[np.int32], list[Document]]]:
     """Yield batches of authors with a published list, and their documents."""
-    live = run.db.get_collection(RECOMMENDATIONS, CODEC)
+    live = run.db.get_collection(names.RECOMMENDATIONS, CODEC)
     fields = {"user_id": 1, "recommendations.gmap_id": 1}
     for start in range(0, len(authors), _BATCH_USERS):
         batch = authors[start : start + _BATCH_USERS]
         keys = ratings.users.take(batch)
         index = KeyIndex(keys)
-        of_authors = {**WRITTEN_BY_A_RUN, "user_id": {"$in": decode_ids(keys)}}
-        documents = list(live.find(of_authors, fields, collation=SIMPLE))
+        of_authors = {**names.WRITTEN_BY_A_RUN, "user_id": {"$in": decode_ids(keys)}}
+        documents = list(live.find(of_authors, fields, collation=names.SIMPLE))
         yield batch[[index.find(each["user_id"]) for each in documents]], documents
 
 

@@ -67,9 +67,7 @@ def load_model(db: MongoDatabase) -> PublishedModel:
     missing = [f"Metadata's {name}" for name in _REQUIRED if name not in metadata]
     missing += ["Clusters"] * (not clusters)
     if missing:
-        raise DataError(
-            f"no model is published: {', '.join(missing)} is missing; run als_training.py"
-        )
+        raise DataError(f"no model is published: no {', '.join(missing)}; run als_training.py")
     try:
         for problem in _problems(metadata, clusters):
             raise DataError(f"{problem}; run clustering_training.py")

@@ -42,7 +42,7 @@ def redact(text: str, secrets: Sequence[str]) -> str:
 def configure_logging(settings: Settings) -> None:
     """Log to stderr from ``LOG_LEVEL`` up, with the settings' secrets masked."""
     log_to_stderr(settings.log_level, secrets_of(settings))
-    for library in ("py4j", "pymongo", "apscheduler", "urllib3"):
+    for library in ("py4j", "pymongo", "apscheduler", "urllib3", "matplotlib"):
         logging.getLogger(library).setLevel(max(logging.WARNING, logging.root.level))
 
 

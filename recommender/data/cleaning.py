@@ -45,8 +45,8 @@ def clean_block(
     ``rating_max``, both included, are valid. ``rejected`` is a :class:`Rejection`; in a rejected
     row ``user`` and ``restaurant`` are null.
     """
-    user_keys, user_rejected = _encode_ids(users, Rejection.USER_MISSING)
-    restaurant_keys, restaurant_rejected = _encode_ids(restaurants, Rejection.RESTAURANT_MISSING)
+    user_keys, user_rejected = _encode(users, Rejection.USER_MISSING)
+    restaurant_keys, restaurant_rejected = _encode(restaurants, Rejection.RESTAURANT_MISSING)
     values, rating_rejected = parse_ratings(ratings, rating_min, rating_max)
     # The lowest reason of each row, 0 (NONE) where there is none.
     reasons = np.stack([user_rejected, restaurant_rejected, rating_rejected])
@@ -96,9 +96,7 @@ def _parse_rating(value: Any) -> float | Rejection:
     return math.nan if number.is_nan() else float(number)
 
 
-def _encode_ids(
-    values: Sequence[Any], missing: Rejection
-) -> tuple[pa.StringArray, NDArray[np.int8]]:
+def _encode(values: Sequence[Any], missing: Rejection) -> tuple[pa.StringArray, NDArray[np.int8]]:
     """Return the keys of ids, null for an invalid id, and the :class:`Rejection` of each."""
     if set(map(type, values)) <= {str}:
         with suppress(UnicodeEncodeError):

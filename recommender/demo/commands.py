@@ -107,6 +107,7 @@ def _fill(settings: Settings, city: City, where: str | Path) -> None:
             size = f"{city.users:,} users and {city.restaurants:,} restaurants"
             _print(f"Generating a city of {size}.")
             _print(f"It has {write_city(db, city, settings.reviews.fields):,} reviews.")
+            db["Reviews"].create_index(settings.reviews.user_field)  # for the read API
 
 
 def _run_training(settings: Settings, scripts: Path) -> int:

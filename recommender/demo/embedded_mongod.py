@@ -126,6 +126,4 @@ class EmbeddedMongo:
                 f"{self._folder} is in use by another mongod; stop that one, such as another "
                 "demo, or set WORK_DIR to another folder"
             )
-        return DatabaseUnavailableError(
-            f"mongod did not start in {self._folder}: {one_line(reason)}"
-        )
+        return DatabaseUnavailableError(f"mongod failed in {self._folder}: {one_line(reason)}")

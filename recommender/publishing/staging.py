@@ -10,20 +10,10 @@ from typing import Any
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING
 
+from recommender.core import mongo_collections as names
 from recommender.core.errors import PublishError
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
-from recommender.core.mongo_collections import (
-    INSERT_ROWS,
-    PUBLISHED,
-    SHARED,
-    SIMPLE,
-    STAGED,
-    copy_indexes,
-    copy_validator,
-    count_misfits,
-    create_like,
-    insert_once,
-)
+from recommender.core.mongo_collections import copy_indexes, copy_validator, create_like
 from recommender.data.ids import CODEC, encode_id
 from recommender.runs.late_writes import digest, others_in
 from recommender.runs.run import logged
@@ -51,31 +41,31 @@ class Stage:
     @property
     def name(self) -> str:
         """Name of the staged collection."""
-        return f"{self.target}{STAGED}{self.run_id}"
+        return f"{self.target}{names.STAGED}{self.run_id}"
 
     @property
     def unique(self) -> str:
         """Field that no two documents share."""
-        return PUBLISHED[self.target]
+        return names.PUBLISHED[self.target]
 
     @property
     def keep_others(self) -> bool:
         """True if the backend's documents are kept."""
-        return self.target in SHARED
+        return self.target in names.SHARED
 
     def insert(self, documents: Iterable[Document | RawBSONDocument]) -> None:
         """Insert documents with :func:`insert_once`."""
-        insert_once(self.db[self.name], documents)
+        names.insert_once(self.db[self.name], documents)
 
     def seal(self, expected: int) -> None:
         """Create the indexes; PublishError for a wrong count, misfits or a fault in a sample."""
         with mongo_errors(f"checking the stage of {self.target}"):
             live, stage = self.db[self.target], self.db[self.name]
             if self.unique != "_id":
-                stage.create_index([(self.unique, ASCENDING)], unique=True, collation=SIMPLE)
+                stage.create_index([(self.unique, ASCENDING)], unique=True, collation=names.SIMPLE)
             copy_indexes(live, stage)
             count = stage.count_documents({})
-            misfits = count_misfits(live, stage)
+            misfits = names.count_misfits(live, stage)
             readable = stage.with_options(codec_options=CODEC)  # decoded as readers decode
             drawn = readable.aggregate([{"$sample": {"size": SAMPLE_SIZE}}])
             faults = [fault for each in drawn if (fault := fault_of(each, self.written_by))]
@@ -99,7 +89,7 @@ class Stage:
         """Copy the target's documents of others, if they are kept, new indexes and validator."""
         live, stage = self.db[self.target], self.db[self.name]
         others = iter(others_in(live) if self.keep_others else ())
-        while block := list(islice(others, INSERT_ROWS)):
+        while block := list(islice(others, names.INSERT_ROWS)):
             versions = {digest(document): document for document in block}
             newer = [versions[version].get(self.unique) for version in versions.keys() - self.old]
             stage.delete_many({self.unique: {"$in": newer}})
@@ -144,7 +134,7 @@ def staged(
     ``old`` is the result of :func:`others_before` when the training began; None reads it now.
     """
     if old is None:
-        old = others_before(db, target) if target in SHARED else set()
+        old = others_before(db, target) if target in names.SHARED else set()
     stage = Stage(db, target, run_id, old, written_by or run_id)
     try:
         with mongo_errors(f"staging {target}"):

@@ -18,16 +18,10 @@ import time
 from bson.errors import BSONError
 from pymongo.errors import AutoReconnect, OperationFailure, WriteConcernError
 
+from recommender.core import mongo_collections as names
 from recommender.core.errors import PublishError
 from recommender.core.logs import one_line
 from recommender.core.mongo import Document, MongoDatabase, reason_of
-from recommender.core.mongo_collections import (
-    PUBLISHED,
-    SHARED,
-    STAGED,
-    WRITTEN_BY_A_RUN,
-    WRITTEN_BY_OTHERS,
-)
 from recommender.runs.late_writes import replay
 from recommender.runs.lease import COLLECTION as STATE
 from recommender.runs.lease import LEASE_ID, SWITCH
@@ -101,7 +95,7 @@ def finish_switch(db: MongoDatabase) -> bool:
 
 def generation_of(db: MongoDatabase, name: str) -> Document:
     """Return the run that wrote a collection, None if no run did, and its number of documents."""
-    run_id = (db[name].find_one(WRITTEN_BY_A_RUN, {"run_id": 1}) or {}).get("run_id")
+    run_id = (db[name].find_one(names.WRITTEN_BY_A_RUN, {"run_id": 1}) or {}).get("run_id")
     return {"run_id": run_id, "documents": db[name].count_documents({"run_id": run_id or ""})}
 
 
@@ -152,9 +146,9 @@ def _undo(db: MongoDatabase, switch: Document) -> None:
         if done and _exists(db, previous):
             log.warning("MongoDB refused the rest of a switch: %s is put back", target)
             try:
-                if target in SHARED:
+                if target in names.SHARED:
                     merge = {"into": previous, "whenMatched": "replace"}
-                    others = [{"$match": WRITTEN_BY_OTHERS}, {"$merge": merge}]
+                    others = [{"$match": names.WRITTEN_BY_OTHERS}, {"$merge": merge}]
                     db[target].aggregate(others, bypassDocumentValidation=True)
                 db[previous].rename(target, dropTarget=True)
             except OperationFailure as error:  # the next training publishes both
@@ -175,7 +169,7 @@ def _exists(db: MongoDatabase, name: str) -> bool:
 def sweep(db: MongoDatabase) -> None:
     """Finish the noted switch and drop the stages of dead trainings, under the lease."""
     finish_switch(db)
-    stages = {"$regex": f"^({'|'.join(PUBLISHED)}){re.escape(STAGED)}"}
+    stages = {"$regex": f"^({'|'.join(names.PUBLISHED)}){re.escape(names.STAGED)}"}
     for name in db.list_collection_names(filter={"name": stages}):
         log.warning("dropping %s, left by a training that died", name)
         db.drop_collection(name)
@@ -183,12 +177,12 @@ def sweep(db: MongoDatabase) -> None:
 
 def stages_of(db: MongoDatabase, run_id: str) -> list[str]:
     """Return the names of the collections that a run has staged and left."""
-    name = {"$regex": re.escape(f"{STAGED}{run_id}")}
+    name = {"$regex": re.escape(f"{names.STAGED}{run_id}")}
     return db.list_collection_names(filter={"name": name})
 
 
 def published_runs(db: MongoDatabase) -> set[str]:
     """Return the ids of the runs whose documents are live, or those that a rollback brings back."""
-    names = [*PUBLISHED, *(name + PREVIOUS for name in PUBLISHED)]
-    kept = (db[name].find_one(WRITTEN_BY_A_RUN, {"run_id": 1}) for name in names)
-    return {document["run_id"] for document in kept if document}
+    kept = [*names.PUBLISHED, *(name + PREVIOUS for name in names.PUBLISHED)]
+    written = (db[name].find_one(names.WRITTEN_BY_A_RUN, {"run_id": 1}) for name in kept)
+    return {document["run_id"] for document in written if document}

@@ -3,6 +3,7 @@
 import functools
 import hmac
 import logging
+import re
 from asyncio import Future
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -91,9 +92,13 @@ def warn_if_exposed(host: str, port: int | None) -> None:
 async def require_same_origin(request: Request) -> None:
     """Answer 403 to a request that a browser sends for a page of another site.
 
-    Browsers send the page's origin with every POST; other clients need not send one.
+    Browsers send the page's origin with every POST; other clients need not send one. Another site
+    may lead its own name to this address (DNS rebinding): without an API key, none is accepted.
     """
     origin = request.headers.get("Origin")
     host = request.headers.get("Host", "")
     if origin is not None and origin.partition("://")[2].lower() != host.lower():
         raise HTTPException(403, f"a page of {origin} may not send this to {host}")
+    has_key = request.app.state.service.settings.api.key is not None
+    if origin is not None and not has_key and re.search(r"\.[a-z]", host.lower()):  # a domain
+        raise HTTPException(403, f"set API_KEY, so that pages may send this to {host}")

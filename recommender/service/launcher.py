@@ -68,7 +68,7 @@ class Trainer:
         run_id = new_run_id()
         kind: Kind = "rollback" if rollback else "training"
         lease = Lease(self._db, self._settings.schedule.lease_seconds)
-        log_file = self._settings.log_dir / f"{run_id}.log"
+        log_file = self._settings.log_dir.resolve() / f"{run_id}.log"
         ledger = Ledger(self._db)
         limit = pymongo.timeout(_RECORD_SECONDS)  # the lock would hold up a stop
         with self._lock, mongo_errors("taking the lease"), limit:

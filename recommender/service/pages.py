@@ -26,7 +26,7 @@ _HEADERS = {
     "Content-Security-Policy": f"default-src 'none'; {_SOURCES}; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 

@@ -86,7 +86,7 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
     problem = problem_of(error)
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    headers = error.headers if isinstance(error, HTTPException) else _RETRY.get(problem.status)
+    headers = getattr(error, "headers", None) or _RETRY.get(problem.status)
     content = problem.model_dump(mode="json", exclude_none=True)
     return JSONResponse(content, problem.status, headers, MEDIA_TYPE)
 
@@ -111,9 +111,10 @@ def problem_of(error: Exception) -> Problem:
 def _explain(error: Any) -> dict[str, str]:
     detail = error["msg"].replace("dictionary or object to extract fields from", "JSON object")
     cause = "" if error["type"] == "missing" else f", found {reprlib.repr(error['input'])}"
+    loc = error["loc"]
     if error["type"] == "json_invalid":
-        cause = f": {error['ctx']['error']}"
-    path = (str(key).replace("~", "~0").replace("/", "~1") for key in error["loc"])
+        loc, cause = loc[:1], f": {error['ctx']['error']}"
+    path = (str(key).replace("~", "~0").replace("/", "~1") for key in loc)
     return {"pointer": "/".join(["#", *path]), "detail": detail + cause}
 
 

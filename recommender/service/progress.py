@@ -10,12 +10,13 @@ from recommender.runs.lease import holder
 from recommender.runs.ledger import Ledger
 
 _SECONDS = 2.0  # between two readings
+_SHOWN = ("run_id", "phase", "started_at")
 
 
 class Progress:
     """Reads the training in progress from a thread, of this service or of another process."""
 
-    training: Document | None = None  # its run_id, phase and started_at
+    training: Document | None = None  # its fields of _SHOWN
 
     def __init__(self, db: MongoDatabase) -> None:
         self._db = db
@@ -30,12 +31,8 @@ class Progress:
     def _read_on(self) -> None:
         while True:
             with suppress(PyMongoError):  # the schedule's clock reports an outage
-                self.training = self._read()
+                lease = holder(self._db)
+                run = lease and lease | (Ledger(self._db).get(lease["run_id"]) or {})
+                self.training = run and {key: run.get(key) for key in _SHOWN}
             if self._stopped.wait(_SECONDS):
                 return
-
-    def _read(self) -> Document | None:
-        if not (lease := holder(self._db)):
-            return None
-        run = lease | (Ledger(self._db).get(lease["run_id"]) or {})
-        return {key: run.get(key) for key in ("run_id", "phase", "started_at")}

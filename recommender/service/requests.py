@@ -16,10 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class ObservedRequests:
-    """ASGI middleware that observes each request until its answer has been sent.
-
-    It shows in ``http_request_duration_seconds`` by the path of its route, ``none`` without one.
-    """
+    """ASGI middleware that observes requests by route until their answers have been sent."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self._app = app

@@ -13,13 +13,8 @@ from pymongo import DESCENDING
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
+from recommender.core import mongo_collections as names
 from recommender.core.mongo import Document, MongoDatabase
-from recommender.core.mongo_collections import (
-    CLUSTERS_ID,
-    METADATA,
-    RECOMMENDATIONS,
-    WRITTEN_BY_A_RUN,
-)
 from recommender.runs.ledger import COLLECTION, OPEN_STATES, Ledger, figure_at
 from recommender.service.catalog import LISTS_PUBLISHED
 from recommender.service.dependencies import CurrentService, require_key
@@ -85,7 +80,9 @@ def _of_runs(db: MongoDatabase) -> Iterator[Metric]:
     # Not the latest success: a rollback takes one back, and a rejection may come after the lists.
     # Before a run has published, the search would read every document, and find none.
     published = runs.find_one(LISTS_PUBLISHED, {"_id": 1})
-    live = (published and db[RECOMMENDATIONS].find_one(WRITTEN_BY_A_RUN, {"run_id": 1})) or {}
+    live = (
+        published and db[names.RECOMMENDATIONS].find_one(names.WRITTEN_BY_A_RUN, {"run_id": 1})
+    ) or {}
     als = Ledger(db).get(str(live.get("run_id"))) or {}
     rejected, warnings = als.get("rows_rejected", {}), len(als.get("warnings", ()))
     yield _gauge("reviews_rejected", "Reviews left out, by reason.", rejected, "reason")
@@ -94,13 +91,18 @@ def _of_runs(db: MongoDatabase) -> Iterator[Metric]:
     yield _gauge("ndcg", "NDCG of the lists of test users.", figure_at(als, "metrics.lists.ndcg"))
     yield _gauge("lift", "NDCG less the popular list's.", figure_at(als, "metrics.lists.lift"))
     hindsight = figure_at(als, "metrics.hindsight") or {}
-    yield _gauge("hindsight", "Later reviews that the live lists had.", hindsight, "figure")
+    yield _gauge(
+        "hindsight",
+        "Reviews since the lists before these, and how many those had.",
+        hindsight,
+        "figure",
+    )
 
 
 def _of_collections(db: MongoDatabase) -> Iterator[Metric]:
-    users = db[RECOMMENDATIONS].estimated_document_count()
+    users = db[names.RECOMMENDATIONS].estimated_document_count()
     yield _gauge("users_served", "Documents in Recommendations.", users)
-    clusters = db[METADATA].find_one({"_id": CLUSTERS_ID}, {"sizes": 1}) or {}
+    clusters = db[names.METADATA].find_one({"_id": names.CLUSTERS_ID}, {"sizes": 1}) or {}
     sizes = {str(number): size for number, size in enumerate(clusters.get("sizes", ()))}
     yield _gauge("cluster_users", "Users of a cluster.", sizes, "cluster")
 

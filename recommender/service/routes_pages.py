@@ -34,15 +34,12 @@ _OWN = {"_id", "run_id", "pid", "log"}  # fields that differ between any two run
 _SHOWN = {"als", "lists", "clusters", "hindsight"}  # metrics with a section of their own
 _COOKIE_SECONDS = 30 * 86_400
 # What two runs are compared by first: the beginnings of dotted names.
-_CAUSES = (
-    *("settings.als_", "settings.clusters_", "settings.gate", "settings.seed"),
-    *("settings.rating_", "settings.reviews_", "settings.restaurants_"),
-    *("chosen.confidence.", "chosen.weights."),
-)
+_CAUSES = ("forced", "settings.", "versions.")
 _EFFECTS = (
-    *("state", "error", "ratings", "users", "restaurants"),
+    *("state", "exit_code", "error", "ratings", "users", "restaurants"),
     *("metrics.lists.ndcg", "metrics.lists.lift", "metrics.lists.hit_rate"),
     *("metrics.lists.coverage", "metrics.als.rmse", "metrics.clusters.held_out.ndcg"),
+    *("chosen.confidence.", "chosen.weights."),
 )
 
 # For each chart, the label and the dotted name of each metric that it shows.
@@ -130,10 +127,10 @@ def compare(
         return RedirectResponse(f"/ui/runs?ticked={len(run or [])}", 303)
     first, second = (dict(_flat(document_of(service, run_id))) for run_id in sorted(run))
     rows = [(key, first.get(key), second.get(key)) for key in first | second]
-    different = [row for row in rows if row[1] != row[2] and row[0] not in _OWN]
-    parts = [[row for row in different if row[0].startswith(n)] for n in (_CAUSES, _EFFECTS)]
-    rest = [row for row in different if not row[0].startswith(_CAUSES + _EFFECTS)]
-    same = len(rows) - len(different)
+    changed = [row for row in rows if row[1] != row[2] and row[0] not in _OWN]
+    parts = [[r for n in ns for r in changed if r[0].startswith(n)] for ns in (_CAUSES, _EFFECTS)]
+    rest = [row for row in changed if not row[0].startswith(_CAUSES + _EFFECTS)]
+    same = len(rows) - len(changed)
     runs = [(each["run_id"], each["state"]) for each in (first, second)]
     return render(request, "compare.html", runs=runs, parts=parts, rest=rest, same=same)
 
@@ -167,7 +164,8 @@ def run(request: Request, service: CurrentService, run_id: str) -> Response:
 @router.get("/ui/quality")
 def quality(request: Request, service: CurrentService) -> Response:
     """Show the quality of the last published trainings."""
-    return render(request, "quality.html", runs=_trainings(service))
+    served = service.catalog.run_ids().get("lists")
+    return render(request, "quality.html", runs=_trainings(service), served=served)
 
 
 @router.get("/ui/quality.svg")
@@ -208,7 +206,8 @@ def clusters(request: Request, service: CurrentService) -> Response:
 def cluster(request: Request, service: CurrentService, cluster_id: int) -> Response:
     """Show one cluster."""
     one, sizes = api.cluster(service, cluster_id), [c.size for c in api.clusters_of(service, 0)]
-    return render(request, "cluster.html", cluster=one, users=sum(sizes), k=len(sizes))
+    shown = {"users": sum(sizes), "k": len(sizes), "names": published(service).names}
+    return render(request, "cluster.html", cluster=one, **shown)
 
 
 @router.get("/ui/users")

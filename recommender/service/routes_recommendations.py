@@ -1,7 +1,6 @@
 """``/recommendations``: restaurants for known users, and for any user from the ratings sent."""
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query
@@ -99,20 +98,18 @@ def from_ratings(
     """Recommend restaurants from ratings by id; 422 if an id or a rating is invalid."""
     served, scale = published(service), service.settings.reviews
     low, high = scale.rating_min, scale.rating_max
-    unusable = (isinstance(encode_id(gmap_id), Rejection) for gmap_id in rated)
     form = f"expected an id of UTF-8 and at most {MAX_ID_BYTES:,} bytes"
-    _, rejected = parse_ratings([*rated.values()], low, high)
     number = f"expected a number from {low:g} to {high:g}"
-    invalid = [*_invalid(rated, unusable, form), *_invalid(rated.values(), rejected, number)]
+    _, rejected = parse_ratings([*rated.values()], low, high)
+    invalid: list[dict[str, Any]] = []
+    for position, (gmap_id, rating) in enumerate(rated.items()):
+        sent_in = ("query", "rated") if isinstance(rating, str) else ("body", "ratings")
+        error = {"type": "value", "loc": (*sent_in, position)}
+        if isinstance(encode_id(gmap_id), Rejection):
+            invalid.append({**error, "msg": form, "input": gmap_id})
+        if rejected[position]:
+            invalid.append({**error, "msg": number, "input": rating})
     if invalid:
         raise RequestValidationError(invalid)
     ratings = ratings_from_request(scale, rated, served.keys)
     return served.recommend(ratings, n or service.settings.als.top_n)
-
-
-def _invalid(
-    values: Iterable[object], is_invalid: Iterable[object], expected: str
-) -> Iterator[dict[str, Any]]:
-    """Yield an error for each invalid value, with its position among the ratings sent."""
-    for position, value in itertools.compress(enumerate(values), is_invalid):
-        yield {"type": "value", "loc": ("ratings", position), "msg": expected, "input": value}

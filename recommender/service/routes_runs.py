@@ -117,12 +117,12 @@ def run_log(
     """Show the last lines of a run's log; it is on the host of the run."""
     text = end_of_log(service, run_id, _LOG_BYTES)
     if text is None:
-        raise HTTPException(404, f"the log of run {run_id} is not on this host")
+        raise HTTPException(404, f"the log of run {run_id} is not in the WORK_DIR of this service")
     return "".join(f"{line}\n" for line in text.rstrip("\n").split("\n")[-tail:])
 
 
 def end_of_log(service: Service, run_id: str, size: int) -> str | None:
-    """Return the last bytes of a run's log without secrets, None if it is not on this host.
+    """Return the last bytes of a run's log without secrets, None if it is not in ``WORK_DIR``.
 
     The path comes from a checked id, never from the database.
     """

@@ -154,9 +154,7 @@ def _check_version() -> None:
         )
 
 
-def _start(
-    launch: Future[None], conf: SparkConf, settings: Settings, scratch: Path
-) -> SparkSession:
+def _start(launch: Future[None], conf: SparkConf, settings: Settings, folder: Path) -> SparkSession:
     """Start Spark in the JVM, once that is launched."""
 
     def not_started(text: str) -> RecommenderError:
@@ -179,19 +177,16 @@ def _start(
         _warn_if_open(context.getConf())
         spark = SparkSession.builder.config(conf=conf).getOrCreate()
         # Long lineages overflow the JVM's stack; ALS cuts them at checkpoints.
-        checkpoints = settings.spark.checkpoint_dir or f"file://{scratch}/checkpoints"
+        checkpoints = settings.spark.checkpoint_dir or f"file://{folder}/checkpoints"
         spark.sparkContext.setCheckpointDir(checkpoints)
-        spark.sparkContext.addPyFile(str(_zip_package(scratch)))
+        spark.sparkContext.addPyFile(str(_zip_package(folder)))
         return spark
 
 
 def _warn_if_open(conf: SparkConf) -> None:
     """Log a warning if others on the network can read what Spark's processes exchange."""
     if conf.get("spark.authenticate") != "true":
-        log.warning(
-            "Spark's connections are neither authenticated nor encrypted, as its machines share no "
-            "spark.authenticate.secret; see docs/operations.md"
-        )
+        log.warning("others may read Spark's connections, without a secret: see docs/operations.md")
 
 
 def _failure(text: str) -> RecommenderError:

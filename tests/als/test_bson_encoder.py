@@ -82,7 +82,7 @@ class TestRecommendationEncoder:
     def test_the_id_is_a_function_of_the_run_and_the_user(self) -> None:
         def object_ids(run_id: str, users: list[int]) -> list[Any]:
             items = np.empty((len(users), 0), dtype=np.int32)
-            encoder = RecommendationEncoder(["g"], run_id)
+            encoder = RecommendationEncoder(["g"], run_id, with_ratings=False)
             documents = encoder.encode(
                 np.array(users, dtype=np.int32), users, items, items.astype(np.float32)
             )
@@ -96,7 +96,7 @@ class TestRecommendationEncoder:
         assert len({*first, *object_ids("r2", users)}) == 2 * len(users)
 
     def test_a_block_staged_twice_is_published_once(self, db: MongoDatabase) -> None:
-        encoder = RecommendationEncoder(["a", "b"], "r1")
+        encoder = RecommendationEncoder(["a", "b"], "r1", with_ratings=False)
         user = np.arange(3, dtype=np.int32)
         items = np.array([[0, 1], [1, -1], [-1, -1]], dtype=np.int32)
         scores = np.array([[2, 1], [0.5, 0], [0, 0]], dtype=np.float32)

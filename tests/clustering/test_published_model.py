@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -134,7 +135,7 @@ def test_a_missing_part_is_named(db: MongoDatabase) -> None:
     write(db, documents=[])
     assert "Clusters" in error_of(db)
     write(db, {}, [])
-    assert {"train_columns", "Clusters"} <= {*error_of(db).replace(",", "").split()}
+    assert {"train_columns", "Clusters"} <= {*re.findall(r"\w+", error_of(db))}
 
 
 def test_parts_of_different_trainings_are_rejected(db: MongoDatabase) -> None:

@@ -104,11 +104,11 @@ def test_an_unreachable_server_is_named_in_one_line(closed_port: str) -> None:
     with (
         connect(settings) as client,
         pytest.raises(DatabaseUnavailableError) as caught,
-        mongo_errors("reading Reviews"),
+        mongo_errors("reading"),
     ):
         database(client, settings)["Reviews"].find_one()
     line = str(caught.value)
-    for part in ("reading Reviews", closed_port, "MONGO_URI"):
+    for part in ("reading", closed_port, "MONGO_URI"):
         assert part in line
     for part in ("Topology", "s3cret", "\n"):
         assert part not in line
@@ -131,11 +131,11 @@ def test_a_refused_password_is_not_shown(db_settings: Settings) -> None:
         with (
             connect(settings) as client,
             pytest.raises(DatabaseUnavailableError) as caught,
-            mongo_errors("taking the lease"),
+            mongo_errors("leasing"),
         ):
             database(client, settings)["TrainingState"].find_one()
         line = str(caught.value)
-        assert "taking the lease" in line
+        assert "leasing" in line
         assert not any(secret in line for secret in secrets_of(settings))
         assert "\n" not in line
 
@@ -143,9 +143,10 @@ def test_a_refused_password_is_not_shown(db_settings: Settings) -> None:
 def test_a_refusal_quotes_the_server(db: MongoDatabase) -> None:
     with pytest.raises(DatabaseUnavailableError) as caught, mongo_errors("counting"):
         db["Reviews"].find_one({"$nonsense": 1})
-    assert "unknown top level operator: $nonsense" in str(caught.value)
-    assert "full error" not in str(caught.value)
-    assert isinstance(caught.value.__cause__, OperationFailure)
+    cause = caught.value.__cause__
+    assert isinstance(cause, OperationFailure)
+    assert (cause.details or {})["errmsg"] in str(caught.value)
+    assert str(cause) not in str(caught.value)  # it has the whole answer
 
 
 def test_a_duplicate_key_is_not_quoted(db: MongoDatabase) -> None:
@@ -164,14 +165,15 @@ def test_a_duplicate_key_is_not_quoted(db: MongoDatabase) -> None:
 
 
 def test_each_kind_of_error_is_one_line() -> None:
-    for error, part in (
-        (OperationFailure("no\nway"), "refused working: no way"),
-        (BulkWriteError({"writeErrors": []}), "refused working: batch op errors occurred"),
-        (AutoReconnect("cut\noff, Timeout: 5s"), "working: cut off; "),
+    for error, part, unanswered in (
+        (OperationFailure("no\nway"), "working: no way", False),
+        (BulkWriteError({"writeErrors": []}), "working: batch", False),
+        (AutoReconnect("cut\noff, Timeout: 5s"), "working: cut off;", True),
     ):
         with pytest.raises(DatabaseUnavailableError) as caught, mongo_errors("working"):
             raise error
         assert part in str(caught.value)
+        assert ("MONGO_URI" in str(caught.value)) == unanswered
         assert "Timeout" not in str(caught.value)
         assert "\n" not in str(caught.value)
 

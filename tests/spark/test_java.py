@@ -119,5 +119,5 @@ def test_without_java_the_command_ends_with_78() -> None:
         check=False,
     )
     assert done.returncode == 78
-    assert done.stderr.startswith("error: no Java found at PATH")
+    assert re.match("error: .* PATH", done.stderr)
     assert java.JAVA_PACKAGE in done.stderr

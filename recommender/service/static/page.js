@@ -1,6 +1,5 @@
 // Live regions: fetch the page again and replace #live. The page works without this script.
 "use strict";
-
 let latest = 0; // number of the latest refresh
 let events = null; // of the run in progress
 
@@ -69,6 +68,7 @@ async function call(form) {
   try {
     const headers = json ? { "Content-Type": "application/json" } : {};
     const answer = await fetch(form.action, { method, headers, body: json || null });
+    if (answer.status === 401) return location.reload(); // to ask for the key anew
     say(answer.ok ? done : (await answer.json()).detail);
     if (answer.ok) await refresh(location.href);
   } catch {
