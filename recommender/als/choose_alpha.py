@@ -163,8 +163,8 @@ def ndcg_by_weights(
         wide = with_embedding(model, trial.embedding, weight)
         users = wide.user_factors(trial.seen)
         items, scores = top_n(users, wide.item_factors, candidates(n), trial.seen)
-        for of_items in _ITEM_ITEM_WEIGHTS:
-            ranked = refined(items, scores, trial.regression, of_items) if of_items else scores
+        for item_item in _ITEM_ITEM_WEIGHTS:
+            ranked = refined(items, scores, trial.regression, item_item) if item_item else scores
             lists, _ = best_of_each(items, ranked, min(n, items.shape[1]))
             by_weights.append(ndcg_of_each(lists, trial.seen, trial.relevant, n))
     return np.array(by_weights)

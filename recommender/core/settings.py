@@ -52,7 +52,7 @@ def _no_tiny_interval(hours: float) -> float:
     return hours
 
 
-def _filter(value: object) -> dict[str, Any]:
+def _parsed(value: object) -> dict[str, Any]:
     try:
         parsed = json_util.loads(value) if isinstance(value, str) else value
         bson.encode({"": parsed})  # as it is sent to MongoDB
@@ -70,7 +70,7 @@ def _sendable(key: SecretStr) -> SecretStr:
     return key
 
 
-MongoFilter = Annotated[dict[str, Any], BeforeValidator(_filter), PlainSerializer(json_util.dumps)]
+MongoFilter = Annotated[dict[str, Any], BeforeValidator(_parsed), PlainSerializer(json_util.dumps)]
 DatabaseName = Annotated[str, Field(max_length=63, pattern=r'^[^/\\. "$\x00]+$')]
 FieldName = Annotated[str, AfterValidator(_plain_field_name)]
 Memory = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[1-9][0-9]*[kmgtKMGT]$")]

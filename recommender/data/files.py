@@ -55,6 +55,7 @@ _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowInv
 _BROKEN_JSON = re.compile(r"Malformed JSON .*at byte (\d+) in record/value (\d+): ([^.]*)")
 # An object alone on the first or second line, and another below.
 _JSON_LINES = re.compile(r"(?:.*\n)?\{(?!.*\} *\{).*\}\s*\n\{")
+_BETWEEN_OBJECTS = re.compile(r'\}\s*(?=\{"[^"\\]*"\s*:)')
 _MISSING = r"('NULL', 'null', '\N', 'None')"  # in exports of databases and of Python
 _RAW = {USER: "user", RESTAURANT: "restaurant", RATING: "rating_text", TIME: "time_text"}
 # Of two formats that read as many texts of a column, the earlier one is preferred.
@@ -176,7 +177,9 @@ class _File:
         if start.startswith(b"PAR1"):
             with self.content.open("wb") as target:
                 shutil.copyfileobj(stream, target)
-            rows = f"read_parquet('{self._quoted}') AS row_of_file"  # no column has this name
+            rows = (
+                f"read_parquet('{self._quoted}') AS row_of_file"  # hardly any column has this name
+            )
             self._read_objects(f"SELECT to_json(row_of_file) AS json FROM {rows}")
             return
         is_utf16 = start.startswith((b"\xff\xfe", b"\xfe\xff"))
@@ -202,17 +205,21 @@ class _File:
         lines, anyhow = records % (layout, "true"), records % ("unstructured", "false")
         is_broken = f"SELECT count(*) FROM ({lines}) WHERE json IS NULL"
         # A line that is no value may hold several, or a part of one.
-        if self.connection.execute(is_broken).fetchall() != [(0,)]:
-            with suppress(duckdb.Error):  # else it is damaged, and rejected alone
-                self.connection.execute(f"SELECT count(json) FROM ({anyhow})")
-                return anyhow
+        if self.connection.execute(is_broken).fetchall() == [(0,)]:
+            return lines
+        with suppress(duckdb.Error):  # else one is damaged, and rejected alone
+            self.connection.execute(f"SELECT count(json) FROM ({anyhow})")
+            return anyhow
+        whole = self.content.rename(self.content.with_suffix(".whole"))
+        with whole.open(encoding="utf-8") as old, self.content.open("w", encoding="utf-8") as new:
+            new.writelines(_BETWEEN_OBJECTS.sub("}\n", line) for line in old)
         return lines
 
     def _read_objects(self, records: str) -> None:
         """Read the JSON objects of a query into the table ``raw``."""
         objects = "unnest(CASE json_type(json) WHEN 'ARRAY' THEN json->'$[*]' ELSE [json] END)"
         self.connection.execute(f"CREATE VIEW records AS SELECT {objects} AS json FROM ({records})")
-        first = "SELECT json_keys(json) FROM records WHERE json IS NOT NULL LIMIT 1"
+        first = "SELECT json_keys(json) FROM records WHERE json_type(json) = 'OBJECT' LIMIT 1"
         keys = self.connection.execute(first).fetchone()
         self.report.columns = keys[0] if keys else []
         names = [self._columns[what] for what in (*REQUIRED, TIME) if what in self._columns]
@@ -227,7 +234,8 @@ class _File:
             FROM (SELECT row_number() OVER () AS row, json_extract(json, $1) AS a,
                 CASE WHEN coalesce(json_type(json), '') <> 'OBJECT' THEN 'not a JSON object' END
                 AS rejection FROM records))"""
-        self.connection.execute(query, [list(map(_json_path, paths))])
+        steps = ([key.replace('"', '\\"') for key in path] for path in paths)  # as DuckDB has them
+        self.connection.execute(query, [['$."' + '"."'.join(keys) + '"' for keys in steps]])
 
     def _read_table(self, lines: Iterator[tuple[int, str]]) -> None:
         """Read delimited text, as numbered lines, into the table ``raw``."""
@@ -396,11 +404,6 @@ def _row_pattern(delimiter: str, width: int, rating: int, *, padded: bool) -> st
     rows = [end.join([*before, f"(?={start}){field}", *after]) for start in (number, word)]
     no_text = "" if padded else f"(?!.*{end} )"
     return rf"(?:{rows[0]}|{no_text}{rows[1]})\n?"
-
-
-def _json_path(keys: Sequence[str]) -> str:
-    """Return the path of keys into an object, in DuckDB's notation."""
-    return "$" + "".join('."{}"'.format(key.replace('"', '\\"')) for key in keys)
 
 
 def _sql(name: str) -> str:

@@ -54,9 +54,10 @@ CREATE MACRO day_of(n) AS CASE
     THEN try_strptime(n::INTEGER::VARCHAR, '%Y%m%d')::DATE END;
 -- In UTC unless it has an offset. A named zone is not read: DuckDB would use it for later texts, too.
 CREATE MACRO iso_ms(t) AS CASE WHEN regexp_full_match(
-    t, '\s*\d{4}-\d\d?-\d\d?([T ]\d\d?:\d\d(:\d\d(\.\d*)?)? ?([Zz]|UTC|[+-]\d\d(:?\d\d)?)?)?\s*')
+    upper(t), ' *\d{4}-\d\d?-\d\d?([T ] *\d\d?:\d\d(:\d\d(\.\d*)?)?'
+    ' ?(Z|UTC|GMT|[+-](0\d|1[0-4])(:?[0-5]\d)?)?)? *')
     THEN (1000 * epoch(TRY_CAST(regexp_replace(regexp_replace(regexp_replace(
-        replace(upper(trim(t)), 'UTC', 'Z'), ' (Z|[+-])', '\1'), '([T ]\d\d?:\d\d)(Z|[+-])', '\1:00\2'),
+        regexp_replace(upper(trim(t)), 'UTC|GMT', 'Z'), ' (Z|[+-])', '\1'), '([T ]\d\d?:\d\d)(Z|[+-])', '\1:00\2'),
         '(:.*[+-]\d\d)(\d\d)$', '\1:\2') AS TIMESTAMPTZ)))::BIGINT END;
 CREATE MACRO is_date(t, formats) AS year(try_strptime(t, formats)) >= 1000;
 CREATE MACRO date_of(t, formats) AS CASE WHEN is_date(t, formats)

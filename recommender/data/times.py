@@ -54,11 +54,10 @@ def _from_numbers(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, str) and _DAY.fullmatch(value):
-        return math.nan
+    is_day = isinstance(value, str) and _DAY.fullmatch(value)
     number = value if isinstance(value, str) else as_decimal(value)
     try:
-        return math.nan if number is None else float(number)
+        return math.nan if number is None or is_day else float(number)
     except ValueError:
         return math.nan
 

@@ -37,10 +37,8 @@ def columns_that_fit(k: int, column_ids: Sequence[Any]) -> int:
     """
     centroids_bytes = k * (_key_bytes(len(column_ids)) + _DOUBLE_BYTES)
     around_centroids = int(_key_bytes(k).sum()) + k * _ARRAY_BYTES
-    return min(
-        entries_that_fit(bytes_of_ids(column_ids)),
-        entries_that_fit(centroids_bytes, around_centroids),
-    )
+    ids_that_fit = entries_that_fit(bytes_of_ids(column_ids))
+    return min(ids_that_fit, entries_that_fit(centroids_bytes, around_centroids))
 
 
 def _key_bytes(n: int) -> NDArray[np.int64]:

@@ -111,9 +111,9 @@ def _too_far_off(ours: Document, theirs: Document, settings: Settings) -> list[s
     ]
 
 
-def _same(settings: Settings, live_run: Document, *names: str) -> bool:
+def _same(settings: Settings, live_run: Document, *compared: str) -> bool:
     ours, theirs = settings.public(), live_run.get("settings", {})
-    return all(name in theirs and theirs[name] == ours[name] for name in names)
+    return all(name in theirs and theirs[name] == ours[name] for name in compared)
 
 
 def _decide(

@@ -56,7 +56,7 @@ def compare_lifts(
                 f"({_TOLERANCE:.0%} and two standard errors less)"
             )
     if (ours and ours.value <= 0) or not tested:
-        why = f"their lift is {ours.value:.3f}" if ours else "no test user has a relevant rating"
+        why = f"their lift is {ours.value:.3f}" if ours else "no user could test them"
         text = f"lists that do not beat the popular list: {why}"
         if live and live.value > STANDARD_ERRORS * live.error:
             reasons.append(f"{text} where the live lists have {live.value:.3f}")

@@ -17,7 +17,7 @@ from recommender.runs.run import TrainingRun
 
 # Values of each target's unique field that are not equal to a reader.
 _UNEQUAL: dict[str, Sequence[Any]] = {
-    names.RECOMMENDATIONS: ("a", "A", "á", "1", "01", "-a"),
+    names.RECOMMENDATIONS: ("a", "A", "á", "1", "01", " a"),
     names.CLUSTERS: (0, 1),
     names.METADATA: (names.COLUMNS_ID, names.CENTROIDS_ID),
 }

@@ -92,11 +92,10 @@ def warn_if_exposed(host: str, port: int | None) -> None:
 async def require_same_origin(request: Request) -> None:
     """Answer 403 to a request that a browser sends for a page of another site.
 
-    Browsers send the page's origin with every POST; other clients need not send one. Another site
-    may lead its own name to this address (DNS rebinding): without an API key, none is accepted.
+    Browsers send it with every POST, other clients need not. Another site may lead its domain name
+    to this address (DNS rebinding): without an API key, no domain name is accepted.
     """
-    origin = request.headers.get("Origin")
-    host = request.headers.get("Host", "")
+    origin, host = request.headers.get("Origin"), request.headers.get("Host", "")
     if origin is not None and origin.partition("://")[2].lower() != host.lower():
         raise HTTPException(403, f"a page of {origin} may not send this to {host}")
     has_key = request.app.state.service.settings.api.key is not None

@@ -10,13 +10,12 @@ from recommender.runs.lease import holder
 from recommender.runs.ledger import Ledger
 
 _SECONDS = 2.0  # between two readings
-_SHOWN = ("run_id", "phase", "started_at")
 
 
 class Progress:
     """Reads the training in progress from a thread, of this service or of another process."""
 
-    training: Document | None = None  # its fields of _SHOWN
+    training: Document | None = None  # its run_id, phase and started_at
 
     def __init__(self, db: MongoDatabase) -> None:
         self._db = db
@@ -33,6 +32,6 @@ class Progress:
             with suppress(PyMongoError):  # the schedule's clock reports an outage
                 lease = holder(self._db)
                 run = lease and lease | (Ledger(self._db).get(lease["run_id"]) or {})
-                self.training = run and {key: run.get(key) for key in _SHOWN}
+                self.training = run and {k: run.get(k) for k in ("run_id", "phase", "started_at")}
             if self._stopped.wait(_SECONDS):
                 return

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from http import HTTPStatus
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Histogram
@@ -49,7 +48,7 @@ class ObservedRequests:
 
 def _log(scope: Any, status: int) -> None:
     """Log an answered request; a monitor's probe that succeeded, at DEBUG."""
-    is_quiet = status < HTTPStatus.BAD_REQUEST and scope["path"].startswith(_PROBES)
+    is_quiet = status < 400 and scope["path"].startswith(_PROBES)
     level = logging.DEBUG if is_quiet else logging.INFO
     if log.isEnabledFor(level):
         path = get_path_with_query_string(scope)

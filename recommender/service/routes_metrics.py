@@ -93,7 +93,7 @@ def _of_runs(db: MongoDatabase) -> Iterator[Metric]:
     hindsight = figure_at(als, "metrics.hindsight") or {}
     yield _gauge(
         "hindsight",
-        "Reviews since the lists before these, and how many those had.",
+        "Reviews since the previous lists, and how many those had.",
         hindsight,
         "figure",
     )

@@ -186,7 +186,9 @@ def _start(launch: Future[None], conf: SparkConf, settings: Settings, folder: Pa
 def _warn_if_open(conf: SparkConf) -> None:
     """Log a warning if others on the network can read what Spark's processes exchange."""
     if conf.get("spark.authenticate") != "true":
-        log.warning("others may read Spark's connections, without a secret: see docs/operations.md")
+        log.warning(
+            "Spark's connections have no secret: others may read them; see docs/operations.md"
+        )
 
 
 def _failure(text: str) -> RecommenderError:

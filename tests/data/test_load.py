@@ -152,6 +152,9 @@ def test_no_array_and_no_object_of_a_line_is_lost(run: Run, db: MongoDatabase) -
     ):
         assert run(text, "--replace", name="f.json")["loaded"] == len(rows), text
         assert loaded(db) == rows
+    report = run(f'{one}\n{two} {rest[0]}\n{rest[1]}{rest[2]}\n{{"user_id": "u', "--replace")
+    assert (report["loaded"], report["rejected"]) == (len(rows), {NO_OBJECT: 1})
+    assert run(f"[null, {one}]", "--replace")["columns"] == list(rows[0])
 
 
 def test_json_values_keep_their_meaning(run: Run, db: MongoDatabase) -> None:
@@ -301,6 +304,7 @@ def test_times_are_understood_by_their_whole_column(run: Run, db: MongoDatabase)
         (["2020-01-01T01:00:00+01:00", "2020-01-01 00:00:00"], [new_year] * 2),
         (["2020-01-01T00:00Z", "2020-01-01T01:00+01:00", "2020-01-01 0:00"], [new_year] * 3),
         (["2020-01-01 00:00:00 UTC", "2020-01-01T05:30:00.0+0530"], [new_year] * 2),
+        (["2020-01-01 00:00:00 GMT", "2020-01-01t00:00z"], [new_year] * 2),
         (
             ["2020-01-01 00:00 EST", "2020-01-01 00:00 Asia/Tokyo", "2020-01-01"],
             [None, None, new_year],

@@ -18,6 +18,7 @@ from tests.publishing.publications import publish_pair, recommendations, train
 from tests.test_docs import schema_of
 
 NO_CASE = {"locale": "en", "strength": 2}
+NO_BLANKS = {"locale": "en", "alternate": "shifted", "maxVariable": "space"}
 NO_ACCENT = {"locale": "en", "strength": 1, "caseLevel": True}
 
 
@@ -85,6 +86,7 @@ def test_a_unique_index_must_keep_ids_apart(db: MongoDatabase, db_settings: Sett
         ("Recommendations", "user_id", {"collation": {"locale": "en"}}, False),
         ("Recommendations", "user_id", {"collation": NO_CASE}, True),
         ("Recommendations", "user_id", {"collation": NO_ACCENT}, True),
+        ("Recommendations", "user_id", {"collation": NO_BLANKS}, True),
         ("Recommendations", [("user_id", 1), ("at", 1)], {}, False),
         ("Clusters", "cluster_id", {"collation": NO_CASE}, False),
         ("Clusters", "title", {"sparse": True}, False),

@@ -29,16 +29,18 @@ def print_search(name: str, entry: Entry) -> None:
     ]
     print_table(title, rows, header, range(len(header) - 1))
     if failed:
-        print_table("failed", [(" ".join(_lines(f["parameters"])), f["reason"]) for f in failed])
+        print_table(
+            "failed", [(" ".join(_assignments(f["parameters"])), f["reason"]) for f in failed]
+        )
 
 
 def env_lines(entries: Iterable[Entry], names: Collection[str]) -> list[str]:
     """Return the best values of the searched parameters ``names`` as ``NAME=value`` lines."""
     best = [row["parameters"] for entry in entries for row in entry["table"][:1]]
-    return _lines({n: value for each in best for n, value in each.items() if n in names})
+    return _assignments({n: value for each in best for n, value in each.items() if n in names})
 
 
-def _lines(parameters: Mapping[str, float | None]) -> list[str]:
+def _assignments(parameters: Mapping[str, float | None]) -> list[str]:
     # An empty value leaves a setting unset.
     values = {n: "" if v is None else _format_value(v) for n, v in parameters.items()}
     return [f"{name.upper()}={value}" for name, value in values.items()]
