@@ -50,6 +50,7 @@ def test_alpha_is_low_where_a_missing_rating_means_something(quick: Settings) ->
     assert chosen.reg_param == pytest.approx(chosen.alpha / 5)
 
 
+@pytest.mark.usefixtures("quick_choice")
 @pytest.mark.parametrize(
     ("means", "chosen", "many_ratings"),
     [

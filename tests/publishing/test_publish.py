@@ -214,7 +214,7 @@ def test_a_refused_second_collection_of_the_first_publication_leaves_nothing(
     assert everything(either) == {}
 
 
-def test_the_largest_model_that_fits_can_be_published(either: MongoDatabase) -> None:
+def test_the_largest_model_that_fits_can_be_published(replica_set: MongoDatabase) -> None:
     k, columns = 50, [f"0x{i:016x}:0x{i:016x}" for i in range(30_000)]
     kept = columns_that_fit(k, columns)
     centroids = [[0.5] * kept] * k
@@ -224,9 +224,13 @@ def test_the_largest_model_that_fits_can_be_published(either: MongoDatabase) -> 
     ]
     for _ in range(2):
         publish_clusters(
-            either, "r1", clusters("r1"), documents, lease=HookedLease(either, "r1", nothing)
+            replica_set,
+            "r1",
+            clusters("r1"),
+            documents,
+            lease=HookedLease(replica_set, "r1", nothing),
         )
-    assert either[METADATA].count_documents({}) == 2
+    assert replica_set[METADATA].count_documents({}) == 2
 
 
 class TestPreviousGeneration:

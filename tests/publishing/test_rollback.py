@@ -102,7 +102,7 @@ def test_readers_see_one_whole_run(
         watched(lambda: list(db[RECOMMENDATIONS].find())) as alone,
         watched(lambda: list(db[METADATA].find())) as metadata,
     ):
-        for number in range(3, 6):
+        for number in (3, 4):
             roll_back(replica_set, db_settings, f"r{number}")
             roll_back(db, db_settings, f"r{number}")
     assert {len(runs) for _, runs in pairs} == {1}
