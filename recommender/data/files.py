@@ -177,9 +177,8 @@ class _File:
         if start.startswith(b"PAR1"):
             with self.content.open("wb") as target:
                 shutil.copyfileobj(stream, target)
-            rows = (
-                f"read_parquet('{self._quoted}') AS row_of_file"  # hardly any column has this name
-            )
+            # Hardly any column has this name.
+            rows = f"read_parquet('{self._quoted}') AS row_of_file"
             self._read_objects(f"SELECT to_json(row_of_file) AS json FROM {rows}")
             return
         is_utf16 = start.startswith((b"\xff\xfe", b"\xfe\xff"))

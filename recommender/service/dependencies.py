@@ -92,7 +92,7 @@ def warn_if_exposed(host: str, port: int | None) -> None:
 async def require_same_origin(request: Request) -> None:
     """Answer 403 to a request that a browser sends for a page of another site.
 
-    Browsers send it with every POST, other clients need not. Another site may lead its domain name
+    Browsers send its origin with every POST, others need not. Another site may lead its domain name
     to this address (DNS rebinding): without an API key, no domain name is accepted.
     """
     origin, host = request.headers.get("Origin"), request.headers.get("Host", "")

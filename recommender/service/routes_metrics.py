@@ -80,9 +80,8 @@ def _of_runs(db: MongoDatabase) -> Iterator[Metric]:
     # Not the latest success: a rollback takes one back, and a rejection may come after the lists.
     # Before a run has published, the search would read every document, and find none.
     published = runs.find_one(LISTS_PUBLISHED, {"_id": 1})
-    live = (
-        published and db[names.RECOMMENDATIONS].find_one(names.WRITTEN_BY_A_RUN, {"run_id": 1})
-    ) or {}
+    recommendations, by_a_run = db[names.RECOMMENDATIONS], names.WRITTEN_BY_A_RUN
+    live = (published and recommendations.find_one(by_a_run, {"run_id": 1})) or {}
     als = Ledger(db).get(str(live.get("run_id"))) or {}
     rejected, warnings = als.get("rows_rejected", {}), len(als.get("warnings", ()))
     yield _gauge("reviews_rejected", "Reviews left out, by reason.", rejected, "reason")
@@ -91,12 +90,8 @@ def _of_runs(db: MongoDatabase) -> Iterator[Metric]:
     yield _gauge("ndcg", "NDCG of the lists of test users.", figure_at(als, "metrics.lists.ndcg"))
     yield _gauge("lift", "NDCG less the popular list's.", figure_at(als, "metrics.lists.lift"))
     hindsight = figure_at(als, "metrics.hindsight") or {}
-    yield _gauge(
-        "hindsight",
-        "Reviews since the previous lists, and how many those had.",
-        hindsight,
-        "figure",
-    )
+    text = "Reviews since the previous lists, and how many of them those had."
+    yield _gauge("hindsight", text, hindsight, "figure")
 
 
 def _of_collections(db: MongoDatabase) -> Iterator[Metric]:

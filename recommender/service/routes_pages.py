@@ -128,7 +128,10 @@ def compare(
     first, second = (dict(_flat(document_of(service, run_id))) for run_id in sorted(run))
     rows = [(key, first.get(key), second.get(key)) for key in first | second]
     changed = [row for row in rows if row[1] != row[2] and row[0] not in _OWN]
-    parts = [[r for n in ns for r in changed if r[0].startswith(n)] for ns in (_CAUSES, _EFFECTS)]
+    parts = [
+        [row for name in names for row in changed if row[0].startswith(name)]
+        for names in (_CAUSES, _EFFECTS)
+    ]
     rest = [row for row in changed if not row[0].startswith(_CAUSES + _EFFECTS)]
     same = len(rows) - len(changed)
     runs = [(each["run_id"], each["state"]) for each in (first, second)]
