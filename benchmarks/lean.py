@@ -186,10 +186,8 @@ def recommend(
 ) -> None:
     """Insert the best unrated restaurants of each user, and rename the collection."""
     faiss = import_module("faiss")
-    encoder, stage = (
-        RecommendationEncoder(items, "lean", with_ratings=False),
-        db["LeanRecommendations.staged"],
-    )
+    encoder = RecommendationEncoder(items, "lean", with_ratings=False)
+    stage = db["LeanRecommendations.staged"]
     stage.drop()
     most = np.diff(rated.indptr)
     # Users of alike many ratings together: each needs as many more candidates.

@@ -108,8 +108,8 @@ def open_reviews(
 
     A block has ``user`` and ``restaurant``, ids that are texts; ``user_json`` and
     ``restaurant_json``, other ids as MongoDB's extended JSON; ``rating``, float64; and ``time``,
-    int64 milliseconds since the epoch, null if unknown. A temporary folder of the size of the
-    decompressed file is made in ``work_dir``. If the file is empty, damaged, of an unknown
+    int64 milliseconds since the epoch, null if unknown. A temporary folder in ``work_dir`` takes
+    the size of the decompressed file, or twice that. If the file is empty, damaged, of an unknown
     encoding, lacks a column or has no review, it raises `DataError`.
     """
     title = "stdin" if name == "-" else name
@@ -233,8 +233,7 @@ class _File:
             FROM (SELECT row_number() OVER () AS row, json_extract(json, $1) AS a,
                 CASE WHEN coalesce(json_type(json), '') <> 'OBJECT' THEN 'not a JSON object' END
                 AS rejection FROM records))"""
-        steps = ([key.replace('"', '\\"') for key in path] for path in paths)  # as DuckDB has them
-        self.connection.execute(query, [['$."' + '"."'.join(keys) + '"' for keys in steps]])
+        self.connection.execute(query, [list(map(_json_path, paths))])
 
     def _read_table(self, lines: Iterator[tuple[int, str]]) -> None:
         """Read delimited text, as numbered lines, into the table ``raw``."""
@@ -403,6 +402,11 @@ def _row_pattern(delimiter: str, width: int, rating: int, *, padded: bool) -> st
     rows = [end.join([*before, f"(?={start}){field}", *after]) for start in (number, word)]
     no_text = "" if padded else f"(?!.*{end} )"
     return rf"(?:{rows[0]}|{no_text}{rows[1]})\n?"
+
+
+def _json_path(keys: Sequence[str]) -> str:
+    """Return the path of keys into an object, in DuckDB's notation."""
+    return "$" + "".join('."{}"'.format(key.replace('"', '\\"')) for key in keys)
 
 
 def _sql(name: str) -> str:

@@ -98,17 +98,17 @@ def gather(table: pa.Table) -> Ratings:
     merged = merge_pairs(user[valid], restaurant[valid], rating, time)
     rows_merged = len(time) - len(merged[0])
     report = CleaningReport(table.num_rows, rejected, rows_merged, times_unknown)
+    log.info(
+        "%d reviews read; rejected: %s; merged: %d; of unknown time: %d",
+        *(table.num_rows, rejected or "none", rows_merged, times_unknown),
+    )
     return Ratings(users, restaurants, *merged, report)
 
 
 def counts_of(ratings: Ratings) -> dict[str, Any]:
-    """Return the counts of rows and ratings for the ledger, and log them."""
-    counts = asdict(ratings.report)
-    read, rejected, *rest = counts.values()
-    form = "%d reviews read; rejected: %s; merged: %d; of unknown time: %d"
-    log.info(form, read, rejected or "none", *rest)
+    """Return the counts of rows and ratings for the ledger."""
     return {
-        **counts,
+        **asdict(ratings.report),
         "ratings": len(ratings),
         "users": len(ratings.users),
         "restaurants": len(ratings.restaurants),

@@ -51,11 +51,10 @@ def check_recommendations(run: TrainingRun, stage: str) -> None:
     Raise ModelRejectedError, with the gate on, for too few users, a worse RMSE or a worse lift.
     """
     with mongo_errors("comparing with the recommendations that are live"):
-        live = run.db[names.RECOMMENDATIONS].find_one(names.WRITTEN_BY_A_RUN, {"run_id": 1}) or {}
+        recommendations = run.db[names.RECOMMENDATIONS]
+        live = recommendations.find_one(names.WRITTEN_BY_A_RUN, {"run_id": 1}) or {}
         users = run.db[stage].count_documents(_WITH_A_LIST)
-        live_users = run.db[names.RECOMMENDATIONS].count_documents(
-            {**names.WRITTEN_BY_A_RUN, **_WITH_A_LIST}
-        )
+        live_users = recommendations.count_documents({**names.WRITTEN_BY_A_RUN, **_WITH_A_LIST})
         ours, theirs = _entries(run, live)
     reasons = _too_few(users, live_users, run.settings.gate)
     reasons += _too_far_off(ours, theirs, run.settings)

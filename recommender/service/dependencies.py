@@ -89,7 +89,7 @@ def warn_if_exposed(host: str, port: int | None) -> None:
         log.warning("requests reach %s:%d and API_KEY is not set: set it", host, port)
 
 
-async def require_same_origin(request: Request) -> None:
+async def require_same_origin(request: Request, service: CurrentService) -> None:
     """Answer 403 to a request that a browser sends for a page of another site.
 
     Browsers send its origin with every POST, others need not. Another site may lead its domain name
@@ -98,6 +98,6 @@ async def require_same_origin(request: Request) -> None:
     origin, host = request.headers.get("Origin"), request.headers.get("Host", "")
     if origin is not None and origin.partition("://")[2].lower() != host.lower():
         raise HTTPException(403, f"a page of {origin} may not send this to {host}")
-    has_key = request.app.state.service.settings.api.key is not None
-    if origin is not None and not has_key and re.search(r"\.[a-z]", host.lower()):  # a domain
+    is_domain = re.search(r"\.[a-z]", host.lower())
+    if origin is not None and service.settings.api.key is None and is_domain:
         raise HTTPException(403, f"set API_KEY, so that pages may send this to {host}")

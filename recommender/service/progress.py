@@ -30,8 +30,12 @@ class Progress:
     def _read_on(self) -> None:
         while True:
             with suppress(PyMongoError):  # the schedule's clock reports an outage
-                lease = holder(self._db)
-                run = lease and lease | (Ledger(self._db).get(lease["run_id"]) or {})
-                self.training = run and {k: run.get(k) for k in ("run_id", "phase", "started_at")}
+                self.training = self._read()
             if self._stopped.wait(_SECONDS):
                 return
+
+    def _read(self) -> Document | None:
+        if not (lease := holder(self._db)):
+            return None
+        run = lease | (Ledger(self._db).get(lease["run_id"]) or {})
+        return {key: run.get(key) for key in ("run_id", "phase", "started_at")}

@@ -19,12 +19,8 @@ class ObservedRequests:
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self._app = app
-        self._seconds = Histogram(
-            "http_request_duration_seconds",
-            "Seconds until a request's answer has been sent.",
-            ["handler", "method", "status"],
-            registry=registry,
-        )
+        name, text = "http_request_duration_seconds", "Seconds until an answer has been sent."
+        self._seconds = Histogram(name, text, ["handler", "method", "status"], registry=registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and observe the status of its answer."""

@@ -209,8 +209,8 @@ def clusters(request: Request, service: CurrentService) -> Response:
 def cluster(request: Request, service: CurrentService, cluster_id: int) -> Response:
     """Show one cluster."""
     one, sizes = api.cluster(service, cluster_id), [c.size for c in api.clusters_of(service, 0)]
-    shown = {"users": sum(sizes), "k": len(sizes), "names": published(service).names}
-    return render(request, "cluster.html", cluster=one, **shown)
+    names = published(service).names
+    return render(request, "cluster.html", cluster=one, sizes=sizes, names=names)
 
 
 @router.get("/ui/users")

@@ -104,7 +104,7 @@ def from_ratings(
     invalid: list[dict[str, Any]] = []
     for position, (gmap_id, rating) in enumerate(rated.items()):
         sent_in = ("query", "rated") if isinstance(rating, str) else ("body", "ratings")
-        error = {"type": "value", "loc": (*sent_in, position)}
+        error = {"type": "value", "loc": (*sent_in, position)}  # a query has texts
         if isinstance(encode_id(gmap_id), Rejection):
             invalid.append({**error, "msg": form, "input": gmap_id})
         if rejected[position]:

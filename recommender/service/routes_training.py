@@ -121,9 +121,11 @@ async def next_training(request: Request) -> NextTraining:
 
 
 @router.put("/schedule", responses=responses(400, 401, 403, 422, 503), dependencies=_CHANGES)
-async def put_schedule(request: Request, wanted: WantedSchedule) -> NextTraining:
+async def put_schedule(
+    request: Request, service: CurrentService, wanted: WantedSchedule
+) -> NextTraining:
     """Pause or resume the schedule; ``POST /train`` starts trainings all the same."""
-    await run_in_threadpool(request.app.state.service.schedule.pause, wanted.paused)
+    await run_in_threadpool(service.schedule.pause, wanted.paused)
     return await next_training(request)
 
 

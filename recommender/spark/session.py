@@ -186,9 +186,7 @@ def _start(launch: Future[None], conf: SparkConf, settings: Settings, folder: Pa
 def _warn_if_open(conf: SparkConf) -> None:
     """Log a warning if others on the network can read what Spark's processes exchange."""
     if conf.get("spark.authenticate") != "true":
-        log.warning(
-            "Spark's connections have no secret: others may read them; see docs/operations.md"
-        )
+        log.warning("Spark's connections have no secret, others can read them: docs/operations.md")
 
 
 def _failure(text: str) -> RecommenderError:

@@ -418,7 +418,7 @@ class TestRun:
         self, start: Start, clean_environment: Path
     ) -> None:
         first = start("run")
-        assert "Generating" in first.read_until("clus_test.py")
+        assert "Generating a city of 50 " in first.read_until("clus_test.py")
         mongod = mongod_of(clean_environment)
         second = start("train")
         assert second.end() == 78

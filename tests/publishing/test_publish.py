@@ -150,7 +150,7 @@ def test_a_view_as_target_is_an_error(either: MongoDatabase, target: str) -> Non
     either.create_collection(target, viewOn="Source", pipeline=[])
     before = everything(either)
     calls: list[bool] = []
-    with pytest.raises(DatabaseUnavailableError, match=target):
+    with pytest.raises(DatabaseUnavailableError, match=rf"{target} .*\bview\b"):
         publish_pair(either, "r2", before=lambda: calls.append(True))
     assert everything(either) == before
     assert calls == []

@@ -29,21 +29,19 @@ def print_search(name: str, entry: Entry) -> None:
     ]
     print_table(title, rows, header, range(len(header) - 1))
     if failed:
-        print_table(
-            "failed", [(" ".join(_assignments(f["parameters"])), f["reason"]) for f in failed]
-        )
+        print_table("failed", [(_assignments(row["parameters"]), row["reason"]) for row in failed])
 
 
 def env_lines(entries: Iterable[Entry], names: Collection[str]) -> list[str]:
     """Return the best values of the searched parameters ``names`` as ``NAME=value`` lines."""
     best = [row["parameters"] for entry in entries for row in entry["table"][:1]]
-    return _assignments({n: value for each in best for n, value in each.items() if n in names})
-
-
-def _assignments(parameters: Mapping[str, float | None]) -> list[str]:
+    values = [(n, value) for each in best for n, value in each.items() if n in names]
     # An empty value leaves a setting unset.
-    values = {n: "" if v is None else _format_value(v) for n, v in parameters.items()}
-    return [f"{name.upper()}={value}" for name, value in values.items()]
+    return [f"{n.upper()}={'' if v is None else _format_value(v)}" for n, v in values]
+
+
+def _assignments(parameters: Mapping[str, float | None]) -> str:
+    return " ".join(f"{n.upper()}={_format_value(value)}" for n, value in parameters.items())
 
 
 def _format_value(value: float | None) -> str:
