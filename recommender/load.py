@@ -161,12 +161,11 @@ def _parser() -> argparse.ArgumentParser:
     what = f"{', '.join(REQUIRED)} or {TIME}"
     path = f"the column, or path of keys as in user.id, of {what}; wins over the preset"
     add("--map", action="append", default=[], metavar="WHAT=COLUMN", help=path)
-    names = "the names of all columns, where the first line is no header"
-    add("--columns", metavar="NAME,...", help=names)
+    add("--columns", metavar="NAME,...", help="all columns' names, if the first line is no header")
     add("--format", choices=["csv", "jsonl"], help="text as a table or as JSON, if misread")
     add("--encoding", type=_encoding, help="of the text, such as latin-1")
     unit = "of times that are numbers; detected from their size by default"
-    add("--time-unit", choices=list(UNITS), help=unit)
+    add("--time-unit", choices=[*UNITS, "yyyymmdd", "years"], help=unit)
     add("--replace", action="store_true", help="replace the content of Reviews, not add to it")
     dry_run = "print the first reviews as they would be stored, and the counts; no database is used"
     add("--dry-run", action="store_true", help=dry_run)

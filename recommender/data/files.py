@@ -2,7 +2,7 @@
 
 DuckDB parses the whole file into a table before the first review is returned. So the unit and the
 format of times are chosen by all of their column, and a damaged file loads nothing. What the values
-mean is in ``files_macros.sql``, what becomes of a row in ``files_reviews.sql``.
+mean is in ``files_macros.sql``, what becomes of a row in the two other ``files_*.sql``.
 """
 
 # ruff: noqa: S608 - what is put into queries is of this module, or quoted by it.
@@ -16,7 +16,7 @@ import sys
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -45,29 +45,25 @@ _DELIMITERS = {"\t": "\t", ";": ";", "|": r"\|", "::": "::", ",": ","}  # with t
 # A field as DuckDB reads it, up to a delimiter: quoted, or with quotes in its middle.
 _FIELD = r'(?: ?"[^"]*+(?:""[^"]*+)*+" *+|(?! ?")(?:(?!%s)[^\n])*+)'
 _OPENERS: Mapping[bytes, Any] = {
-    b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
+    b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream, mode="rb"),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ": lzma.LZMAFile,
+    b"]\0\0": lzma.LZMAFile,
     b"\x28\xb5\x2f\xfd": lambda s: pa.CompressedInputStream(pa.PythonFile(s, "r"), "zstd"),
-    b"PK\x03\x04": lambda stream: _only_member(zipfile.ZipFile(stream)),
+    b"\x04\x22\x4d\x18": lambda s: pa.CompressedInputStream(pa.PythonFile(s, "r"), "lz4"),
+    b"PK\x03\x04": lambda stream: _only_member(stream),
 }
 _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowInvalid, duckdb.Error)
 _BROKEN_JSON = re.compile(r"Malformed JSON .*at byte (\d+) in record/value (\d+): ([^.]*)")
-# An object alone on the first or second line, and another below.
-_JSON_LINES = re.compile(r"(?:.*\n)?\{(?!.*\} *\{).*\}\s*\n\{")
-_BETWEEN_OBJECTS = re.compile(r'\}\s*(?=\{"[^"\\]*"\s*:)')
-_MISSING = r"('NULL', 'null', '\N', 'None')"  # in exports of databases and of Python
+# An object alone on the first or second line, or on the first before a comma, and another below.
+_JSON_LINES = re.compile(r"((.*\n)?\{(?!.*\} *\{).*\}|\{(?!.*\} *\{).*\},)\s*\n\{")
+_BETWEEN_OBJECTS = re.compile(r'\}(\s*(?=\{"[^"\\]*"\s*:)|,\s*$)')
 _RAW = {USER: "user", RESTAURANT: "restaurant", RATING: "rating_text", TIME: "time_text"}
-# Of two formats that read as many texts of a column, the earlier one is preferred.
-_DATE_FORMATS = [
-    *("%m/%d/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %I:%M %p", "%m/%d/%y", "%m/%d/%Y"),
-    *("%d/%m/%Y %H:%M", "%d/%m/%Y %H:%M:%S", "%d/%m/%y", "%d/%m/%Y", "%d-%m-%Y %H:%M", "%d-%m-%Y"),
-    *("%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d"),
-    *("%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y", "%m %d, %Y", "%a %b %d %H:%M:%S %z %Y"),
-    *("%m/%d/%Y %I:%M:%S %p", "%d/%m/%Y %I:%M:%S %p", "%d/%m/%Y %I:%M %p", "%d-%b-%Y", "%d-%b-%y"),
-    *("%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT", "%Y%m%dT%H%M%SZ", "%Y%m%dT%H%M%S"),
-    *("%d %b %Y %H:%M", "%d %B %Y %H:%M", "%a %b %d %H:%M:%S %Y"),
-]
+_UTF32, _UTF16 = (b"\xff\xfe\0\0", b"\0\0\xfe\xff"), (b"\xff\xfe", b"\xfe\xff")  # their marks
+# Blank, or Excel's note of the delimiter.
+_NO_HEADER = re.compile(r'[\s\ufeff]*("?sep=.{1,2}"?\s*)?', re.IGNORECASE)
+_Lines = Iterator[tuple[int, str]]  # with their numbers
+_LONGEST = 2_000_000  # bytes of a line; DuckDB would lose lines of 32 MB uncounted
 
 
 @dataclass(frozen=True)
@@ -121,29 +117,33 @@ def open_reviews(
             connection.execute(_sql("files_macros.sql"))
             connection.execute(f"""
                 SET VARIABLE rating_max = {settings.reviews.rating_max};
-                SET VARIABLE earliest_ms = {EARLIEST_MS}; SET VARIABLE end_ms = {END_MS}""")
+                SET VARIABLE earliest_ms = {EARLIEST_MS}; SET VARIABLE end_ms = {END_MS};
+                SET VARIABLE latest_ms = {latest_ms()}""")
             report = _File(name, title, Path(temporary) / "content", connection, options).read()
         except RuntimeError as error:
             # DuckDB wraps what a signal's handler raises during a query.
             raise error.__cause__ or error from None
         except UnicodeError as error:
+            why = re.sub(r" in position [\d-]+", "", one_line(error))  # of a part of the file
             raise DataError(
-                f"{title} is not text of the encoding expected: {one_line(error)}; "
-                "name its encoding, such as by --encoding latin-1 or utf-16-le; or export text"
+                f"{title} is not text of the encoding expected: {why}; name its encoding, such as "
+                "by --encoding latin-1, cp1252 or utf-16-le; or export CSV, JSON or Parquet"
             ) from None
         except (OSError, *_DAMAGE) as error:
-            if why := getattr(error, "strerror", None):
-                raise DataError(f"{title} is not readable: {why}") from None
-            if broken := _BROKEN_JSON.search(str(error)):
-                byte, value, why = broken.groups()
-                raise DataError(
-                    f"{title} is no JSON at byte {byte} of record {int(value) - 1}: {why}; correct "
-                    "it, write one object a line, or give --format csv if it is a table"
-                ) from None
-            why = one_line(str(error).replace(f"{temporary}/content", title), limit=200)
-            raise DataError(f"{title} is damaged or cut short: {why}; export it again") from None
-        reviews = "SELECT * EXCLUDE (row, rejection, notation) FROM reviews WHERE rejection IS NULL"
-        yield report, iter(connection.sql(reviews).to_arrow_reader(BLOCK_ROWS))
+            why = str(error).partition("\n\nLINE ")[0].replace(f"{temporary}/content", title)
+            if "No space left" in why or isinstance(error, duckdb.OutOfMemoryException):
+                room = f"memory, or room in WORK_DIR={settings.work_dir}"
+                raise DataError(f"{title} needs more {room}; add some, or split the file") from None
+            if system := getattr(error, "strerror", None):
+                raise DataError(f"{title} is not readable: {system}") from None
+            remedy = "export it again"
+            if broken := _BROKEN_JSON.search(why):
+                byte, value, what = broken.groups()
+                why = f"no JSON at byte {byte} of record {int(value) - 1}: {what}"
+                remedy = "correct it, write one object a line, or give --format csv for a table"
+            why = one_line(why, limit=200)
+            raise DataError(f"{title} is damaged or cut short: {why}; {remedy}") from None
+        yield report, iter(connection.sql("FROM valid").to_arrow_reader(BLOCK_ROWS))
 
 
 @dataclass
@@ -159,16 +159,18 @@ class _File:
 
     def __post_init__(self) -> None:
         self._columns = self.options.columns or PRESETS["google"]
-        self._stray: list[int] = []
+        self._left_out: dict[int, str] = {}  # the rows that DuckDB does not get, with why
         self._quoted = str(self.content).replace("'", "''")
 
     def read(self) -> Report:
         """Read the file, and return the counts of its rows."""
-        source: Any = nullcontext(sys.stdin.buffer)
-        with source if self.name == "-" else Path(self.name).open("rb") as raw:
-            start = raw.peek(8)
-            opener = next((o for magic, o in _OPENERS.items() if start.startswith(magic)), None)
-            self._read_stream(io.BufferedReader(opener(raw), 1 << 16) if opener else raw)
+        source: Any = nullcontext(getattr(sys.stdin, "buffer", io.BufferedReader(io.BytesIO())))
+        with source if self.name == "-" else Path(self.name).open("rb") as stream:
+            for _ in range(2):  # such as gzip in zip
+                start = stream.peek(8)
+                opener = next((o for magic, o in _OPENERS.items() if start.startswith(magic)), None)
+                stream = io.BufferedReader(opener(stream), 1 << 16) if opener else stream
+            self._read_stream(stream)
         self._clean()
         return self._report()
 
@@ -181,12 +183,12 @@ class _File:
             rows = f"read_parquet('{self._quoted}') AS row_of_file"
             self._read_objects(f"SELECT to_json(row_of_file) AS json FROM {rows}")
             return
-        is_utf16 = start.startswith((b"\xff\xfe", b"\xfe\xff"))
-        encoding = self.options.encoding or ("utf-16" if is_utf16 else "utf-8")
+        utf16_or_8 = "utf-16" if start.startswith(_UTF16) else "utf-8"
+        encoding = self.options.encoding or ("utf-32" if start.startswith(_UTF32) else utf16_or_8)
         lines = io.TextIOWrapper(stream, {"utf-8": "utf-8-sig"}.get(encoding, encoding))
         head = start.decode(encoding, errors="ignore").removeprefix("\ufeff").lstrip()
-        if "\0" in head:
-            raise UnicodeError("it holds a NUL byte")
+        if 10 * head.count("\0") > len(head):
+            raise UnicodeError("it holds NUL bytes")
         layout = "newline_delimited" if _JSON_LINES.match(head) else "auto"
         is_json = head[:1] in {"{", "["} or layout != "auto"
         if (self.options.file_format or ("jsonl" if is_json else "csv")) == "csv":
@@ -194,8 +196,13 @@ class _File:
         elif re.match(r"\[?\s*\{\s*u?'", head):
             raise DataError(f"{self.title} holds Python dictionaries, not JSON; use json.dumps")
         else:
+            end = ""
             with self.content.open("w", encoding="utf-8") as text:
-                shutil.copyfileobj(lines, text, 1 << 20)
+                while part := lines.read(1 << 20):
+                    text.write(part)
+                    end = part.rstrip()[-1:] or end
+            if end == "," and layout == "auto":  # which DuckDB takes for the end of an array
+                raise EOFError("it ends with a comma")
             self._read_objects(self._json_records(layout))
 
     def _json_records(self, layout: str) -> str:
@@ -216,30 +223,23 @@ class _File:
 
     def _read_objects(self, records: str) -> None:
         """Read the JSON objects of a query into the table ``raw``."""
-        objects = "unnest(CASE json_type(json) WHEN 'ARRAY' THEN json->'$[*]' ELSE [json] END)"
-        self.connection.execute(f"CREATE VIEW records AS SELECT {objects} AS json FROM ({records})")
+        objects = f"SELECT unnest(objects_in(json)) AS json FROM ({records})"
+        self.connection.execute(f"CREATE VIEW records AS {objects}")
         first = "SELECT json_keys(json) FROM records WHERE json_type(json) = 'OBJECT' LIMIT 1"
         keys = self.connection.execute(first).fetchone()
         self.report.columns = keys[0] if keys else []
         names = [self._columns[what] for what in (*REQUIRED, TIME) if what in self._columns]
         # The name is a key, or else a path of keys.
-        paths = [[name] for name in names] + [name.split(".") for name in names]
-        query = f"""
-            INSERT INTO raw BY NAME SELECT row, rejection, text_id(v[1]) AS user, json_id(v[1]) AS
-                user_json, text_id(v[2]) AS restaurant, json_id(v[2]) AS restaurant_json,
-                as_text(v[3]) AS rating_text, as_text(v[4]) AS time_text
-            FROM (SELECT row, rejection, [coalesce(a[i], a[i + {len(names)}]) FOR i IN
-                range(1, {len(names) + 1})] AS v
-            FROM (SELECT row_number() OVER () AS row, json_extract(json, $1) AS a,
-                CASE WHEN coalesce(json_type(json), '') <> 'OBJECT' THEN 'not a JSON object' END
-                AS rejection FROM records))"""
-        self.connection.execute(query, [list(map(_json_path, paths))])
+        paths = [_json_path(name) for name in names] + [_json_path(*n.split(".")) for n in names]
+        self.connection.execute(_sql("files_objects.sql"), [paths, len(names)])
 
-    def _read_table(self, lines: Iterator[tuple[int, str]]) -> None:
+    def _read_table(self, lines: _Lines) -> None:
         """Read delimited text, as numbered lines, into the table ``raw``."""
-        number, first = next(((n, line) for n, line in lines if line.strip()), (0, ""))
-        if not first:
-            raise DataError(f"{self.title} is empty")
+        filled = ((n, line) for n, line in lines if not _NO_HEADER.fullmatch(line))
+        number, first = next(filled, (0, ""))
+        if not first or len(first) > _LONGEST:
+            what = f"has a first line of more than {_LONGEST:,} bytes" if first else "is empty"
+            raise DataError(f"{self.title} {what}; expected a table or JSON")
         delimiter = self._read_header(first)
         positions = {what: self.report.columns.index(name) for what, name in self._columns.items()}
         if self.options.header:
@@ -247,31 +247,32 @@ class _File:
         padded = f"{delimiter} " in first
         width = len(self.report.columns)
         row = _row_pattern(delimiter, width, positions[RATING], padded=padded)
+        written = 0
         with self.content.open("w", encoding="utf-8") as text:
-            text.writelines(self._records(lines, delimiter, row))
-        values = ", ".join(
-            f"CASE WHEN trim(c{n}) NOT IN {_MISSING} THEN trim(c{n}) END AS {_RAW[what]}"
-            for what, n in positions.items()
-        )
+            for first_line, record in self._records(lines, delimiter, row):
+                if 4 * len(record) > _LONGEST and len(record.encode()) > _LONGEST:
+                    self._left_out[first_line] = f"a line of more than {_LONGEST:,} bytes"
+                else:
+                    written += text.write(f"{first_line}{delimiter}{record}") > 0
+        values = ", ".join(f"present(c{n}) AS {_RAW[what]}" for what, n in positions.items())
         columns = ["line", *(f"c{position}" for position in range(width))]
         self.connection.execute(f"""
             INSERT INTO raw BY NAME SELECT line::BIGINT AS row, {values}
             FROM read_csv('{self._quoted}', delim='{delimiter}', quote='"', escape='"',
                 columns={dict.fromkeys(columns, "VARCHAR")}, header=false, auto_detect=false,
-                strict_mode=true, store_rejects=true)""")
+                strict_mode=true, store_rejects=true, max_line_size={_LONGEST + 100})""")
         # A row may have more errors than one.
         self.connection.execute(f"""
             INSERT INTO raw BY NAME SELECT split_part(csv_line, '{delimiter}', 1)::BIGINT AS row,
-                CASE max(error_type::VARCHAR) WHEN 'LINE SIZE OVER MAXIMUM'
-                THEN 'a line of more than 2,000,000 bytes' ELSE 'not as many fields as the header'
-                END AS rejection FROM reject_errors GROUP BY row""")
-        self.connection.execute(
-            "INSERT INTO raw BY NAME SELECT unnest($1::BIGINT[]) AS row, $2 AS rejection",
-            [self._stray, "unclosed or stray quote"],
-        )
+                'not as many fields as the header' AS rejection FROM reject_errors GROUP BY row""")
+        if self.connection.execute("SELECT count(*) FROM raw").fetchall() != [(written,)]:
+            raise DataError(f"{self.title} has rows that DuckDB loses; export it as JSON")
+        left_out = "SELECT unnest($1::BIGINT[]) AS row, unnest($2::VARCHAR[]) AS rejection"
+        parameters = [list(self._left_out), list(self._left_out.values())]
+        self.connection.execute(f"INSERT INTO raw BY NAME {left_out}", parameters)
 
-    def _records(self, lines: Iterable[tuple[int, str]], delimiter: str, row: str) -> Iterator[str]:
-        """Yield each record after the number of its first line, blank lines left out.
+    def _records(self, lines: _Lines, delimiter: str, row: str) -> _Lines:
+        """Yield each record with the number of its first line, blank lines left out.
 
         A quote escaped by a backslash is doubled. Stray are lines where a quote opens that is not
         closed before the next ``row``, and those after which DuckDB would lose the next ones.
@@ -281,6 +282,7 @@ class _File:
         is_record = re.compile(rf"{_FIELD % end}(?:{end}{_FIELD % end})*+\n?").fullmatch
         escaped_end = re.compile(rf'\\"\s*({end}|$)')
         opened: dict[int, str] = {}
+        held = 0
         for number, line in lines:
             if '\\"' in line:
                 doubled = line.replace('\\"', '""')
@@ -288,25 +290,30 @@ class _File:
                 as_it_is = line.count('"') % 2 < doubled.count('"') % 2 and escaped_end.search(line)
                 line = line if as_it_is else doubled
             is_odd = line.count('"') % 2
-            if opened and not is_odd and not is_row(line):
+            if opened and not is_odd and held < _LONGEST and not is_row(line):
                 opened[number] = line
+                held += len(line)
                 continue
             if opened and is_odd:
                 texts = [*opened.values(), line]
                 # Where both ends are rows, each quote is stray.
                 are_rows = all(is_row(texts[i].replace('"', "")) for i in (0, -1))
                 if not are_rows and is_record("".join(texts)):
-                    yield f"{next(iter(opened))}{delimiter}{''.join(texts)}"
+                    yield next(iter(opened)), "".join(texts)
                     self.report.continued += len(opened)
                     opened = {}
                     continue
-            self._stray += (n for n, text in opened.items() if text.strip())
-            opened = {number: line} if is_odd else {}
+            self._leave_out(opened)
+            opened, held = {number: line} if is_odd else {}, 0
             if not is_odd and '"' in line and not is_record(line):
-                self._stray.append(number)
+                self._leave_out({number: line})
             elif not is_odd and line.strip():
-                yield f"{number}{delimiter}{line}"
-        self._stray += (n for n, text in opened.items() if text.strip())
+                yield number, line
+        self._leave_out(opened)
+
+    def _leave_out(self, lines: Mapping[int, str]) -> None:
+        stray = (number for number, line in lines.items() if line.strip())
+        self._left_out.update(dict.fromkeys(stray, "unclosed or stray quote"))
 
     def _read_header(self, line: str) -> str:
         """Take the columns from the first line if not from the options; return the delimiter."""
@@ -335,31 +342,22 @@ class _File:
 
     def _clean(self) -> None:
         """Make the table ``reviews`` of ``raw``: ratings, times and why a row is rejected."""
-        unread = "number_of(time_text) IS NULL AND iso_ms(time_text) IS NULL"
-        reads = "count(*) FILTER (is_date(time_text, '{}'))"
-        counts = ", ".join(map(reads.format, _DATE_FORMATS))
-        (read,) = self.connection.execute(f"SELECT {counts} FROM raw WHERE {unread}").fetchall()
-        count = dict(zip(_DATE_FORMATS, read, strict=True))
-        formats = sorted(_DATE_FORMATS, key=count.__getitem__, reverse=True)
+        ((known,),) = self.connection.execute("SELECT getvariable('date_formats')").fetchall()
+        counts = ", ".join(f"reads(time_text, '{each}')" for each in known)
+        (read,) = self.connection.execute(f"SELECT {counts} FROM unread_times").fetchall()
+        formats = sorted(known, key=dict(zip(known, read, strict=True)).__getitem__, reverse=True)
         unit = f"'in {self.options.time_unit}'" if self.options.time_unit else "NULL"
         self.connection.execute(f"SET VARIABLE formats = {formats}; SET VARIABLE unit = {unit}")
         self.connection.execute(_sql("files_reviews.sql"))
 
     def _report(self) -> Report:
         report = self.report
-        rejections = """
-            SELECT rejection, count(*), list(row ORDER BY row)[:3] FROM reviews
-            WHERE rejection IS NOT NULL GROUP BY rejection ORDER BY rejection"""
-        for reason, count, rows in self.connection.execute(rejections).fetchall():
+        for reason, count, rows in self.connection.sql("FROM rejections").fetchall():
             report.rejected[reason], report.examples[reason] = count, rows
-        notations = f"""
-            SELECT notation, count(*), count(*) FILTER (time IS NULL),
-                count(*) FILTER (time NOT BETWEEN {EARLIEST_MS} AND {latest_ms():.0f})
-            FROM reviews WHERE rejection IS NULL GROUP BY notation ORDER BY notation"""
-        for notation, count, unknown, implausible in self.connection.execute(notations).fetchall():
+        for notation, count, unknown, outside in self.connection.sql("FROM notations").fetchall():
             report.loaded += count
             report.times["unknown"] += unknown
-            report.times["before 1990 or in the future"] += implausible
+            report.times["before 1990 or in the future"] += outside
             if notation:
                 report.times[notation] += count - unknown
         if not report.read:
@@ -374,12 +372,15 @@ class _File:
         return report
 
 
-def _only_member(archive: zipfile.ZipFile) -> Any:
+def _only_member(stream: Any) -> Any:
+    if not stream.seekable():
+        raise DataError("a zip archive cannot be read from a pipe; give the name of its file")
+    archive = zipfile.ZipFile(stream)
     names = [name for name in archive.namelist() if not re.match(r"__MACOSX/|(.*/)?\.|.*/$", name)]
     if len(names) != 1:
         raise DataError(
             f"the zip archive holds {len(names)} files ({one_line(', '.join(names), limit=200)}), "
-            "expected one; unpack it and load one of them"
+            "expected one; unpack it and load one of them, or save a workbook as CSV"
         )
     try:
         return archive.open(names[0])
@@ -404,7 +405,7 @@ def _row_pattern(delimiter: str, width: int, rating: int, *, padded: bool) -> st
     return rf"(?:{rows[0]}|{no_text}{rows[1]})\n?"
 
 
-def _json_path(keys: Sequence[str]) -> str:
+def _json_path(*keys: str) -> str:
     """Return the path of keys into an object, in DuckDB's notation."""
     return "$" + "".join('."{}"'.format(key.replace('"', '\\"')) for key in keys)
 

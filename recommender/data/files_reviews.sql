@@ -4,8 +4,8 @@
 -- The unit of the numbers whose size fits no unit: days, if more numbers are days than are neither
 -- a day nor of a unit.
 SET VARIABLE usual_unit = (
-    SELECT CASE WHEN count(day_of(n))
-            > count(*) FILTER (n > 0 AND unit_of(n) IS NULL AND day_of(n) IS NULL)
+    SELECT CASE WHEN count(*) FILTER (is_day(n))
+            > count(*) FILTER (n > 0 AND unit_of(n) IS NULL AND NOT is_day(n))
         THEN 'dates as numbers' ELSE mode(unit_of(n)) END
     FROM (SELECT number_of(time_text) AS n FROM raw)
 );
@@ -14,7 +14,8 @@ CREATE TABLE reviews AS SELECT
     row, user, user_json, restaurant, restaurant_json, rating_of(rating_text) AS rating,
     CASE
         WHEN n IS NULL THEN date
-        WHEN notation = 'dates as numbers' THEN epoch_ms(day_of(n)::TIMESTAMP)
+        WHEN notation IN ('dates as numbers', 'in yyyymmdd', 'in years')
+        THEN epoch_ms(day_of(n)::TIMESTAMP)
         ELSE TRY_CAST(n * ms_per(notation) AS BIGINT) END AS time,
     notation,
     coalesce(
@@ -40,3 +41,14 @@ FROM (
         FROM raw
     )
 );
+
+CREATE VIEW rejections AS SELECT rejection, count(*), list(row ORDER BY row)[:3]
+FROM reviews WHERE rejection IS NOT NULL GROUP BY rejection ORDER BY rejection;
+
+-- How many times were read in each notation, of them unknown and implausible ones.
+CREATE VIEW notations AS SELECT notation, count(*), count(*) FILTER (time IS NULL),
+    count(*) FILTER (time NOT BETWEEN getvariable('earliest_ms') AND getvariable('latest_ms'))
+FROM reviews WHERE rejection IS NULL GROUP BY notation ORDER BY notation;
+
+CREATE VIEW valid AS
+SELECT * EXCLUDE (row, rejection, notation) FROM reviews WHERE rejection IS NULL;

@@ -1,4 +1,5 @@
 import bz2
+import errno
 import gzip
 import io
 import json
@@ -14,7 +15,9 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -113,6 +116,10 @@ def test_compression_is_known_by_content(run: Run, db: MongoDatabase) -> None:
         bz2.compress(content),
         lzma.compress(content),
         pa.compress(content, "zstd", asbytes=True),
+        pa.compress(content, "lz4", asbytes=True),
+        lzma.compress(content, format=lzma.FORMAT_ALONE),
+        gzip.compress(gzip.compress(content)),
+        zipped(gzip.compress(content), "file.csv.gz"),
         zipped(content, "folder/", "file.csv", "__MACOSX/._file.csv"),
         gzip.compress(json_lines(*GOOGLE_ROWS).encode()),
     ):
@@ -204,7 +211,7 @@ def test_delimiters_blanks_and_encodings(run: Run, db: MongoDatabase) -> None:
     assert loaded(db) == expected
     run(table.replace("\n", "\r"), "--replace")
     assert loaded(db) == expected
-    for encoding in ("utf-16", "utf-8-sig"):
+    for encoding in ("utf-16", "utf-8-sig", "utf-32"):
         run(table.encode(encoding), "--replace")
         assert loaded(db) == expected
     for encoding in ("latin-1", "utf-16-le"):
@@ -226,6 +233,13 @@ def test_columns_named_so_may_have_blanks(run: Run, db: MongoDatabase) -> None:
     assert loaded(db) == [{"user_id": "1", "gmap_id": "g", "rating": 5}]
 
 
+def test_the_delimiter_noted_for_excel_is_no_header(run: Run, db: MongoDatabase) -> None:
+    for note in ("sep=,", '"sep=,"', "\n\ufeffSEP=;\r"):
+        run(f"{note}\n{GOOGLE_CSV}2,0xa:0x3,,\n", "--replace")
+        assert loaded(db) == GOOGLE_ROWS
+    assert run("sep=;\nuser_id;gmap_id;rating\nu;g;x\nu;g;4\n")["examples"] == {NO_NUMBER: [3]}
+
+
 def test_names_in_a_quoted_header_may_hold_the_delimiter(run: Run, db: MongoDatabase) -> None:
     for delimiter in (",", "::"):
         header = delimiter.join([*GOOGLE_CSV.split(",")[:2], "rating", f'"a{delimiter}b"'])
@@ -243,6 +257,13 @@ def test_the_content_decides_whether_a_file_is_json(run: Run, db: MongoDatabase)
         assert report["rejected"] == {NO_OBJECT: 1}
     with pytest.raises(DataError):
         run("[user_id],[gmap_id],[rating]\nu,g,4\n")
+
+
+def test_objects_of_lines_may_end_with_commas(run: Run, db: MongoDatabase) -> None:
+    one, two = map(json.dumps, GOOGLE_ROWS)
+    for text in (f"{one},\n{two},\n", f"{one},\n{two}\n", f"{one},\r\n\n{two},"):
+        assert run(text, "--replace", name="f.json")["read"] == 2
+        assert loaded(db) == GOOGLE_ROWS
 
 
 def test_format_given_wins(run: Run, db: MongoDatabase) -> None:
@@ -314,6 +335,7 @@ def test_times_are_understood_by_their_whole_column(run: Run, db: MongoDatabase)
         (["1/1/2020 12:00:00 AM", "1-Jan-2020", "20200101T000000Z"], [new_year] * 3),
         (["Wed, 01 Jan 2020 00:00:00 GMT", "Wed, 1 Jan 2020 01:00:00 +0100"], [new_year] * 2),
         (["5", "2020", "2500"], [5, 2020, 2500]),
+        (["1/1/20 0:00", "Jan 1, 2020 12:00 AM", "Wednesday, January 1, 2020"], [new_year] * 3),
         (["20200101", "0", "-1"], [new_year, None, None]),
         (["20200101", "20200101", "20201345"], [new_year, new_year, None]),
         ([*["1577836800"] * 2, "600000000", "0"], [*[new_year] * 2, 600_000_000_000, 0]),
@@ -326,11 +348,13 @@ def test_times_are_understood_by_their_whole_column(run: Run, db: MongoDatabase)
 
 
 def test_null_is_a_missing_value_and_blanks_are_no_id(run: Run, db: MongoDatabase) -> None:
-    rows = "u,g,4,NULL\nNULL,g,4,1\n\\N,g,4,1\nu,None,4,1\nu,g,null,1\n"
+    rows = (
+        "nan,g,4,\nNaN,g,4,\n<NA>,g,4,\nu,g,4,NULL\nNULL,g,4,1\n\\N,g,4,1\nu,None,4,1\nu,g,null,1\n"
+    )
     good = {"user_id": "u", "gmap_id": "g", "rating": 4}
     report = run(f"user_id,gmap_id,rating,time\n{rows}")
     assert loaded(db) == [good]
-    assert report["rejected"] == {NO_USER: 2, NO_PLACE: 1, NO_RATING: 1}
+    assert report["rejected"] == {NO_USER: 5, NO_PLACE: 1, NO_RATING: 1}
     report = run(json_lines(good, good | {"user_id": "  "}), "--replace", name="f.jsonl")
     assert report["rejected"] == {NO_USER: 1}
 
@@ -359,6 +383,13 @@ def test_the_unit_of_times_may_be_given(run: Run, db: MongoDatabase) -> None:
     for unit, ms in UNITS.items():
         run("user_id,gmap_id,rating,time\nu,g,4,5e7\n", "--time-unit", unit, "--replace")
         assert loaded(db)[0]["time"] == 5e7 * ms
+    for unit, number in (("yyyymmdd", "19850101"), ("years", "1985")):
+        rows = f"u,g,4,{number}\nv,g,4,20201345\n"
+        times = run(f"user_id,gmap_id,rating,time\n{rows}", "--time-unit", unit, "--replace")[
+            "times"
+        ]
+        assert [row.get("time") for row in loaded(db)] == [473_385_600_000, None]
+        assert times == {"unknown": 1, IMPLAUSIBLE: 1, f"in {unit}": 1}
 
 
 def test_a_dry_run_shows_what_would_be_stored_and_needs_no_database(
@@ -511,12 +542,42 @@ def test_a_backslash_may_end_a_field(run: Run, db: MongoDatabase) -> None:
 
 
 def test_huge_line_is_left_out_and_the_next_one_read(run: Run, db: MongoDatabase) -> None:
-    huge = "u,g,4," + "x" * 3_000_000 + "\n"
-    report = run("user_id,gmap_id,rating,text\nu,g,4,\n" + huge + "v,g,4,\n")
-    ((reason, lines),) = report["examples"].items()
-    assert "2,000,000" in reason
-    assert lines == [3]
-    assert [r["user_id"] for r in loaded(db)] == ["u", "v"]
+    # DuckDB alone would not count one that exceeds its buffer of 32 MB.
+    for size in (3_000_000, 34_000_000):
+        for huge in ("u,g,4," + "x" * size, 'u,g,4,"' + "x" * size + '\ny"'):
+            text = f"user_id,gmap_id,rating,text\nu,g,4,\n{huge}\nv,g,4,\n"
+            report = run(text, "--replace")
+            ((reason, lines),) = report["examples"].items()
+            assert "2,000,000" in reason
+            assert lines == [3]
+            assert [r["user_id"] for r in loaded(db)] == ["u", "v"]
+
+
+def test_rows_that_duckdb_loses_are_an_error(
+    run: Run, db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db["Reviews"].insert_one({"user_id": "old"})
+    monkeypatch.setattr(files._File, "_records", lambda self, lines, *_: lines)
+    with pytest.raises(DataError, match=r"file.csv .*rows"):
+        run('user_id,gmap_id,rating\nu,g,4\nv,"g,4\n' + "w,g,4\n" * 9, "--replace")
+    assert loaded(db) == [{"user_id": "old"}]
+
+
+def test_lines_after_a_stray_quote_are_held_up_to_a_limit(
+    run: Run, db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_LONGEST", 100)
+    lines = ["no row\n"] * 50
+    report = run("".join(["user_id,gmap_id,rating,text\n", 'u,g,4,"open\n', *lines, "v,g,4,\n"]))
+    assert (report["read"], report["loaded"]) == (52, 1)
+    assert report["rejected"][QUOTE] < 25
+    assert loaded(db) == [{"user_id": "v", "gmap_id": "g", "rating": 4}]
+
+
+def test_a_nul_byte_costs_no_file(run: Run, db: MongoDatabase) -> None:
+    report = run(with_rating("4", "5").replace("u1", "u\0") + "\0\n")
+    assert report["rejected"] == {FIELDS: 1}
+    assert [row["user_id"] for row in loaded(db)] == ["u0", "u\0"]
 
 
 def test_batches_join_up(run: Run, db: MongoDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -582,6 +643,7 @@ BROKEN_FILES: list[tuple[bytes, str]] = [
     (with_rating("x").encode(), rf"{NO_NUMBER} \(1\)"),
     (b"user_id,gmap_id,rating\nu,g,4\nu,caf\xe9,4\n", "0xe9.*--encoding latin-1"),
     (GOOGLE_CSV.encode("utf-16-le"), "NUL.*utf-16-le"),
+    (with_rating(*"45" * 9_000).encode() + b"u,g\xe9,4\n", "byte 0xe9: .*cp1252"),
     (b"\x89PNG\r\n\x1a\n\0\0", "--encoding"),
     (TRUNCATED, "damaged"),
     (gzip.compress(GOOGLE_CSV.encode())[:-8] + bytes(8), "damaged"),
@@ -595,6 +657,9 @@ BROKEN_FILES: list[tuple[bytes, str]] = [
     (b"{'user_id': u'a', 'gmap_id': 'x', 'rating': 5.0}\n", "json.dumps"),
     (b'[{"user_id": "u", "gmap_id": "g", "rating": 4}, {"user_id": u7}]', "byte 13.*record 2"),
     (b"[]", "file.csv.*empty"),
+    (b'[{"user_id": "u", "gmap_id": "g", "rating": 4},\n', "ends with a comma"),
+    (b"x" * 2_100_000, "first line of more than 2,000,000 bytes"),
+    (parquet(GOOGLE_ROWS)[:-20], "damaged[^;]*file.csv'; export it again$"),
     (b'{"who": x}\n{"who": 1}\n{"who": 2}\n', rf"{NO_USER} \(2\).* who;"),
     (json_lines({"who": "u", "rating": 4}).encode(), rf"{NO_USER} \(1\).* who, rating;"),
 ]
@@ -610,6 +675,17 @@ def test_broken_file_is_one_clear_error_and_leaves_what_was_there(
         assert len(str(caught.value).splitlines()) == 1
     assert loaded(db) == [{"user_id": "old"}]
     assert db.list_collection_names() == ["Reviews"]
+
+
+def test_want_of_room_is_no_fault_of_the_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        duckdb.IOException(f"Could not write: {os.strerror(errno.ENOSPC)}"),
+        duckdb.OutOfMemoryException("could not allocate"),
+    ):
+        monkeypatch.setattr(files._File, "_clean", Mock(side_effect=error))
+        with pytest.raises(DataError, match="room in WORK_DIR=var"):
+            run(GOOGLE_CSV)
 
 
 def test_column_of_a_preset_or_map_must_be_there(run: Run) -> None:
@@ -724,6 +800,17 @@ def test_as_a_command_from_stdin(db: MongoDatabase, db_settings: Settings, tmp_p
     assert failed.returncode == 65
     assert re.fullmatch(rb"error: stdin .*\n", failed.stderr)
     assert failed.stdout == b""
+    archived = command(zipped(GOOGLE_CSV.encode(), "file.csv"))
+    assert archived.returncode == 65
+    assert re.fullmatch(rb"error: .*pipe; .*\n", archived.stderr)
+
+
+def test_a_closed_stdin_is_empty(
+    db_settings: Settings, clean_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(DataError, match="stdin is empty"):
+        main(["-", "--dry-run"])
 
 
 def test_a_file_is_read_as_a_training_finds_it(
