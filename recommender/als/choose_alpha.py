@@ -89,7 +89,7 @@ def choose_preference_parameters(ratings: Ratings, settings: Settings) -> Prefer
         weights[alpha, rank] = WEIGHTS[best]
         each: NDArray[np.float64] = by_weights[best]
         described = alpha, rank, *WEIGHTS[best], each.mean(), len(each)
-        log.info("alpha %g, rank %d, weights %g and %g: NDCG %.4f of %d users", *described)
+        log.info("alpha %g, rank %d, weights %g and %g: NDCG %.4f of %d lists", *described)
         return each
 
     by_alpha = {alpha: ndcg(alpha, low_rank)}

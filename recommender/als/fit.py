@@ -37,7 +37,7 @@ def refit(
 ) -> Model:
     """Continue a fit on more ratings of the same users and restaurants, by sweeps alone."""
     bias_model = fit_bias_only(ratings, settings.reviews, chosen.damping if chosen else None)
-    items, sweeps = model.rating.restaurant_factors, _most_sweeps(len(ratings))
+    items, sweeps = model.rating.restaurant_factors, _most_sweeps(len(ratings), settings.als)
     residuals = _residuals(bias_model, ratings)
     rating = _sweep_rating(bias_model, items, residuals, settings.als, sweeps)
     if chosen is None or model.preferences is None:
@@ -53,7 +53,7 @@ def fit_rating(
     als, seed = settings.als, settings.seed
     bias_model = fit_bias_only(ratings, settings.reviews, damping)
     users = mllib_users(ratings, als.preference_users, seed)
-    sweeps, iterations = _most_sweeps(len(ratings)), min(als.max_iter, _MLLIB_ITERATIONS)
+    sweeps, iterations = _most_sweeps(len(ratings), als), min(als.max_iter, _MLLIB_ITERATIONS)
     if damping is None:  # MLlib alone fits the ratings of all users as they are
         users, sweeps, iterations = np.ones_like(users), 0, als.max_iter
     mllib = ALS(rank=als.rank, regParam=als.reg_param, maxIter=iterations, seed=seed)
@@ -126,7 +126,7 @@ def _sweep_preferences(
     step = partial(implicit_step, alpha=alpha, reg_param=reg_param)
     least = settings.als.max_iter - _MLLIB_ITERATIONS
     with _singular_rejected():
-        items = sweep(step, rows, items, _most_sweeps(rows.nnz), least=least)
+        items = sweep(step, rows, items, _most_sweeps(rows.nnz, settings.als), least=least)
     check_finite("ALS's factors", items, remedy=REMEDY)
     model = preference_model(items, popularity, alpha=alpha, reg_param=reg_param)
     if parameters.embedding_weight:
@@ -137,9 +137,9 @@ def _sweep_preferences(
     return model
 
 
-def _most_sweeps(ratings: int) -> int:
-    """Return how many sweeps the time for them allows: 15 on small data, 3 from 4 million on."""
-    return int(np.clip(_SWEPT_RATINGS // max(ratings, 1), 3, 15))
+def _most_sweeps(ratings: int, als: AlsSettings) -> int:
+    """Return the sweeps that time allows: 15, or ``ALS_MAX_ITER``'s; 3 from 4 million ratings."""
+    return int(np.clip(_SWEPT_RATINGS // max(ratings, 1), 3, max(15, als.max_iter)))
 
 
 @contextmanager

@@ -35,28 +35,29 @@ log = logging.getLogger(__name__)
 
 @one_blas_thread()
 def sweep(
-    half_step: HalfStep,
-    rows: csr_array,
-    items: Factors,
-    most: int,
-    settled: float = 0.05,
-    least: int = 0,
+    step: HalfStep, rows: csr_array, items: Factors, most: int, change: float = 0.05, least: int = 0
 ) -> Factors:
     """Alternate user and item half-steps, and return the item factors, (items, rank).
 
-    ``half_step`` is `implicit_step` or `explicit_step` with its parameters bound, ``rows`` are
-    (users, items). In the ``items`` to start from, NaN counts as 0; items without a stored value
-    get factors of 0. There are at most ``most`` sweeps. They stop after one, the ``least``-th
-    or later, that changes the factors by less than ``settled``, relative to their norm.
+    ``step`` is `implicit_step` or `explicit_step` with its parameters bound, ``rows`` are
+    (users, items). In the ``items`` to start from, NaN counts as 0. Items that the first sweep does
+    not reach go on from random factors; those without a stored value get factors of 0. There are at
+    most ``most`` sweeps. They stop after one, the ``least``-th or later, that changes the factors
+    by less than ``change``, relative to their norm.
     """
     columns = csr_array(rows.T)
-    items = np.nan_to_num(items)
-    items[np.diff(columns.indptr) == 0] = 0
+    items, unrated = np.nan_to_num(items), np.diff(columns.indptr) == 0
+    items[unrated] = 0
     for number in range(1, most + 1):
-        before, items = items, half_step(columns, half_step(rows, items))
-        change = float(np.linalg.norm(items - before) / (np.linalg.norm(items) or 1))
-        log.debug("sweep %d changed the item factors by %.3f", number, change)
-        if change < settled and number >= least:
+        before, items = items, step(columns, step(rows, items))
+        # Items all of whose users have rated only items without factors would stay 0.
+        unreached = ~(items.any(axis=1) | unrated)
+        if number == 1 < most and unreached.any():
+            items[unreached] = random_factors(len(items), items.shape[1], 0)[unreached]
+            continue
+        changed = float(np.linalg.norm(items - before) / (np.linalg.norm(items) or 1))
+        log.debug("sweep %d changed the item factors by %.3f", number, changed)
+        if changed < change and number >= least:
             break
     return items
 

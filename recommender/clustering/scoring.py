@@ -95,7 +95,6 @@ def clusters_without(ratings: csr_array, centroids: Floats, columns: Ints) -> ND
     squared = np.bincount(user, weights=squares, minlength=ratings.shape[0])
     centroids_squared = (centroids**2).sum(axis=1)
     clusters = np.empty(len(user), dtype=np.int32)
-
     size = max(1, _BLOCK_VALUES // len(centroids))
 
     def assign(start: int) -> None:

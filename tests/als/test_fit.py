@@ -178,6 +178,22 @@ def test_without_a_user_of_two_ratings_the_popular_ones_are_recommended(
     assert (scores_of(model, ratings, quick_settings).argmax(axis=1) == popularity.argmax()).all()
 
 
+def test_a_refit_learns_from_users_of_one_training_rating(
+    spark: SparkSession, quick_settings: Settings
+) -> None:
+    """Each user has two ratings of one colour, one of them for testing: training relates none."""
+    pairs = [(i, item) for i in range(300) for item in (i % 10, (i + 2 + i // 10 % 4 * 2) % 10)]
+    ratings = ratings_of([(f"u{i:03}", f"r{item}", 5.0) for i, item in pairs])
+    train, _ = split(ratings, quick_settings)
+    model = fit_model(spark, train, quick_settings, CHOSEN)
+    assert model.preferences
+    assert not model.preferences.factors.any()
+    again = fitting.refit(model, ratings, quick_settings, CHOSEN)
+    own_colour = np.add.outer(np.arange(300), np.arange(10)) % 2 == 0
+    scores = scores_of(again, ratings, quick_settings)
+    assert roc_auc_score(own_colour.ravel(), scores.ravel()) > 0.95
+
+
 def test_long_lineages_are_cut(spark: SparkSession, db_settings: Settings) -> None:
     """Without, 25 iterations overflow the stack of the JVM."""
     pairs = [(i, (i + step) % 7) for i in range(50) for step in range(2)]
@@ -191,13 +207,15 @@ def test_long_lineages_are_cut(spark: SparkSession, db_settings: Settings) -> No
     assert set(Path(folder.removeprefix("file:")).iterdir()) - before
 
 
-@pytest.mark.parametrize(("damping", "by_mllib"), [(BiasDamping(), 3), (None, 9)])
+@pytest.mark.parametrize("iterations", [9, 40])
+@pytest.mark.parametrize(("damping", "by_mllib"), [(BiasDamping(), 3), (None, None)])
 def test_half_steps_do_the_iterations_after_mllibs(
     spark: SparkSession,
     quick_settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
     damping: BiasDamping | None,
-    by_mllib: int,
+    by_mllib: int | None,
+    iterations: int,
 ) -> None:
     done = []
 
@@ -211,9 +229,10 @@ def test_half_steps_do_the_iterations_after_mllibs(
 
     monkeypatch.setattr(fitting, "_mllib_items", mllib)
     monkeypatch.setattr(fitting, "sweep", swept)
-    settings = quick_settings.with_values({"als_max_iter": 9})
+    settings = quick_settings.with_values({"als_max_iter": iterations})
     fitting.fit_rating(spark, checkerboard(), settings, damping)
-    assert done == [by_mllib, 9 - by_mllib]
+    by_mllib = by_mllib or iterations
+    assert done == [by_mllib, iterations - by_mllib]
 
 
 def test_factors_that_are_not_finite_are_rejected(spark: SparkSession) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import block_diag, csr_array
 
 from recommender.als.sweeps import explicit_step, implicit_step, sweep
 
@@ -92,7 +92,7 @@ def test_each_sweep_lowers_the_cost_and_they_stop_once_factors_settle(seed: int)
     after = sweep(step, rows, stopped, 1)
     assert np.linalg.norm(after - stopped) < 0.05 * np.linalg.norm(after)
     # Factors that settle at once are swept as often as asked for.
-    at_least = sweep(step, rows, start, 9, settled=np.inf, least=5)
+    at_least = sweep(step, rows, start, 9, change=np.inf, least=5)
     assert np.array_equal(at_least, fits[2])
 
 
@@ -111,3 +111,23 @@ def test_items_without_a_value_and_data_without_rows_have_factors_of_zero() -> N
     assert not items[40].any()
     assert items[:40].any(axis=1).all()
     assert not sweep(step, csr_array((0, 41)), some_items(1, 41), 2).any()
+
+
+@pytest.mark.parametrize("known", [0, 40])
+def test_items_of_users_who_rated_none_with_factors_start_at_random(known: int) -> None:
+    """Two towns without a common user: of the second, or of both, no item has factors."""
+    towns = csr_array(block_diag([some_rows(1), some_rows(2)]))
+    start = some_items(1, 80)
+    start[known:] = np.nan
+    items = sweep(step, towns, start, 50)
+    assert items.any(axis=1).all()
+    costs = [
+        cost(towns, step(towns, each).astype(float), each.astype(float))
+        for each in (items, sweep(step, towns, some_items(1, 80), 50))
+    ]
+    assert costs[0] == pytest.approx(costs[1], rel=0.05)
+    # One sweep ends with what solves the regressions, not with random factors.
+    assert not sweep(step, towns, start, 1)[known:].any()
+    # Ratings that the bias explains leave nothing to factors.
+    towns.data[:] = 0
+    assert not sweep(partial(explicit_step, reg_param=REG), towns, start, 5).any()
