@@ -1,5 +1,6 @@
 """What the service recommends to any user, from what is published; kept in memory."""
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -114,7 +115,8 @@ class Catalog:
         self._db = db
         self._settings = settings
         self._clusters = Live(db, collections.CLUSTERS_ID, load_model)
-        self._recommendations: Any = db.get_collection(collections.RECOMMENDATIONS, CODEC)
+        readable = CODEC.with_options(unicode_decode_error_handler="replace")
+        self._recommendations: Any = db.get_collection(collections.RECOMMENDATIONS, readable)
         self._loading = Lock()
         self._served: Served | None = None
         self._named_at = 0.0
@@ -215,4 +217,5 @@ def _is_valid(entry: Any) -> bool:
     if not isinstance(entry, dict) or "gmap_id" not in entry:
         return False
     score, rating = entry.get("score"), entry.get("rating")
-    return isinstance(score, int | float) and isinstance(rating, int | float | None)
+    figures = [score] if rating is None else [score, rating]
+    return all(isinstance(figure, int | float) and math.isfinite(figure) for figure in figures)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -44,6 +44,12 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d"
 
 
+def in_path(value: object, name: str) -> str:
+    """Return an id as the end of a path; ``.`` and ``..``, which browsers resolve, as a query."""
+    text = quote(str(value), safe="")
+    return f"?{name}={text}" if text in (".", "..") else text
+
+
 templates = Jinja2Templates(FOLDER / "templates")
 # Documents of the ledger have parts only from the phase on that writes them.
 templates.env.undefined = ChainableUndefined
@@ -51,7 +57,7 @@ templates.env.trim_blocks = templates.env.lstrip_blocks = True
 templates.env.filters |= {
     "duration": duration,
     "since": lambda at: (now() - at).total_seconds(),
-    "in_path": lambda value: quote(str(value), safe=""),
+    "in_path": in_path,
 }
 
 
@@ -70,7 +76,9 @@ class PageRoute(APIRoute):
         async def answer(request: Request) -> Response:
             at_login = request.scope["path"] == LOGIN
             if not at_login and not has_page_cookie(request, request.app.state.service):
-                return RedirectResponse(LOGIN, 303)
+                parts = request.scope["raw_path"], request.scope["query_string"]
+                asked = b"?".join(filter(None, parts))
+                return RedirectResponse(f"{LOGIN}?{urlencode({'asked': asked})}", 303)
             try:
                 response = await handle(request)
             except (HTTPException, RequestValidationError, RecommenderError) as error:

@@ -78,7 +78,7 @@ def model(
     parts = {"factors": served.factors, "clusters": served.model}
     ids |= {name: part.run_id for name, part in parts.items() if part}  # not newer than the rest
     etag = f'"{"+".join(dict.fromkeys(ids.values()))}"'
-    if etag in (if_none_match or ""):
+    if if_none_match == "*" or etag in (if_none_match or ""):
         return Response(status_code=304, headers={"ETag": etag})
     response.headers["ETag"] = etag
     return Model(

@@ -29,7 +29,7 @@ from recommender.service.routes_runs import document_of, end_of_log
 
 _RUNS = 50
 _LOG_BYTES = 40_000
-_MATCHES, _MOST_STARS = 6, 10
+_MATCHES, _LISTED, _MOST_STARS = 6, 30, 10
 _OWN = {"_id", "run_id", "pid", "log"}  # fields that differ between any two runs
 _SHOWN = {"als", "lists", "clusters", "hindsight"}  # metrics with a section of their own
 _COOKIE_SECONDS = 30 * 86_400
@@ -69,6 +69,7 @@ def _trainings(service: Service) -> list[Document]:
 def home(request: Request, service: CurrentService) -> Response:
     """Show how the service does: the model, the training in progress, the schedule."""
     runs, trained, served = _recent(service), _trainings(service), service.catalog.run_ids()
+    ended = [run for run in runs if run["state"] not in OPEN_STATES]
     ids = [run["run_id"] for run in trained]
     # After a rollback, the training that is served is not the last one.
     at = ids.index(served["lists"]) if served.get("lists") in ids else 0
@@ -77,19 +78,10 @@ def home(request: Request, service: CurrentService) -> Response:
     running = next((run for run in runs if run["state"] in OPEN_STATES), None)
     with quick_read("reading the previous generation"):
         previous = {each["run_id"] for each in replaced_generations(service.db).values()}
-    return render(
-        request,
-        "home.html",
-        latest=next((run for run in runs if run["state"] not in OPEN_STATES), None),
-        good=good,
-        before=before,
-        running=running,
-        last=last,
-        steps=list(_steps(running, last)) if running else [],
-        schedule=service.schedule,
-        served=served,
-        previous=sorted(filter(None, previous)),
-    )
+    steps = list(_steps(running, last)) if running else []
+    shown: Document = {"good": good, "before": before, "running": running, "last": last}
+    shown |= {"steps": steps, "schedule": service.schedule, "served": served, "ended": ended}
+    return render(request, "home.html", previous=sorted(filter(None, previous)), **shown)
 
 
 def _steps(run: Document, last: Document | None) -> Iterator[Document]:
@@ -153,15 +145,12 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def run(request: Request, service: CurrentService, run_id: str) -> Response:
     """Show one run: phases, metrics, verdicts, settings and the end of its log."""
     document = document_of(service, run_id)
-    return render(
-        request,
-        "run.html",
-        run=document,
-        defaults=Settings.of({}).public(),
-        other=dict(_flat({k: v for k, v in document["metrics"].items() if k not in _SHOWN})),
-        is_open=document["state"] in OPEN_STATES,
-        log=end_of_log(service, run_id, _LOG_BYTES),
-    )
+    before = _recent(service, run_id, state="succeeded", **LISTS_PUBLISHED)
+    other = {key: part for key, part in document["metrics"].items() if key not in _SHOWN}
+    shown = {"other": dict(_flat(other)), "is_open": document["state"] in OPEN_STATES}
+    shown |= {"defaults": Settings.of({}).public(), "success": next(iter(before), None)}
+    log = end_of_log(service, run_id, _LOG_BYTES)
+    return render(request, "run.html", run=document, log=log, **shown)
 
 
 @router.get("/ui/quality")
@@ -216,9 +205,11 @@ def cluster(request: Request, service: CurrentService, cluster_id: int) -> Respo
 @router.get("/ui/users")
 def users(request: Request, service: CurrentService, q: Text = "") -> Response:
     """Search users by the beginning of their ids."""
-    return render(request, "users.html", q=q, users=service.catalog.users(q.strip(), 20))
+    users = service.catalog.users(q.strip(), _LISTED)
+    return render(request, "users.html", q=q, users=users, full=_LISTED)
 
 
+@router.get("/ui/users/")  # for ids that are no part of a path
 @router.get("/ui/users/{user_id:id}")
 def user(request: Request, service: CurrentService, user_id: str) -> Response:
     """Show what a user has rated, and is served."""
@@ -230,20 +221,17 @@ def user(request: Request, service: CurrentService, user_id: str) -> Response:
 def restaurants(request: Request, service: CurrentService, q: Text = "") -> Response:
     """Search restaurants by name."""
     names = published(service).names
-    return render(request, "restaurants.html", q=q, matches=names.search(q, 30), names=names)
+    shown = {"matches": names.search(q, _LISTED), "full": _LISTED, "names": names}
+    return render(request, "restaurants.html", q=q, **shown)
 
 
+@router.get("/ui/restaurants/")
 @router.get("/ui/restaurants/{gmap_id:id}")
 def restaurant(request: Request, service: CurrentService, gmap_id: str) -> Response:
     """Show what is similar to a restaurant, and the clusters that list it."""
-    return render(
-        request,
-        "restaurant.html",
-        gmap_id=gmap_id,
-        similar=api.similar(service, gmap_id, 10).restaurants,
-        clusters=api.clusters_of(service),
-        names=published(service).names,
-    )
+    similar, clusters = api.similar(service, gmap_id, 10).restaurants, api.clusters_of(service)
+    shown = {"gmap_id": gmap_id, "clusters": clusters, "names": published(service).names}
+    return render(request, "restaurant.html", similar=similar, **shown)
 
 
 @router.get("/ui/try")
@@ -259,22 +247,22 @@ def try_out(
     ratings = parsed(rated or [])
     ratings.pop(remove or "", None)
     low, high = service.settings.reviews.rating_min, service.settings.reviews.rating_max
-    return render(
-        request,
-        "try.html",
-        q=q,
-        ratings=ratings,
-        answer=from_ratings(service, ratings) if ratings else None,
-        matches=names.search(q, _MATCHES),
-        names=names,
-        stars=list(range(math.ceil(low), math.floor(high) + 1))[-_MOST_STARS:],
-    )
+    stars = list(range(math.ceil(low), math.floor(high) + 1))[-_MOST_STARS:]
+    answer = from_ratings(service, ratings) if ratings else None
+    shown = {"q": q, "matches": names.search(q, _MATCHES), "names": names, "stars": stars}
+    return render(request, "try.html", ratings=ratings, answer=answer, **shown)
 
 
 @router.get("/ui/login")
 def login(request: Request) -> Response:
     """Ask for the API key."""
-    return render(request, "login.html", wrong=False)
+    return render(request, "login.html", wrong=False, asked=_asked(request))
+
+
+def _asked(request: Request) -> str:
+    """Return the page that was asked for before the key; never one of another site."""
+    asked = request.query_params.get("asked", "")
+    return asked if asked.startswith("/ui/") else "/"
 
 
 @router.post("/ui/login", dependencies=[Depends(require_same_origin)])
@@ -283,8 +271,8 @@ async def sign_in(request: Request, service: CurrentService) -> Response:
     sent = parse_qs((await request.body()).decode(errors="replace")).get("key", [""])[0]
     key = service.settings.api.key
     if key is None or not hmac.compare_digest(sent.encode(), key.get_secret_value().encode()):
-        return render(request, "login.html", 403, wrong=True)
-    response = RedirectResponse("/", 303)
+        return render(request, "login.html", 403, wrong=True, asked=_asked(request))
+    response = RedirectResponse(_asked(request), 303)
     options: dict[str, Any] = {"max_age": _COOKIE_SECONDS, "secure": request.url.scheme == "https"}
     response.set_cookie(PAGE_COOKIE, page_token(key), httponly=True, samesite="strict", **options)
     return response

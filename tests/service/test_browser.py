@@ -120,6 +120,7 @@ def test_the_pages_in_a_browser(
             a_user_is_looked_up(browser, url)
             a_new_user_gets_a_list(browser, url)
         the_schedule_is_paused_and_resumed(browser, url)
+        a_message_is_not_ended_by_the_one_before(browser)
         of_two_browsers_one_starts_a_training_and_the_other_cancels_it(browser, url, db)
         a_clustering_is_rolled_back(browser, url, db)
         a_mongodb_that_hangs_is_named(browser, url, db)
@@ -145,9 +146,13 @@ def test_the_key_is_asked_for_once_in_a_browser(
     browser: webdriver.Chrome, db: MongoDatabase, db_settings: Settings
 ) -> None:
     with service(db_settings, API_KEY="kéy") as (_, url):
-        browser.get(url)
+        asked = f"{url}/ui/runs?state=failed"
+        browser.get(asked)
+        shown(browser, "input")[0].send_keys("wrong\ue007")
+        until(lambda: shown(browser, ".alert"))
         shown(browser, "input")[0].send_keys("kéy\ue007")
-        until(lambda: browser.current_url == f"{url}/")
+        until(lambda: browser.current_url == asked)
+        browser.get(url)
         press(browser, "Pause the schedule")
         until(lambda: (db["TrainingState"].find_one({"_id": "schedule"}) or {}).get("paused"))
 
@@ -222,6 +227,16 @@ def the_schedule_is_paused_and_resumed(browser: webdriver.Chrome, url: str) -> N
         press(browser, f"{pressed} the schedule")
         until(lambda then=then: focused(browser) == f"{then} the schedule")  # type: ignore[misc]
     assert httpx.get(f"{url}/next-training").json()["paused"] is False
+
+
+def a_message_is_not_ended_by_the_one_before(browser: webdriver.Chrome) -> None:
+    ending = """const timers = [], set = setTimeout;
+        window.setTimeout = (end, ms, ...rest) => timers.push(() => end(...rest));
+        say("first"), say("second"), timers[0]();
+        const during = document.getElementById("message").textContent;
+        timers[1](), window.setTimeout = set;
+        return [during, document.getElementById("message").textContent];"""
+    assert browser.execute_script(ending) == ["second", ""]
 
 
 def of_two_browsers_one_starts_a_training_and_the_other_cancels_it(

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from html import escape
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urljoin
 
 import pytest
 from fastapi.testclient import TestClient
@@ -19,6 +21,8 @@ from recommender.service.pages import duration
 from tests.support import some_factors
 
 HTML = "text/html; charset=utf-8"
+PROJECT = Path(__file__).resolve().parents[2]
+ARRAYS = ("factors", "popularity", "shown")  # of the published factors
 NASTY = "<script>alert(1)</script> \U0001f363 \u202eسوشي " + "x" * 300
 
 
@@ -37,6 +41,7 @@ def test_an_empty_database_has_pages(client: TestClient) -> None:
     for path in ("/ui/clusters", "/ui/users/u", "/ui/try", "/ui/restaurants"):
         assert "POST /train" in page(client, path, 404)
     assert "found &#39;done&#39;" in page(client, "/ui/runs?state=done", 422)
+    assert "press Train now" in overview
     for runs in ("", "?run=a", "?run=a&run=b&run=c"):
         assert 'role="alert"' in page(client, f"/ui/compare{runs}")
 
@@ -58,6 +63,7 @@ def test_without_mongodb_pages_say_so(
     with TestClient(model.create_app()) as client, ThreadPoolExecutor() as pool:
         for text in pool.map(lambda path: page(client, path, 503), paths):
             assert "MONGO_URI" in text
+            assert '<a href="">Try again</a>' in text  # the same address, with its query
 
 
 def test_runs_of_every_state_are_shown(
@@ -86,13 +92,60 @@ def test_runs_of_every_state_are_shown(
     assert "0.100 ± 0.020" in page(client, f"/ui/runs/{run_id}")
     phases = phases_of(60, 30)
     ledger.update(run_id, {"state": "succeeded", "phases": phases, "ended_at": now()})
-    assert '<rect x="690.0" y="36" width="230.0"' in page(client, f"/ui/runs/{run_id}")
+    assert '<rect x="666.7" width="333.3"' in page(client, f"/ui/runs/{run_id}")
     ledger.add("20270101T000000000Z-00000000", "api", db_settings, None)
     ledger.update("20270101T000000000Z-00000000", {"state": "running", "phase": "read"})
     assert "25.0 %" in page(client, "/ui/quality")
+    ledger.update(run_id, {"metrics.hindsight.reviews": 0})
+    assert "Hindsight" not in page(client, "/ui/quality")
     overview = page(client, "/")
     assert 'aria-current="step"' in overview
     assert "2.0\u00d7" in overview
+
+
+def test_each_exit_code_of_the_runbook_has_its_remedy(
+    client: TestClient, db: MongoDatabase, db_settings: Settings
+) -> None:
+    Ledger(db).add("r", "schedule", db_settings, None)
+    runbook = (PROJECT / "docs" / "operations.md").read_text().partition("## Runbook")[2]
+    rows = re.findall(r"^\| (\d[^|]*)\|[^|]*\|([^|]*)\|", runbook, re.MULTILINE)
+    remedies = [(int(n), row[1]) for row in rows for n in re.findall(r"\b\d{1,3}\b", row[0])]
+    assert {1, 2, 65, 134, 139, 141, 143} <= {code for code, _ in remedies}
+    for code, remedy in [*remedies, (255, "")]:  # one that no row has
+        Ledger(db).update("r", {"state": "failed", "exit_code": code, "error": "why"})
+        (shown,) = re.findall("What to do.</strong> (.+)</p>", page(client, "/ui/runs/r"))
+        named = re.findall(r"`([A-Z_*]+|--force|\.staged\.)`", remedy)
+        assert [name for name in named if name not in shown] == [], code
+        assert ("report it as a bug" in shown) == (code in (1, 134, 139, 255))
+    Ledger(db).update("r", {"state": "crashed", "exit_code": None})
+    assert "SPARK_DRIVER_MEMORY" in page(client, "/ui/runs/r")
+
+
+def test_the_last_training_is_named_beside_a_later_rollback(
+    client: TestClient, db: MongoDatabase, db_settings: Settings
+) -> None:
+    ledger = Ledger(db)
+
+    def news() -> list[str]:
+        text = page(client, "/").replace("<strong>", "").replace("</strong>", "")
+        return re.findall(r"The last ((?:training|rollback) (?:was )?\w+)", text)
+
+    assert news() == []
+    ledger.add("a", "schedule", db_settings, None)
+    ledger.update("a", {"phases": phases_of(1, 1), "settings.als_alpha": 40.0})
+    ledger.close("a", "succeeded", 0, None)
+    assert news() == ["training succeeded"]
+    ledger.add("b", "schedule", db_settings, None)
+    ledger.update("b", {"settings.als_alpha": 40.00004})
+    assert "/ui/compare" not in page(client, "/ui/runs/b")  # it has not ended
+    ledger.close("b", "failed", 65, "why")
+    ledger.add("c", "api", db_settings, None, "rollback")
+    ledger.close("c", "succeeded", 0, None)
+    assert news() == ["rollback succeeded", "training failed"]
+    for run_id, linked in (("a", False), ("b", True), ("c", False)):
+        text = page(client, f"/ui/runs/{run_id}")
+        assert (f"/ui/compare?run=a&amp;run={run_id}" in text) == linked
+    assert "40.00004<" in page(client, "/ui/compare?run=a&run=b")  # not rounded to the other
 
 
 def phases_of(read: float, publish: float) -> list[dict[str, Any]]:
@@ -156,14 +209,19 @@ def test_a_comparison_begins_with_causes_and_effects(
 def test_restaurants_without_names_open_from_links_by_awkward_ids(
     client: TestClient, db: MongoDatabase
 ) -> None:
-    ids = ["a/b?c%d\ne#f", "..//x&y=z", 5]
-    db["Metadata"].insert_one({**some_factors("r"), "gmap_ids": ids})
+    ids = ["a/b?c%d\ne#f", "..//x&y=z", 5, ".", ".."]
+    some = some_factors("r")
+    parts = {part: some[part] + 2 * some[part][: len(some[part]) // 3] for part in ARRAYS}
+    db["Metadata"].insert_one({**some, **parts, "gmap_ids": ids})
     listed = page(client, "/ui/restaurants")
     assert "<code>Restaurants</code>" in listed  # the collection that has no names of them
+    db["Recommendations"].insert_one({"user_id": "..", "recommendations": []})
+    (link,) = re.findall('<a href="(/ui/users/[^"]+)"', page(client, "/ui/users?q=."))
+    assert "User <bdi>..</bdi>" in page(client, urljoin("/ui/users", link))
     links = re.findall('<a href="(/ui/restaurants/[^"]+)"', listed)
     assert len(links) == len(ids)
     for gmap_id, link in zip(ids, links, strict=True):
-        text = page(client, link)
+        text = page(client, urljoin("/ui/restaurants", link))  # as browsers resolve it
         assert f"<code>{escape(str(gmap_id))}</code>" in text
         assert "/ui/restaurants/" in text.partition('<ol class="list">')[2]  # similar ones
 
@@ -186,9 +244,22 @@ def test_the_log_is_shown_by_the_id_of_its_run(
 def test_the_key_is_asked_for_once(configure: Callable[..., None], db: MongoDatabase) -> None:
     configure(API_KEY="kéy")
     with TestClient(model.create_app(), follow_redirects=False) as client:
-        refused = client.get("/ui/runs")
-        assert (refused.status_code, refused.headers["location"]) == (303, "/ui/login")
-        page(client, "/ui/login")
+        asked = "/ui/users/a%2F..%2Fb?x=%26&y"
+        refused = client.get(asked)
+        login = f"/ui/login?asked={quote(asked, safe='')}"
+        assert (refused.status_code, refused.headers["location"]) == (303, login)
+        # Without the cookie, as browsers send none after a link of another site.
+        assert f'<a href="{escape(asked)}">' in page(client, login)
+        same_site = client.get(login, headers={"Sec-Fetch-Site": "same-origin"})
+        assert f'href="{escape(asked)}"' not in same_site.text
+        for other in (
+            "//evil.example",
+            "https://evil.example/ui/",
+            "/\\evil",
+            "javascript:1",
+            "/ui",
+        ):
+            assert '<a href="/">open' in page(client, f"/ui/login?asked={quote(other, safe='')}")
         assert client.get("/static/page.css").status_code == 200
         assert client.post("/ui/login", data={"key": "wrong"}).status_code == 403
         long = client.post("/ui/login", data={"key": "x" * 200_000})
@@ -196,8 +267,9 @@ def test_the_key_is_asked_for_once(configure: Callable[..., None], db: MongoData
         evil = {"Origin": "http://evil.example"}
         assert client.post("/ui/login", data={"key": "kéy"}, headers=evil).status_code == 403
         assert client.get("/runs").status_code == 401
-        answer = client.post("/ui/login", data={"key": "kéy"})
-        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        for path, location in ((login, asked), ("/ui/login?asked=//evil.example/ui/", "/")):
+            answer = client.post(path, data={"key": "kéy"})
+            assert (answer.status_code, answer.headers["location"]) == (303, location)
         cookie = answer.headers["set-cookie"].lower()
         assert "httponly" in cookie
         assert "samesite=strict" in cookie

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
+import bson
 import numpy as np
 import pytest
 from bson import Code, Decimal128, ObjectId
+from bson.raw_bson import RawBSONDocument
 from fastapi.testclient import TestClient
 
 import clustering_training
@@ -136,6 +138,11 @@ def users_are_shown_and_searched(client: TestClient, db: MongoDatabase) -> None:
     for prefix, users in (("po", ["popular"]), ("\U0001f363", [AWKWARD[-1]])):
         text = client.get("/ui/users", params={"q": prefix}).text
         assert re.findall('<a href="/ui/users/([^"]+)"', text) == [quote(u, safe="") for u in users]
+    assert "Only the first" not in client.get("/ui/users").text
+    db["Recommendations"].insert_many([{"user_id": f"many{n:02}"} for n in range(40)])
+    many = client.get("/ui/users?q=many").text
+    assert "many29" in many
+    assert "Only the first 30" in many
     query = db["Recommendations"].find({"user_id": {"$gte": "po", "$lt": "po\U0010ffff"}})
     assert "IXSCAN" in json.dumps(query.explain()["queryPlanner"]["winningPlan"])
 
@@ -151,6 +158,11 @@ def clusters_are_listed_with_names(client: TestClient) -> None:
     assert names
     assert None not in names
     assert client.get("/clusters/4").status_code == 404
+    sizes = [str(c["cluster_id"]) for c in sorted(listed, key=lambda cluster: -cluster["size"])]
+    assert sizes != sorted(sizes)
+    for order, expected in (("", sizes), ("?by=number", sorted(sizes))):
+        text = client.get(f"/ui/clusters{order}").text
+        assert re.findall('href="/ui/clusters/([0-9]+)"', text) == expected
 
 
 def restaurants_are_searched(client: TestClient) -> None:
@@ -181,12 +193,15 @@ def pages_escape_what_they_show(client: TestClient) -> None:
         assert "unsafe" not in answer.headers["content-security-policy"]
         assert not re.search("<(b|script)>", answer.text), path
         assert not re.search(r" style=|\bon[a-z]+=", answer.text), path
+        assert not re.search('tabindex="0"(?! role="region" aria-label="[A-Z])', answer.text), path
     tried = client.get("/ui/try?rated=a=4&rated=a=5").text
     assert "Ántonia &lt;b&gt;" in tried
     assert tried.count('value="a=5"') == 1
     assert "because of" in tried
     assert "because of" not in client.get("/ui/try?rated=a=5&remove=a").text
-    names = re.findall('<li class="done"><span>([^<]+)<', client.get(f"/ui/runs/{run_id}").text)
+    names = re.findall(
+        '<th scope="row">([^<]+)</th><td><svg', client.get(f"/ui/runs/{run_id}").text
+    )
     assert names == [phase["name"] for phase in client.get(f"/runs/{run_id}").json()["phases"]]
     for path in ("/ui/runs/nowhere", "/ui/clusters/4", "/ui/users/nobody", "/ui/restaurants/x"):
         answer = client.get(path)
@@ -201,8 +216,9 @@ def the_model_changes_its_tag(client: TestClient, db: MongoDatabase) -> None:
         answer = client.get("/model", headers={"If-None-Match": tag})
         assert (answer.status_code, answer.json()["clusters"]) == (200, 4)
         tag = answer.headers["etag"]
-        unchanged = client.get("/model", headers={"If-None-Match": tag})
-        assert (unchanged.status_code, unchanged.content) == (304, b"")
+        for known in (tag, f'W/"x", W/{tag}', "*"):
+            unchanged = client.get("/model", headers={"If-None-Match": known})
+            assert (unchanged.status_code, unchanged.content) == (304, b"")
         return tag, answer.json()["run_id"], [answer.json()[part] for part in parts]
 
     tag, clusters, runs = of_another("")
@@ -259,6 +275,25 @@ def test_a_stored_list_with_values_of_other_types_is_shown(
     db["Recommendations"].insert_one({"user_id": "u", "run_id": 7, "recommendations": entries})
     body = empty.get("/recommendations/u").json()
     assert [e["gmap_id"] for e in body["recommendations"]] == [str(i) for i in ids]
+
+
+def test_documents_of_a_backend_that_no_answer_can_hold_stop_no_other(
+    empty: TestClient, db: MongoDatabase
+) -> None:
+    db["Metadata"].insert_one(some_factors("r"))
+    entries = [{"gmap_id": "id??", "score": 2.0}, {"gmap_id": "a", "score": float("nan")}]
+    entries += [{"gmap_id": "a", "score": 1, "rating": float("inf")}, {"gmap_id": "c", "score": 1}]
+    for user in ("u", "id??"):
+        document = bson.encode({"_id": user[:1], "user_id": user, "recommendations": entries})
+        broken = RawBSONDocument(document.replace(b"id??", b"i\xc3?\xff"))
+        db.get_collection("Recommendations").insert_one(broken)
+    body = empty.get("/recommendations/u").json()
+    assert [(e["gmap_id"], e["score"]) for e in body["recommendations"]] == [
+        ("i\ufffd?\ufffd", 2),
+        ("c", 1),
+    ]
+    for path in ("/ui/users", "/ui/users?q=i", "/ui/users/u"):
+        assert "i\ufffd?\ufffd" in empty.get(path).text
 
 
 def test_runs_are_filtered(empty: TestClient, db: MongoDatabase, db_settings: Settings) -> None:

@@ -44,8 +44,9 @@ function follow() {
 
 // Outside of the live region, so that a screen reader speaks it and a refresh keeps it.
 function say(text) {
-  document.getElementById("message").textContent = text;
-  if (text) setTimeout(say, 10_000, ""); // ms
+  const shown = document.getElementById("message");
+  shown.textContent = text;
+  if (text) setTimeout(() => shown.textContent === text && say(""), 10_000); // ms
 }
 const silent = () => say("The service does not answer.");
 
@@ -87,8 +88,7 @@ document.addEventListener("submit", (event) => {
   const form = event.target;
   if (!form.matches(".call, [data-live]")) return;
   event.preventDefault();
-  if (form.matches(".call")) call(form);
-  else show(form, event.submitter);
+  form.matches(".call") ? call(form) : show(form, event.submitter);
 });
 
 document.addEventListener("input", (event) => {
