@@ -23,7 +23,7 @@ from recommender.core.mongo import connect, database
 from recommender.core.ports import check_port_is_free
 from recommender.core.script import run_script, script_parser
 from recommender.core.settings import load_settings
-from recommender.core.signals import Cancelled, exit_after
+from recommender.core.signals import Cancelled, call_after
 from recommender.service import (
     pages,
     routes_catalog,
@@ -74,7 +74,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             yield
             # The process is ours to end if a server has its SIGTERM, and not in tests.
             if isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", 0), uvicorn.Server):
-                exit_after(settings.schedule.stop_grace_seconds + 3, 0)
+                call_after(settings.schedule.stop_grace_seconds + 3, os._exit, 0)
         await run_in_threadpool(clock.stop)
         await run_in_threadpool(trainer.stop)
 
@@ -95,15 +95,8 @@ def create_app() -> FastAPI:
     registry = app.state.registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     app.add_middleware(ObservedRequests, registry=registry)
-    for routes in (
-        routes_training,
-        routes_runs,
-        routes_recommendations,
-        routes_catalog,
-        routes_health,
-        routes_metrics,
-        routes_pages,
-    ):
+    api = (routes_training, routes_runs, routes_recommendations, routes_catalog, routes_health)
+    for routes in (*api, routes_metrics, routes_pages):
         app.include_router(routes.router, tags=[routes.__name__.rpartition("_")[2]])
     app.mount("/static", StaticFiles(directory=pages.FOLDER / "static"))
     return app

@@ -27,6 +27,7 @@ _URI_FORM = (
     "MONGO_URI is not of the form mongodb[+srv]://[user:password@]host[:port]/[?options]; "
     "in a user name or password, '@', ':', '/' and '%' must be percent-encoded"
 )
+_READ_CONCERNS = {None, "local", "available", "majority", "linearizable", "snapshot"}
 TIMEOUT_SECONDS = 5.0  # to find a server, unless MONGO_URI has serverSelectionTimeoutMS
 
 
@@ -52,11 +53,12 @@ def connect(settings: Settings) -> Client:
         raise ConfigurationError(_URI_FORM) from None
     except OSError as error:
         raise ConfigurationError(f"MONGO_URI names an unreadable file: {error.strerror}") from None
-    if not client.write_concern.acknowledged:
+    problem = None if client.write_concern.acknowledged else "w=0, which hides failed writes"
+    if client.read_concern.level not in _READ_CONCERNS:
+        problem = f"an unknown readConcernLevel={client.read_concern.level}"
+    if problem:
         client.close()
-        raise ConfigurationError(
-            "MONGO_URI has w=0, so MongoDB would not report failed writes; remove that option"
-        )
+        raise ConfigurationError(f"MONGO_URI has {problem}; change or remove that option")
     return client
 
 

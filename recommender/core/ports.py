@@ -11,7 +11,7 @@ LOOPBACK = "127.0.0.1"
 
 def listens(host: str, port: int) -> bool:
     """Return true if a port accepts connections."""
-    with suppress(OSError), socket.create_connection((host, port), timeout=1):
+    with suppress(OSError, UnicodeError), socket.create_connection((host, port), timeout=1):
         return True
     return False
 
@@ -28,7 +28,6 @@ def check_port_is_free(host: str, port: int) -> None:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server(address, family=family).close()
-    except OSError as error:
-        raise ConfigurationError(
-            f"the API cannot listen on {host}:{port}: {error.strerror}; set PORT or HOST"
-        ) from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host is named so
+        reason = f"{getattr(error, 'strerror', error)}; set PORT or HOST"
+        raise ConfigurationError(f"the API cannot listen on {host}:{port}: {reason}") from None

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 def _plain_field_name(name: str) -> str:
-    if not name or name.startswith("$") or "." in name or "\0" in name:
+    if name.startswith("$") or "." in name or "\0" in name:
         raise ValueError("a field name is not empty, starts with no '$' and holds no '.' or NUL")
     return name
 
@@ -72,16 +72,16 @@ def _sendable(key: SecretStr) -> SecretStr:
 
 MongoFilter = Annotated[dict[str, Any], BeforeValidator(_parsed), PlainSerializer(json_util.dumps)]
 DatabaseName = Annotated[str, Field(max_length=63, pattern=r'^[^/\\. "$\x00]+$')]
-FieldName = Annotated[str, AfterValidator(_plain_field_name)]
+FieldName = Annotated[str, Field(min_length=1), AfterValidator(_plain_field_name)]
 Memory = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[1-9][0-9]*[kmgtKMGT]$")]
 Upper = BeforeValidator(lambda text: str(text).upper())
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Upper]
 Interval = Annotated[float, AfterValidator(_no_tiny_interval)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
 ApiKey = Annotated[SecretStr, AfterValidator(_sendable)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-ListLength = Annotated[int, Field(ge=1, le=1000)]
+UpToThousand = Annotated[int, Field(ge=1, le=1000)]
 
 
 class _Group(BaseModel):
@@ -198,7 +198,7 @@ class AlsSettings(_Group):
     """Ranking score: `preference` (implicit-feedback ALS) or predicted `rating` (explicit ALS)."""
     max_iter: Count = Field(10, alias="ALS_MAX_ITER")
     """Least ALS iterations: three by MLlib, then half-steps; fewer beyond a million ratings."""
-    rank: Count = Field(10, alias="ALS_RANK")
+    rank: UpToThousand = Field(10, alias="ALS_RANK")
     """Latent factors of the rating fit."""
     reg_param: float = Field(0.1, alias="ALS_REG_PARAM", ge=0)
     """ALS regularisation of the rating fit."""
@@ -206,7 +206,7 @@ class AlsSettings(_Group):
     """Damping of the user bias, in ratings; unset: chosen by each training."""
     restaurant_weight: Positive | None = Field(None, alias="ALS_RESTAURANT_WEIGHT")
     """Damping of the restaurant bias, in ratings; unset: chosen by each training."""
-    preference_rank: Count | None = Field(None, alias="ALS_PREFERENCE_RANK")
+    preference_rank: UpToThousand | None = Field(None, alias="ALS_PREFERENCE_RANK")
     """Latent factors of the preference fit; unset: 32 or 64, chosen by each training."""
     preference_reg_param: Positive | None = Field(None, alias="ALS_PREFERENCE_REG_PARAM")
     """ALS regularisation of the preference fit; unset: a fifth of `ALS_ALPHA`."""
@@ -220,7 +220,7 @@ class AlsSettings(_Group):
     """Share of each user's ratings to test with."""
     test_split: Literal["random", "time"] = Field("random", alias="ALS_TEST_SPLIT")
     """Test ratings: `random` or, by `time`, the latest."""
-    top_n: ListLength = Field(13, alias="ALS_TOP_N")
+    top_n: UpToThousand = Field(13, alias="ALS_TOP_N")
     """Restaurants recommended to each user."""
 
 
@@ -231,7 +231,7 @@ class ClustersSettings(_Group):
     """Number of clusters."""
     space: Literal["tastes", "ratings"] = Field("tastes", alias="CLUSTERS_SPACE")
     """What is clustered: `tastes`, a spectral embedding of rated restaurants, or raw `ratings`."""
-    top_n: ListLength = Field(40, alias="CLUSTERS_TOP_N")
+    top_n: UpToThousand = Field(40, alias="CLUSTERS_TOP_N")
     """Restaurants kept for each cluster."""
 
 

@@ -6,17 +6,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from recommender.core.logs import print_error
 
 _SECOND_TRY_SECONDS = 0.5
-_BEFORE_EXIT_SECONDS = 5.0
+_BEFORE_EXIT_SECONDS = 5.0  # after the grace of the time limit
+_CLOSING_SECONDS = 1.0  # before the end of the grace of a signal
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _stop_callbacks: list[Callable[[], object]] = []  # called by a stop before it raises
-# Seconds that a stop by a signal may take, and the timers that end the process then.
-_graces: list[float] = []
+# Seconds that a stop by a signal may take, what is called before they are over, and the timers.
+_graces: list[tuple[float, Callable[[Any], object]]] = []
 _timers: list[threading.Timer] = []
 _reasons: list[str] = []  # why this process sends a stop signal to itself
 
@@ -93,27 +94,28 @@ def call_on_stop(callback: Callable[[], object]) -> Iterator[None]:
 
 
 def _limit_stop(signum: int) -> None:
-    if _graces:
-        _timers.append(exit_after(_graces[-1], 128 + signum))
+    for grace, before_exit in _graces[-1:]:
+        call_after(max(grace - _CLOSING_SECONDS, grace / 2), before_exit, Cancelled(signum))
+        call_after(grace, os._exit, 128 + signum)
 
 
-def exit_after(seconds: float, code: int) -> threading.Timer:
-    """End the process after ``seconds``, also if threads wait, unless the timer is cancelled."""
-    timer = threading.Timer(seconds, os._exit, (code,))
+def call_after(seconds: float, function: Callable[[Any], object], argument: object) -> None:
+    """Call a function, such as ``os._exit``, in a thread, unless a time limit ends before."""
+    timer = threading.Timer(seconds, function, (argument,))
     timer.daemon = True
     timer.start()
-    return timer
+    _timers.append(timer)
 
 
 @contextmanager
 def time_limit(
-    minutes: float, grace_seconds: float, before_exit: Callable[[TimedOut], object]
+    minutes: float, grace_seconds: float, before_exit: Callable[[Stopped], object]
 ) -> Iterator[None]:
     """Raise :class:`TimedOut` in a block that takes too long, even inside a blocking call.
 
     If the clean-up after that, or after a signal, takes longer than the grace, the process exits at
-    once, with the same code. Before it does for the time limit, ``before_exit`` is called with the
-    reason, for at most five seconds. Other threads than the main one are not interruptible.
+    once, with the same code. Before it does, ``before_exit`` is called with the reason: for five
+    seconds more, or in the grace of a signal. Other threads than the main one are not interrupted.
     """
     main_thread = threading.main_thread()
     over = threading.Event()
@@ -138,7 +140,7 @@ def time_limit(
     watcher = threading.Thread(target=watch, name="time limit", daemon=True)
     before = signal.signal(signal.SIGALRM, stop)
     watcher.start()
-    _graces.append(grace_seconds)
+    _graces.append((grace_seconds, before_exit))
     try:
         yield
     finally:

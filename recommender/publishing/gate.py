@@ -25,9 +25,8 @@ _RMSE_TOLERANCE = 0.1
 
 def add_force_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--force``, which turns the gate off for one run, as ``GATE=off`` for all."""
-    parser.add_argument(
-        "--force", action="store_true", help="publish a model that the gate would reject (GATE=off)"
-    )
+    text = "publish a model that the gate would reject (GATE=off)"
+    parser.add_argument("--force", action="store_true", help=text)
 
 
 def settings_with_force(arguments: argparse.Namespace) -> Settings:

@@ -69,21 +69,16 @@ class Stage:
             readable = stage.with_options(codec_options=CODEC)  # decoded as readers decode
             drawn = readable.aggregate([{"$sample": {"size": SAMPLE_SIZE}}])
             faults = [fault for each in drawn if (fault := fault_of(each, self.written_by))]
+        documents, problem = f"documents staged for {self.target}", ""
         if count != expected or not count:
-            raise PublishError(
-                f"{count:,} documents are staged for {self.target} where {expected:,} were "
-                "computed; nothing was published"
-            )
-        if misfits:
-            raise PublishError(
-                f"{misfits:,} of {count:,} documents staged for {self.target} do not fit its "
-                "validator; nothing was published; change the validator (collMod)"
-            )
-        if faults:
-            raise PublishError(
-                f"{len(faults)} of {min(count, SAMPLE_SIZE)} sampled documents staged for "
-                f"{self.target} are wrong: {faults[0]}; nothing was published"
-            )
+            problem = f"{count:,} {documents} where {expected:,} were computed"
+        elif misfits:
+            problem = f"{misfits:,} of {count:,} {documents} do not fit its validator (see collMod)"
+        elif faults:
+            sampled = min(count, SAMPLE_SIZE)
+            problem = f"{len(faults)} of {sampled} sampled {documents} are wrong: {faults[0]}"
+        if problem:
+            raise PublishError(f"{problem}; nothing was published")
 
     def carry_over(self) -> None:
         """Copy the target's documents of others, if they are kept, new indexes and validator."""

@@ -18,7 +18,7 @@ from recommender.core.errors import LeaseLostError, ModelRejectedError, Recommen
 from recommender.core.logs import one_line, redact, secrets_of
 from recommender.core.mongo import Document, MongoDatabase, connected, mongo_errors, reason_of
 from recommender.core.settings import Settings
-from recommender.core.signals import Cancelled, TimedOut, stop_main_thread, time_limit
+from recommender.core.signals import Cancelled, Stopped, stop_main_thread, time_limit
 from recommender.core.terminal import progress
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import OPEN_STATES, RUN_ID, Kind, Ledger, State, new_run_id, now
@@ -119,7 +119,7 @@ def training_run(
         is_cancelled = partial(Ledger(db).is_cancel_requested, run_id)
         release = partial(_release, lease, db, run_id)
 
-        def give_up(reason: TimedOut) -> None:
+        def give_up(reason: Stopped) -> None:
             close(reason)
             release()
             log.error("%s", reason)  # last, as logging may hang

@@ -104,10 +104,10 @@ def _lines(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "published", f"{target} of run {run_id}"
     for (name, path), pieces in _LINES.items():
         figures = _figure(run, path) or {}
+        present = [text for key, text in pieces.items() if figures.get(key) is not None]
         if figures.get("reason"):
             yield name, f"none: {figures['reason']}"
-        elif figures:
-            present = (text for key, text in pieces.items() if figures.get(key) is not None)
+        elif present:
             yield name, "".join(present).format_map(figures)
     for warning in run.get("warnings", ()):
         yield "warning", warning

@@ -13,20 +13,14 @@ from pathlib import Path
 import pymongo
 from pymongo.errors import PyMongoError
 
+from recommender.core import errors
 from recommender.core.child_process import Guarded
-from recommender.core.errors import (
-    DatabaseUnavailableError,
-    LeaseLostError,
-    ModelRejectedError,
-    RecommenderError,
-    SparkError,
-)
 from recommender.core.logs import one_line
 from recommender.core.mongo import MongoDatabase, mongo_errors, reason_of
 from recommender.core.settings import Settings
 from recommender.core.signals import TimedOut
 from recommender.runs.lease import Lease
-from recommender.runs.ledger import Kind, Ledger, State, Trigger, new_run_id
+from recommender.runs.ledger import OPEN_STATES, Kind, Ledger, State, Trigger, new_run_id
 from recommender.runs.switch import sweep
 from recommender.service.child_log import ChildLog
 from recommender.service.recovery import Recovery
@@ -40,7 +34,7 @@ _PASS_ON_SECONDS = 0.5  # between two readings of a training's log
 _RECORD_SECONDS = 10.0  # to record a child's begin or end; recovery does the rest
 _SIGTERM_CODE, _SIGKILL_CODE = 143, 137
 # A scheduled training that fails with a code that may pass by itself is retried once.
-_RETRIED_CODES = (DatabaseUnavailableError.exit_code, SparkError.exit_code)
+_RETRIED_CODES = (errors.DatabaseUnavailableError.exit_code, errors.SparkError.exit_code)
 _RETRY_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
@@ -57,7 +51,7 @@ class Trainer:
         self._lock = threading.Lock()
         self._stopping = False
         self._unreleased: Lease | None = None
-        self._retry_at = math.inf
+        self._retry_at = steady_seconds() + _RETRY_SECONDS  # of what another process left
         self._watched: dict[threading.Thread, tuple[str, Guarded]] = {}
 
     def start(self, trigger: Trigger, *, force: bool = False, rollback: bool = False) -> str:
@@ -73,7 +67,7 @@ class Trainer:
         limit = pymongo.timeout(_RECORD_SECONDS)  # the lock would hold up a stop
         with self._lock, mongo_errors("taking the lease"), limit:
             if self._stopping:
-                raise RecommenderError("the service is stopping; start the training elsewhere")
+                raise errors.RecommenderError("the service is stopping; train elsewhere")
             self._settings.make_folder(log_file.parent)
             if self._unreleased:
                 self._unreleased.release()
@@ -115,15 +109,22 @@ class Trainer:
     def tidy_up(self) -> bool:
         """Clean up after a training that died, unless one of this process is running.
 
-        Return true, once, if a training of this process is due to be retried.
+        Return true, once, if the latest training is due to be retried.
         """
         with self._lock:
             running = bool(self._running())
         if not running:
             self._recovery.look()
-        if due := steady_seconds() >= self._retry_at:
-            self._retry_at = math.inf
-        return due
+        if steady_seconds() < self._retry_at:
+            return False
+        with mongo_errors("looking for a training to retry"):
+            latest = next(iter(Ledger(self._db).recent(1)), {})
+        if latest.get("state") in OPEN_STATES:
+            return False
+        self._retry_at = math.inf
+        # Without a code it died, or MongoDB was away when it ended.
+        failed_in_passing = latest.get("exit_code", _RETRIED_CODES[0]) in _RETRIED_CODES
+        return latest.get("trigger") == "schedule" and failed_in_passing
 
     def _running(self) -> dict[threading.Thread, tuple[str, Guarded]]:
         """Return the running trainings, and forget those that have ended."""
@@ -155,7 +156,7 @@ class Trainer:
                 lease.renew()
             sweep(self._db)
             lease.release()
-        except LeaseLostError:
+        except errors.LeaseLostError:
             log.debug("training %s has released its lease, or another run has it", run_id)
         except PyMongoError as failure:
             # Its lease expires; recovery or the next training marks it as crashed.
@@ -187,9 +188,9 @@ def _outcome(code: int, *, overdue: bool, stopping: bool) -> tuple[State, str | 
         how = "was killed, as it hung" if overdue else "could not clean up"
         return "failed", f"the training took longer than TRAIN_TIMEOUT_MINUTES and {how}"
     if code == _SIGTERM_CODE or (code == _SIGKILL_CODE and stopping):
-        return "cancelled", "stopped with the service before it could record it"
+        return "cancelled", "stopped before it could record its end"
     if code == _SIGKILL_CODE:
         return "crashed", "the training was killed"
-    if code == ModelRejectedError.exit_code:
+    if code == errors.ModelRejectedError.exit_code:
         return "rejected", "the gate rejected the model; the training's log says why"
     return "failed", f"the training ended with exit code {code} and recorded no reason; see its log"

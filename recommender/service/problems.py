@@ -11,12 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from recommender.core.errors import (
-    ConfigurationError,
-    DatabaseUnavailableError,
-    LeaseHeldError,
-    RecommenderError,
-)
+from recommender.core import errors
 
 MEDIA_TYPE = "application/problem+json"
 # An error's `code`: by exception class if listed, else by status.
@@ -31,9 +26,9 @@ _CODES: dict[int | type[Exception], str] = {
     422: "invalid_request",
     500: "unexpected",
     503: "unavailable",
-    LeaseHeldError: "training_in_progress",
-    DatabaseUnavailableError: "mongodb_unavailable",
-    ConfigurationError: "configuration",
+    errors.LeaseHeldError: "training_in_progress",
+    errors.DatabaseUnavailableError: "mongodb_unavailable",
+    errors.ConfigurationError: "configuration",
 }
 _SCHEMAS = "#/components/schemas/"
 _RETRY = {409: {"Retry-After": "60"}, 503: {"Retry-After": "15"}}  # seconds
@@ -69,8 +64,8 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def handle_errors(app: FastAPI) -> None:
     """Answer every error of the application with a problem, and describe it in OpenAPI."""
-    for kind in (HTTPException, RequestValidationError, RecommenderError, Exception):
-        app.add_exception_handler(kind, _answer)
+    for kind in (HTTPException, RequestValidationError, errors.RecommenderError, Exception):
+        app.add_exception_handler(kind, answer_to)
     describe = app.openapi
 
     def described() -> dict[str, Any]:
@@ -82,7 +77,8 @@ def handle_errors(app: FastAPI) -> None:
     app.openapi = described  # type: ignore[method-assign]
 
 
-async def _answer(request: Request, error: Exception) -> JSONResponse:
+async def answer_to(request: Request, error: Exception) -> JSONResponse:
+    """Return the answer to a failed request."""
     problem = problem_of(error)
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
@@ -100,10 +96,10 @@ def problem_of(error: Exception) -> Problem:
             invalid = [*map(_explain, error.errors())]
             detail = "; ".join(f"{each['pointer']}: {each['detail']}" for each in invalid)
             return _problem(422, detail, errors=invalid)
-        case LeaseHeldError():
+        case errors.LeaseHeldError():
             holder: Any = {key: error.holder.get(key) for key in ("run_id", "host", "started_at")}
-            return _problem(409, str(error), _CODES[LeaseHeldError], **holder)
-        case RecommenderError():
+            return _problem(409, str(error), _CODES[errors.LeaseHeldError], **holder)
+        case errors.RecommenderError():
             return _problem(503, str(error), _CODES.get(type(error)))
     return _problem(500, "an unexpected failure; the service's log has its traceback")
 

@@ -64,10 +64,11 @@ class LedgerMetrics:
 
 def _of_runs(db: MongoDatabase) -> Iterator[Metric]:
     runs = db[COLLECTION]
-    by_kind = {"_id": ["$trigger", "$state"], "count": {"$sum": 1}}
+    kind = {"$ifNull": ["$kind", "training"]}
+    by_kind = {"_id": ["$trigger", "$state", kind], "count": {"$sum": 1}}
     counts = {tuple(each["_id"]): each["count"] for each in runs.aggregate([{"$group": by_kind}])}
-    yield _gauge("runs", "Runs in the ledger.", counts, "trigger", "state")
-    open_runs = sum(n for (_, state), n in counts.items() if state in OPEN_STATES)
+    yield _gauge("runs", "Runs in the ledger.", counts, "trigger", "state", "kind")
+    open_runs = sum(n for (_, state, _), n in counts.items() if state in OPEN_STATES)
     yield _gauge("training_in_progress", "1 during a training.", open_runs)
     last = _latest(runs, {"state": {"$nin": [*OPEN_STATES, "cancelled"]}})
     code = last.get("exit_code", _CRASHED) if last else None

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recommender.core.errors import DatabaseUnavailableError, RecommenderError
 from recommender.core.logs import redact, secrets_of
-from recommender.core.mongo import Document, mongo_errors, quick_read
+from recommender.core.mongo import Document, quick_read
 from recommender.runs.ledger import OPEN_STATES, STATES, Ledger, State, Trigger
 from recommender.service.dependencies import (
     CurrentService,
@@ -97,7 +97,7 @@ def document_of(service: Service, run_id: str) -> Document:
     responses=responses(401, 403, 404, 409, 422, 503),
     dependencies=[Depends(require_same_origin)],
 )
-@mongo_errors("cancelling the run")
+@quick_read("cancelling the run")
 def cancel(service: CurrentService, response: Response, run_id: RunId) -> Run:
     """Ask a run in progress to stop, on any host; within seconds it ends as cancelled."""
     requested = Ledger(service.db).request_cancel(run_id)

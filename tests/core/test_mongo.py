@@ -69,9 +69,10 @@ def test_an_unreadable_uri_is_a_configuration_error_that_does_not_show_it() -> N
         assert caught.value.__suppress_context__  # pymongo's text may show parts of it
 
 
-def test_unacknowledged_writes_are_refused() -> None:
-    with pytest.raises(ConfigurationError):
-        connect(load_settings(mongo_uri="mongodb://localhost:1/?w=0"))
+@pytest.mark.parametrize("option", ["w=0", "readConcernLevel=bogus"])
+def test_options_that_no_training_can_work_with_are_refused(option: str) -> None:
+    with pytest.raises(ConfigurationError, match=option):
+        connect(load_settings(mongo_uri=f"mongodb://localhost:1/?{option}"))
 
 
 def test_a_host_unknown_to_dns_is_unavailable() -> None:

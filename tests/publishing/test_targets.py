@@ -98,6 +98,13 @@ def test_a_unique_index_must_keep_ids_apart(db: MongoDatabase, db_settings: Sett
         db[target].drop_index("theirs")
 
 
+def test_a_collation_must_keep_ids_apart(db: MongoDatabase, db_settings: Settings) -> None:
+    for collation, is_refused in (({"locale": "en"}, False), (NO_CASE, True), (NO_BLANKS, True)):
+        db.create_collection("Recommendations", collation=collation)
+        assert ("has a collation" in refused(db_settings, db)) == is_refused, collation
+        db.drop_collection("Recommendations")
+
+
 def test_the_samples_have_the_form_of_the_schemas(db: MongoDatabase, db_settings: Settings) -> None:
     for target in ("Recommendations", "Clusters"):
         sample = _sample(TrainingRun("r1", db, db_settings, Lease(db, 60), "training"), target)

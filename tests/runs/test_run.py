@@ -516,6 +516,22 @@ def test_a_training_that_hangs_in_its_clean_up_is_recorded_and_frees_the_lease(
     assert holder(db) is None
 
 
+def test_a_stop_that_hangs_in_its_clean_up_is_recorded_and_frees_the_lease(
+    db: MongoDatabase, db_settings: Settings
+) -> None:
+    training = subprocess.Popen(
+        [sys.executable, "-c", HANGING_TRAINING],
+        env=environment(db_settings, STOP_GRACE_SECONDS="4"),
+    )
+    until(lambda: db["TrainingRuns"].find_one({"state": "running"}))
+    Ledger(db).request_cancel(only_entry(db)["run_id"])
+    assert training.wait(30) == 143
+    run = only_entry(db)
+    assert (run["state"], run["exit_code"]) == ("cancelled", 143)
+    assert run["error"] == "cancelled on request"
+    assert holder(db) is None
+
+
 HUNG_STOP = f"""
 import sys, threading
 sys.path.insert(0, {str(PROJECT)!r})

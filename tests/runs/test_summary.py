@@ -151,5 +151,6 @@ def test_a_rollback_names_what_it_published() -> None:
     lines = lines_of(rollback)
     assert {"Rollback", "r1", "succeeded", "83.2"} <= set(lines[""].split())
     assert {"Clusters", "r0"} <= set(lines["published"].split())
+    assert {line.strip() for line in lines} == {"", "published", "seconds"}
     tuning = {**times, "kind": "tuning", "metrics": {}}
     assert summary_of(rollback, [tuning])[2] == ()

@@ -13,10 +13,11 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -38,6 +39,7 @@ from recommender.runs.ledger import Kind, Ledger
 from recommender.service import catalog, launcher, limits, progress, routes_runs
 from recommender.service.launcher import Trainer
 from recommender.service.routes_training import in_words
+from tests.mongods import MongodForTests
 from tests.service.test_training_clock import make_due
 from tests.support import (
     PROJECT,
@@ -284,10 +286,11 @@ def test_a_hung_mongodb_holds_no_read_for_long(
             until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
             began = time.monotonic()
             answers = [client.get(path) for path in ("/runs", "/recommendations/u", "/")]
+            answers.append(client.post("/runs/r/cancel"))
             seconds = time.monotonic() - began
         finally:
             os.kill(pid, signal.SIGCONT)
-        assert [answer.status_code for answer in answers] == [503] * 3
+        assert [answer.status_code for answer in answers] == [503] * 4
         assert seconds < 15  # of what would be twenty for each
         until(lambda: client.get("/runs").status_code == 200)
 
@@ -742,18 +745,18 @@ def test_headers_without_an_end_are_refused_and_long_bodies_are_not() -> None:
 
 
 def publish_a_list_that_a_later_review_hits(db: MongoDatabase, settings: Settings) -> None:
-    """Publish one user's list as run r0, whose only restaurant the user then reviews."""
+    """Publish one user's list as run 0, whose only restaurant the user then reviews."""
     since = datetime(2100, 1, 1, tzinfo=UTC)
     user = db["Reviews"].find_one({}, {"_id": 0, "user_id": 1}) or {}
     unrated = set(db["Reviews"].distinct("gmap_id")) - set(db["Reviews"].distinct("gmap_id", user))
     restaurant = {"gmap_id": min(unrated)}
     entries = [{**restaurant, "score": 1.0}]
-    db["Recommendations"].insert_one({**user, "run_id": "r0", "recommendations": entries})
+    db["Recommendations"].insert_one({**user, "run_id": "0", "recommendations": entries})
     db["Reviews"].insert_one({**user, **restaurant, "rating": 4, "time": since + timedelta(1)})
-    Ledger(db).add("r0", "api", settings, None)
+    Ledger(db).add("0", "api", settings, None)
     lists = {"users": 500, "lift": 0.0, "lift_error": 0.01}
-    Ledger(db).update("r0", {"started_at": since, "metrics.lists": lists})
-    Ledger(db).close("r0", "succeeded", 0, None)
+    Ledger(db).update("0", {"started_at": since, "metrics.lists": lists})
+    Ledger(db).close("0", "succeeded", 0, None)
 
 
 RETRIES_SOON = """
@@ -789,7 +792,7 @@ def test_the_schedule_trains_to_the_end_and_publishes_at_the_second_try(
     assert len(runs) == 3
     assert (run["state"], run["exit_code"]) == ("succeeded", 0)
     hindsight = run["metrics"]["hindsight"]
-    assert (hindsight["run_id"], hindsight["reviews"], hindsight["hits"]) == ("r0", 1, 1)
+    assert (hindsight["run_id"], hindsight["reviews"], hindsight["hits"]) == ("0", 1, 1)
     assert run["phases"][0]["name"] == "read"
     assert ContractReader(db).run_ids == {run["run_id"]}
     assert "phase read" in (db_settings.log_dir / f"{run['run_id']}.log").read_text()
@@ -857,11 +860,33 @@ def test_a_service_that_is_killed_takes_its_training_with_it_and_is_paused_after
     assert (after["paused"], after["next_training_at"]) == (True, None)
 
 
+def test_a_call_that_waits_for_mongodb_is_answered_when_the_service_stops(
+    db_settings: Settings, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with (
+        MongodForTests(tmp_path / "mongod") as mongo,
+        log.open("wb") as output,
+        ThreadPoolExecutor() as pool,
+    ):
+        settings = db_settings.with_values({"mongo_uri": mongo.uri})
+        with service(settings, output, STOP_GRACE_SECONDS="1") as (process, url):
+            os.kill(mongo.pid, signal.SIGSTOP)
+            pending = pool.submit(httpx.post, f"{url}/train", timeout=30)
+            wait([pending], 1)
+            process.terminate()
+            answer = pending.result()
+            process.wait(timeout=30)
+            os.kill(mongo.pid, signal.SIGCONT)
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert "Traceback" not in log.read_text()
+
+
 def test_a_process_that_is_not_a_servers_is_left_alone(
     configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended: list[tuple[float, int]] = []
-    monkeypatch.setattr(model, "exit_after", lambda *arguments: ended.append(arguments))
+    ended: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(model, "call_after", lambda *arguments: ended.append(arguments))
     configure()
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:

@@ -189,6 +189,27 @@ def test_a_scheduled_training_that_failed_in_passing_is_retried_once(
             assert [trainer.tidy_up(), trainer.tidy_up()] == [retried, False]
 
 
+def test_a_retry_outlasts_a_restart_of_the_service(
+    db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with trainer_of(db_settings, db, "raise SystemExit(70)") as trainer:
+        run_id = trainer.start("schedule")
+        ended(db, run_id)
+        until(lambda: not trainer._running())
+    monkeypatch.setattr(launcher, "_RETRY_SECONDS", 0.0)
+    for state, code, is_due in (
+        ("running", 70, False),
+        ("failed", 70, True),
+        ("rejected", 76, False),
+    ):
+        restarted = Trainer(db_settings, db)
+        Ledger(db).update(run_id, {"exit_code": code, "state": state})
+        assert [restarted.tidy_up(), restarted.tidy_up()] == [is_due, False]
+    Ledger(db).add("~later", "api", db_settings, None)
+    Ledger(db).close("~later", "failed", 70, None)
+    assert not Trainer(db_settings, db).tidy_up()
+
+
 def recover(trainer: Trainer) -> None:
     """Let it look twice, as far apart as a lease lasts."""
     trainer.tidy_up()
