@@ -123,7 +123,8 @@ def recommend(
     model = model.with_newcomers(len(newcomers), popularity_of(ratings, reviews))
     blocks = list(user_blocks(model, users, confidence, confidence.astype(bool) + also_rated))
     task = RecommendTask(
-        settings=run.settings,
+        mongo=run.settings.mongo,
+        top_n=run.settings.als.top_n,
         run_id=run.run_id,
         stage=stage,
         # The blocks carry their users' factors: none are broadcast.

@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)
-    with connected(settings) as db:
+    with connected(settings.mongo) as db:
         model = load_model(db)
         if arguments.ratings:
             known = set(model.columns.to_pylist())

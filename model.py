@@ -51,7 +51,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Own the MongoDB client, the schedule and the training in progress from start to stop."""
     try:
         settings = load_settings()
-        client = connect(settings)
+        client = connect(settings.mongo)
     except RecommenderError as error:
         print_error(str(error))
         os._exit(error.exit_code)  # uvicorn would log a traceback and exit with its own code
@@ -61,7 +61,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logging.getLogger("uvicorn").propagate = True
     logging.getLogger("uvicorn.access").disabled = True  # the application logs its requests
     with client:
-        db = database(client, settings)
+        db = database(client, settings.mongo)
         trainer = Trainer(settings, db)
         schedule = Schedule(db, settings.schedule.interval_hours * 3600)
         clock = TrainingClock(schedule, trainer.start, trainer.tidy_up)
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = load_settings()
     configure_service_logging(settings, as_json=arguments.json)
-    connect(settings).close()  # refuse a bad MONGO_URI before the server starts
+    connect(settings.mongo).close()  # refuse a bad MONGO_URI before the server starts
     if settings.api.key is None:
         warn_if_exposed(settings.api.host, settings.api.port)
     check_port_is_free(settings.api.host, settings.api.port)

@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load_settings(mongo_uri=SecretStr(mongo.uri), work_dir=Path(folder))
         configure_logging(settings)
         started = time.monotonic()
-        with connect(settings) as client:
-            reviews = write_city(database(client, settings), city, settings.reviews.fields)
+        with connect(settings.mongo) as client:
+            reviews = write_city(database(client, settings.mongo), city, settings.reviews.fields)
         print(f"{reviews:,} reviews of {city.restaurants:,} restaurants by {city.users:,} users")
         print(f"generated and loaded in {time.monotonic() - started:.0f} s")
         runs = [timed_training(settings) for _ in range(arguments.runs)]
@@ -67,8 +67,8 @@ def timed_training(settings: Settings) -> Document:
     started = time.monotonic()
     subprocess.run([sys.executable, str(SCRIPT)], env=environment, check=True)
     seconds = time.monotonic() - started
-    with connect(settings) as client:
-        return Ledger(database(client, settings)).recent(1)[0] | {"seconds": seconds}
+    with connect(settings.mongo) as client:
+        return Ledger(database(client, settings.mongo)).recent(1)[0] | {"seconds": seconds}
 
 
 def table(runs: Sequence[Document]) -> str:

@@ -111,8 +111,8 @@ def resident(pid: int) -> int:
 def lean(fit: Callable[[coo_matrix], Factors]) -> None:
     """Run the lean script on MONGO_URI."""
     settings = load_settings()
-    with connect(settings) as client:
-        db = database(client, settings)
+    with connect(settings.mongo) as client:
+        db = database(client, settings.mongo)
         started = time.monotonic()
         users, items, ratings = read(db)
         report("read", started)

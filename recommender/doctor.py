@@ -42,7 +42,7 @@ def check_database(settings: Settings) -> Iterator[Outcome]:
     """Check MongoDB's topology, the user's rights, the reviews and the last run."""
     name = settings.mongo.db
     limit = pymongo.timeout(_TIMEOUT_SECONDS)
-    with connected(settings) as db, limit, mongo_errors("checking MongoDB"):
+    with connected(settings.mongo) as db, limit, mongo_errors("checking MongoDB"):
         client, hello = db.client, db.client.admin.command("hello")
         kind = "sharded" if hello.get("msg") == "isdbgrid" else hello.get("setName", "standalone")
         at = ", ".join(f"{host}:{port}" for host, port in sorted(client.nodes))

@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with stored_reviews(arguments.file, settings, options) as (report, batches):
                 first = list(islice(next(batches), _PREVIEW))
         else:
-            with connected(settings) as db:
+            with connected(settings.mongo) as db:
                 report = load(arguments.file, db, settings, options, replace=arguments.replace)
     for reason, lines in report.examples.items():
         log.warning("rejected: %s, such as line %s", reason, ", ".join(map(str, lines)))

@@ -102,8 +102,8 @@ def quick_settings(db_settings: Settings, quick_choice: None) -> Settings:
 @pytest.fixture
 def db(db_settings: Settings) -> Iterator[MongoDatabase]:
     """The database of ``db_settings``, dropped afterwards."""
-    with connect(db_settings) as client:
-        yield database(client, db_settings)
+    with connect(db_settings.mongo) as client:
+        yield database(client, db_settings.mongo)
         client.drop_database(db_settings.mongo.db)
 
 
@@ -217,8 +217,8 @@ def replica_set_uri() -> Iterator[str]:
 def replica_set(replica_set_uri: str, clean_environment: Path) -> Iterator[MongoDatabase]:
     """A database of a replica set of one, which has transactions and change streams."""
     settings = load_settings(mongo_uri=replica_set_uri, mongo_db=f"test-{uuid.uuid4().hex}")
-    with connect(settings) as client:
-        yield database(client, settings)
+    with connect(settings.mongo) as client:
+        yield database(client, settings.mongo)
         client.drop_database(settings.mongo.db)
 
 

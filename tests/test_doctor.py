@@ -98,8 +98,8 @@ def limited(
 ) -> Iterator[Callable[..., list[dict[str, Any]]]]:
     """Return what a user with these roles may do, as connectionStatus reports it."""
     settings = load_settings(mongo_uri=mongo_uri, mongo_db="rights")
-    with connect(settings) as client:
-        db = database(client, settings)
+    with connect(settings.mongo) as client:
+        db = database(client, settings.mongo)
 
         def privileges(*roles: str) -> list[dict[str, Any]]:
             name = f"role-{uuid.uuid4().hex}"

@@ -17,7 +17,7 @@ from recommender.als.bson_encoder import RecommendationEncoder
 from recommender.als.model import Model
 from recommender.core.mongo import connected, mongo_errors
 from recommender.core.mongo_collections import insert_once
-from recommender.core.settings import Settings
+from recommender.core.settings import MongoSettings
 from recommender.data.ids import decode_ids
 
 # A block's work: its ratings plus five a user; 60,000 is about a megabyte.
@@ -58,7 +58,8 @@ def user_blocks(
 class RecommendTask:
     """Ranks restaurants for blocks of users, and encodes and stages their documents."""
 
-    settings: Settings
+    mongo: MongoSettings
+    top_n: int
     run_id: str
     stage: str  # name of the collection to write to
     model: Model  # without users, who come with each block
@@ -80,7 +81,7 @@ class RecommendTask:
         """Stage the documents of blocks; yield each one's users, and those of no finite scores."""
         write = mongo_errors("staging recommendations")(insert_once)
         # Spark runs a task on each core already: one thread of BLAS for each.
-        with connected(self.settings) as db, threadpool_limits(1), ThreadPoolExecutor(1) as pool:
+        with connected(self.mongo) as db, threadpool_limits(1), ThreadPoolExecutor(1) as pool:
             written: Future[None] | None = None
             for block in blocks:
                 documents, not_finite = self._ranked(block)  # while the one before is written
@@ -96,8 +97,8 @@ class RecommendTask:
         model = self.model.with_users(block.bias, block.factors)
         rows = np.arange(len(block.users), dtype=np.int32)
         factors = model.user_factors(rows, block.confidence)
-        n = self.settings.als.top_n
-        items, scores = model.best(factors, block.confidence, n, block.rated, self.shown)
+        n, rated = self.top_n, block.rated
+        items, scores = model.best(factors, block.confidence, n, rated, self.shown)
         ratings = model.rating.predict(rows[:, None], items) if model.preferences else None
         ids = decode_ids(block.users)
         documents = self._encoder.encode(block.first + rows, ids, items, scores, ratings)

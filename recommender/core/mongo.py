@@ -15,7 +15,7 @@ from pymongo.write_concern import WriteConcern
 
 from recommender.core.errors import ConfigurationError, DatabaseUnavailableError
 from recommender.core.logs import one_line
-from recommender.core.settings import Settings
+from recommender.core.settings import MongoSettings
 
 Document = dict[str, Any]
 Client = MongoClient[Document]
@@ -31,13 +31,13 @@ _READ_CONCERNS = {None, "local", "available", "majority", "linearizable", "snaps
 TIMEOUT_SECONDS = 5.0  # to find a server, unless MONGO_URI has serverSelectionTimeoutMS
 
 
-def connect(settings: Settings) -> Client:
-    """Return a client for the settings' MongoDB; it connects when it is first used.
+def connect(mongo: MongoSettings) -> Client:
+    """Return a client for MongoDB; it connects when it is first used.
 
     If ``MONGO_URI`` is invalid or has ``w=0``, it raises `ConfigurationError` without the URI; if
     DNS does not resolve a ``mongodb+srv`` host, `DatabaseUnavailableError`.
     """
-    uri = settings.mongo.uri.get_secret_value()
+    uri = mongo.uri.get_secret_value()
     if "/" not in uri:  # PyMongo would take it for the name of a host
         raise ConfigurationError(_URI_FORM) from None
     options: dict[str, Any] = {"appname": APP_NAME, "tz_aware": True}
@@ -62,13 +62,13 @@ def connect(settings: Settings) -> Client:
     return client
 
 
-def database(client: Client, settings: Settings) -> MongoDatabase:
+def database(client: Client, mongo: MongoSettings) -> MongoDatabase:
     """Return the settings' database, read at the primary and written to the majority.
 
     So the service reads its own writes; the options of ``MONGO_URI`` do not apply.
     """
     return client.get_database(
-        settings.mongo.db,
+        mongo.db,
         read_preference=ReadPreference.PRIMARY,
         read_concern=ReadConcern("local"),
         write_concern=WriteConcern("majority"),
@@ -76,10 +76,10 @@ def database(client: Client, settings: Settings) -> MongoDatabase:
 
 
 @contextmanager
-def connected(settings: Settings) -> Iterator[MongoDatabase]:
+def connected(mongo: MongoSettings) -> Iterator[MongoDatabase]:
     """Connect, and yield the `database`; close the client after the block."""
-    with connect(settings) as client:
-        yield database(client, settings)
+    with connect(mongo) as client:
+        yield database(client, mongo)
 
 
 def source_of(db: MongoDatabase) -> MongoDatabase:

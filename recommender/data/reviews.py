@@ -11,7 +11,7 @@ from bson import MaxKey, MinKey
 from pymongo.collection import Collection as MongoCollection
 
 from recommender.core.mongo import Document, MongoDatabase, connected, mongo_errors, source_of
-from recommender.core.settings import Settings
+from recommender.core.settings import MongoSettings, ReviewsSettings, Settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_rows
 from recommender.data.ids import CODEC
 from recommender.data.ratings import Ratings, gather
@@ -31,14 +31,14 @@ def reviews_collection(db: MongoDatabase) -> MongoCollection[Document]:
     return source_of(db)["Reviews"].with_options(codec_options=CODEC)
 
 
-def plan(settings: Settings, ranges: int, batch_rows: int = BATCH_ROWS) -> list[IdRange]:
+def plan(mongo: MongoSettings, ranges: int, batch_rows: int = BATCH_ROWS) -> list[IdRange]:
     """Divide Reviews into at most ``ranges`` ranges of ``_id`` of about the same size.
 
     Together they cover every ``_id`` of every BSON type once. A range has at least about
     ``batch_rows`` rows: fewer cost less to read than the reader to start. A collection without an
     index on ``_id``, such as a view, is one range.
     """
-    with connected(settings) as db, mongo_errors("dividing Reviews"):
+    with connected(mongo) as db, mongo_errors("dividing Reviews"):
         reviews = reviews_collection(db)
         ranges = min(ranges, reviews.estimated_document_count() // batch_rows)
         if ranges < 2 or not _has_id_index(reviews):
@@ -65,12 +65,12 @@ def _has_id_index(reviews: MongoCollection[Document]) -> bool:
 
 
 def read(
-    settings: Settings, id_range: IdRange, batch_rows: int = BATCH_ROWS
+    mongo: MongoSettings, fields: ReviewsSettings, id_range: IdRange, batch_rows: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
     """Yield the cleaned rows of a range in blocks of ``BLOCK_SCHEMA``."""
-    projection = {"_id": 0} | dict.fromkeys(settings.reviews.fields, 1)
+    projection = {"_id": 0} | dict.fromkeys(fields.fields, 1)
     lower, upper = id_range
-    with gc_paused(), connected(settings) as db, mongo_errors("reading Reviews"):
+    with gc_paused(), connected(mongo) as db, mongo_errors("reading Reviews"):
         reviews = reviews_collection(db)
         cursor = reviews.find({}, projection, batch_size=batch_rows)
         # Unlike $gte and $lt, index bounds compare ids of all BSON types.
@@ -81,11 +81,11 @@ def read(
         if upper:
             cursor.max(list(upper.items()))
         while rows := cursor.to_list(batch_rows):
-            yield clean_rows(rows, settings.reviews)
+            yield clean_rows(rows, fields)
         # Without an upper bound MongoDB stops before MaxKey.
         if lower and not upper:
             last = reviews.find({"_id": MaxKey()}, projection).to_list()
-            yield clean_rows(last, settings.reviews)
+            yield clean_rows(last, fields)
 
 
 @contextmanager
@@ -102,4 +102,5 @@ def gc_paused() -> Iterator[None]:
 
 def read_ratings(settings: Settings) -> Ratings:
     """Read all of Reviews in this process; raise `DataError` if it holds no valid row."""
-    return gather(pa.Table.from_batches(read(settings, ALL_IDS), schema=BLOCK_SCHEMA))
+    blocks = read(settings.mongo, settings.reviews, ALL_IDS)
+    return gather(pa.Table.from_batches(blocks, schema=BLOCK_SCHEMA))

@@ -100,7 +100,7 @@ def _database(settings: Settings, city: City) -> Iterator[Settings]:
 
 def _fill(settings: Settings, city: City, where: str | Path) -> None:
     """Write a city, unless there are reviews; ``where`` is the place to empty for a new one."""
-    with connected(settings) as db, mongo_errors("looking for reviews"):
+    with connected(settings.mongo) as db, mongo_errors("looking for reviews"):
         if reviews := db["Reviews"].estimated_document_count():
             _print(f"Using the {reviews:,} reviews in {where}; remove it for a new city.")
         else:
@@ -139,7 +139,7 @@ def _next_steps(settings: Settings, host: str, embedded: bool) -> list[str]:
     key = ' -H "X-API-Key: $API_KEY"' if settings.api.key else ""
     python = os.path.relpath(sys.executable)
     uri = f"MONGO_URI={settings.mongo.uri.get_secret_value()} " if embedded else ""
-    with connected(settings) as db, mongo_errors("looking for a user"):
+    with connected(settings.mongo) as db, mongo_errors("looking for a user"):
         document = db["Recommendations"].find_one()
     user = str(document["user_id"]) if document else "USER_ID"
     return [

@@ -110,7 +110,7 @@ def training_run(
     new run. LeaseHeldError if another training is in progress, DatabaseUnavailableError if MongoDB
     does not answer, and TimedOut if it takes longer than ``TRAIN_TIMEOUT_MINUTES``.
     """
-    with connected(settings) as db:
+    with connected(settings.mongo) as db:
         schedule = settings.schedule
         lease = Lease(db, schedule.lease_seconds)
         resumed = run_id is not None

@@ -7,12 +7,11 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from recommender.core.mongo import MongoDatabase, mongo_errors
-from recommender.core.settings import Settings
+from recommender.core.settings import MongoSettings, ReviewsSettings, Settings
 from recommender.core.threads import cores
 from recommender.data.cleaning import BLOCK_SCHEMA
 from recommender.data.ratings import Ratings, gather
 from recommender.data.reviews import (
-    BATCH_ROWS,
     IdRange,
     plan,
     read,
@@ -41,18 +40,19 @@ def read_reviews(spark: SparkThread, settings: Settings, count: int) -> Ratings:
     return read_in_spark(spark.session(), settings)
 
 
-def read_in_spark(spark: SparkSession, settings: Settings, batch_rows: int = BATCH_ROWS) -> Ratings:
+def read_in_spark(spark: SparkSession, settings: Settings) -> Ratings:
     """Read and clean Reviews in Spark's executors; number users and restaurants here, as alone."""
-    ranges = plan(settings, 2 * spark.sparkContext.defaultParallelism, batch_rows)
+    ranges = plan(settings.mongo, 2 * spark.sparkContext.defaultParallelism)
     tasks = spark.sparkContext.parallelize(ranges, len(ranges))
-    packed = tasks.flatMap(partial(_packed, settings, batch_rows)).collect()
+    read_range = partial(_packed, settings.mongo, settings.reviews)
+    packed = tasks.flatMap(read_range).collect()
     blocks = (pa.ipc.open_stream(block).read_all() for block in packed)
     return gather(pa.concat_tables([BLOCK_SCHEMA.empty_table(), *blocks]))
 
 
-def _packed(settings: Settings, batch_rows: int, id_range: IdRange) -> Iterator[bytes]:
+def _packed(mongo: MongoSettings, fields: ReviewsSettings, id_range: IdRange) -> Iterator[bytes]:
     """Yield the blocks of one range as Arrow streams; called in an executor."""
-    for block in read(settings, id_range, batch_rows):
+    for block in read(mongo, fields, id_range):
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, block.schema, options=_STREAM) as stream:
             stream.write_batch(block)

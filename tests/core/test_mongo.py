@@ -64,7 +64,7 @@ def as_user(settings: Settings, user: str, password: str) -> Settings:
 def test_an_unreadable_uri_is_a_configuration_error_that_does_not_show_it() -> None:
     for uri in UNREADABLE_URIS:
         with pytest.raises(ConfigurationError) as caught:
-            connect(load_settings(mongo_uri=uri))
+            connect(load_settings(mongo_uri=uri).mongo)
         assert "s3c" not in "".join(traceback.format_exception(caught.value))
         assert caught.value.__suppress_context__  # pymongo's text may show parts of it
 
@@ -72,12 +72,12 @@ def test_an_unreadable_uri_is_a_configuration_error_that_does_not_show_it() -> N
 @pytest.mark.parametrize("option", ["w=0", "readConcernLevel=bogus"])
 def test_options_that_no_training_can_work_with_are_refused(option: str) -> None:
     with pytest.raises(ConfigurationError, match=option):
-        connect(load_settings(mongo_uri=f"mongodb://localhost:1/?{option}"))
+        connect(load_settings(mongo_uri=f"mongodb://localhost:1/?{option}").mongo)
 
 
 def test_a_host_unknown_to_dns_is_unavailable() -> None:
     with pytest.raises(DatabaseUnavailableError) as caught:
-        connect(load_settings(mongo_uri="mongodb+srv://user:s3cret@nowhere.invalid/"))
+        connect(load_settings(mongo_uri="mongodb+srv://user:s3cret@nowhere.invalid/").mongo)
     assert "s3c" not in str(caught.value)
     assert caught.value.__suppress_context__
 
@@ -92,9 +92,9 @@ def test_the_client_has_the_services_name_and_times_with_zones(
 
 def test_a_timeout_in_the_uri_wins() -> None:
     uri = "mongodb://localhost:1/?serverSelectionTimeoutMS=123"
-    with connect(load_settings(mongo_uri=uri)) as client:
+    with connect(load_settings(mongo_uri=uri).mongo) as client:
         assert client.options.server_selection_timeout == 0.123
-    with connect(load_settings()) as client:
+    with connect(load_settings().mongo) as client:
         assert client.options.server_selection_timeout == TIMEOUT_SECONDS
 
 
@@ -103,11 +103,11 @@ def test_an_unreachable_server_is_named_in_one_line(closed_port: str) -> None:
         mongo_uri=f"mongodb://user:s3cret@{closed_port}/?serverSelectionTimeoutMS=300"
     )
     with (
-        connect(settings) as client,
+        connect(settings.mongo) as client,
         pytest.raises(DatabaseUnavailableError) as caught,
         mongo_errors("reading"),
     ):
-        database(client, settings)["Reviews"].find_one()
+        database(client, settings.mongo)["Reviews"].find_one()
     line = str(caught.value)
     for part in ("reading", closed_port, "MONGO_URI"):
         assert part in line
@@ -120,8 +120,8 @@ def test_all_passwords_work(db: MongoDatabase, db_settings: Settings) -> None:
         db.command("createUser", f"reader{number}", pwd=password, roles=["read"])
     try:
         for number, password in enumerate(PASSWORDS):
-            with connect(as_user(db_settings, f"reader{number}", password)) as client:
-                assert database(client, db_settings)["Reviews"].find_one() is None
+            with connect(as_user(db_settings, f"reader{number}", password).mongo) as client:
+                assert database(client, db_settings.mongo)["Reviews"].find_one() is None
     finally:
         db.command("dropAllUsersFromDatabase")
 
@@ -130,11 +130,11 @@ def test_a_refused_password_is_not_shown(db_settings: Settings) -> None:
     for password in PASSWORDS:
         settings = as_user(db_settings, "nobody", password)
         with (
-            connect(settings) as client,
+            connect(settings.mongo) as client,
             pytest.raises(DatabaseUnavailableError) as caught,
             mongo_errors("leasing"),
         ):
-            database(client, settings)["TrainingState"].find_one()
+            database(client, settings.mongo)["TrainingState"].find_one()
         line = str(caught.value)
         assert "leasing" in line
         assert not any(secret in line for secret in secrets_of(settings))
@@ -229,8 +229,8 @@ def test_a_short_password_or_none_is_no_secret() -> None:
 @pytest.mark.usefixtures("clean_environment")
 def test_only_the_backends_collections_follow_the_options_of_the_uri() -> None:
     settings = load_settings(mongo_uri="mongodb://h/?readPreference=secondary")
-    with connect(settings) as client:
-        db = database(client, settings)
+    with connect(settings.mongo) as client:
+        db = database(client, settings.mongo)
         assert db["Clusters"].read_preference == ReadPreference.PRIMARY
         for collection in (source_of(db)["Restaurants"], users_collection(db)):
             assert collection.read_preference.name == "Secondary"

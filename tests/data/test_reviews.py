@@ -3,6 +3,7 @@
 import datetime
 import random
 import string
+from collections.abc import Iterator
 from typing import Any
 
 import bson
@@ -24,8 +25,12 @@ from recommender.data.reviews import ALL_IDS, IdRange, plan, read, read_ratings
 REVIEW: Document = {"user_id": "u", "gmap_id": "g", "rating": 4}
 
 
+def blocks_of(settings: Settings, id_range: IdRange, **options: int) -> Iterator[pa.RecordBatch]:
+    return read(settings.mongo, settings.reviews, id_range, **options)
+
+
 def users_read(settings: Settings, id_range: IdRange) -> list[str]:
-    return [key for batch in read(settings, id_range) for key in batch["user"].to_pylist()]
+    return [key for batch in blocks_of(settings, id_range) for key in batch["user"].to_pylist()]
 
 
 def triples(ratings: Ratings) -> list[tuple[Any, Any, float]]:
@@ -74,7 +79,7 @@ class TestPlan:
         random.Random(1).shuffle(ids)
         rows = [{**REVIEW, "_id": _id, "user_id": f"user {n}"} for n, _id in enumerate(ids)]
         db["Reviews"].insert_many([RawBSONDocument(bson.encode(row)) for row in rows])
-        ranges = plan(db_settings, 8, batch_rows=10)
+        ranges = plan(db_settings.mongo, 8, batch_rows=10)
         assert len(ranges) > 4
         parts = [users_read(db_settings, id_range) for id_range in ranges]
         assert sorted(user for part in parts for user in part) == sorted(
@@ -87,7 +92,7 @@ class TestPlan:
     ) -> None:
         ids = [MinKey(), 1, MaxKey()]
         db["Reviews"].insert_many([{**REVIEW, "_id": _id, "user_id": f"{_id}"} for _id in ids])
-        ranges = plan(db_settings, 3, batch_rows=1)
+        ranges = plan(db_settings.mongo, 3, batch_rows=1)
         assert ranges == [(None, {"_id": 1}), ({"_id": 1}, None)]
         parts = [users_read(db_settings, id_range) for id_range in ranges]
         assert parts == [["MinKey()"], ["1", "MaxKey()"]]
@@ -95,19 +100,19 @@ class TestPlan:
     def test_no_more_ranges_than_requested(self, db: MongoDatabase, db_settings: Settings) -> None:
         db["Reviews"].insert_many([dict(REVIEW) for _ in range(100)])
         for count in (1, 2, 3, 5):
-            assert len(plan(db_settings, count, batch_rows=1)) == count
+            assert len(plan(db_settings.mongo, count, batch_rows=1)) == count
 
     def test_a_range_is_not_much_smaller_than_a_batch(
         self, db: MongoDatabase, db_settings: Settings
     ) -> None:
         db["Reviews"].insert_many([dict(REVIEW) for _ in range(100)])
-        assert len(plan(db_settings, 8, batch_rows=30)) == 3
-        assert plan(db_settings, 8, batch_rows=51) == [ALL_IDS]
+        assert len(plan(db_settings.mongo, 8, batch_rows=30)) == 3
+        assert plan(db_settings.mongo, 8, batch_rows=51) == [ALL_IDS]
 
     def test_an_empty_collection_is_one_range(
         self, db: MongoDatabase, db_settings: Settings
     ) -> None:
-        assert plan(db_settings, 8, batch_rows=10) == [ALL_IDS]
+        assert plan(db_settings.mongo, 8, batch_rows=10) == [ALL_IDS]
 
     def test_a_view_is_one_range_that_is_read(
         self, db: MongoDatabase, db_settings: Settings
@@ -116,14 +121,14 @@ class TestPlan:
         db.create_collection(
             "Reviews", viewOn="Source", pipeline=[{"$match": {"user_id": {"$ne": "u7"}}}]
         )
-        assert plan(db_settings, 8, batch_rows=10) == [ALL_IDS]
+        assert plan(db_settings.mongo, 8, batch_rows=10) == [ALL_IDS]
         assert len(read_ratings(db_settings)) == 99
 
     def test_an_unreachable_mongodb_is_an_error(self, db_settings: Settings) -> None:
         uri = SecretStr("mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=100")
         settings = db_settings.with_values({"mongo_uri": uri})
         with pytest.raises(DatabaseUnavailableError):
-            plan(settings, 2)
+            plan(settings.mongo, 2)
         with pytest.raises(DatabaseUnavailableError):
             read_ratings(settings)
 
@@ -143,8 +148,8 @@ class TestRead:
             for _ in range(300)
         ]
         db["Reviews"].insert_many(rows)
-        ranges = plan(db_settings, 6, batch_rows=10)
-        parts = [b for part in ranges for b in read(db_settings, part, batch_rows=10)]
+        ranges = plan(db_settings.mongo, 6, batch_rows=10)
+        parts = [b for part in ranges for b in blocks_of(db_settings, part, batch_rows=10)]
         assert len(parts) > 6
         ranged, whole = gather(pa.Table.from_batches(parts)), read_ratings(db_settings)
         assert triples(ranged) == triples(whole)
@@ -155,7 +160,7 @@ class TestRead:
         self, db: MongoDatabase, db_settings: Settings
     ) -> None:
         db["Reviews"].insert_many([dict(REVIEW) for _ in range(25)])
-        blocks = list(read(db_settings, ALL_IDS, batch_rows=10))
+        blocks = list(blocks_of(db_settings, ALL_IDS, batch_rows=10))
         assert [block.num_rows for block in blocks] == [10, 10, 5]
         assert all(block.schema == BLOCK_SCHEMA for block in blocks)
 
@@ -202,7 +207,7 @@ class TestRead:
         ]
         raw = [RawBSONDocument(bson.encode({"_id": ObjectId(), **row})) for row in odd]
         db["Reviews"].insert_many([*raw, broken_utf8("user_id"), broken_utf8("text")])
-        ratings = gather(pa.Table.from_batches(read(db_settings, ALL_IDS, batch_rows=3)))
+        ratings = gather(pa.Table.from_batches(blocks_of(db_settings, ALL_IDS, batch_rows=3)))
         assert {user for user, *_ in triples(ratings)} == {"u", "v", "w", "text"}
         assert ratings.report.rows_read == 12
         assert ratings.report.rows_rejected == {
@@ -243,8 +248,8 @@ def test_ids_that_are_not_utf8_are_read(db: MongoDatabase, db_settings: Settings
     db["Reviews"].insert_many(
         [RawBSONDocument(row.replace(b"AAAA", b"\xff\xfeab")) for row in rows]
     )
-    ranges = plan(db_settings, 4, batch_rows=10)
-    assert sum(b.num_rows for id_range in ranges for b in read(db_settings, id_range)) == 100
+    ranges = plan(db_settings.mongo, 4, batch_rows=10)
+    assert sum(b.num_rows for id_range in ranges for b in blocks_of(db_settings, id_range)) == 100
 
 
 def test_the_user_field_can_be_the_id_of_reviews(db: MongoDatabase, db_settings: Settings) -> None:

@@ -318,8 +318,8 @@ def alive(url: str) -> bool:
 
 def template(settings: Settings) -> dict[str, list[Document]]:
     """Return what a database holds before each fault: reviews, a model and its run."""
-    with connect(settings) as client:
-        db = database(client, settings)
+    with connect(settings.mongo) as client:
+        db = database(client, settings.mongo)
         write_tiny_city(db, settings)
         with training_run(settings) as run:
             clustering_training.train(run, read_ratings(settings))

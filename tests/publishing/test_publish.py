@@ -54,8 +54,8 @@ def test_the_options_of_the_uri_do_not_change_publishing(
 ) -> None:
     name = f"test-{uuid.uuid4().hex}"
     settings = load_settings(mongo_uri=f"{replica_set_uri}&{options}", mongo_db=name)
-    with connect(settings) as client:
-        db = database(client, settings)
+    with connect(settings.mongo) as client:
+        db = database(client, settings.mongo)
         for number in range(4):
             train(db, f"r{number}")
             publish_pair(db, f"r{number}")

@@ -56,8 +56,8 @@ def busy_service(mongo_uri: str, folder: Path, **more: str) -> Iterator[str]:
     """Run the service on a database whose lease is taken, so that no training starts."""
     own = load_settings(mongo_uri=mongo_uri, mongo_db=f"test-{uuid.uuid4().hex}", work_dir=folder)
     port = free_port()
-    with connect(own) as client:
-        db = database(client, own)
+    with connect(own.mongo) as client:
+        db = database(client, own.mongo)
         for run_id in ("a", "b"):
             Ledger(db).add(run_id, "api", own, None)
         Lease(db, 3600).acquire("b")

@@ -133,8 +133,8 @@ def test_without_mongodb_the_last_values_are_shown_as_stale_and_no_call_waits(
         settings = db_settings.with_values({"mongo_uri": mongo.uri})
         set_environment(monkeypatch, settings)
         mongod = psutil.Process(mongo.pid)
-        with connect(settings) as own, TestClient(model.create_app()) as client:
-            database(own, settings)["TrainingRuns"].insert_many(RUNS)
+        with connect(settings.mongo) as own, TestClient(model.create_app()) as client:
+            database(own, settings.mongo)["TrainingRuns"].insert_many(RUNS)
             scraped(client)
             mongod.suspend()
             with ThreadPoolExecutor(60) as pool:

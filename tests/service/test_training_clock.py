@@ -283,8 +283,8 @@ def test_a_clock_without_mongodb_at_the_start_waits_and_then_fires(
     uri = f"mongodb://{LOOPBACK}:{port}/?serverSelectionTimeoutMS=200"
     settings = load_settings(mongo_uri=uri, mongo_db="clock")
     trainings = Trainings()
-    with connect(settings) as client:
-        schedule = Schedule(database(client, settings), OFTEN)
+    with connect(settings.mongo) as client:
+        schedule = Schedule(database(client, settings.mongo), OFTEN)
         clock = TrainingClock(schedule, trainings.start)
         clock.start()
         assert "0.2 s" in caplog.text
@@ -307,7 +307,7 @@ from recommender.core.mongo import connect, database
 from recommender.service.schedule import Schedule
 from recommender.core.settings import load_settings
 settings = load_settings()
-db = database(connect(settings), settings)
+db = database(connect(settings.mongo), settings.mongo)
 inside, go = threading.Event(), threading.Event()
 clock = TrainingClock(Schedule(db, 0.1), lambda _: (inside.set(), go.wait(10)))
 clock.start()

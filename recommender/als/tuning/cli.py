@@ -80,7 +80,7 @@ def run_tuning(settings: Settings, arguments: argparse.Namespace, axes: Axes) ->
 def tune(settings: Settings, axes: Axes, folds: int, expired: Callable[[], bool]) -> dict[str, Any]:
     """Search, and return the entry of each search for the report, by its name."""
     in_force = settings.public()
-    with connected(settings) as db, spark_session(settings, "tune") as spark:
+    with connected(settings.mongo) as db, spark_session(settings, "tune") as spark:
         ratings = read_reviews(spark, settings, count_reviews(db))
         splits = split_folds(ratings, settings, folds)
         store = ResultStore(db, in_force, ratings)
