@@ -12,18 +12,15 @@ from pyspark.sql import SparkSession
 from scipy.sparse import vstack
 
 import clustering_training
+from recommender.als.choose_damping import choose_damping
+from recommender.als.confidence import confidence_matrix, popularity_of
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
-from recommender.als.fit import REMEDY, fit_preferences, fit_rating, refit
+from recommender.als.fit import REMEDY, fit_preferences, fit_rating, fit_rating_alone, refit
 from recommender.als.fold_in import PreferenceModel
 from recommender.als.hindsight import record_hindsight
-from recommender.als.model import Model, confidence_matrix, popularity_of
+from recommender.als.model import Model
 from recommender.als.recommend import RecommendTask, user_blocks
-from recommender.als.reuse import (
-    ChosenParameters,
-    choose_parameters,
-    damping_for,
-    reused_parameters,
-)
+from recommender.als.reuse import ChosenParameters, choose_parameters, reused_parameters
 from recommender.als.tuning.cli import add_tuning_options, run_tuning, tuning_axes
 from recommender.core.errors import ModelRejectedError
 from recommender.core.logs import configure_logging
@@ -31,7 +28,7 @@ from recommender.core.mongo_collections import PUBLISHED, RECOMMENDATIONS
 from recommender.core.script import TRAINING_CODES, run_script, script_parser
 from recommender.core.threads import one_blas_thread
 from recommender.data.ratings import Ratings, counts_of
-from recommender.data.restaurants import shown_restaurants
+from recommender.data.restaurants import check_exclude, shown_restaurants
 from recommender.data.users import read_users
 from recommender.evaluation.splitting import split
 from recommender.publishing.gate import add_force_option, check_recommendations, settings_with_force
@@ -54,8 +51,10 @@ _MODES = {
 }
 
 
-def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None, PreferenceModel | None]:
-    """Train, and publish ``Recommendations``.
+def train(
+    run: TrainingRun, *, anew: bool
+) -> tuple[Ratings, PreferenceModel | None, PreferenceModel | None]:
+    """Train, and publish ``Recommendations``; choose the parameters ``anew`` or as by `fit`.
 
     Returns the ratings, and what ranks restaurants: the published model, and the evaluated one,
     which was fitted without the test ratings.
@@ -69,8 +68,8 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None, Preference
             ratings = read_reviews(spark, settings, count)
             run.record(**counts_of(ratings))
             record_hindsight(run, ratings)
-            train_set, test_set = split(ratings, settings)
-        model, chosen = fit(run, spark, train_set, len(ratings))
+            train_set, test_set = split(ratings, settings.als, settings.seed)
+        model, chosen = fit(run, spark, train_set, len(ratings), anew=anew)
         with run.phase("evaluate"):
             blend_weight, errors = evaluate_ratings(model.rating, train_set, test_set, settings)
             run.record(**{"metrics.als": errors})
@@ -91,26 +90,28 @@ def train(run: TrainingRun) -> tuple[Ratings, PreferenceModel | None, Preference
 
 
 def fit(
-    run: TrainingRun, spark: SparkThread, train_set: Ratings, count: int
+    run: TrainingRun, spark: SparkThread, train_set: Ratings, count: int, *, anew: bool
 ) -> tuple[Model, ChosenParameters | None]:
-    """Choose parameters, or reuse those that suit ``count`` ratings, and fit the train set."""
+    """Choose parameters, ``anew`` or reuse those that suit ``count`` ratings, and fit."""
     settings = run.settings
+    if settings.als.objective == "rating":  # there is nothing to choose
+        with run.phase("train"):
+            rating = fit_rating_alone(spark.session(), train_set, settings.als, settings.seed)
+            return Model(rating, preferences=None), None
     with run.phase("choose"):
-        reused = reused_parameters(run, count)
-        damping = damping_for(train_set, settings, reused)
+        reused = None if anew else reused_parameters(run, count)
+        damping = reused.damping if reused else choose_damping(train_set, settings)
         # Ratings are fitted beside the choice, most of which is on one core.
-        rating = spark.submit(lambda session: fit_rating(session, train_set, settings, damping))
+        fitting = spark.submit(lambda session: fit_rating(session, train_set, settings, damping))
         chosen = reused or choose_parameters(train_set, settings, damping, count)
-        run.record(chosen=chosen.document() if chosen else None)
+        run.record(chosen=chosen.document())
     with run.phase("train"):
-        preferences = None
-        if chosen:
-            preferences = fit_preferences(spark.session(), train_set, settings, chosen.preference)
-        return Model(rating.result(), preferences), chosen
+        preferences = fit_preferences(spark.session(), train_set, settings, chosen.preference)
+        return Model(fitting.result(), preferences), chosen
 
 
 def recommend(
-    spark: SparkSession, model: Model, ratings: Ratings, run: TrainingRun, stage: str
+    spark: SparkSession, model: Model, ratings: Ratings, run: TrainingRun, stage_name: str
 ) -> int:
     """Stage the best unrated restaurants of all users of Reviews and ``Users``; return how many."""
     reviews = run.settings.reviews
@@ -126,7 +127,7 @@ def recommend(
         mongo=run.settings.mongo,
         top_n=run.settings.als.top_n,
         run_id=run.run_id,
-        stage=stage,
+        stage_name=stage_name,
         # The blocks carry their users' factors: none are broadcast.
         model=model.with_users(model.rating.bias.users[:0], model.rating.user_factors[:0]),
         shown=shown_restaurants(run.db, ratings.restaurants, reviews.restaurants_exclude),
@@ -175,8 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if run.kind == "rollback":
             rollback(run)
         else:
+            check_exclude(run.db, settings.reviews.restaurants_exclude)
             check_targets(run, [RECOMMENDATIONS] if arguments.no_clustering else PUBLISHED)
-            trained = train(run)
+            trained = train(run, anew=arguments.force)
             if not arguments.no_clustering:
                 clustering_training.train(run, *trained)
     print_summary(run, as_json=arguments.json)

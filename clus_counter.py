@@ -82,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = load_model(db)
     counts, unclustered = count_users(model, read_ratings(settings))
     check_belongs(counts, unclustered, model)
-    described = describe(counts, unclustered, model)
-    (print_json if arguments.json else print_counts)(described)
+    show = print_json if arguments.json else print_counts
+    show(describe(counts, unclustered, model))
     return 0
 
 

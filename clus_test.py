@@ -16,11 +16,12 @@ from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.script import READER_CODES, run_script, script_parser
 from recommender.core.settings import load_settings
 from recommender.core.terminal import print_json, print_table
-from recommender.data.ids import CODEC, KeyIndex, decode_ids, encode_id
-from recommender.data.one_user import parse_rating, ratings_from_request, ratings_of_user
+from recommender.data.ids import READABLE, KeyIndex, decode_ids
+from recommender.data.one_user import ratings_by_id, ratings_from_request, spelled_ids, split_rated
 from recommender.data.ratings import Ratings
 from recommender.data.restaurants import RestaurantNames, restaurant_names
-from recommender.data.users import entries_in, rated_in_users
+from recommender.data.reviews import can_be_sent
+from recommender.data.users import listed_entries, rated_in_users
 
 _NEAREST = 3
 _FOLDED_IN = 13
@@ -46,16 +47,13 @@ def describe(
     for gmap_id in decode_ids(also_rated):
         already.add(gmap_id)
     with mongo_errors("reading Recommendations"):
-        published = db.get_collection(RECOMMENDATIONS, CODEC)
+        published = db.get_collection(RECOMMENDATIONS, READABLE)
         served = published.find_one({"user_id": decode_ids(ratings.users)[0]}) or {}
     factors = load_factors(db)
-    best_first = np.argsort(-ratings.rating, kind="stable")
-    ids = decode_ids(ratings.restaurants.take(pa.array(ratings.restaurant[best_first])))
-    rated = zip(ids, ratings.rating[best_first].tolist(), strict=True)
     lists = {
-        "rated": [{"gmap_id": gmap_id, "rating": rating} for gmap_id, rating in rated],
-        "served": _entries(served),
-        "recommendations": [e for e in _entries(cluster) if already.find(e["gmap_id"]) < 0],
+        "rated": [{"gmap_id": i, "rating": rating} for i, rating, _ in ratings.best_first()],
+        "served": listed_entries(served),
+        "recommendations": [e for e in listed_entries(cluster) if already.find(e["gmap_id"]) < 0],
         "folded_in": factors.recommend(ratings, _FOLDED_IN, also_rated) if factors else [],
     }
     ids = [entry["gmap_id"] for part in lists.values() for entry in part]
@@ -78,13 +76,6 @@ def describe(
         name: [{**entry, "name": names.of(entry["gmap_id"])} for entry in part]
         for name, part in lists.items()
     }
-
-
-def _entries(document: Document) -> list[Document]:
-    """Return the entries of ``recommendations``, less what a backend may have written wrongly."""
-    entries = entries_in(document, "recommendations")
-    valid = [entry for entry in entries if isinstance(encode_id(entry.get("gmap_id")), str)]
-    return [{key: e[key] for key in ("gmap_id", "score", "rating") if key in e} for e in valid]
 
 
 def print_user(user: Document) -> None:
@@ -116,10 +107,10 @@ def _row(rank: int, entry: Document, names: Mapping[str, str | None]) -> Sequenc
     return [str(rank), one_line(entry["name"] or entry["gmap_id"]), *shown, one_line(because)]
 
 
-def parse_ratings(text: str) -> dict[str, str]:
+def rated_argument(text: str) -> dict[str, str]:
     """Read ``gmap_id=rating,gmap_id=rating``, as argparse's type of an argument."""
     try:
-        return dict(parse_rating(part.strip()) for part in text.split(","))
+        return dict(split_rated(part.strip()) for part in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -131,18 +122,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     user.add_argument("user_id", nargs="?", help="a user with ratings in Reviews or Users")
     ratings_help = "the ratings of a user who is not in the database"
     form = "GMAP_ID=RATING,..."
-    user.add_argument("--ratings", type=parse_ratings, metavar=form, help=ratings_help)
+    user.add_argument("--ratings", type=rated_argument, metavar=form, help=ratings_help)
     arguments = parser.parse_args(argv)
     settings = load_settings()
     configure_logging(settings)
     with connected(settings.mongo) as db:
         model = load_model(db)
         if arguments.ratings:
-            known = set(model.columns.to_pylist())
+            known = KeyIndex(model.columns)
             ratings = ratings_from_request(settings.reviews, arguments.ratings, known)
             also_rated = pa.array([], pa.string())
         else:
-            ratings = ratings_of_user(db, settings.reviews, arguments.user_id)
+            same: Document = {"$in": spelled_ids(arguments.user_id)}
+            if not can_be_sent(same):
+                raise DataError(f"{arguments.user_id!r} is not valid UTF-8; check the id")
+            ratings = ratings_by_id(db, settings.reviews, same)
             if len(ratings.users) > 1:
                 raise DataError(
                     f"{arguments.user_id!r} matches {len(ratings.users)} users of different types; "
@@ -150,7 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
             also_rated = rated_in_users(db, ratings.users)
         described = describe(db, model, ratings, also_rated)
-    (print_json if arguments.json else print_user)(described)
+    show = print_json if arguments.json else print_user
+    show(described)
     return 0
 
 

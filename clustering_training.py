@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from recommender.als.fold_in import PreferenceModel
@@ -14,18 +15,19 @@ from recommender.als.published_factors import factors_document, read_factors_doc
 from recommender.clustering.documents import cluster_documents, figures_of, metadata_documents
 from recommender.clustering.elbow import parse_range, run_elbow
 from recommender.clustering.evaluate import evaluate_clusters, silhouette_of, training_users
-from recommender.clustering.fit import cluster
+from recommender.clustering.fit import Clustering, cluster
 from recommender.clustering.member_preferences import score_clusters
 from recommender.clustering.published_model import previous_labels
 from recommender.clustering.stable_ids import matched_ids, users_moved
-from recommender.clustering.user_matrix import user_matrix
+from recommender.clustering.user_matrix import UserMatrix, user_matrix
 from recommender.core.logs import configure_logging
 from recommender.core.mongo import Document
 from recommender.core.mongo_collections import CLUSTERS, METADATA
 from recommender.core.script import TRAINING_CODES, run_script, script_parser
+from recommender.core.settings import Settings
 from recommender.core.threads import one_blas_thread
 from recommender.data.ratings import Ratings, counts_of, rating_shift
-from recommender.data.restaurants import shown_restaurants
+from recommender.data.restaurants import check_exclude, shown_restaurants
 from recommender.data.reviews import read_ratings
 from recommender.publishing import gate
 from recommender.publishing.publish import publish_clusters
@@ -50,18 +52,9 @@ def train(
     """
     settings = run.settings
     with run.phase("cluster"):
-        matrix = user_matrix(ratings, settings)
-        previous, moved = previous_labels(run.db, ratings), None
-        train_users, fitted = training_users(matrix, settings.seed), None
-        if train_users is None:
-            clustering = cluster(matrix, settings.clusters, settings.seed)
-        else:
-            fitted = cluster(matrix.subset(train_users), settings.clusters, settings.seed)
-            clustering = fitted.extended(matrix.rows, train_users)
-        if previous is not None:
-            k = len(clustering.centroids)
-            clustering = clustering.renumbered(matched_ids(clustering.labels, previous, k))
-            moved = users_moved(clustering.labels, previous)
+        matrix = user_matrix(ratings, settings.clusters.k, settings.reviews.rating_min)
+        clustering, of_training_users = _cluster(matrix, settings)
+        clustering, moved = _with_previous_ids(clustering, previous_labels(run.db, ratings))
         shown = shown_restaurants(run.db, ratings.restaurants, settings.reviews.restaurants_exclude)
         scored = score_clusters(clustering, matrix, preferences, settings.seed)
         scored = replace(scored, scores=scored.scores * shown, fallback=scored.fallback * shown)
@@ -71,8 +64,8 @@ def train(
             "shrinkage": scored.shrinkage,
             "users_moved": moved,
             "silhouette": silhouette_of(clustering, matrix, settings.seed),
-            "clustered_once": fitted is not None,
-            "held_out": evaluate_clusters(ratings, matrix, settings, fitted, evaluated),
+            "clustered_once": of_training_users is not None,
+            "held_out": evaluate_clusters(ratings, matrix, settings, of_training_users, evaluated),
         }
         run.record(**{"metrics.clusters": {**figures, **measured}})
         arrays = (clustering.centroids, scored.scores, scored.fallback)
@@ -86,6 +79,26 @@ def train(
         factors = _factors_documents(run, ratings, preferences, shown)
         if run.kind != "dry_run":
             publish_clusters(run.db, run.run_id, clusters, [*metadata, *factors], lease=run.lease)
+
+
+def _cluster(matrix: UserMatrix, settings: Settings) -> tuple[Clustering, Clustering | None]:
+    """Cluster all users; the second are the clusters of `training_users`, where those lead."""
+    users = training_users(matrix, settings.seed)
+    if users is None:
+        return cluster(matrix, settings.clusters, settings.seed), None
+    of_training_users = cluster(matrix.subset(users), settings.clusters, settings.seed)
+    return of_training_users.extended(matrix.rows, users), of_training_users
+
+
+def _with_previous_ids(
+    clustering: Clustering, previous: NDArray[np.int32] | None
+) -> tuple[Clustering, int | None]:
+    """Give the clusters their `matched_ids`; return how many users have moved, None at first."""
+    if previous is None:
+        return clustering, None
+    ids = matched_ids(clustering.labels, previous, len(clustering.centroids))
+    renumbered = clustering.renumbered(ids)
+    return renumbered, users_moved(renumbered.labels, previous)
 
 
 def _factors_documents(
@@ -114,6 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_elbow(arguments.elbow, settings, as_json=arguments.json)
         return 0
     with training_run(settings) as run:
+        check_exclude(run.db, settings.reviews.restaurants_exclude)
         check_targets(run, (CLUSTERS, METADATA))
         with run.phase("read"):
             ratings = read_ratings(settings)

@@ -41,6 +41,7 @@ Labels: TypeAlias = NDArray[np.integer[Any]]
 Rows: TypeAlias = csr_array | csr_matrix | NDArray[Any]
 
 BLOCK_ROWS = 16_384
+MAX_ITER, TOLERANCE = 100, 1e-4  # of `lloyd`
 RESOLUTION = 1e-12
 """Smaller distances are rounding errors: a row so close to a centroid seeds no other cluster."""
 
@@ -74,6 +75,13 @@ def assign(
         products = np.asarray(csr[block] @ transposed)
         to_centroids = _from_products(products, squared[block], centroids_squared)
         labels[block], nearest[block] = to_centroids.argmin(axis=1), to_centroids.min(axis=1)
+    return labels, nearest
+
+
+def nearest_cluster(rows: Rows, centroids: Floats) -> tuple[NDArray[np.int32], Floats]:
+    """Assign rows as `assign`, but with label -1 at distance 1 from every centroid."""
+    labels, nearest = assign(rows, centroids)
+    labels[nearest == 1] = -1
     return labels, nearest
 
 
@@ -199,17 +207,14 @@ class KMeansResult:
         return np.bincount(self.labels[self.labels >= 0], minlength=len(self.centroids))
 
 
-def kmeans(
-    rows: Rows, k: int, *, seed: int = 0, max_iter: int = 100, tolerance: float = 1e-4
-) -> KMeansResult:
+def kmeans(rows: Rows, k: int, *, seed: int = 0) -> KMeansResult:
     """Find k clusters of small summed distance (1), by Lloyd's iterations from k-means++.
 
     The result depends on the rows and the seed only: a permutation of the rows permutes the
     labels, equal rows have equal labels, and a repeated row has twice the weight.
 
     The rows, (n, m), are finite and non-negative, none zero, and at least k of them are distinct:
-    otherwise, or if k clusters would differ by rounding only, a ValueError is raised. The updates
-    end after ``max_iter``, or once the inertia falls by no more than ``tolerance`` of itself.
+    otherwise, or if k clusters would differ by rounding only, a ValueError is raised.
     """
     distinct, exponent = _prepared(rows, k)
     space = Space(distinct.rows, distinct.counts, distances, assign, update, strays_wait=True)
@@ -218,7 +223,7 @@ def kmeans(
     # If they are fewer, the rest differs from them by rounding only: take any of it.
     rest = np.setdiff1d(np.arange(len(distinct.counts)), chosen)
     chosen = np.append(chosen, rng.permutation(rest)[: k - len(chosen)])
-    result = lloyd(space, chosen, max_iter=max_iter, tolerance=tolerance)
+    result = lloyd(space, chosen)
     if len(result.centroids) < k:
         raise ValueError(
             f"k={k}: {k - len(result.centroids)} clusters stay empty, because rows are within "
@@ -284,19 +289,16 @@ def _draw(chances: Floats, size: int, rng: np.random.Generator) -> Indices:
     return np.asarray(np.searchsorted(sums, rng.random(size) * sums[-1], side="right"))
 
 
-def lloyd(
-    space: Space, seeds: Indices, *, max_iter: int = 100, tolerance: float = 1e-4
-) -> KMeansResult:
-    """Find clusters by Lloyd's iterations from the rows ``seeds``; options and errors as `kmeans`.
+def lloyd(space: Space, seeds: Indices) -> KMeansResult:
+    """Find clusters by Lloyd's iterations from the rows ``seeds``.
 
-    There are fewer clusters than seeds where the rows differ by rounding only.
+    They end after ``MAX_ITER`` updates, or once the inertia falls by no more than ``TOLERANCE`` of
+    itself. There are fewer clusters than seeds where the rows differ by rounding only.
     """
-    if max_iter < 1 or not tolerance >= 0:
-        raise ValueError(f"{max_iter=}, {tolerance=}: expected at least 1 and at least 0")
     best = _settled(space, space.points(seeds))
     history = [best.inertia]
     strays_wait, converged = space.strays_wait, False
-    while not converged and len(history) <= max_iter:
+    while not converged and len(history) <= MAX_ITER:
         # Update the centroids, without strays until the other rows converge.
         strays = best.distances == 1
         strays_wait = strays_wait and bool(strays.any())
@@ -305,7 +307,7 @@ def lloyd(
         result = _settled(space, centroids)
         history.append(result.inertia)
         # Stop when the inertia hardly falls with all rows taking part.
-        settled = best.inertia - result.inertia <= tolerance * best.inertia
+        settled = best.inertia - result.inertia <= TOLERANCE * best.inertia
         converged = settled and not strays_wait
         strays_wait = strays_wait and not settled
         best = min(best, result, key=lambda result: result.inertia)

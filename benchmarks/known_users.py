@@ -31,13 +31,13 @@ from scipy.sparse import csr_array
 from benchmarks.datasets import GENERATED, add_columns_options, generate, read_file
 from benchmarks.new_users import of_active_users
 from benchmarks.peers import Fitted, Method, Predict, Score, ranking_methods, rating_methods
-from recommender.als.choose_alpha import (
+from recommender.als.choose_preference import (
     REG_PARAM_SHARE,
     WEIGHTS,
     PreferenceParameters,
     choose_preference_parameters,
     ndcg_by_weights,
-    trial_of,
+    validation_split_of,
 )
 from recommender.als.evaluate import EVALUATED_USERS
 from recommender.core.script import run_script
@@ -127,9 +127,9 @@ def _parser() -> argparse.ArgumentParser:
 def split_of(ratings: Ratings, settings: Settings, seed: int) -> Split:
     """Split the ratings by a seed."""
     settings = settings.with_values({"seed": seed})
-    train, test = split(ratings, settings)
+    train, test = split(ratings, settings.als, seed)
     known = test.rows(np.isin(test.restaurant, train.restaurant))
-    users, relevant = relevant_items(test, settings, EVALUATED_USERS)
+    users, relevant = relevant_items(test, settings.reviews.relevant_from, EVALUATED_USERS, seed)
     seen = csr_array(train.matrix(1.0)[users])
     return Split(settings, train, known, users.astype(np.int64), seen, relevant)
 
@@ -153,15 +153,15 @@ def regret_table(splits: Sequence[Split]) -> Iterator[str]:
     fixed: dict[float, list[NDArray[np.float64]]] = {alpha: [] for alpha in _FIXED_ALPHAS}
     chosen, descriptions = [], []
     for sets in splits:
-        trial = trial_of(sets.train, sets.test, sets.settings)
-        if trial is None:
-            continue
         n, seed = sets.settings.als.top_n, sets.settings.seed
+        validation = validation_split_of(sets.train, sets.test, sets.settings.reviews, seed)
+        if validation is None:
+            continue
         for alpha, of_alpha in fixed.items():
             parameters = PreferenceParameters(alpha, alpha * REG_PARAM_SHARE, _FIXED_RANK)
-            of_alpha.append(ndcg_by_weights(trial, parameters, n, seed).mean(axis=1))
+            of_alpha.append(ndcg_by_weights(validation, parameters, n, seed).mean(axis=1))
         own = choose_preference_parameters(sets.train, sets.settings)
-        by_weights = ndcg_by_weights(trial, own, n, seed).mean(axis=1)
+        by_weights = ndcg_by_weights(validation, own, n, seed).mean(axis=1)
         of_own = own.embedding_weight, own.item_item_weight
         chosen.append(by_weights[WEIGHTS.index(of_own)])
         descriptions.append(

@@ -26,7 +26,7 @@ from scipy.sparse import csr_array
 from sklearn.cluster import KMeans
 
 from benchmarks.datasets import add_columns_options, read_file
-from recommender.als.choose_alpha import preference_embedding
+from recommender.als.choose_preference import preference_embedding
 from recommender.als.fold_in import PreferenceModel, preference_model, with_embedding
 from recommender.als.popularity import popularity_scores
 from recommender.als.sweeps import implicit_step, random_factors, sweep
@@ -107,7 +107,9 @@ def spaces(ratings: Ratings, settings: Settings, seeds: Sequence[int]) -> Iterat
             train, _, of_split = _split(
                 ratings, settings.with_values({"clusters_space": space}), seed
             )
-            matrix, preferences = user_matrix(ratings, of_split), _preferences(train, of_split)
+            clusters, reviews = of_split.clusters, of_split.reviews
+            matrix = user_matrix(ratings, clusters.k, reviews.rating_min)
+            preferences = _preferences(train, of_split)
             figures.append(evaluate_clusters(ratings, matrix, of_split, preferences=preferences))
         seconds = (time.perf_counter() - started) / len(seeds)
         yield f"{_lists_line(space, figures)} {_mean(figures, 'users'):7.0f} {seconds:8.1f}"
@@ -133,10 +135,10 @@ def _split(
 ) -> tuple[UserMatrix, TestUsers, Settings]:
     """Return the training users' matrix, the test users and the settings of one split."""
     of_split = settings.with_values({"seed": seed})
-    matrix = user_matrix(ratings, of_split)
+    matrix = user_matrix(ratings, settings.clusters.k, settings.reviews.rating_min)
     is_test = choose_test_users(len(ratings.users), _TEST_SHARE, seed)
-    train_set, test_set = split(ratings, of_split, is_test)
-    users, relevant = relevant_items(test_set, of_split)
+    train_set, test_set = split(ratings, settings.als, seed, is_test)
+    users, relevant = relevant_items(test_set, settings.reviews.relevant_from)
     test = TestUsers(csr_array(train_set.matrix(matrix.shift)[users]), relevant)
     return matrix.subset(np.flatnonzero(~is_test)), test, of_split
 
@@ -225,7 +227,7 @@ def scored(train: UserMatrix, clustering: Clustering, settings: Settings) -> dic
     sums, counts = (members @ gains).toarray(), (members @ rated).toarray()
     city = _city(gains)
     bayesian = (sums + _BAYESIAN_RATINGS * gains.data.mean()) / (counts + _BAYESIAN_RATINGS)
-    leave_one_out = score(train.ratings, clustering.centroids, train.columns, train.lowest)
+    leave_one_out = score(gains, train.ratings, clustering.centroids, train.columns)
     preferences = _preferences(train, settings)
     published = score_clusters(clustering, train, preferences, settings.seed)
     return {

@@ -18,11 +18,12 @@ from pyspark.sql import SparkSession
 from scipy.sparse import csr_array, csr_matrix
 
 from recommender.als.bias import BiasDamping, fit_bias
-from recommender.als.choose_alpha import choose_preference_parameters
 from recommender.als.choose_damping import choose_damping
+from recommender.als.choose_preference import choose_preference_parameters
+from recommender.als.confidence import confidence_matrix
 from recommender.als.evaluate import cross_fitted
-from recommender.als.fit import fit_bias_only, fit_preferences, fit_rating
-from recommender.als.model import Model, confidence_matrix
+from recommender.als.fit import fit_bias_only, fit_preferences, fit_rating, fit_rating_alone
+from recommender.als.model import Model
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 
@@ -69,7 +70,7 @@ def _bias(damping: BiasDamping | None, train: Ratings, settings: Settings) -> Pr
 
 
 def _seed_rating(spark: SparkSession, train: Ratings, settings: Settings) -> Predict:
-    model = fit_rating(spark, train, settings, None)
+    model = fit_rating_alone(spark, train, settings.als, settings.seed)
     return lambda test: model.predict(test.user, test.restaurant)
 
 
@@ -118,7 +119,7 @@ def _random(train: Ratings, settings: Settings) -> Score:
 
 
 def _seed_ranking(spark: SparkSession, train: Ratings, settings: Settings) -> Score:
-    rating = fit_rating(spark, train, settings, None)
+    rating = fit_rating_alone(spark, train, settings.als, settings.seed)
     items = np.nan_to_num(rating.restaurant_factors)
     return lambda users: rating.user_factors[users] @ items.T
 

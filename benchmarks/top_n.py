@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pyspark.ml.recommendation import ALS
 from threadpoolctl import threadpool_limits
 
+from recommender.als.confidence import confidence_matrix
 from recommender.als.fit import factor_matrix
-from recommender.als.model import confidence_matrix
 from recommender.als.top_n import top_n
 from recommender.core.script import run_script
 from recommender.core.settings import load_settings

@@ -128,8 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_json({"exit_code": code, "checks": checks, "settings": described})
     else:
         print_table("Settings", [row for row in described if row[2] != "default"])
-        about = [(c["name"], c["state"], f"{c['finding']}; {c['remedy']}") for c in checks]
-        print_table("\nChecks", [(*names, text.strip("; ")) for *names, text in about])
+        about = [(c["name"], c["state"], (c["finding"], c["remedy"])) for c in checks]
+        rows = [(name, state, "; ".join(filter(None, texts))) for name, state, texts in about]
+        print_table("\nChecks", rows)
     return code
 
 

@@ -14,18 +14,16 @@ from pyspark.sql import SparkSession
 from xdist.scheduler import LoadFileScheduling
 
 import als_training
-from recommender.als import choose_alpha
-from recommender.als.tuning import cli as searching
+from recommender.als import choose_preference
+from recommender.als.tuning import cli as tuning_cli
 from recommender.core.mongo import MongoDatabase, connect, database
 from recommender.core.script import run_script
-from recommender.core.settings import Settings, load_settings, setting_fields
+from recommender.core.settings import _OWN_PREFIXES, Settings, load_settings, setting_fields
 from recommender.data.ratings import Ratings
 from recommender.data.reviews import read_ratings
 from recommender.spark.session import SparkThread, spark_errors, spark_session
 from tests.mongods import shared_mongod
 from tests.support import PROJECT, QUICK_ALS, QUICK_JAVA, set_environment, write_tiny_city
-
-_FOREIGN_PREFIXES = ("ALS_", "CLUSTERS_", "RATING_", "REVIEWS_", "TRAIN_", "LEASE_", "GATE_")
 
 _LONG = {"tests/service/test_api.py", "tests/faults/test_faults.py", "tests/demo/test_commands.py"}
 
@@ -79,7 +77,7 @@ def mongo_uri() -> Iterator[str]:
 def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No setting of the developer's reaches the test; the current folder is empty."""
     for name in list(os.environ):
-        if name.upper() in setting_fields() or name.upper().startswith(_FOREIGN_PREFIXES):
+        if name.upper() in setting_fields() or name.upper().startswith(_OWN_PREFIXES):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -164,7 +162,7 @@ def run_here(db_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable
 @pytest.fixture
 def quick_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Choose alpha on each user once, as on large data."""
-    monkeypatch.setattr(choose_alpha, "_REPEATS", 1)
+    monkeypatch.setattr(choose_preference, "_REPEATS", 1)
 
 
 @pytest.fixture
@@ -191,7 +189,7 @@ def train_here(
             yield spark_thread
 
     monkeypatch.setattr(als_training, "spark_session", started)
-    monkeypatch.setattr(searching, "spark_session", started)
+    monkeypatch.setattr(tuning_cli, "spark_session", started)
     return run_here
 
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from benchmarks.datasets import read_file
+from recommender.als.confidence import confidence_matrix
 from recommender.als.fold_in import preference_model
-from recommender.als.model import Model, confidence_matrix
+from recommender.als.model import Model
 from recommender.als.published_factors import factors_document
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.ports import LOOPBACK

@@ -46,7 +46,7 @@ def test_the_clusters_are_evaluated_on_a_file(
 def test_the_compared_scores_follow_their_definitions() -> None:
     rows = [("u", "a", 5), ("u", "b", 3), ("v", "a", 4), ("v", "c", 1)]
     settings = load_settings(clusters_k=1)
-    matrix = user_matrix(ratings_of([(u, p, float(r)) for u, p, r in rows]), settings)
+    matrix = user_matrix(ratings_of([(u, p, float(r)) for u, p, r in rows]), k=1, rating_min=1)
     clustering = cluster(matrix, settings.clusters, settings.seed)
     scores = new_users.scored(matrix, clustering, settings)
     assert scores["member mean, unrated 0"].tolist() == [[4.5, 1.5, 0.5]]

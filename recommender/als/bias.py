@@ -14,8 +14,8 @@ class Bias:
     """The damped user and item bias b_ui = mu + b_u + b_i; b_u and b_i are 0 without a rating."""
 
     mean: float
-    users: NDArray[np.float64]
-    items: NDArray[np.float64]
+    users: NDArray[np.float64]  # (users,)
+    items: NDArray[np.float64]  # (items,)
 
     def predict(self, user: NDArray[np.int32], item: NDArray[np.int32]) -> NDArray[np.float64]:
         """Return b_ui of each pair; ``user`` and ``item`` broadcast together."""

@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 from recommender.als.bias import BiasDamping, fit_bias
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
-from recommender.evaluation.splitting import sample_users, split, with_fold_seed
+from recommender.evaluation.splitting import fold_seed, sample_users, split
 
 _USER_DAMPINGS = (0.75, 1.5, 3.0, 6.0, 12.0)
 _ITEM_DAMPINGS = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
@@ -41,7 +41,7 @@ def _folds(ratings: Ratings, settings: Settings) -> Iterator[tuple[csr_array, Ra
     """Yield train sets, (users, restaurants), and test sets until these have enough ratings."""
     ratings, test_ratings = sample_users(ratings, _MAX_RATINGS, settings.seed), 0
     for fold in range(1 if settings.als.test_split == "time" else _MAX_FOLDS):
-        train, test = split(ratings, with_fold_seed(settings, fold))
+        train, test = split(ratings, settings.als, fold_seed(settings.seed, fold))
         known = test.rows(np.isin(test.restaurant, train.restaurant))
         test_ratings += len(known)
         if len(known):

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recommender.als.model import Model, RatingModel, confidence_matrix, popularity_of
+from recommender.als.confidence import confidence_matrix, popularity_of
+from recommender.als.model import Model, RatingModel
 from recommender.als.top_n import top_n
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
@@ -36,12 +37,13 @@ def evaluate_lists(
     model: Model, train: Ratings, test: Ratings, settings: Settings
 ) -> dict[str, Any]:
     """Return ``metrics.lists``: lists of a model of ``train`` beside popular and random ones."""
-    users, relevant = relevant_items(test, settings, EVALUATED_USERS)
+    relevant_from, seed = settings.reviews.relevant_from, settings.seed
+    users, relevant = relevant_items(test, relevant_from, EVALUATED_USERS, seed)
     if not len(users):
         return {"users": 0, **no_quality("no test rating is high enough to be relevant")}
     seen, n = confidence_matrix(train, settings.reviews)[users], settings.als.top_n
     popularity = popularity_of(train, settings.reviews).astype(np.float32)[:, None]
-    rng = np.random.default_rng(settings.seed)
+    rng = np.random.default_rng(seed)
     chance = [rng.standard_normal((size, _RANDOM_FACTORS), np.float32) for size in seen.shape]
 
     own, _ = model.best(model.user_factors(users, seen), seen, n, seen)

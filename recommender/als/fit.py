@@ -1,4 +1,4 @@
-"""The fits of a training: MLlib's ALS once, on some users, then exact sweeps over all ratings."""
+"""The fits of a training, by MLlib, then exact sweeps; ModelRejectedError if not finite."""
 
 import logging
 from collections.abc import Iterator
@@ -13,10 +13,11 @@ from pyspark.sql import DataFrame, SparkSession
 from scipy.sparse import csr_array
 
 from recommender.als.bias import Bias, BiasDamping, fit_bias
-from recommender.als.choose_alpha import PreferenceParameters, preference_embedding
+from recommender.als.choose_preference import PreferenceParameters, preference_embedding
+from recommender.als.confidence import confidence_matrix, mllib_users, popularity_of
 from recommender.als.fold_in import PreferenceModel, preference_model, with_embedding
 from recommender.als.item_item import item_item_weights
-from recommender.als.model import Model, RatingModel, confidence_matrix, mllib_users, popularity_of
+from recommender.als.model import Model, RatingModel
 from recommender.als.reuse import ChosenParameters
 from recommender.als.sweeps import Factors, explicit_step, implicit_step, sweep
 from recommender.als.top_n import Mask
@@ -36,7 +37,10 @@ def refit(
     model: Model, ratings: Ratings, settings: Settings, chosen: ChosenParameters | None
 ) -> Model:
     """Continue a fit on more ratings of the same users and restaurants, by sweeps alone."""
-    bias_model = fit_bias_only(ratings, settings.reviews, chosen.damping if chosen else None)
+    if chosen:
+        bias_model = fit_bias_only(ratings, settings.reviews, chosen.damping)
+    else:
+        bias_model = without_bias(ratings)
     items, sweeps = model.rating.restaurant_factors, _most_sweeps(len(ratings), settings.als)
     residuals = _residuals(bias_model, ratings)
     rating = _sweep_rating(bias_model, items, residuals, settings.als, sweeps)
@@ -47,33 +51,42 @@ def refit(
 
 
 def fit_rating(
-    spark: SparkSession, ratings: Ratings, settings: Settings, damping: BiasDamping | None
+    spark: SparkSession, ratings: Ratings, settings: Settings, damping: BiasDamping
 ) -> RatingModel:
-    """Fit the bias, and ALS to its residuals: MLlib on the training users, then sweeps over all."""
+    """Fit the bias, and ALS to its residuals: MLlib on `mllib_users`, then sweeps over all."""
     als, seed = settings.als, settings.seed
     bias_model = fit_bias_only(ratings, settings.reviews, damping)
-    users = mllib_users(ratings, als.preference_users, seed)
-    sweeps, iterations = _most_sweeps(len(ratings), als), min(als.max_iter, _MLLIB_ITERATIONS)
-    if damping is None:  # MLlib alone fits the ratings of all users as they are
-        users, sweeps, iterations = np.ones_like(users), 0, als.max_iter
-    mllib = ALS(rank=als.rank, regParam=als.reg_param, maxIter=iterations, seed=seed)
     residuals = _residuals(bias_model, ratings)
+    users = mllib_users(ratings, als.preference_users, seed)
+    iterations = min(als.max_iter, _MLLIB_ITERATIONS)
+    mllib = ALS(rank=als.rank, regParam=als.reg_param, maxIter=iterations, seed=seed)
     items = _mllib_items(spark, mllib, residuals, users)
-    return _sweep_rating(bias_model, items, residuals, als, sweeps)
+    return _sweep_rating(bias_model, items, residuals, als, _most_sweeps(len(ratings), als))
 
 
-def fit_bias_only(
-    ratings: Ratings, reviews: ReviewsSettings, damping: BiasDamping | None
+def fit_rating_alone(
+    spark: SparkSession, ratings: Ratings, als: AlsSettings, seed: int
 ) -> RatingModel:
-    """Return the rating model without ALS: the bias, and factors of 0, NaN without a rating."""
+    """Fit explicit ALS to the ratings of all users as they are, by MLlib alone."""
+    mllib = ALS(rank=als.rank, regParam=als.reg_param, maxIter=als.max_iter, seed=seed)
+    matrix, users = ratings.matrix(), np.ones(len(ratings.users), dtype=bool)
+    items = _mllib_items(spark, mllib, matrix, users)
+    return _sweep_rating(without_bias(ratings), items, matrix, als, sweeps=0)
+
+
+def fit_bias_only(ratings: Ratings, reviews: ReviewsSettings, damping: BiasDamping) -> RatingModel:
+    """Return the rating model of the bias alone: factors of 0, NaN without a rating."""
+    bias, bounds = fit_bias(ratings.matrix(), damping), (reviews.rating_min, reviews.rating_max)
+    return replace(without_bias(ratings), bias=bias, bounds=bounds)
+
+
+def without_bias(ratings: Ratings) -> RatingModel:
+    """Return the rating model that predicts 0: factors of 0, NaN without a rating."""
     users, items = (
         np.where(np.bincount(of, minlength=len(ids)) > 0, 0, np.nan).astype(np.float32)[:, None]
         for of, ids in ((ratings.user, ratings.users), (ratings.restaurant, ratings.restaurants))
     )
-    if damping is None:
-        return RatingModel(Bias(0.0, np.zeros(len(users)), np.zeros(len(items))), users, items)
-    bounds = reviews.rating_min, reviews.rating_max
-    return RatingModel(fit_bias(ratings.matrix(), damping), users, items, bounds)
+    return RatingModel(Bias(0.0, np.zeros(len(users)), np.zeros(len(items))), users, items)
 
 
 def _residuals(model: RatingModel, ratings: Ratings) -> csr_array:
@@ -101,7 +114,7 @@ def _sweep_rating(
 def fit_preferences(
     spark: SparkSession, ratings: Ratings, settings: Settings, parameters: PreferenceParameters
 ) -> PreferenceModel:
-    """Fit which restaurants a user goes to: MLlib on the training users, then sweeps."""
+    """Fit which restaurants a user goes to: MLlib on `mllib_users`, then sweeps."""
     als, seed = settings.als, settings.seed
     confidence = confidence_matrix(ratings, settings.reviews)
     users = mllib_users(ratings, als.preference_users, seed)

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_array
 
-from recommender.als.top_n import Floats, Items
+from recommender.als.top_n import Floats32, Items
 
 _NEIGHBOURS = 50
 _REG_PARAM = 10.0
@@ -60,7 +60,7 @@ def candidates(n: int) -> int:
     return n + min(2 * n, 200)
 
 
-def refined(items: Items, scores: Floats, regression: csr_array, weight: float) -> Floats:
+def refined(items: Items, scores: Floats32, regression: csr_array, weight: float) -> Floats32:
     """Return the scores of each user's ``items``, best first, plus those `predicted`.
 
     The latter are scaled so that the largest of a user is ``weight`` times the best score.

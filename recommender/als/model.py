@@ -10,10 +10,7 @@ from scipy.sparse import csr_array
 from recommender.als.bias import Bias
 from recommender.als.fold_in import PreferenceModel
 from recommender.als.item_item import candidates, predicted, refined
-from recommender.als.popularity import popularity_scores
-from recommender.als.top_n import Floats, Mask, best_of_each, top_n
-from recommender.core.settings import ReviewsSettings
-from recommender.data.ratings import Ratings, rating_shift
+from recommender.als.top_n import Floats32, Mask, best_of_each, top_n
 
 Positions = NDArray[np.int32]
 
@@ -58,8 +55,8 @@ class Model:
         return self.rating.user_factors[user]
 
     def best(
-        self, users: Floats, rows: csr_array, n: int, rated: csr_array, shown: Mask | None = None
-    ) -> tuple[NDArray[np.int32], Floats]:
+        self, users: Floats32, rows: csr_array, n: int, rated: csr_array, shown: Mask | None = None
+    ) -> tuple[NDArray[np.int32], Floats32]:
         """Return each user's ``n`` best unrated restaurants and the scores, as `top_n` does.
 
         ``users`` are the factors of these ``rows`` of confidence. If there is an item-item
@@ -93,28 +90,3 @@ class Model:
     def with_blend_weight(self, blend_weight: float) -> Self:
         """Return the model with another blend weight of ALS in the predicted ratings."""
         return replace(self, rating=replace(self.rating, blend_weight=blend_weight))
-
-
-def confidence_matrix(ratings: Ratings, reviews: ReviewsSettings) -> csr_array:
-    """Return the confidence matrix, (users, restaurants): the ratings, shifted to be above 0."""
-    return ratings.matrix(rating_shift(reviews.rating_min))
-
-
-def popularity_of(ratings: Ratings, reviews: ReviewsSettings) -> NDArray[np.float64]:
-    """Return the popularity of each restaurant, (restaurants,); see `popularity_scores`."""
-    shifted = ratings.rating + rating_shift(reviews.rating_min)
-    return popularity_scores(ratings.restaurant, shifted, len(ratings.restaurants))
-
-
-def mllib_users(ratings: Ratings, most: int, seed: int) -> NDArray[np.bool_]:
-    """Return the users that MLlib is fitted to, bool (users,): ``most`` of two ratings or more.
-
-    They are drawn without replacement with weight n - 1, so that users with many co-rated
-    restaurants come first, by exponential clocks of rate n - 1 (Efraimidis and Spirakis, 2006).
-    """
-    counts = np.bincount(ratings.user, minlength=len(ratings.users))
-    candidates = np.flatnonzero(counts >= 2)
-    clock = np.random.default_rng(seed).exponential(1 / (counts[candidates] - 1.0))
-    chosen = np.zeros(len(counts), dtype=bool)
-    chosen[candidates[np.argsort(clock, kind="stable")[:most]]] = True
-    return chosen

@@ -61,7 +61,7 @@ class RecommendTask:
     mongo: MongoSettings
     top_n: int
     run_id: str
-    stage: str  # name of the collection to write to
+    stage_name: str  # the collection to write to
     model: Model  # without users, who come with each block
     shown: NDArray[np.bool_]  # (restaurants,), the restaurants to recommend
     restaurants: pa.StringArray  # keys of their ids
@@ -87,7 +87,7 @@ class RecommendTask:
                 documents, not_finite = self._ranked(block)  # while the one before is written
                 if written:
                     written.result()
-                written = pool.submit(write, db[self.stage], documents)
+                written = pool.submit(write, db[self.stage_name], documents)
                 yield len(block.users), not_finite
             if written:
                 written.result()

@@ -6,10 +6,9 @@ import math
 from dataclasses import asdict, dataclass
 
 from recommender.als.bias import BiasDamping
-from recommender.als.choose_alpha import PreferenceParameters, choose_preference_parameters
-from recommender.als.choose_damping import choose_damping
+from recommender.als.choose_preference import PreferenceParameters, choose_preference_parameters
 from recommender.core.mongo import Document, mongo_errors
-from recommender.core.mongo_collections import RECOMMENDATIONS, WRITTEN_BY_A_RUN
+from recommender.core.mongo_collections import RECOMMENDATIONS, run_of
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from recommender.runs.ledger import Ledger, now
@@ -44,29 +43,17 @@ class ChosenParameters:
         return {names.get(name, name): value for name, value in asdict(self).items()}
 
 
-def damping_for(
-    train: Ratings, settings: Settings, reused: ChosenParameters | None
-) -> BiasDamping | None:
-    """Return the damping to reuse, else choose one; None if ``ALS_OBJECTIVE=rating``."""
-    if settings.als.objective == "rating":
-        return None
-    return reused.damping if reused else choose_damping(train, settings)
-
-
 def choose_parameters(
-    train: Ratings, settings: Settings, damping: BiasDamping | None, ratings: int
-) -> ChosenParameters | None:
-    """Choose the parameters of both fits; None without a damping: there is nothing to choose."""
-    if damping is None:
-        return None
+    train: Ratings, settings: Settings, damping: BiasDamping, ratings: int
+) -> ChosenParameters:
+    """Choose the parameters of the preference's fit, and add the damping of the rating's."""
     return ChosenParameters(damping, choose_preference_parameters(train, settings), now(), ratings)
 
 
 def live_entry(run: TrainingRun) -> Document:
     """Return the ledger's document of the run whose recommendations are live, {} without one."""
     with mongo_errors("reading which run is live"):
-        live = run.db[RECOMMENDATIONS].find_one(WRITTEN_BY_A_RUN, {"run_id": 1}) or {}
-        return Ledger(run.db).get(str(live.get("run_id"))) or {}
+        return Ledger(run.db).get(str(run_of(run.db[RECOMMENDATIONS]))) or {}
 
 
 def reused_parameters(run: TrainingRun, ratings: int) -> ChosenParameters | None:

@@ -12,7 +12,7 @@ _FIRST_ITEMS = 2_048  # scored for every user
 _ROUNDING = 1 + 1e-4  # more than float32 adds to a score above its bound
 _TINY = 1e-30
 
-Floats = NDArray[np.float32]
+Floats32 = NDArray[np.float32]
 Norms = NDArray[np.float64]
 Positions = NDArray[np.intp]
 Items = NDArray[Any]
@@ -20,8 +20,12 @@ Mask = NDArray[np.bool_]
 
 
 def top_n(
-    user_factors: Floats, item_factors: Floats, n: int, rated: csr_array, shown: Mask | None = None
-) -> tuple[NDArray[np.int32], Floats]:
+    user_factors: Floats32,
+    item_factors: Floats32,
+    n: int,
+    rated: csr_array,
+    shown: Mask | None = None,
+) -> tuple[NDArray[np.int32], Floats32]:
     """Return each user's ``n`` unrated items of the highest score, best first, and the scores.
 
     A score is the inner product of the user's and the item's factors, so it is at most the product
@@ -55,7 +59,7 @@ def top_n(
     return items, scores
 
 
-def _norms(users: Floats, items: Floats) -> tuple[Norms, Norms]:
+def _norms(users: Floats32, items: Floats32) -> tuple[Norms, Norms]:
     """Return norms of users and items whose products bound the scores."""
     # A factor may be multiplied for users if it is divided for items: equal sizes bound tightest.
     of_users, of_items = (np.sqrt((f.astype(np.float64) ** 2).mean(axis=0)) for f in (users, items))
@@ -68,7 +72,7 @@ def _norms(users: Floats, items: Floats) -> tuple[Norms, Norms]:
 class _Search:
     """Scores blocks of users with items in descending order of their norms."""
 
-    def __init__(self, items: Floats, norms: Norms, kept: int) -> None:
+    def __init__(self, items: Floats32, norms: Norms, kept: int) -> None:
         self._transposed, self._bounds, self._kept = np.ascontiguousarray(items.T), -norms, kept
         self._count = len(items)
         # Scores after the last item stay -inf.
@@ -76,8 +80,8 @@ class _Search:
         self._table = np.full((_BLOCK_ROWS, width), -np.inf, dtype=np.float32)
 
     def candidates(
-        self, users: Floats, norms: Norms, left_out: tuple[Positions, Positions]
-    ) -> tuple[Positions, Floats]:
+        self, users: Floats32, norms: Norms, left_out: tuple[Positions, Positions]
+    ) -> tuple[Positions, Floats32]:
         """Return columns and scores that contain the best of each user, (users, candidates)."""
         table = self._table[: len(users)]
         row, column = left_out
@@ -105,7 +109,7 @@ class _Search:
         return self._kept * max(1, round(math.sqrt(width / self._kept)))
 
 
-def best_of_each(items: Items, values: Floats, kept: int) -> tuple[Items, Floats]:
+def best_of_each(items: Items, values: Floats32, kept: int) -> tuple[Items, Floats32]:
     """Return the ``kept`` items of each row with the highest values, and these, best first.
 
     Both are (rows, n). An item of -inf becomes -1.
@@ -119,7 +123,7 @@ def best_of_each(items: Items, values: Floats, kept: int) -> tuple[Items, Floats
     return np.where(np.isneginf(scores), -1, np.take_along_axis(items, order, axis=1)), scores
 
 
-def _largest(values: Floats, count: int) -> Positions:
+def _largest(values: Floats32, count: int) -> Positions:
     """Return, for each row, the positions of its ``count`` largest values, in any order."""
     if count == values.shape[1]:
         return np.broadcast_to(np.arange(count), values.shape)

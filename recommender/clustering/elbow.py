@@ -10,7 +10,7 @@ from recommender.clustering.evaluate import silhouette_of
 from recommender.clustering.fit import cluster
 from recommender.clustering.user_matrix import UserMatrix, user_matrix
 from recommender.core.plots import LineChart, Point, keep_cache_in, line_charts_svg
-from recommender.core.settings import Settings
+from recommender.core.settings import ClustersSettings, Settings
 from recommender.core.terminal import print_json, print_table
 from recommender.data.reviews import read_ratings
 
@@ -28,8 +28,8 @@ def run_elbow(ks: range, settings: Settings, *, as_json: bool) -> None:
     """Cluster the reviews for each k, plot ``elbow.svg`` in ``WORK_DIR``, and print the curve."""
     settings.make_folder(settings.work_dir)
     keep_cache_in(settings.work_dir)
-    matrix = user_matrix(read_ratings(settings), settings.with_values({"clusters_k": ks[-1]}))
-    points = list(elbow_curve(matrix, ks, settings))
+    matrix = user_matrix(read_ratings(settings), ks[-1], settings.reviews.rating_min)
+    points = list(elbow_curve(matrix, ks, settings.clusters, settings.seed))
     knee = find_knee(points)
     path = settings.work_dir / "elbow.svg"
     path.write_bytes(line_charts_svg(line_chart(points, knee)))
@@ -42,14 +42,15 @@ def run_elbow(ks: range, settings: Settings, *, as_json: bool) -> None:
     print_table(f"{advice}; plot: {path}", table_rows(points, knee), header, range(4))
 
 
-def elbow_curve(matrix: UserMatrix, ks: Iterable[int], settings: Settings) -> Iterator[CurvePoint]:
+def elbow_curve(
+    matrix: UserMatrix, ks: Iterable[int], clusters: ClustersSettings, seed: int
+) -> Iterator[CurvePoint]:
     """Cluster for each k in turn; stop at the first k with fewer than k clusters."""
     for k in ks:
         started = time.perf_counter()
-        clusters = settings.clusters.model_copy(update={"k": k})
-        clustering = cluster(matrix, clusters, settings.seed)
+        clustering = cluster(matrix, clusters.model_copy(update={"k": k}), seed)
         seconds = time.perf_counter() - started
-        silhouette = silhouette_of(clustering, matrix, settings.seed)
+        silhouette = silhouette_of(clustering, matrix, seed)
         k_formed = len(clustering.centroids)
         yield CurvePoint(k_formed, clustering.inertia, silhouette, seconds)
         if k_formed < k:

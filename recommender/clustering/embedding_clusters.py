@@ -22,7 +22,7 @@ _SINGLE_RATING = 1e-6  # enough to fill clusters that others do not
 
 
 def embedding_clusters(
-    rows: csr_array, k: int, *, shortest: float, seed: int, dimensions: int = DIMENSIONS
+    rows: csr_array, k: int, *, shortest: float, seed: int
 ) -> KMeansResult | None:
     """Cluster users by their positive ratings, (n, m), no row empty, into at most k clusters.
 
@@ -35,7 +35,7 @@ def embedding_clusters(
     lengths = np.sqrt(np.asarray(rows.power(2).sum(axis=1)).ravel())
     distinct = distinct_rows(csr_array(diags_array(1 / lengths) @ rows))
     items = spectral_embedding(
-        csr_array(distinct.rows), weights=distinct.counts, dimensions=dimensions, seed=seed
+        csr_array(distinct.rows), weights=distinct.counts, dimensions=DIMENSIONS, seed=seed
     )
     if not items.any():
         return None

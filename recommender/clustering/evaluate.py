@@ -50,8 +50,8 @@ def evaluate_clusters(
     without any test rating.
     """
     is_test = _is_test_user(matrix, settings.seed)
-    train_set, test_set = split(ratings, settings, is_test)
-    users, relevant = relevant_items(test_set, settings)
+    train_set, test_set = split(ratings, settings.als, settings.seed, is_test)
+    users, relevant = relevant_items(test_set, settings.reviews.relevant_from)
     if not len(users):
         return {"users": 0, **no_quality("no test user has a relevant test rating")}
     train = matrix.subset(np.flatnonzero(~is_test))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dists import Floats, KMeansResult, assign, distinct_rows, kmeans
+from dists import Floats, KMeansResult, distinct_rows, kmeans, nearest_cluster
 from recommender.clustering.embedding_clusters import embedding_clusters
 from recommender.clustering.empty_clusters import repair_empty_clusters
 from recommender.clustering.user_matrix import UserMatrix
@@ -36,11 +36,11 @@ class Clustering(KMeansResult):
 
     def assign(self, rows: csr_array) -> NDArray[np.int32]:
         """Return the cluster in which a reader finds each row, (n,); -1 for none."""
-        return _as_reader(rows, self.centroids)[0]
+        return nearest_cluster(rows, self.centroids)[0]
 
     def extended(self, rows: csr_array, clustered: NDArray[np.int64]) -> Self:
         """Assign ``rows`` as a reader does; ``clustered`` are those of this clustering."""
-        labels, distances = _as_reader(rows, self.centroids)
+        labels, distances = nearest_cluster(rows, self.centroids)
         closeness = np.full(len(labels), np.nan)
         closeness[clustered] = self.closeness
         return replace(self, labels=labels, distances=distances, closeness=closeness)
@@ -106,7 +106,7 @@ def _by_ratings(rows: csr_array, k: int, seed: int) -> Clustering:
 
 def as_read(rows: csr_array, trained: KMeansResult, space: str) -> Clustering:
     """Assign every user as a reader does, and drop clusters that are then empty."""
-    labels, distances = _as_reader(rows, trained.centroids)
+    labels, distances = nearest_cluster(rows, trained.centroids)
     agreement = float((labels == trained.labels)[trained.labels >= 0].mean())
     filled, labels_filled = np.unique(labels[labels >= 0], return_inverse=True)
     labels[labels >= 0] = labels_filled
@@ -122,9 +122,3 @@ def as_read(rows: csr_array, trained: KMeansResult, space: str) -> Clustering:
         space=space,
         reader_agreement=agreement,
     )
-
-
-def _as_reader(rows: csr_array, centroids: Floats) -> tuple[NDArray[np.int32], Floats]:
-    labels, distances = assign(rows, centroids)
-    labels[distances == 1] = -1
-    return labels, distances

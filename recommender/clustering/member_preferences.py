@@ -23,11 +23,12 @@ def score_clusters(
     With ``preferences``, a score becomes the geometric mean of that and of `mean_preferences`,
     which knows items that few have rated from the factors of the fit.
     """
-    scored = score(matrix.ratings, clustering.centroids, matrix.columns, matrix.lowest)
+    confidence = matrix.confidence
+    scored = score(confidence, matrix.ratings, clustering.centroids, matrix.columns)
     if preferences is None:
         return scored
     k = len(clustering.centroids)
-    means = mean_preferences(preferences, matrix.confidence, clustering.labels, k, seed)
+    means = mean_preferences(preferences, confidence, clustering.labels, k, seed)
     return replace(scored, scores=np.sqrt(scored.scores * means))
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dists import assign
+from dists import nearest_cluster
 from recommender.core import mongo_collections as names
 from recommender.core.errors import DataError
 from recommender.core.logs import one_line
@@ -48,9 +48,7 @@ class PublishedModel:
 
     def labels(self, ratings: Ratings) -> NDArray[np.int32]:
         """Return the cluster of each user, (users,); -1 for none."""
-        labels, distances = assign(self.vectors(ratings), self.centroids)
-        labels[distances == 1] = -1
-        return labels
+        return nearest_cluster(self.vectors(ratings), self.centroids)[0]
 
 
 def load_model(db: MongoDatabase) -> PublishedModel:

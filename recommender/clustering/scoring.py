@@ -34,7 +34,9 @@ class ClusterScores:
     shrinkage: float  # number of ratings that the prior counts for in each cluster
 
 
-def score(ratings: csr_array, centroids: Floats, columns: Ints, lowest: float) -> ClusterScores:
+def score(
+    confidence: csr_array, ratings: csr_array, centroids: Floats, columns: Ints
+) -> ClusterScores:
     """Score every item for every cluster by the ratings that count for it.
 
     Of the n_k ratings that count for cluster k, those of item i sum to s_ki. With a prior p_ki
@@ -48,11 +50,10 @@ def score(ratings: csr_array, centroids: Floats, columns: Ints, lowest: float) -
     two or more ratings have a next one. All ratings together break ties.
 
     The ratings, (users, items), include stored zeros, and ``columns`` are the items of the columns
-    of the centroids, (k, columns). Where the ``lowest`` valid rating is 0, each rating counts one
-    more, because unrated is 0.
+    of the centroids, (k, columns). Ratings count by their ``confidence``, which is above 0.
     """
     k, items = len(centroids), ratings.shape[1]
-    values = ratings.data + (lowest == 0)
+    values = confidence.data
     # Sums and counts of the ratings by cluster and item.
     cluster_of = clusters_without(ratings, centroids, columns)
     counted = cluster_of >= 0
@@ -68,17 +69,24 @@ def score(ratings: csr_array, centroids: Floats, columns: Ints, lowest: float) -
         next_sums = np.bincount(ratings.indices[is_next], values[is_next], items)
         prior += next_sums / is_next.sum()
     # The prior that makes the counts more likely; the one of all users on a tie.
-    over_items = np.zeros((k, items))
+    everyone, blended = np.tile(prior, (k, 1)), _blended(prior, centroids, columns)
+    (weight, likelihood), (weight_of_blended, likelihood_of_blended) = (
+        prior_weight(counts, each / each.sum(axis=1, keepdims=True)) for each in (everyone, blended)
+    )
+    chosen = everyone
+    if likelihood_of_blended > likelihood:
+        chosen, weight = blended, weight_of_blended
+    total = counts.sum(axis=1, keepdims=True) + weight
+    return ClusterScores((sums + weight * chosen) / total, fallback, weight)
+
+
+def _blended(prior: Floats, centroids: Floats, columns: Ints) -> Floats:
+    """Blend a prior, (items,), with each centroid scaled to its sum: (k, items), as by `score`."""
+    over_items = np.zeros((len(centroids), len(prior)))
     over_items[:, columns] = centroids
     lengths = over_items.sum(axis=1, keepdims=True)
     by_centroid = over_items * (prior.sum() / np.where(lengths > 0, lengths, 1))
-    blended = (1 - _CENTROID_SHARE) * prior + _CENTROID_SHARE * by_centroid
-    priors = np.tile(prior, (k, 1)), blended
-    fits = [prior_weight(counts, each / each.sum(axis=1, keepdims=True)) for each in priors]
-    best = int(fits[1][1] > fits[0][1])
-    weight = fits[best][0]
-    total = counts.sum(axis=1, keepdims=True) + weight
-    return ClusterScores((sums + weight * priors[best]) / total, fallback, weight)
+    return np.asarray((1 - _CENTROID_SHARE) * prior + _CENTROID_SHARE * by_centroid)
 
 
 def clusters_without(ratings: csr_array, centroids: Floats, columns: Ints) -> NDArray[np.int32]:

@@ -12,9 +12,7 @@ from recommender.core.threads import map_blocks
 _SEEDING_ROWS = 1_000  # for each cluster: the first centroids are chosen among them
 
 
-def spherical_kmeans(
-    rows: Floats, k: int, weights: Floats, *, seed: int = 0, tolerance: float = 1e-4
-) -> KMeansResult:
+def spherical_kmeans(rows: Floats, k: int, weights: Floats, *, seed: int = 0) -> KMeansResult:
     """Find at most k clusters of unit vectors with a small summed distance 1 - x.c.
 
     Among unit centroids the sum of v_x x.c is largest for c along sum v_x x (Cauchy-Schwarz), so
@@ -34,7 +32,7 @@ def spherical_kmeans(
         seeds = sample[part.seeds(k, rng)]
     if len(seeds) < k:  # also where a sample has too few distinct rows
         seeds = space.seeds(k, rng)
-    return lloyd(space, seeds, tolerance=tolerance)
+    return lloyd(space, seeds)
 
 
 def _distances(rows: Floats, centroids: Floats) -> Floats:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from recommender.core.errors import DataError
-from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
 from recommender.data.ratings import Ratings, reader_shift
 from recommender.publishing.bson_size import columns_that_fit
@@ -49,14 +48,14 @@ class UserMatrix:
         return replace(self, ratings=self.ratings[users], rows=self.rows[users])
 
 
-def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
-    """Build the matrix with as many columns as fit MongoDB; DataError without a rating above 0."""
+def user_matrix(ratings: Ratings, k: int, rating_min: float) -> UserMatrix:
+    """Build the matrix, of which k centroids fit MongoDB; DataError without a rating above 0."""
     # Order the restaurants by ratings, and take those that fit.
     counts = np.bincount(ratings.restaurant, minlength=len(ratings.restaurants))
     order = np.argsort(-counts, kind="stable")
     ids = decode_ids(ratings.restaurants.take(order))
-    columns = order[: columns_that_fit(min(settings.clusters.k, len(ratings.users)), ids)]
-    shift = reader_shift(settings.reviews.rating_min)
+    columns = order[: columns_that_fit(min(k, len(ratings.users)), ids)]
+    shift = reader_shift(rating_min)
     all_ratings = ratings.matrix(shift)
     rows = csr_array(all_ratings[:, columns])
     rows.data[rows.data**2 == 0] = 0  # also ratings whose square underflows
@@ -67,8 +66,7 @@ def user_matrix(ratings: Ratings, settings: Settings) -> UserMatrix:
             f"{len(ratings.restaurants):,} restaurants fit the published documents, and all their "
             "ratings are 0, like unrated ones; check RATING_MIN, RATING_MAX and CLUSTERS_K"
         )
-    lowest = settings.reviews.rating_min + shift
-    matrix = UserMatrix(all_ratings, ratings.restaurants, rows, columns, shift, lowest)
+    matrix = UserMatrix(all_ratings, ratings.restaurants, rows, columns, shift, rating_min + shift)
     if matrix.restaurants_left_out:
         log.warning(
             "%d restaurants, the least rated, are left out of the centroids: they would exceed "

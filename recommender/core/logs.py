@@ -65,7 +65,7 @@ def set_log_format(handler: logging.Handler, secrets: Sequence[str]) -> None:
 def print_error(reason: str) -> None:
     """Write a script's last line, its error, to stderr."""
     secrets = [*_secrets, *secrets_of_environment()]
-    with suppress(BrokenPipeError):  # its reader is gone
+    with suppress(OSError):  # its reader is gone, or its disk full
         sys.stderr.write(f"error: {one_line(redact(reason, secrets))}\n")
 
 

@@ -45,6 +45,12 @@ _KEPT_OPTIONS |= {"changeStreamPreAndPostImages"}
 _VALIDATOR = ("validator", "validationLevel", "validationAction")
 
 
+def run_of(collection: Collection[Any]) -> str | None:
+    """Return the run that wrote a collection; reads all documents to find that no run did."""
+    written: Document = collection.find_one(WRITTEN_BY_A_RUN, {"run_id": 1}) or {}
+    return written.get("run_id")
+
+
 def insert_batches(collection: Collection[Document], batches: Iterable[list[Document]]) -> int:
     """Insert batches of documents, one while the next is made, and return the documents' count.
 

@@ -23,6 +23,7 @@ _STYLE: Any = dict.fromkeys(_COLOURED, _INK)
 _STYLE |= {"svg.hashsalt": "recommender", "svg.fonttype": "none", "axes.prop_cycle": _CYCLE}
 _STYLE |= {"savefig.transparent": True, "legend.framealpha": 0.0, "font.size": 12.0}
 _STYLE |= {"axes.spines.top": False, "axes.spines.right": False}
+_STYLE |= {"figure.constrained_layout.hspace": 0.12}  # from a legend to the next title
 _drawing = Lock()
 
 

@@ -1,6 +1,7 @@
 """The entry of all scripts: logs without secrets, signals, one line and exit code per failure."""
 
 import argparse
+import errno
 import io
 import logging
 import os
@@ -27,11 +28,12 @@ EXIT_CODES = {
     124: "the training took longer than TRAIN_TIMEOUT_MINUTES",
     130: "stopped by Ctrl-C",
     143: "stopped by SIGTERM, or cancelled on request",
-    141: "the reader of the output is gone, as after `| head`",
+    141: "the output cannot be written: its reader is gone, as after `| head`, or its disk is full",
 }
 TRAINING_CODES = (65, 69, 70, 75, 76, 124)
 READER_CODES = (65, 69)
 _EVERY_SCRIPT = (0, 1, 2, 78, 130, 143, 141)
+_UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def script_parser(
@@ -70,14 +72,15 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
     except (RecommenderError, Stopped) as error:
         print_error(str(error))
         return error.exit_code
-    except KeyboardInterrupt:  # by a handler that a library has set
-        print_error("stopped by SIGINT")
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # The reader of our output, such as `head`, is gone; Python's own flush must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except Exception as error:  # a bug: its traceback is logged
+    except Exception as error:
+        # An error of another file has its name.
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE and not error.filename:
+            if error.errno != errno.EPIPE:  # else the reader, such as `head`, has read enough
+                print_error(f"the output could not be written: {error.strerror}")
+            # Python's own flush must not fail.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+        # A bug: its traceback is logged.
         logging.getLogger(__name__).exception("unexpected failure")
         print_error(f"{type(error).__name__}: {error}")
         return 1

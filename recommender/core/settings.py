@@ -4,6 +4,7 @@ import difflib
 import logging
 import os
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -46,6 +47,12 @@ def _plain_field_name(name: str) -> str:
     return name
 
 
+def _no_long_name(name: str) -> str:
+    if len(name.encode()) > 63:
+        raise ValueError("expected at most 63 bytes of UTF-8")
+    return name
+
+
 def _no_tiny_interval(hours: float) -> float:
     if 0 < hours < 1 / 3600:
         raise ValueError("expected 0, for no schedule, or at least a second (1/3600)")
@@ -71,7 +78,7 @@ def _sendable(key: SecretStr) -> SecretStr:
 
 
 MongoFilter = Annotated[dict[str, Any], BeforeValidator(_parsed), PlainSerializer(json_util.dumps)]
-DatabaseName = Annotated[str, Field(max_length=63, pattern=r'^[^/\\. "$\x00]+$')]
+DatabaseName = Annotated[str, Field(pattern=r'^[^/\\. "$\x00]+$'), AfterValidator(_no_long_name)]
 FieldName = Annotated[str, Field(min_length=1), AfterValidator(_plain_field_name)]
 Memory = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[1-9][0-9]*[kmgtKMGT]$")]
 Upper = BeforeValidator(lambda text: str(text).upper())
@@ -274,8 +281,7 @@ class Settings(_Group):
         """Create ``work_dir`` or a folder below it, unless it exists and can be written to."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not os.access(folder, os.W_OK | os.X_OK):
-                raise PermissionError(f"{folder} is not writable")
+            tempfile.TemporaryFile(dir=folder).close()  # root may write to /proc, yet cannot
         except OSError as error:
             raise ConfigurationError(f"WORK_DIR={self.work_dir}: {error}; set another") from None
 

@@ -33,7 +33,7 @@ class Cancelled(Stopped):
 
     def __init__(self, signum: int) -> None:
         self.exit_code = 128 + signum
-        super().__init__(*_reasons[-1:] or [f"stopped by {signal.Signals(signum).name}"])
+        super().__init__(_reasons[-1] if _reasons else f"stopped by {signal.Signals(signum).name}")
 
 
 class TimedOut(Stopped):

@@ -50,7 +50,8 @@ def clean_block(
     values, rating_rejected = parse_ratings(ratings, rating_min, rating_max)
     # The lowest reason of each row, 0 (NONE) where there is none.
     reasons = np.stack([user_rejected, restaurant_rejected, rating_rejected])
-    rejected = reasons.min(axis=0, where=reasons > 0, initial=len(Rejection)) % len(Rejection)
+    lowest = reasons.min(axis=0, where=reasons > 0, initial=len(Rejection))
+    rejected = np.where(lowest == len(Rejection), 0, lowest)
     if rejected.any():
         dropped = pa.array(rejected > 0)
         user_keys = pc.if_else(dropped, None, user_keys)

@@ -281,34 +281,35 @@ class _File:
         is_row = re.compile(row).fullmatch
         is_record = re.compile(rf"{_FIELD % end}(?:{end}{_FIELD % end})*+\n?").fullmatch
         escaped_end = re.compile(rf'\\"\s*({end}|$)')
-        opened: dict[int, str] = {}
-        held = 0
+
+        def joined(texts: list[str]) -> str:
+            """Return lines between two quotes as one record; empty if both quotes are stray."""
+            record = "".join(texts)
+            are_rows = all(is_row(each.replace('"', "")) for each in (texts[0], texts[-1]))
+            return record if is_record(record) and not are_rows else ""
+
+        opened: dict[int, str] = {}  # the lines since a quote that is not closed, by number
+        held = 0  # their characters, without the first line's
         for number, line in lines:
             if '\\"' in line:
-                doubled = line.replace('\\"', '""')
-                # The quotes pair up as they are: those after a backslash end fields.
-                as_it_is = line.count('"') % 2 < doubled.count('"') % 2 and escaped_end.search(line)
-                line = line if as_it_is else doubled
-            is_odd = line.count('"') % 2
-            if opened and not is_odd and held < _LONGEST and not is_row(line):
+                line = _with_doubled_quotes(line, escaped_end)
+            is_odd = line.count('"') % 2 == 1
+            if opened and not is_odd and held < _LONGEST and not is_row(line):  # inside a text
                 opened[number] = line
                 held += len(line)
-                continue
-            if opened and is_odd:
-                texts = [*opened.values(), line]
-                # Where both ends are rows, each quote is stray.
-                are_rows = all(is_row(texts[i].replace('"', "")) for i in (0, -1))
-                if not are_rows and is_record("".join(texts)):
-                    yield next(iter(opened)), "".join(texts)
-                    self.report.continued += len(opened)
-                    opened = {}
-                    continue
-            self._leave_out(opened)
-            opened, held = {number: line} if is_odd else {}, 0
-            if not is_odd and '"' in line and not is_record(line):
-                self._leave_out({number: line})
-            elif not is_odd and line.strip():
-                yield number, line
+            elif opened and is_odd and (text := joined([*opened.values(), line])):  # its last line
+                yield next(iter(opened)), text
+                self.report.continued += len(opened)
+                opened = {}
+            else:  # the quote that was open is stray
+                self._leave_out(opened)
+                opened, held = {}, 0
+                if is_odd:
+                    opened[number] = line
+                elif '"' in line and not is_record(line):
+                    self._leave_out({number: line})
+                elif line.strip():
+                    yield number, line
         self._leave_out(opened)
 
     def _leave_out(self, lines: Mapping[int, str]) -> None:
@@ -372,6 +373,13 @@ class _File:
         return report
 
 
+def _with_doubled_quotes(line: str, escaped_end: re.Pattern[str]) -> str:
+    r"""Return a line with ``\"`` as ``""``, unless its quotes pair up as they are."""
+    doubled = line.replace('\\"', '""')
+    pairs_up = line.count('"') % 2 < doubled.count('"') % 2
+    return line if pairs_up and escaped_end.search(line) else doubled
+
+
 def _only_member(stream: Any) -> Any:
     if not stream.seekable():
         raise DataError("a zip archive cannot be read from a pipe; give the name of its file")
@@ -397,7 +405,8 @@ def _row_pattern(delimiter: str, width: int, rating: int, *, padded: bool) -> st
     end = _DELIMITERS[delimiter]
     digits = rf"[-+]?[.,]?\d(?:(?!{end})[\d.,/ ])*+"
     number = rf'"?[-+]?[.,]?\d| *+"?(?i:{digits}|null|none|nan|\\n)"? *+(?:{end}|$)'
-    word = rf'{" *+" * padded}"?(?:(?!{end})[^\s"])*+"? *+(?:{end}|$)'
+    blanks = " *+" if padded else ""
+    word = rf'{blanks}"?(?:(?!{end})[^\s"])*+"? *+(?:{end}|$)'
     field = _FIELD % end
     before, after = [field] * rating, [field] * (width - rating - 1)
     rows = [end.join([*before, f"(?={start}){field}", *after]) for start in (number, word)]

@@ -20,6 +20,7 @@ CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_MS,
     unicode_decode_error_handler="surrogateescape",
 )
+READABLE = CODEC.with_options(unicode_decode_error_handler="replace")  # of what is shown
 _ID_TYPES = int | float | Decimal128 | ObjectId | bytes | Binary | DatetimeMS | Timestamp | Code
 
 

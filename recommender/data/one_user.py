@@ -1,9 +1,8 @@
 """Ratings of one user, from the database or from a request."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -15,55 +14,38 @@ from recommender.core.mongo import Document, MongoDatabase, mongo_errors
 from recommender.core.mongo_collections import SIMPLE
 from recommender.core.settings import ReviewsSettings
 from recommender.data.cleaning import clean_rows
-from recommender.data.ids import encode_id
+from recommender.data.ids import KeyIndex
 from recommender.data.ratings import Ratings, gather
-from recommender.data.reviews import BATCH_ROWS, can_be_sent, reviews_collection
+from recommender.data.reviews import BATCH_ROWS, reviews_collection
 from recommender.data.users import entries_in, users_collection
 
 _WHOLE_NUMBER = re.compile("-?[0-9]{1,19}")
 
 
-def ratings_of_user(db: MongoDatabase, reviews: ReviewsSettings, user: str) -> Ratings:
-    """Return a user's ratings from Reviews, else from Users; raise `DataError` if there are none.
-
-    ``user`` is the id as text; it also matches the whole number or the ObjectId that it spells.
-    """
-    same: Document = {"$in": spelled_ids(user)}
-    if not can_be_sent(same):
-        raise DataError(f"user {user!r} is not valid UTF-8, which MongoDB requires; check the id")
-    rows = _rated_by(db, reviews, same)
-    if not rows.num_rows:
-        raise DataError(f"user {user!r} has no rating in Reviews or Users; check the id")
-    return gather(pa.Table.from_batches([rows]))
-
-
-def rated_by(db: MongoDatabase, reviews: ReviewsSettings, same: Any, milliseconds: int) -> Ratings:
-    """Return the ratings of the user whose id matches ``same``, from Reviews, else from Users.
-
-    Where the user is not indexed, MongoDB stops after the time: DatabaseUnavailableError. Without a
-    rating: DataError.
-    """
-    ratings = gather(pa.Table.from_batches([_rated_by(db, reviews, same, milliseconds)]))
-    return replace(ratings.rows(ratings.user == 0), users=ratings.users[:1])
-
-
-def _rated_by(
+def ratings_by_id(
     db: MongoDatabase, reviews: ReviewsSettings, same: Any, milliseconds: int | None = None
-) -> pa.RecordBatch:
-    """Return the first 10,000 ratings of the user whose id matches, cleaned."""
+) -> Ratings:
+    """Return the first 10,000 ratings of the users whose id matches ``same``.
+
+    They are from Reviews, else from the first such user in Users. Without a valid rating:
+    DataError. If MongoDB takes longer, as without an index: DatabaseUnavailableError.
+    """
     with mongo_errors("reading a user's ratings (are Reviews and Users indexed by user?)"):
         projection = {"_id": 0} | dict.fromkeys(reviews.fields, 1)
         cursor = reviews_collection(db).find({reviews.user_field: same}, projection)
         cursor = cursor.collation(SIMPLE).limit(BATCH_ROWS).max_time_ms(milliseconds)
         if rows := cursor.to_list():
-            return clean_rows(rows, reviews)
+            return gather(pa.Table.from_batches([clean_rows(rows, reviews)]))
         limits: Document = {"collation": SIMPLE, "max_time_ms": milliseconds}
         document = users_collection(db).find_one({"user_id": same}, **limits) or {}
     entries = [entry | {"user_id": document.get("user_id")} for entry in entries_in(document)]
-    return clean_rows(entries, reviews, ("user_id", "gmap_id", "rating", "timestamp"))
+    if not entries:
+        raise DataError("the user has no rating in Reviews or Users; check the id")
+    block = clean_rows(entries, reviews, ("user_id", "gmap_id", "rating", "timestamp"))
+    return gather(pa.Table.from_batches([block]))
 
 
-def parse_rating(text: str) -> tuple[str, str]:
+def split_rated(text: str) -> tuple[str, str]:
     """Split ``gmap_id=rating`` at the last ``=``; raise `ValueError` if a part is missing."""
     gmap_id, _, rating = text.rpartition("=")
     if not (gmap_id and rating):
@@ -72,19 +54,20 @@ def parse_rating(text: str) -> tuple[str, str]:
 
 
 def ratings_from_request(
-    scale: ReviewsSettings, rated: Mapping[str, object], known: Collection[str]
+    scale: ReviewsSettings, rated: Mapping[str, object], known: KeyIndex
 ) -> Ratings:
     """Return the ratings of a user who is in no collection; raise `DataError` if none is valid.
 
-    ``rated`` holds ratings by the restaurants' ids as text, ``known`` the keys of the known
-    restaurants. A text that is no known id stands for the known number or ObjectId that it spells.
+    ``rated`` holds ratings by the restaurants' ids as text. A text that is no ``known`` id stands
+    for the known number or ObjectId that it spells.
     """
     rows = []
     for text, rating in rated.items():
-        same = (i for i in spelled_ids(text) if encode_id(i) in known)
+        same = (i for i in spelled_ids(text) if known.find(i) >= 0)
         rows.append({"user": "", "restaurant": next(same, text), "rating": rating})
     block = clean_rows(rows, scale, ("user", "restaurant", "rating", "time"))
-    return gather(pa.Table.from_batches([block]))
+    remedy = f"expected numbers from {scale.rating_min:g} to {scale.rating_max:g}"
+    return gather(pa.Table.from_batches([block]), remedy)
 
 
 def spelled_ids(text: str) -> list[object]:

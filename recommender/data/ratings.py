@@ -48,6 +48,15 @@ class Ratings:
         columns = ("user", "restaurant", "rating", "time")
         return replace(self, **{name: getattr(self, name)[chosen] for name in columns})
 
+    def restaurant_ids(self) -> list[Any]:
+        """Return the restaurant's id of each row."""
+        return decode_ids(self.restaurants.take(pa.array(self.restaurant)))
+
+    def best_first(self) -> list[tuple[Any, float, float]]:
+        """Return the restaurant's id, the rating and the time of each row, the best first."""
+        rows = zip(self.restaurant_ids(), self.rating.tolist(), self.time.tolist(), strict=True)
+        return sorted(rows, key=lambda row: -row[1])
+
     def over(self, columns: KeyIndex, shift: float) -> csr_array:
         """Return the matrix over these restaurants alone, (users, columns), as :meth:`matrix`."""
         column = columns.find_all(decode_ids(self.restaurants))[self.restaurant]
@@ -73,22 +82,30 @@ def reader_shift(rating_min: float) -> float:
     return 0.0 if rating_min >= 0 else rating_shift(rating_min)
 
 
-def gather(table: pa.Table) -> Ratings:
+def gather_reviews(table: pa.Table) -> Ratings:
+    """Return the ratings of all rows of Reviews, see :func:`gather`, and log the counts of rows."""
+    if not table.num_rows:
+        raise DataError("Reviews holds no review; load some, or check MONGO_DB")
+    ratings = gather(table, "check RATING_MIN, RATING_MAX and the REVIEWS_*_FIELD settings")
+    rows = ratings.report
+    log.info(
+        "%d reviews read; rejected: %s; merged: %d; of unknown time: %d",
+        *(rows.rows_read, rows.rows_rejected or "none", rows.rows_merged, rows.times_unknown),
+    )
+    return ratings
+
+
+def gather(table: pa.Table, remedy: str = "check the ratings") -> Ratings:
     """Return the ratings of rows of ``BLOCK_SCHEMA``; raise `DataError` if no row is valid.
 
     Ids are numbered, and repeated pairs merged: the latest rating by time is kept, or the mean of
     those that share the latest time or have none. The order of the rows does not matter.
     """
-    if not table.num_rows:
-        raise DataError("Reviews holds no review; load some, or check MONGO_DB")
     reasons = np.bincount(table["rejected"].to_numpy(), minlength=len(Rejection))
     rejected = {r.name.lower(): int(reasons[r]) for r in Rejection if r and reasons[r]}
     if not reasons[Rejection.NONE]:
         counts = ", ".join(f"{count:,} {reason}" for reason, count in rejected.items())
-        raise DataError(
-            f"none of the {table.num_rows:,} reviews is valid ({counts}); check RATING_MIN, "
-            "RATING_MAX and the REVIEWS_*_FIELD settings"
-        )
+        raise DataError(f"none of the {table.num_rows:,} ratings is valid ({counts}); {remedy}")
     users, user = _number(table["user"])
     restaurants, restaurant = _number(table["restaurant"])
     valid = user >= 0
@@ -96,12 +113,7 @@ def gather(table: pa.Table) -> Ratings:
     times_unknown = int((np.isnan(time) | is_implausible(time)).sum())
     rating = table["rating"].to_numpy()[valid]
     merged = merge_pairs(user[valid], restaurant[valid], rating, time)
-    rows_merged = len(time) - len(merged[0])
-    report = CleaningReport(table.num_rows, rejected, rows_merged, times_unknown)
-    log.info(
-        "%d reviews read; rejected: %s; merged: %d; of unknown time: %d",
-        *(table.num_rows, rejected or "none", rows_merged, times_unknown),
-    )
+    report = CleaningReport(table.num_rows, rejected, len(time) - len(merged[0]), times_unknown)
     return Ratings(users, restaurants, *merged, report)
 
 
@@ -130,14 +142,15 @@ def merge_pairs(
     rating: NDArray[np.float64],
     time: NDArray[np.float64],
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]]:
-    """Order rows by user and restaurant, and merge repeated pairs; see :func:`gather`."""
+    """Return rows, (n,) each, as distinct pairs in their order, (pairs,) each; see `gather`."""
     pair = user.astype(np.int64) << 32 | restaurant
     order = np.argsort(pair)
     starts = np.diff(pair[order], prepend=-1) > 0
     if starts.all():
         return user[order], restaurant[order], rating[order], time[order]
-    # Sorted by rating, the rounding of a mean does not depend on the order of the rows.
     known = np.where(np.isnan(time), -np.inf, time)
+    # By pair as before, so that `starts` stays valid; within a pair by rating, so that the rounding
+    # of a mean does not depend on the order of the rows.
     order = np.lexsort((rating, pair))
     # Keep the rows with the latest time of their pair, and take the mean of their ratings.
     latest = np.maximum.reduceat(known[order], np.flatnonzero(starts))

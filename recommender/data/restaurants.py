@@ -7,14 +7,26 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pymongo.errors import OperationFailure
 
-from recommender.core.mongo import Document, MongoDatabase, mongo_errors, source_of
-from recommender.data.ids import CODEC, KeyIndex
-
-# A name with broken UTF-8 is shown with replacement characters.
-_READABLE = CODEC.with_options(unicode_decode_error_handler="replace")
+from recommender.core.errors import ConfigurationError
+from recommender.core.mongo import Document, MongoDatabase, mongo_errors, reason_of, source_of
+from recommender.data.ids import CODEC, READABLE, KeyIndex
 
 log = logging.getLogger(__name__)
+
+
+def check_exclude(db: MongoDatabase, exclude: Document | None) -> None:
+    """Raise ConfigurationError for a ``RESTAURANTS_EXCLUDE`` that MongoDB refuses."""
+    if exclude is None:
+        return
+    restaurants = source_of(db)["Restaurants"]
+    with mongo_errors("reading Restaurants"):
+        restaurants.find_one({}, {"_id": 1})  # else it is not the filter that is refused
+        try:
+            list(restaurants.find(exclude, {"_id": 1}))
+        except OperationFailure as error:
+            raise ConfigurationError(f"RESTAURANTS_EXCLUDE: {reason_of(error)}") from None
 
 
 def shown_restaurants(
@@ -38,7 +50,7 @@ def restaurant_names(db: MongoDatabase, ids: Iterable[Any]) -> dict[Any, str]:
     """Return the names of restaurants by id, of those that ``Restaurants`` names."""
     matching = {"name": {"$type": "string"}, "gmap_id": {"$in": list(ids)}}
     with mongo_errors("reading Restaurants"):
-        restaurants = source_of(db)["Restaurants"].with_options(codec_options=_READABLE)
+        restaurants = source_of(db)["Restaurants"].with_options(codec_options=READABLE)
         documents = restaurants.find(matching, {"_id": 0, "gmap_id": 1, "name": 1})
         return {d["gmap_id"]: d["name"] for d in documents if isinstance(d["gmap_id"], Hashable)}
 

@@ -14,7 +14,7 @@ from recommender.core.mongo import Document, MongoDatabase, connected, mongo_err
 from recommender.core.settings import MongoSettings, ReviewsSettings, Settings
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_rows
 from recommender.data.ids import CODEC
-from recommender.data.ratings import Ratings, gather
+from recommender.data.ratings import Ratings, gather_reviews
 
 BATCH_ROWS = 10_000
 
@@ -103,4 +103,4 @@ def gc_paused() -> Iterator[None]:
 def read_ratings(settings: Settings) -> Ratings:
     """Read all of Reviews in this process; raise `DataError` if it holds no valid row."""
     blocks = read(settings.mongo, settings.reviews, ALL_IDS)
-    return gather(pa.Table.from_batches(blocks, schema=BLOCK_SCHEMA))
+    return gather_reviews(pa.Table.from_batches(blocks, schema=BLOCK_SCHEMA))

@@ -1,6 +1,7 @@
 """The backend's collection ``Users``: users without a review, and more that users have rated."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from recommender.core.mongo import Document, MongoDatabase, mongo_errors, source
 from recommender.core.mongo_collections import RECOMMENDATIONS, WRITTEN_BY_OTHERS
 from recommender.core.settings import ReviewsSettings
 from recommender.data.cleaning import parse_ratings
-from recommender.data.ids import CODEC, KeyIndex, decode_ids, keys_of
+from recommender.data.ids import CODEC, KeyIndex, decode_ids, encode_id, keys_of
 from recommender.data.ratings import Ratings, merge_pairs, rating_shift
 from recommender.data.reviews import gc_paused
 from recommender.data.times import parse_times
@@ -100,6 +101,20 @@ def entries_in(document: Document, name: str = "ratings") -> list[Document]:
     """Return the entries of a list that a backend has written, without malformed ones."""
     entries = document.get(name)
     return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+
+
+def listed_entries(document: Document) -> list[Document]:
+    """Return the entries of a list in ``Recommendations``, without malformed ones."""
+    entries = filter(_is_listed, entries_in(document, "recommendations"))
+    return [{key: e[key] for key in ("gmap_id", "score", "rating") if key in e} for e in entries]
+
+
+def _is_listed(entry: Document) -> bool:
+    """Return true if an entry has a valid id, a finite score, and a finite rating or none."""
+    score, rating = entry.get("score"), entry.get("rating")
+    figures = [score] if rating is None else [score, rating]
+    numbers = all(isinstance(figure, int | float) and math.isfinite(figure) for figure in figures)
+    return numbers and isinstance(encode_id(entry.get("gmap_id")), str)
 
 
 def rated_in_users(db: MongoDatabase, user: pa.StringArray) -> pa.StringArray:

@@ -4,24 +4,24 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from recommender.core.settings import Settings
+from recommender.core.settings import AlsSettings
 from recommender.data.ratings import Ratings
 
 _SEEDS = 2**31
 
 
 def split(
-    ratings: Ratings, settings: Settings, of: NDArray[np.bool_] | None = None
+    ratings: Ratings, als: AlsSettings, seed: int, of: NDArray[np.bool_] | None = None
 ) -> tuple[Ratings, Ratings]:
     """Return training and test ratings, by `choose_test_rows`; only users ``of`` have test ones."""
-    time = ratings.time if settings.als.test_split == "time" else None
-    is_test = choose_test_rows(ratings.user, settings.als.test_fraction, settings.seed, time, of)
+    time = ratings.time if als.test_split == "time" else None
+    is_test = choose_test_rows(ratings.user, als.test_fraction, seed, time, of)
     return ratings.rows(~is_test), ratings.rows(is_test)
 
 
-def with_fold_seed(settings: Settings, fold: int) -> Settings:
-    """Return the settings with the seed of a fold."""
-    return settings.with_values({"seed": (settings.seed + fold) % _SEEDS})
+def fold_seed(seed: int, fold: int) -> int:
+    """Return the seed of a fold, which is a valid one, too."""
+    return (seed + fold) % _SEEDS
 
 
 def sample_users(ratings: Ratings, max_ratings: int, seed: int) -> Ratings:
@@ -33,13 +33,13 @@ def sample_users(ratings: Ratings, max_ratings: int, seed: int) -> Ratings:
 
 
 def relevant_items(
-    test: Ratings, settings: Settings, most: int | None = None
+    test: Ratings, relevant_from: float, most: int | None = None, seed: int = 0
 ) -> tuple[NDArray[np.int32], csr_array]:
     """Return the users, at random ``most``, with relevant test items: (users, restaurants)."""
-    relevant = test.rows(test.rating >= settings.reviews.relevant_from)
+    relevant = test.rows(test.rating >= relevant_from)
     users = np.unique(relevant.user)
     if most is not None and len(users) > most:
-        users = np.sort(np.random.default_rng(settings.seed).choice(users, most, replace=False))
+        users = np.sort(np.random.default_rng(seed).choice(users, most, replace=False))
     return users, csr_array(relevant.matrix(1.0)[users])
 
 

@@ -11,7 +11,7 @@ from recommender.core.errors import ModelRejectedError
 from recommender.core.mongo import Document, mongo_errors
 from recommender.core.settings import GateSettings, Settings, load_settings
 from recommender.data.ratings import reader_shift
-from recommender.publishing.lift import STANDARD_ERRORS, compare_lifts, lift_of
+from recommender.publishing.lift import STANDARD_ERRORS, LiftVerdict, compare_lifts, lift_of
 from recommender.runs.ledger import Ledger, figure_at
 from recommender.runs.run import TrainingRun
 
@@ -25,7 +25,7 @@ _RMSE_TOLERANCE = 0.1
 
 def add_force_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--force``, which turns the gate off for one run, as ``GATE=off`` for all."""
-    text = "publish a model that the gate would reject (GATE=off)"
+    text = "publish what the gate would reject (GATE=off); als_training.py chooses parameters anew"
     parser.add_argument("--force", action="store_true", help=text)
 
 
@@ -44,20 +44,20 @@ def check_finite(name: str, *arrays: Any, remedy: str) -> None:
         )
 
 
-def check_recommendations(run: TrainingRun, stage: str) -> None:
+def check_recommendations(run: TrainingRun, stage_name: str) -> None:
     """Compare staged recommendations, and the run's figures of them, with the live ones.
 
     Raise ModelRejectedError, with the gate on, for too few users, a worse RMSE or a worse lift.
     """
     with mongo_errors("comparing with the recommendations that are live"):
         recommendations = run.db[names.RECOMMENDATIONS]
-        live = recommendations.find_one(names.WRITTEN_BY_A_RUN, {"run_id": 1}) or {}
-        users = run.db[stage].count_documents(_WITH_A_LIST)
+        users = run.db[stage_name].count_documents(_WITH_A_LIST)
         live_users = recommendations.count_documents({**names.WRITTEN_BY_A_RUN, **_WITH_A_LIST})
-        ours, theirs = _entries(run, live)
+        ours, theirs = _entries(run, names.run_of(recommendations))
     reasons = _too_few(users, live_users, run.settings.gate)
     reasons += _too_far_off(ours, theirs, run.settings)
-    _decide(run, "recommendations", reasons, ours, theirs, "metrics.lists")
+    lift = _lift_verdict(run.settings, ours, theirs, "metrics.lists")
+    _decide(run, "recommendations", theirs, reasons, lift)
 
 
 def check_clusters(run: TrainingRun, users: int) -> None:
@@ -68,18 +68,19 @@ def check_clusters(run: TrainingRun, users: int) -> None:
     """
     with mongo_errors("comparing with the clusters that are live"):
         live = run.db[names.METADATA].find_one({"_id": names.CLUSTERS_ID}) or {}
-        ours, theirs = _entries(run, live)
+        ours, theirs = _entries(run, live.get("run_id"))
     same_shift = live.get("rating_shift", 0) == reader_shift(run.settings.reviews.rating_min)
     same = same_shift and _same(run.settings, theirs, *_SAME)
     live_users = sum(live.get("sizes", [])) if same else 0
     reasons = _too_few(users, live_users, run.settings.gate)
-    _decide(run, "clusters", reasons, ours, theirs, "metrics.clusters.held_out")
+    lift = _lift_verdict(run.settings, ours, theirs, "metrics.clusters.held_out")
+    _decide(run, "clusters", theirs, reasons, lift)
 
 
-def _entries(run: TrainingRun, live: Document) -> tuple[Document, Document]:
+def _entries(run: TrainingRun, live_run: str | None) -> tuple[Document, Document]:
     """Return the ledger's documents of this run and of the live one, only an id if pruned."""
-    ours, theirs = (Ledger(run.db).get(str(each)) for each in (run.run_id, live.get("run_id")))
-    return ours or {}, theirs or ({"run_id": live.get("run_id")} if live else {})
+    ours, theirs = (Ledger(run.db).get(str(each)) for each in (run.run_id, live_run))
+    return ours or {}, theirs or ({"run_id": live_run} if live_run else {})
 
 
 def _too_few(users: int, live_users: int, gate: GateSettings) -> list[str]:
@@ -114,17 +115,21 @@ def _same(settings: Settings, live_run: Document, *compared: str) -> bool:
     return all(name in theirs and theirs[name] == ours[name] for name in compared)
 
 
+def _lift_verdict(settings: Settings, ours: Document, theirs: Document, path: str) -> LiftVerdict:
+    """Compare the lifts in the figures of lists at a ``path`` of the runs' documents."""
+    lifts = (lift_of(figure_at(each, path) or {}) for each in (ours, theirs))
+    same_test = _same(settings, theirs, *_SAME_TEST)
+    tested = figure_at(ours, f"{path}.users") != 0
+    return compare_lifts(*lifts, is_live=bool(theirs), same_test=same_test, tested=tested)
+
+
 def _decide(
-    run: TrainingRun, name: str, reasons: list[str], ours: Document, theirs: Document, lists: str
+    run: TrainingRun, name: str, live: Document, reasons: list[str], lift: LiftVerdict
 ) -> None:
-    """Compare the lifts at the path ``lists`` of the metrics, record the verdict, and act on it."""
-    lifts = (lift_of(figure_at(each, lists) or {}) for each in (ours, theirs))
-    same_test = _same(run.settings, theirs, *_SAME_TEST)
-    tested = figure_at(ours, f"{lists}.users") != 0
-    lift = compare_lifts(*lifts, is_live=bool(theirs), same_test=same_test, tested=tested)
+    """Record the verdict, warn, and raise ModelRejectedError for ``reasons`` or for the lift's."""
     reasons = reasons + lift.reasons
     passed = not reasons or not run.settings.gate.enabled
-    verdict = {"compared_with": theirs.get("run_id"), "passed": passed, "reasons": reasons}
+    verdict = {"compared_with": live.get("run_id"), "passed": passed, "reasons": reasons}
     for warning in lift.warnings:
         run.warn(f"{name}: {warning}")
     rejected = not passed and run.kind != "dry_run"

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import bson
 from bson.codec_options import CodecOptions, DatetimeConversion
@@ -82,13 +82,14 @@ def replay(db: MongoDatabase, position: Document, name: str, unique: str, previo
                 _add(event, groups, live, unique, raw[previous])
         now = raw.command("ping")["operationTime"]
         for event in _writes(stream, lambda event: event is None or event["clusterTime"] > now):
-            groups.get(_key(event["documentKey"]), (None, []))[1].clear()
-    for current, events in groups.values():
+            if group := groups.get(_key(event["documentKey"])):
+                group.writes.clear()
+    for group in groups.values():
         try:
-            _repeat(live, current, events)
+            _repeat(live, group.current, group.writes)
         except DuplicateKeyError as error:  # another one has its unique field by now
             log.warning("a write of others could not be repeated: %s", reason_of(error))
-        events.clear()  # a group may have several keys
+        group.writes.clear()  # the group may have another key
 
 
 def _majority(db: MongoDatabase) -> Database[RawBSONDocument]:
@@ -109,9 +110,15 @@ def _writes(
             return
 
 
-# A live document as it was read, and the writes to repeat on it, by the document's keys in the
-# live collection and in the replaced one.
-_Groups = dict[bytes, tuple[RawBSONDocument | None, list[Event]]]
+class _Group(NamedTuple):
+    """A live document as it was read, and the writes to repeat on it."""
+
+    current: RawBSONDocument | None
+    writes: list[Event]
+
+
+# By the document's key in the replaced collection and by that in the live one: both lead to it.
+_Groups = dict[bytes, _Group]
 
 
 def _add(
@@ -129,9 +136,9 @@ def _add(
             earlier += [{"operationType": "replace", "fullDocument": document}] if document else []
         if document:
             current = live.find_one(_same(unique, document))
-        groups[key] = groups.setdefault(_key(current or same_id), (current, []))
-        groups[key][1].extend(earlier)
-    groups[key][1].append(event)
+        groups[key] = groups.setdefault(_key(current or same_id), _Group(current, []))
+        groups[key].writes.extend(earlier)
+    groups[key].writes.append(event)
 
 
 def _repeat(live: RawCollection, current: RawBSONDocument | None, events: list[Event]) -> None:

@@ -26,6 +26,9 @@ OPEN_STATES: tuple[State, ...] = ("queued", "running")
 
 RUN_ID = re.compile(r"\d{8}T\d{9}Z-[0-9a-f]{8}")
 
+# What the ledger has of a run that has published lists; a dry run has the phase, too.
+LISTS_PUBLISHED: Document = {"phases.name": "publish recommendations", "kind": {"$ne": "dry_run"}}
+
 _OPEN: Document = {"state": {"$in": list(OPEN_STATES)}}
 _ENDED: Document = {"state": {"$nin": list(OPEN_STATES)}}
 _VERSIONED = ("pyspark", "pymongo", "numpy", "scipy", "scikit-learn", "pyarrow")
@@ -112,6 +115,10 @@ class Ledger:
     def unfinished(self) -> Document | None:
         """Return the ``run_id`` of a run that has not ended, as far as the ledger knows."""
         return self._runs.find_one(_OPEN, {"_id": 0, "run_id": 1})
+
+    def has_published_lists(self) -> bool:
+        """Return true if a run has published lists, so that `run_of` finds it at once."""
+        return bool(self._runs.count_documents(LISTS_PUBLISHED, limit=1))
 
     def get(self, run_id: str) -> Document | None:
         """Return a run's document, or None."""

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from recommender.core.terminal import progress
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import OPEN_STATES, RUN_ID, Kind, Ledger, State, new_run_id, now
 from recommender.runs.log_file import run_log
-from recommender.runs.switch import published_runs, stages_of, sweep
+from recommender.runs.switch import published_runs, recover, stages_of
 
 _BEATS_PER_LEASE = 4
 _EARLIER_RUNS = 50
@@ -126,10 +125,14 @@ def training_run(
 
         with time_limit(schedule.timeout_minutes, schedule.stop_grace_seconds, give_up):
             try:
+                # At its end: display, check of the lease, log file, heartbeat, ledger.
                 with ExitStack() as stack:
                     stack.push(lambda _kind, error, _trace: close(error))
                     with mongo_errors("taking the lease"):
-                        (lease.resume if resumed else lease.acquire)(run_id)
+                        if resumed:
+                            lease.resume(run_id)
+                        else:
+                            lease.acquire(run_id)
                     stack.enter_context(_heartbeat(lease, schedule.lease_seconds, is_cancelled))
                     run = TrainingRun(run_id, db, settings, lease, kind)
                     with mongo_errors("beginning the run"):
@@ -173,13 +176,11 @@ def _begin(run: TrainingRun, stack: ExitStack, *, resumed: bool) -> None:
         ledger.add(run.run_id, "script", settings, log_file)
     started = {"state": "running", "pid": os.getpid(), "started_at": now()}
     ledger.update(run.run_id, used | started)
-    sweep(run.db)
+    recover(run.db)
 
 
 def _close(ledger: Ledger, run_id: str, settings: Settings, error: BaseException | None) -> None:
     """Write to the ledger how the run ended."""
-    if isinstance(error, KeyboardInterrupt):  # by a handler that a library has set
-        error = Cancelled(signal.SIGINT)
     state: State = "failed" if error else "succeeded"
     if isinstance(error, Cancelled):
         state = "cancelled"

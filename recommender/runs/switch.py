@@ -75,7 +75,7 @@ def finish_switch(db: MongoDatabase) -> bool:
         return False
     try:
         for pair in switch["stages"]:
-            if not pair.get("in_place", switch.get("in_place")):  # of earlier versions
+            if not pair.get("in_place"):
                 _rename(db, pair["stage"], pair["target"])
             log.info("published %s", pair["target"])
     except OperationFailure:
@@ -95,7 +95,7 @@ def finish_switch(db: MongoDatabase) -> bool:
 
 def generation_of(db: MongoDatabase, name: str) -> Document:
     """Return the run that wrote a collection, None if no run did, and its number of documents."""
-    run_id = (db[name].find_one(names.WRITTEN_BY_A_RUN, {"run_id": 1}) or {}).get("run_id")
+    run_id = names.run_of(db[name])
     return {"run_id": run_id, "documents": db[name].count_documents({"run_id": run_id or ""})}
 
 
@@ -130,9 +130,12 @@ def _keep_previous(db: MongoDatabase, switch: Document) -> None:
 
 def _replay(db: MongoDatabase, switch: Document) -> None:
     """Repeat the writes of others during the switch, where MongoDB has change streams."""
-    for target, unique in switch["kept"].items() if switch.get("position") else ():
+    position = switch.get("position")
+    if position is None:
+        return
+    for target, unique in switch["kept"].items():
         try:
-            replay(db, switch["position"], target, unique, target + PREVIOUS)
+            replay(db, position, target, unique, target + PREVIOUS)
         except (OperationFailure, BSONError) as error:  # each try to finish the switch would fail
             why = reason_of(error) if isinstance(error, OperationFailure) else one_line(error)
             log.error("writes of others during the switch may be lost: %s", why)
@@ -166,7 +169,7 @@ def _exists(db: MongoDatabase, name: str) -> bool:
     return bool(db.list_collection_names(filter={"name": name}))
 
 
-def sweep(db: MongoDatabase) -> None:
+def recover(db: MongoDatabase) -> None:
     """Finish the noted switch and drop the stages of dead trainings, under the lease."""
     finish_switch(db)
     stages = {"$regex": f"^({'|'.join(names.PUBLISHED)}){re.escape(names.STAGED)}"}
@@ -184,5 +187,4 @@ def stages_of(db: MongoDatabase, run_id: str) -> list[str]:
 def published_runs(db: MongoDatabase) -> set[str]:
     """Return the ids of the runs whose documents are live, or those that a rollback brings back."""
     kept = [*names.PUBLISHED, *(name + PREVIOUS for name in names.PUBLISHED)]
-    written = (db[name].find_one(names.WRITTEN_BY_A_RUN, {"run_id": 1}) for name in kept)
-    return {document["run_id"] for document in written if document}
+    return {run_id for name in kept if (run_id := names.run_of(db[name]))}

@@ -1,13 +1,15 @@
-"""What the service recommends to any user, from what is published; kept in memory."""
+"""What the service answers about users and restaurants, by what is published; kept in memory."""
 
-import math
+import datetime
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
+from fastapi import HTTPException
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from recommender.als.published_factors import PublishedFactors, load_factors
@@ -16,16 +18,17 @@ from recommender.core import mongo_collections as collections
 from recommender.core.errors import DatabaseUnavailableError, DataError
 from recommender.core.mongo import Document, MongoDatabase, quick_read
 from recommender.core.settings import Settings
-from recommender.data.ids import CODEC, KeyIndex, decode_ids
-from recommender.data.one_user import rated_by, spelled_ids
+from recommender.data.cleaning import parse_ratings
+from recommender.data.ids import MAX_ID_BYTES, READABLE, KeyIndex, decode_ids, encode_id
+from recommender.data.one_user import ratings_by_id, ratings_from_request, spelled_ids
 from recommender.data.ratings import Ratings
+from recommender.data.rejection import Rejection
 from recommender.data.restaurants import RestaurantNames, restaurant_names
-from recommender.publishing.live import Live
-from recommender.runs.ledger import COLLECTION as RUNS
+from recommender.data.users import listed_entries
+from recommender.runs.ledger import Ledger
+from recommender.service.cached import CachedUntilPublished
 
 LONGEST_LIST = 100
-# What the ledger has of a run that has published lists; a dry run has the phase, too.
-LISTS_PUBLISHED: Document = {"phases.name": "publish recommendations", "kind": {"$ne": "dry_run"}}
 
 _NAMES_SECONDS = 600.0  # until names are read again
 _LOAD_SECONDS = 30.0  # to read what is published, and then the names
@@ -64,6 +67,27 @@ class Recommendations(BaseModel):
     recommendations: list[Recommendation]
 
 
+class User(BaseModel):
+    """What a user has rated, and is served."""
+
+    user_id: JsonId
+    rated: list[Restaurant] = Field(description="with the rating and its time (at)")
+    served: Recommendations
+
+
+class Cluster(BaseModel):
+    """A cluster of users as Clusters has it, with the restaurants' names."""
+
+    cluster_id: int
+    run_id: str
+    size: int
+    ratings: int | None = None
+    mean_rating: float | None = None
+    tightness: float | None = None
+    stands_out: list[Restaurant]
+    recommendations: list[Restaurant]
+
+
 @dataclass(frozen=True, eq=False)
 class Served:
     """The factors, the clusters and the restaurants' names of one moment."""
@@ -72,12 +96,11 @@ class Served:
     model: PublishedModel | None
     names: RestaurantNames
     known: KeyIndex  # the restaurants of the factors or the clusters
-    keys: frozenset[str]  # of these
 
     def about(self, ratings: Ratings | None) -> dict[str, Any]:
         """Return the cluster of a user with these ratings, and which of them are unknown."""
         label = int(self.model.labels(ratings)[0]) if self.model and ratings else -1
-        rated = rated_ids(ratings) if ratings else []
+        rated = ratings.restaurant_ids() if ratings else []
         unknown = [gmap_id for gmap_id in rated if self.known.find(gmap_id) < 0]
         return {"cluster_id": label if label >= 0 else None, "unknown": unknown}
 
@@ -106,17 +129,39 @@ class Served:
         named = self.named(entries[:n])
         return Recommendations(run_id=run_id, source=source, recommendations=named, **about)
 
+    def clusters(self, restaurants: int | None = None) -> list[Cluster]:
+        """Return the clusters with at most a number of restaurants in each list."""
+        documents = self.model.clusters if self.model else []
+        for name in ("stands_out", "recommendations"):
+            lists = [self.named(one.get(name, [])[:restaurants]) for one in documents]
+            documents = [one | {name: part} for one, part in zip(documents, lists, strict=True)]
+        return [Cluster.model_validate(one) for one in documents]
+
+    def cluster(self, cluster_id: int) -> Cluster:
+        """Return one cluster; 404 for an unknown one."""
+        listed = self.clusters()
+        if not 0 <= cluster_id < len(listed):
+            raise HTTPException(404, f"no cluster {cluster_id}; there are {len(listed)}, from 0 on")
+        return listed[cluster_id]
+
+    def similar(self, gmap_id: str, limit: int) -> list[Restaurant]:
+        """Return the restaurants most similar to one by the factors; 404 for an unknown one."""
+        factors, ids = self.factors, spelled_ids(gmap_id)
+        if all(self.known.find(i) < 0 for i in ids):
+            raise HTTPException(404, f"the model knows no restaurant {gmap_id!r}; check the id")
+        lists = (factors.similar(i, limit) for i in ids) if factors else iter(())
+        return self.named(next(filter(None, lists), []))
+
 
 class Catalog:
     """Answers for users and restaurants; reads MongoDB only for a user and for what is new."""
 
     def __init__(self, db: MongoDatabase, settings: Settings) -> None:
-        self._factors = Live(db, collections.FACTORS_ID, load_factors)
+        self._factors = CachedUntilPublished(db, collections.FACTORS_ID, load_factors)
         self._db = db
         self._settings = settings
-        self._clusters = Live(db, collections.CLUSTERS_ID, load_model)
-        readable = CODEC.with_options(unicode_decode_error_handler="replace")
-        self._recommendations: Any = db.get_collection(collections.RECOMMENDATIONS, readable)
+        self._clusters = CachedUntilPublished(db, collections.CLUSTERS_ID, load_model)
+        self._recommendations: Any = db.get_collection(collections.RECOMMENDATIONS, READABLE)
         self._loading = Lock()
         self._served: Served | None = None
         self._named_at = 0.0
@@ -124,12 +169,9 @@ class Catalog:
     @quick_read("reading what is published")
     def run_ids(self) -> dict[str, str]:
         """Return the training that published each part that there is."""
-        # Before a run has published lists, the search would read every document.
-        published = self._db[RUNS].find_one(LISTS_PUBLISHED, {"_id": 1})
-        lists = published and self._recommendations.find_one(
-            collections.WRITTEN_BY_A_RUN, {"run_id": 1}
-        )
-        ids = {"lists": lists["run_id"]} if lists else {}
+        published = Ledger(self._db).has_published_lists()
+        lists = collections.run_of(self._recommendations) if published else None
+        ids = {"lists": lists} if lists else {}
         parts = {collections.FACTORS_ID: "factors", collections.CLUSTERS_ID: "clusters"}
         written = collections.WRITTEN_BY_A_RUN | {"_id": {"$in": [*parts]}}
         metadata = self._db[collections.METADATA].find(written, {"run_id": 1})
@@ -151,8 +193,15 @@ class Catalog:
             keys = pa.chunked_array(parts, pa.string()).unique()
             ids, known = decode_ids(keys), KeyIndex(keys)
             names = RestaurantNames(ids, restaurant_names(self._db, ids))
-            self._served = Served(factors, model, names, known, frozenset(known.keys))
+            self._served = Served(factors, model, names, known)
             return self._served
+
+    def published(self) -> Served:
+        """Return what is published; 404 before the first training."""
+        served = self.served()
+        if not (served.factors or served.model):
+            raise HTTPException(404, "no training has published a model; POST /train first")
+        return served
 
     @quick_read("reading Recommendations")
     def users(self, prefix: str, limit: int) -> list[Any]:
@@ -183,17 +232,18 @@ class Catalog:
         milliseconds = _CHEAP_MILLISECONDS if cheap else _SHOWN_MILLISECONDS
         left_out = (DataError, DatabaseUnavailableError) if cheap else DataError
         try:
-            return document, rated_by(self._db, self._settings.reviews, same, milliseconds)
+            ratings = ratings_by_id(self._db, self._settings.reviews, same, milliseconds)
         except left_out:
             return document, None
+        # An id and the number that it spells may be two users.
+        return document, replace(ratings.rows(ratings.user == 0), users=ratings.users[:1])
 
     def answer(self, document: Document | None, ratings: Ratings | None, n: int) -> Recommendations:
         """Return the list of a user as :meth:`user` returns one: the stored one, else a new one."""
-        served = self.served()
         if document is None:
-            return served.recommend(ratings, n)
-        stored = [entry for entry in document["recommendations"] if _is_valid(entry)][:n]
-        entries = [{key: e.get(key) for key in ("gmap_id", "score", "rating")} for e in stored]
+            return self.published().recommend(ratings, n)
+        served = self.served()
+        entries = listed_entries(document)[:n]
         popular = bool(entries) and all(e["score"] <= _POPULARITY_SCORES for e in entries)
         if served.factors and ratings and not popular:
             reasons = served.factors.because(ratings, [entry["gmap_id"] for entry in entries])
@@ -206,16 +256,44 @@ class Catalog:
             **served.about(ratings),
         )
 
+    def shown_user(self, user_id: str) -> User:
+        """Return what a user has rated, and is served; 404 without a rating and without a list."""
+        served = self.published()
+        document, ratings = self.user(user_id)
+        if document is None and ratings is None:
+            raise HTTPException(404, f"user {user_id!r} has no rating and no list; check the id")
+        rows = ratings.best_first() if ratings else []
+        rated = ({"gmap_id": i, "rating": r, "at": _date(ms)} for i, r, ms in rows)
+        return User(
+            user_id=document["user_id"] if document else user_id,
+            rated=served.named(rated),
+            served=self.answer(document, ratings, self._settings.als.top_n),
+        )
 
-def rated_ids(ratings: Ratings) -> list[Any]:
-    """Return the restaurant's id of each rating."""
-    return decode_ids(ratings.restaurants.take(pa.array(ratings.restaurant)))
+    def recommend(self, rated: Mapping[str, object], n: int | None = None) -> Recommendations:
+        """Recommend restaurants from ratings by id; 422 if an id or a rating is invalid."""
+        served, scale = self.published(), self._settings.reviews
+        low, high = scale.rating_min, scale.rating_max
+        form = f"expected an id of UTF-8 and at most {MAX_ID_BYTES:,} bytes"
+        number = f"expected a number from {low:g} to {high:g}"
+        _, rejected = parse_ratings([*rated.values()], low, high)
+        invalid: list[dict[str, Any]] = []
+        for position, (gmap_id, rating) in enumerate(rated.items()):
+            sent_in = ("query", "rated") if isinstance(rating, str) else ("body", "ratings")
+            error = {"type": "value", "loc": (*sent_in, position)}  # a query has texts
+            if isinstance(encode_id(gmap_id), Rejection):
+                invalid.append({**error, "msg": form, "input": gmap_id})
+            if rejected[position]:
+                invalid.append({**error, "msg": number, "input": rating})
+        if invalid:
+            raise RequestValidationError(invalid)
+        ratings = ratings_from_request(scale, rated, served.known)
+        return served.recommend(ratings, n or self._settings.als.top_n)
 
 
-def _is_valid(entry: Any) -> bool:
-    """Return true for an entry of the contract's form, also if the backend has written it."""
-    if not isinstance(entry, dict) or "gmap_id" not in entry:
-        return False
-    score, rating = entry.get("score"), entry.get("rating")
-    figures = [score] if rating is None else [score, rating]
-    return all(isinstance(figure, int | float) and math.isfinite(figure) for figure in figures)
+def _date(milliseconds: float) -> datetime.datetime | None:
+    """Return the time of a rating, None if it is unknown or outside the calendar."""
+    try:
+        return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -1,21 +1,27 @@
-"""Dependencies of the routes: shared resources, the API key, and the origin of requests."""
+"""What routes share: resources, the API key, the origin, ids, ratings in a query, and runs."""
 
 import functools
 import hmac
 import logging
+import os
 import re
 from asyncio import Future
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client.registry import Collector
 from pydantic import SecretStr
+from starlette.convertors import PathConvertor, register_url_convertor
 
-from recommender.core.mongo import MongoDatabase
+from recommender.core.logs import redact, secrets_of
+from recommender.core.mongo import Document, MongoDatabase, quick_read
 from recommender.core.ports import is_loopback
 from recommender.core.settings import Settings
+from recommender.data.one_user import split_rated
+from recommender.runs.ledger import Ledger
 from recommender.service.catalog import Catalog
 from recommender.service.launcher import Trainer
 from recommender.service.progress import Progress
@@ -47,6 +53,15 @@ async def _current(request: Request) -> Service:
 
 
 CurrentService = Annotated[Service, Depends(_current)]
+
+
+class IdConvertor(PathConvertor):
+    """The rest of a path as an id, which may hold slashes and line breaks."""
+
+    regex = "(?s:.+)"
+
+
+register_url_convertor("id", IdConvertor())
 
 PAGE_COOKIE = "recommender_page"
 
@@ -101,3 +116,37 @@ async def require_same_origin(request: Request, service: CurrentService) -> None
     is_domain = re.search(r"\.[a-z]", host.lower())
     if origin is not None and service.settings.api.key is None and is_domain:
         raise HTTPException(403, f"set API_KEY, so that pages may send this to {host}")
+
+
+def rated_from_query(rated: list[str]) -> dict[str, str]:
+    """Return ratings by id from texts ``gmap_id=rating``; 422 if one is invalid."""
+    try:
+        return dict(map(split_rated, rated))
+    except ValueError as error:
+        invalid = {"type": "value", "loc": ("query", "rated"), "msg": str(error), "input": rated}
+        raise RequestValidationError([invalid]) from None
+
+
+@quick_read("reading the ledger")
+def document_of(service: Service, run_id: str) -> Document:
+    """Return the ledger's document of a run; 404 for an unknown one."""
+    document = Ledger(service.db).get(run_id)
+    if document is None:
+        raise HTTPException(404, f"no run {run_id} is in the ledger; GET /runs lists the latest")
+    return document
+
+
+def end_of_log(service: Service, run_id: str, size: int) -> str | None:
+    """Return the last bytes of a run's log without secrets, None if it is not in ``WORK_DIR``.
+
+    The path comes from a checked id, never from the database.
+    """
+    try:
+        with (service.settings.log_dir / f"{run_id}.log").open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            if file.seek(max(0, end - size)):
+                file.readline()  # the rest of a line may hold the rest of a secret
+            text = file.read(size).decode("utf-8", "replace")
+    except OSError:
+        return None
+    return redact(text, secrets_of(service.settings))

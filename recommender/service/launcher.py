@@ -21,7 +21,7 @@ from recommender.core.settings import Settings
 from recommender.core.signals import TimedOut
 from recommender.runs.lease import Lease
 from recommender.runs.ledger import OPEN_STATES, Kind, Ledger, State, Trigger, new_run_id
-from recommender.runs.switch import sweep
+from recommender.runs.switch import recover
 from recommender.service.child_log import ChildLog
 from recommender.service.recovery import Recovery
 from recommender.service.schedule import steady_seconds
@@ -114,7 +114,7 @@ class Trainer:
         with self._lock:
             running = bool(self._running())
         if not running:
-            self._recovery.look()
+            self._recovery.check()
         if steady_seconds() < self._retry_at:
             return False
         with mongo_errors("looking for a training to retry"):
@@ -154,7 +154,7 @@ class Trainer:
             with pymongo.timeout(_RECORD_SECONDS):
                 Ledger(self._db).close(run_id, state, code, error)
                 lease.renew()
-            sweep(self._db)
+            recover(self._db)
             lease.release()
         except errors.LeaseLostError:
             log.debug("training %s has released its lease, or another run has it", run_id)

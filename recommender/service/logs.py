@@ -14,8 +14,6 @@ from recommender.core.settings import Settings
 def configure_service_logging(settings: Settings, *, as_json: bool = False) -> None:
     """Log to stderr as JSON, but in colour on a terminal unless ``as_json``; mask secrets."""
     configure_logging(settings)
-    # It counts the ratings of each user who is looked up; trainings are processes of their own.
-    logging.getLogger("recommender.data.ratings").setLevel(logging.WARNING)
     is_terminal = sys.stderr.isatty() and not as_json
     formatter = service_formatter(secrets_of(settings), is_terminal=is_terminal)
     logging.root.handlers[0].setFormatter(formatter)

@@ -7,7 +7,7 @@ from recommender.core.errors import LeaseHeldError
 from recommender.core.mongo import Document, MongoDatabase, mongo_errors
 from recommender.runs.lease import Lease, abandoned, holder
 from recommender.runs.ledger import Ledger
-from recommender.runs.switch import sweep
+from recommender.runs.switch import recover
 from recommender.service.schedule import steady_seconds
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Recovery:
         self._since = 0.0
 
     @mongo_errors("cleaning up after a training that died")
-    def look(self) -> None:
+    def check(self) -> None:
         """Clean up if a training has shown no sign of life for long enough.
 
         - Its lease has expired, and was not renewed while this process watched it for as long
@@ -67,8 +67,8 @@ class Recovery:
         try:
             Ledger(self._db).mark_crashed()
             lease.renew()
-            sweep(self._db)
+            recover(self._db)
         except BaseException:
-            lease.expire()  # not released, so that the next look tries again
+            lease.expire()  # not released, so that the next check tries again
             raise
         lease.release()

@@ -16,7 +16,6 @@ from pymongo.errors import PyMongoError
 from recommender.core import mongo_collections as names
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.runs.ledger import COLLECTION, OPEN_STATES, Ledger, figure_at
-from recommender.service.catalog import LISTS_PUBLISHED
 from recommender.service.dependencies import CurrentService, require_key
 from recommender.service.problems import responses
 from recommender.service.schedule import Schedule
@@ -79,11 +78,9 @@ def _of_runs(db: MongoDatabase) -> Iterator[Metric]:
     seconds = {phase["name"]: phase["seconds"] for phase in success.get("phases", ())}
     yield _gauge("phase_seconds", "Seconds of its phases.", seconds, "phase")
     # Not the latest success: a rollback takes one back, and a rejection may come after the lists.
-    # Before a run has published, the search would read every document, and find none.
-    published = runs.find_one(LISTS_PUBLISHED, {"_id": 1})
-    recommendations, by_a_run = db[names.RECOMMENDATIONS], names.WRITTEN_BY_A_RUN
-    live = (published and recommendations.find_one(by_a_run, {"run_id": 1})) or {}
-    als = Ledger(db).get(str(live.get("run_id"))) or {}
+    published = Ledger(db).has_published_lists()
+    live = names.run_of(db[names.RECOMMENDATIONS]) if published else None
+    als = Ledger(db).get(str(live)) or {}
     rejected, warnings = als.get("rows_rejected", {}), len(als.get("warnings", ()))
     yield _gauge("reviews_rejected", "Reviews left out, by reason.", rejected, "reason")
     yield _gauge("warnings", "Warnings of the run whose lists are live.", warnings)

@@ -12,20 +12,19 @@ from fastapi.responses import RedirectResponse
 from recommender.core.mongo import Document, quick_read
 from recommender.core.plots import LineChart, Point, keep_cache_in, line_charts_svg
 from recommender.core.settings import Settings
-from recommender.runs.ledger import OPEN_STATES, STATES, Ledger, State
+from recommender.runs.ledger import LISTS_PUBLISHED, OPEN_STATES, STATES, Ledger, State
 from recommender.runs.switch import replaced_generations
-from recommender.service import routes_catalog as api
-from recommender.service.catalog import LISTS_PUBLISHED
 from recommender.service.dependencies import (
     PAGE_COOKIE,
     CurrentService,
     Service,
+    document_of,
+    end_of_log,
     page_token,
+    rated_from_query,
     require_same_origin,
 )
 from recommender.service.pages import PageRoute, render
-from recommender.service.routes_recommendations import from_ratings, parsed, published
-from recommender.service.routes_runs import document_of, end_of_log
 
 _RUNS = 50
 _LOG_BYTES = 40_000
@@ -42,11 +41,14 @@ _EFFECTS = (
     *("chosen.confidence.", "chosen.weights."),
 )
 
-# For each chart, the label and the dotted name of each metric that it shows.
+# The metrics of each chart: their dotted names by their labels.
+_NDCG = {"ours": "lists.ndcg", "popular": "lists.popular.ndcg", "random": "lists.random.ndcg"}
+_RMSE = {"ours": "als.rmse", "biases": "als.baseline_rmse", "mean": "als.mean_rmse"}
+_COVERAGE = {"ours": "lists.coverage", "popular": "lists.popular.coverage"}
 _CHARTS = {
-    "NDCG: higher is better": "ours=lists.ndcg popular=lists.popular.ndcg random=lists.random.ndcg",
-    "RMSE of ratings: lower is better": "ours=als.rmse biases=als.baseline_rmse mean=als.mean_rmse",
-    "Share of all restaurants in lists": "ours=lists.coverage popular=lists.popular.coverage",
+    "NDCG: higher is better": _NDCG,
+    "RMSE of ratings: lower is better": _RMSE,
+    "Share of all restaurants in lists": _COVERAGE,
 }
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -77,11 +79,11 @@ def home(request: Request, service: CurrentService) -> Response:
     last = next((run for run in trained if run["state"] == "succeeded"), None)
     running = next((run for run in runs if run["state"] in OPEN_STATES), None)
     with quick_read("reading the previous generation"):
-        previous = {each["run_id"] for each in replaced_generations(service.db).values()}
+        replaced = {each["run_id"] for each in replaced_generations(service.db).values()}
     steps = list(_steps(running, last)) if running else []
-    shown: Document = {"good": good, "before": before, "running": running, "last": last}
-    shown |= {"steps": steps, "schedule": service.schedule, "served": served, "ended": ended}
-    return render(request, "home.html", previous=sorted(filter(None, previous)), **shown)
+    trainings = {"good": good, "before": before, "running": running, "last": last, "ended": ended}
+    shown = {"schedule": service.schedule, "previous": sorted(filter(None, replaced))}
+    return render(request, "home.html", served=served, steps=steps, **trainings, **shown)
 
 
 def _steps(run: Document, last: Document | None) -> Iterator[Document]:
@@ -103,9 +105,9 @@ def runs(
     ticked: int | None = None,
 ) -> Response:
     """List the runs, to open one or to compare two; ``ticked``, how many were, if not two."""
-    served = service.catalog.run_ids().values()
-    shown = {"states": STATES, "state": state, "full": _RUNS, "served": served, "ticked": ticked}
-    return render(request, "runs.html", runs=_recent(service, before, state=state), **shown)
+    runs, served = _recent(service, before, state=state), service.catalog.run_ids().values()
+    shown = {"states": STATES, "state": state, "full": _RUNS, "ticked": ticked}
+    return render(request, "runs.html", runs=runs, served=served, **shown)
 
 
 @router.get("/ui/compare")
@@ -145,12 +147,12 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def run(request: Request, service: CurrentService, run_id: str) -> Response:
     """Show one run: phases, metrics, verdicts, settings and the end of its log."""
     document = document_of(service, run_id)
-    before = _recent(service, run_id, state="succeeded", **LISTS_PUBLISHED)
+    earlier = _recent(service, run_id, state="succeeded", **LISTS_PUBLISHED)
     other = {key: part for key, part in document["metrics"].items() if key not in _SHOWN}
     shown = {"other": dict(_flat(other)), "is_open": document["state"] in OPEN_STATES}
-    shown |= {"defaults": Settings.of({}).public(), "success": next(iter(before), None)}
+    compared = {"defaults": Settings.of({}).public(), "success": next(iter(earlier), None)}
     log = end_of_log(service, run_id, _LOG_BYTES)
-    return render(request, "run.html", run=document, log=log, **shown)
+    return render(request, "run.html", run=document, log=log, **shown, **compared)
 
 
 @router.get("/ui/quality")
@@ -168,8 +170,7 @@ def quality_plot(service: CurrentService) -> Response:
     figures = [dict(_flat(run["metrics"])) for run in runs]
     charts = []
     for title, metrics in _CHARTS.items():
-        pairs = (metric.split("=") for metric in metrics.split())
-        drawn = [(label, _points(figures, name)) for label, name in pairs]
+        drawn = [(label, _points(figures, name)) for label, name in metrics.items()]
         charts.append(LineChart(title, "", "", ticks, tuple(line for line in drawn if line[1])))
     keep_cache_in(service.settings.work_dir)
     svg = line_charts_svg(*(chart for chart in charts if chart.lines))
@@ -190,16 +191,17 @@ def _points(figures: list[Document], key: str) -> tuple[Point, ...]:
 @router.get("/ui/clusters")
 def clusters(request: Request, service: CurrentService) -> Response:
     """List the clusters and what sets each apart."""
-    names = published(service).names
-    return render(request, "clusters.html", clusters=api.clusters_of(service, 3), names=names)
+    served = service.catalog.published()
+    return render(request, "clusters.html", clusters=served.clusters(3), names=served.names)
 
 
 @router.get("/ui/clusters/{cluster_id}")
 def cluster(request: Request, service: CurrentService, cluster_id: int) -> Response:
     """Show one cluster."""
-    one, sizes = api.cluster(service, cluster_id), [c.size for c in api.clusters_of(service, 0)]
-    names = published(service).names
-    return render(request, "cluster.html", cluster=one, sizes=sizes, names=names)
+    served = service.catalog.published()
+    sizes = [each.size for each in served.clusters(0)]
+    one = served.cluster(cluster_id)
+    return render(request, "cluster.html", cluster=one, sizes=sizes, names=served.names)
 
 
 @router.get("/ui/users")
@@ -213,25 +215,25 @@ def users(request: Request, service: CurrentService, q: Text = "") -> Response:
 @router.get("/ui/users/{user_id:id}")
 def user(request: Request, service: CurrentService, user_id: str) -> Response:
     """Show what a user has rated, and is served."""
-    names = published(service).names
-    return render(request, "user.html", user=api.user(service, user_id), names=names)
+    names = service.catalog.published().names
+    return render(request, "user.html", user=service.catalog.shown_user(user_id), names=names)
 
 
 @router.get("/ui/restaurants")
 def restaurants(request: Request, service: CurrentService, q: Text = "") -> Response:
     """Search restaurants by name."""
-    names = published(service).names
-    shown = {"matches": names.search(q, _LISTED), "full": _LISTED, "names": names}
-    return render(request, "restaurants.html", q=q, **shown)
+    names = service.catalog.published().names
+    matches = names.search(q, _LISTED)
+    return render(request, "restaurants.html", q=q, matches=matches, full=_LISTED, names=names)
 
 
 @router.get("/ui/restaurants/")
 @router.get("/ui/restaurants/{gmap_id:id}")
 def restaurant(request: Request, service: CurrentService, gmap_id: str) -> Response:
     """Show what is similar to a restaurant, and the clusters that list it."""
-    similar, clusters = api.similar(service, gmap_id, 10).restaurants, api.clusters_of(service)
-    shown = {"gmap_id": gmap_id, "clusters": clusters, "names": published(service).names}
-    return render(request, "restaurant.html", similar=similar, **shown)
+    served = service.catalog.published()
+    shown = {"similar": served.similar(gmap_id, 10), "clusters": served.clusters()}
+    return render(request, "restaurant.html", gmap_id=gmap_id, names=served.names, **shown)
 
 
 @router.get("/ui/try")
@@ -243,12 +245,12 @@ def try_out(
     remove: str | None = None,
 ) -> Response:
     """Recommend to a visitor, who rates restaurants by links; nothing is stored."""
-    names = published(service).names
-    ratings = parsed(rated or [])
+    names = service.catalog.published().names
+    ratings = rated_from_query(rated or [])
     ratings.pop(remove or "", None)
     low, high = service.settings.reviews.rating_min, service.settings.reviews.rating_max
     stars = list(range(math.ceil(low), math.floor(high) + 1))[-_MOST_STARS:]
-    answer = from_ratings(service, ratings) if ratings else None
+    answer = service.catalog.recommend(ratings) if ratings else None
     shown = {"q": q, "matches": names.search(q, _MATCHES), "names": names, "stars": stars}
     return render(request, "try.html", ratings=ratings, answer=answer, **shown)
 

@@ -1,7 +1,6 @@
 """``/runs``: the ledger of trainings; a run in progress can be followed and cancelled."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, get_args
@@ -13,12 +12,13 @@ from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from recommender.core.errors import DatabaseUnavailableError, RecommenderError
-from recommender.core.logs import redact, secrets_of
 from recommender.core.mongo import Document, quick_read
 from recommender.runs.ledger import OPEN_STATES, STATES, Ledger, State, Trigger
 from recommender.service.dependencies import (
     CurrentService,
     Service,
+    document_of,
+    end_of_log,
     require_key,
     require_same_origin,
 )
@@ -82,15 +82,6 @@ def _shown(document: Document) -> Run:
     return Run(**{key: value for key, value in document.items() if key != "_id"})
 
 
-@quick_read("reading the ledger")
-def document_of(service: Service, run_id: str) -> Document:
-    """Return the ledger's document of a run; 404 for an unknown one."""
-    document = Ledger(service.db).get(run_id)
-    if document is None:
-        raise HTTPException(404, f"no run {run_id} is in the ledger; GET /runs lists the latest")
-    return document
-
-
 @router.post(
     "/{run_id}/cancel",
     status_code=202,
@@ -119,21 +110,6 @@ def run_log(
     if text is None:
         raise HTTPException(404, f"the log of run {run_id} is not in the WORK_DIR of this service")
     return "".join(f"{line}\n" for line in text.rstrip("\n").split("\n")[-tail:])
-
-
-def end_of_log(service: Service, run_id: str, size: int) -> str | None:
-    """Return the last bytes of a run's log without secrets, None if it is not in ``WORK_DIR``.
-
-    The path comes from a checked id, never from the database.
-    """
-    try:
-        with (service.settings.log_dir / f"{run_id}.log").open("rb") as file:
-            if file.seek(max(0, file.seek(0, os.SEEK_END) - size)):
-                file.readline()  # the rest of a line may hold the rest of a secret
-            text = file.read(size).decode("utf-8", "replace")
-    except OSError:
-        return None
-    return redact(text, secrets_of(service.settings))
 
 
 async def _follower(service: CurrentService, run_id: RunId) -> AsyncIterator[Document]:

@@ -125,7 +125,7 @@ async def put_schedule(
     request: Request, service: CurrentService, wanted: WantedSchedule
 ) -> NextTraining:
     """Pause or resume the schedule; ``POST /train`` starts trainings all the same."""
-    await run_in_threadpool(service.schedule.pause, wanted.paused)
+    await run_in_threadpool(service.schedule.set_paused, wanted.paused)
     return await next_training(request)
 
 

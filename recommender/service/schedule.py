@@ -56,14 +56,14 @@ class Schedule:
         return max(self._due - self._steady(), 0.0)
 
     @quick_read("pausing or resuming the schedule")
-    def pause(self, paused: bool) -> None:
+    def set_paused(self, paused: bool) -> None:
         """Let slots pass without a training from now on, or no longer, in all processes."""
         change = {"$set": {"paused": paused}}
         self._state.update_one({"_id": SCHEDULE_ID}, change, upsert=True)
         self.paused = paused
 
     @mongo_errors("reading the schedule")
-    def look(self) -> float:
+    def refresh(self) -> float:
         """Read the next slot, and return the seconds to it, negative if it has passed unclaimed.
 
         The very first call starts the schedule. If the interval was shortened, the next slot comes
@@ -74,6 +74,7 @@ class Schedule:
             return math.inf
         steady = self._steady()
         elapsed = round((steady - self._asked_steady) * 1000)
+        # By how much more MongoDB's clock has advanced since the last reading than ours has.
         jump = {"$subtract": [{"$subtract": [_NOW, self._asked_at]}, elapsed]}
         unmoved = {"$eq": ["$next_at", self._next_at]}  # else another process has moved the slot
         jumped = {"$and": [unmoved, {"$gt": [{"$abs": jump}, _JUMP_MILLISECONDS]}]}
@@ -100,7 +101,7 @@ class Schedule:
     @mongo_errors("claiming the scheduled training")
     def claim(self) -> bool:
         """Take the slot that is due and set the next; return False if none is due."""
-        if self.look() > 0:  # also if the server's clock was set
+        if self.refresh() > 0:  # also if the server's clock was set
             return False
         following = {"$add": ["$next_at", self._milliseconds]}
         restart = {"$add": [_NOW, self._milliseconds]}

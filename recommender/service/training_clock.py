@@ -91,7 +91,7 @@ class TrainingClock:
     def _look(self) -> None:
         """Read the next slot and set the job that reads it again."""
         try:
-            left = max(self._schedule.look(), 0.0)
+            left = max(self._schedule.refresh(), 0.0)
             wait = min(left, _RETRY_SECONDS if self._claimed else _MOST_SECONDS)
         except DatabaseUnavailableError as error:
             log.warning("%s; trying again in %g s", error, _RETRY_SECONDS)

@@ -10,7 +10,7 @@ from recommender.core.mongo import MongoDatabase, mongo_errors
 from recommender.core.settings import MongoSettings, ReviewsSettings, Settings
 from recommender.core.threads import cores
 from recommender.data.cleaning import BLOCK_SCHEMA
-from recommender.data.ratings import Ratings, gather
+from recommender.data.ratings import Ratings, gather_reviews
 from recommender.data.reviews import (
     IdRange,
     plan,
@@ -47,7 +47,7 @@ def read_in_spark(spark: SparkSession, settings: Settings) -> Ratings:
     read_range = partial(_packed, settings.mongo, settings.reviews)
     packed = tasks.flatMap(read_range).collect()
     blocks = (pa.ipc.open_stream(block).read_all() for block in packed)
-    return gather(pa.concat_tables([BLOCK_SCHEMA.empty_table(), *blocks]))
+    return gather_reviews(pa.concat_tables([BLOCK_SCHEMA.empty_table(), *blocks]))
 
 
 def _packed(mongo: MongoSettings, fields: ReviewsSettings, id_range: IdRange) -> Iterator[bytes]:

@@ -92,7 +92,9 @@ class SparkThread:
 
     def end(self) -> None:
         """Cancel what has not begun, and end the JVM if a call to it is in progress."""
-        if [each for each in self._futures if not (each.cancel() or each.done())]:
+        for future in self._futures:
+            future.cancel()  # unless it has begun
+        if not all(future.done() for future in self._futures):
             _kill_jvm()
         # A JVM that starts is waited for. A step of numpy is, too, but by the interpreter's exit.
         wait(self._futures[:2])
@@ -115,7 +117,7 @@ def spark_session(settings: Settings, name: str, *, brief: bool = False) -> Iter
     find_java()
     advise_lapack()
     settings.make_folder(settings.work_dir)
-    _sweep(settings.work_dir)
+    _remove_abandoned(settings.work_dir)
     scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=settings.work_dir.resolve()))
     lock = _lock(scratch)
     # Executors must start the Python that runs this, with its packages.
@@ -253,7 +255,7 @@ def _lock(folder: Path) -> IO[str]:
     return file
 
 
-def _sweep(work_dir: Path) -> None:
+def _remove_abandoned(work_dir: Path) -> None:
     """Remove the folders of killed trainings, also in other containers: their locks are free."""
     for folder in work_dir.glob(f"{_SCRATCH}*/"):
         with suppress(OSError):  # locked, not ours to open, or just removed by its owner

@@ -2,7 +2,7 @@
 
 from pyspark.sql import SparkSession
 
-from recommender.als.fit import fit_preferences, fit_rating
+from recommender.als.fit import fit_preferences, fit_rating, fit_rating_alone
 from recommender.als.model import Model
 from recommender.als.reuse import ChosenParameters
 from recommender.core.settings import Settings
@@ -13,7 +13,7 @@ def fit_model(
     spark: SparkSession, ratings: Ratings, settings: Settings, chosen: ChosenParameters | None
 ) -> Model:
     """Fit as a training does, which fits ratings beside the choice of the other parameters."""
-    rating = fit_rating(spark, ratings, settings, chosen.damping if chosen else None)
     if chosen is None:
-        return Model(rating, None)
+        return Model(fit_rating_alone(spark, ratings, settings.als, settings.seed), None)
+    rating = fit_rating(spark, ratings, settings, chosen.damping)
     return Model(rating, fit_preferences(spark, ratings, settings, chosen.preference))

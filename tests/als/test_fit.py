@@ -13,9 +13,9 @@ from sklearn.metrics import roc_auc_score
 
 from recommender.als import fit as fitting
 from recommender.als.bias import BiasDamping
-from recommender.als.choose_alpha import PreferenceParameters
+from recommender.als.choose_preference import PreferenceParameters
+from recommender.als.confidence import confidence_matrix
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
-from recommender.als.model import confidence_matrix
 from recommender.als.reuse import ChosenParameters
 from recommender.als.sweeps import Factors, HalfStep, implicit_step, random_factors, sweep
 from recommender.core.errors import ModelRejectedError
@@ -44,11 +44,9 @@ def test_als_learns_a_checkerboard(
     spark: SparkSession, quick_settings: Settings, objective: str
 ) -> None:
     settings = quick_settings.with_values({"als_objective": objective})
-    train, test = split(checkerboard(), settings)
-    model = fitting.fit_rating(
-        spark, train, settings, None if objective == "rating" else BiasDamping()
-    )
-    blend_weight, error = evaluate_ratings(model, train, test, settings)
+    train, test = split(checkerboard(), settings.als, settings.seed)
+    model = fit_model(spark, train, settings, CHOSEN if objective == "preference" else None)
+    blend_weight, error = evaluate_ratings(model.rating, train, test, settings)
     assert error["rows"] == 120
     assert error["rmse"] < 0.3
     assert error["mean_rmse"] == pytest.approx(2.0, abs=0.1)
@@ -66,7 +64,7 @@ def test_both_fits_learn_on_any_scale(
     rows = [(f"u{i:02}", f"r{j:02}", high if (i + j) % 4 == 1 else low + step) for i, j in pairs]
     ratings = ratings_of(rows, **bounds)
     assert (ratings.rating.min(), ratings.rating.max()) == (low + step, high)
-    train, test = split(ratings, settings)
+    train, test = split(ratings, settings.als, settings.seed)
     model = fit_model(spark, train, settings, CHOSEN)
     blend_weight, error = evaluate_ratings(model.rating, train, test, settings)
     assert error["rmse"] < error["mean_rmse"] / 2
@@ -81,7 +79,7 @@ def test_all_ratings_equal_are_predicted_without_als(
     spark: SparkSession, quick_settings: Settings
 ) -> None:
     ratings = ratings_of([(f"u{i}", f"r{j}", 4.0) for i in range(9) for j in range(i % 4 + 1)])
-    train, test = split(ratings, quick_settings)
+    train, test = split(ratings, quick_settings.als, quick_settings.seed)
     model = fit_model(spark, train, quick_settings, CHOSEN)
     blend_weight, error = evaluate_ratings(model.rating, train, test, quick_settings)
     assert (blend_weight, error["rmse"]) == (0, pytest.approx(0))
@@ -184,7 +182,7 @@ def test_a_refit_learns_from_users_of_one_training_rating(
     """Each user has two ratings of one colour, one of them for testing: training relates none."""
     pairs = [(i, item) for i in range(300) for item in (i % 10, (i + 2 + i // 10 % 4 * 2) % 10)]
     ratings = ratings_of([(f"u{i:03}", f"r{item}", 5.0) for i, item in pairs])
-    train, _ = split(ratings, quick_settings)
+    train, _ = split(ratings, quick_settings.als, quick_settings.seed)
     model = fit_model(spark, train, quick_settings, CHOSEN)
     assert model.preferences
     assert not model.preferences.factors.any()
@@ -202,19 +200,18 @@ def test_long_lineages_are_cut(spark: SparkSession, db_settings: Settings) -> No
     folder = spark.sparkContext.getCheckpointDir()
     assert folder
     before = set(Path(folder.removeprefix("file:")).iterdir())
-    model = fitting.fit_rating(spark, ratings, many, None)  # by MLlib alone
+    model = fitting.fit_rating_alone(spark, ratings, many.als, many.seed)
     assert np.isfinite(model.user_factors).all()
     assert set(Path(folder.removeprefix("file:")).iterdir()) - before
 
 
 @pytest.mark.parametrize("iterations", [9, 40])
-@pytest.mark.parametrize(("damping", "by_mllib"), [(BiasDamping(), 3), (None, None)])
+@pytest.mark.parametrize("alone", [False, True])
 def test_half_steps_do_the_iterations_after_mllibs(
     spark: SparkSession,
     quick_settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
-    damping: BiasDamping | None,
-    by_mllib: int | None,
+    alone: bool,
     iterations: int,
 ) -> None:
     done = []
@@ -230,8 +227,11 @@ def test_half_steps_do_the_iterations_after_mllibs(
     monkeypatch.setattr(fitting, "_mllib_items", mllib)
     monkeypatch.setattr(fitting, "sweep", swept)
     settings = quick_settings.with_values({"als_max_iter": iterations})
-    fitting.fit_rating(spark, checkerboard(), settings, damping)
-    by_mllib = by_mllib or iterations
+    if alone:
+        fitting.fit_rating_alone(spark, checkerboard(), settings.als, settings.seed)
+    else:
+        fitting.fit_rating(spark, checkerboard(), settings, BiasDamping())
+    by_mllib = iterations if alone else 3
     assert done == [by_mllib, iterations - by_mllib]
 
 

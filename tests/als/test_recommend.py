@@ -15,10 +15,12 @@ from scipy.sparse import vstack
 
 import als_training
 from recommender.als.bias import Bias
+from recommender.als.choose_damping import choose_damping
+from recommender.als.confidence import confidence_matrix, popularity_of
 from recommender.als.item_item import item_item_weights
-from recommender.als.model import Model, RatingModel, confidence_matrix, popularity_of
+from recommender.als.model import Model, RatingModel
 from recommender.als.recommend import user_blocks
-from recommender.als.reuse import choose_parameters, damping_for
+from recommender.als.reuse import choose_parameters
 from recommender.core.errors import ModelRejectedError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import RECOMMENDATIONS
@@ -74,8 +76,10 @@ def fitted(
     def model_of(objective: str) -> tuple[Model, Settings]:
         settings = quick_settings.with_values({"als_objective": objective})
         if objective not in models:
-            damping = damping_for(city, settings, None)
-            chosen = choose_parameters(city, settings, damping, len(city))
+            chosen = None
+            if objective == "preference":
+                damping = choose_damping(city, settings)
+                chosen = choose_parameters(city, settings, damping, len(city))
             models[objective] = fit_model(spark, city, settings, chosen)
         return deepcopy(models[objective]), settings
 

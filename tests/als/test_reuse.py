@@ -4,7 +4,7 @@ import datetime
 from typing import Any
 
 from recommender.als.bias import BiasDamping
-from recommender.als.choose_alpha import PreferenceParameters
+from recommender.als.choose_preference import PreferenceParameters
 from recommender.als.reuse import ChosenParameters, parameters_of
 from recommender.core.settings import Settings
 

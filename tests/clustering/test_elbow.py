@@ -54,8 +54,8 @@ def test_the_table_and_the_plot_mark_the_knee_alone() -> None:
 @pytest.mark.usefixtures("clean_environment")
 def test_the_curve_is_that_of_the_clusterings_and_ends_where_k_does() -> None:
     settings = load_settings(clusters_space="ratings")
-    matrix = user_matrix(few_ratings(), settings)
-    points = list(elbow_curve(matrix, [1, 3, 9, 10], settings))
+    matrix = user_matrix(few_ratings(), settings.clusters.k, settings.reviews.rating_min)
+    points = list(elbow_curve(matrix, [1, 3, 9, 10], settings.clusters, settings.seed))
     assert [point.k for point in points] == [1, 3, 5]
     for point in points:
         of_k = load_settings(clusters_space="ratings", clusters_k=point.k)

@@ -5,12 +5,15 @@ import pytest
 from scipy.sparse import csr_array, vstack
 
 from dists import KMeansResult, assign
+from recommender.clustering import embedding_clusters as module
 from recommender.clustering.embedding_clusters import embedding_clusters, published_centroids
 from tests.small_cities import planted_groups, tiny_matrix
 
 
 def clustered(rows: csr_array, k: int = 5, *, dimensions: int = 12, seed: int = 0) -> KMeansResult:
-    clusters = embedding_clusters(rows, k, dimensions=dimensions, shortest=1.0, seed=seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "DIMENSIONS", dimensions)
+        clusters = embedding_clusters(rows, k, shortest=1.0, seed=seed)
     assert clusters
     return clusters
 

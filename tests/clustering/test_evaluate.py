@@ -10,7 +10,8 @@ from recommender.clustering import evaluate
 from recommender.clustering.evaluate import evaluate_clusters
 from recommender.clustering.fit import Clustering, cluster
 from recommender.clustering.user_matrix import UserMatrix, user_matrix
-from recommender.core.settings import ClustersSettings, load_settings
+from recommender.core.settings import ClustersSettings, Settings, load_settings
+from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import RANKING
 from recommender.evaluation.splitting import choose_test_users
 from tests.small_cities import DEGENERATE, DRAWN, some_users, tiny_ratings
@@ -22,10 +23,14 @@ def _clean(clean_environment: object) -> None:
     """Ignore the settings of the developer."""
 
 
+def matrix_of(ratings: Ratings, settings: Settings) -> UserMatrix:
+    return user_matrix(ratings, settings.clusters.k, settings.reviews.rating_min)
+
+
 def test_test_users_are_served_better_than_by_one_list_for_all() -> None:
     settings = load_settings(clusters_k=4)
     ratings = tiny_ratings()
-    matrix = user_matrix(ratings, settings)
+    matrix = matrix_of(ratings, settings)
     quality = evaluate_clusters(ratings, matrix, settings)
     assert quality["users"] > 15
     assert quality["shown"] == 13
@@ -38,14 +43,14 @@ def test_test_users_are_served_better_than_by_one_list_for_all() -> None:
 
 def test_without_a_second_rating_there_is_a_reason_instead_of_figures() -> None:
     settings, ratings = load_settings(), ratings_of(DEGENERATE["one rating each"])
-    quality = evaluate_clusters(ratings, user_matrix(ratings, settings), settings)
+    quality = evaluate_clusters(ratings, matrix_of(ratings, settings), settings)
     assert [quality[name] for name in RANKING] == [None] * 7
     assert quality["reason"]
 
 
 def test_test_users_are_no_training_users(monkeypatch: pytest.MonkeyPatch) -> None:
     settings, ratings = load_settings(clusters_k=4), tiny_ratings()
-    matrix = user_matrix(ratings, settings)
+    matrix = matrix_of(ratings, settings)
     trained_on: list[UserMatrix] = []
 
     def spied(train: UserMatrix, clusters: ClustersSettings, seed: int) -> Clustering:
@@ -74,7 +79,7 @@ def test_on_a_scale_from_zero_test_users_are_assigned_by_raw_ratings(
         return assign(clustering, rows)
 
     monkeypatch.setattr(Clustering, "assign", spied)
-    evaluate_clusters(ratings, user_matrix(ratings, settings), settings)
+    evaluate_clusters(ratings, matrix_of(ratings, settings), settings)
     (rows_of_test_users,) = assigned
     assert {0, 2} <= set(rows_of_test_users.data) <= {0, 1, 2}
 
@@ -86,7 +91,7 @@ def test_without_a_rating_above_zero_in_training_there_is_a_reason() -> None:
     # The seed leaves out the one user with ratings above 0.
     alone = next(s for s in range(99) if choose_test_users(10, 0.1, s)[9])
     settings = settings.with_values({"seed": alone})
-    quality = evaluate_clusters(ratings, user_matrix(ratings, settings), settings)
+    quality = evaluate_clusters(ratings, matrix_of(ratings, settings), settings)
     assert quality["ndcg"] is None
     assert "training users" in quality["reason"]
 
@@ -94,7 +99,7 @@ def test_without_a_rating_above_zero_in_training_there_is_a_reason() -> None:
 def test_the_preferences_of_the_training_members_take_part() -> None:
     """Members' preferences that are against their ratings make the clusters' lists worse."""
     settings, ratings = load_settings(clusters_k=4), tiny_ratings()
-    matrix = user_matrix(ratings, settings)
+    matrix = matrix_of(ratings, settings)
     counts = np.bincount(ratings.restaurant)
     rarely_rated = (1 / (1 + counts)[:, None]).astype(np.float32)
     against = preference_model(rarely_rated, np.zeros(len(counts)), alpha=1, reg_param=1)

@@ -30,7 +30,7 @@ def _clean(clean_environment: object) -> None:
 
 
 def clustered(ratings: Ratings, settings: Settings) -> tuple[UserMatrix, Clustering]:
-    matrix = user_matrix(ratings, settings)
+    matrix = user_matrix(ratings, settings.clusters.k, settings.reviews.rating_min)
     return matrix, cluster(matrix, settings.clusters, settings.seed)
 
 
@@ -73,7 +73,7 @@ def test_degenerate_ratings_make_as_many_clusters_as_users_differ(space: str) ->
             assert clustering.reader_agreement == 1
             closeness = clustering.closeness[clustering.labels >= 0]
             assert closeness == pytest.approx(0.5, abs=0.5 + 1e-9)
-            scored = score(matrix.ratings, clustering.centroids, matrix.columns, matrix.lowest)
+            scored = score(matrix.confidence, matrix.ratings, clustering.centroids, matrix.columns)
             assert np.isfinite(scored.scores).all()
             evaluate_clusters(ratings, matrix, settings)
 
@@ -154,7 +154,7 @@ def test_without_a_user_of_two_ratings_the_ratings_are_clustered(
     assert clustering.space == "ratings"
     assert clustering.distances == pytest.approx(0)
     assert "WARNING" in [record.levelname for record in caplog.records]
-    scored = score(matrix.ratings, clustering.centroids, matrix.columns, matrix.lowest)
+    scored = score(matrix.confidence, matrix.ratings, clustering.centroids, matrix.columns)
     for scores in scored.scores:
         assert (np.argsort(-scores) == np.argsort(-scored.fallback)).all()
     assert evaluate_clusters(ratings, matrix, settings)["reason"]
@@ -175,7 +175,7 @@ def test_equal_ratings_are_clustered_by_who_rates_what(space: str) -> None:
     matrix, clustering = clustered(ratings, load_settings(clusters_space=space, clusters_k=8))
     assert len(clustering.sizes) > 1
     assert clustering.sizes.sum() == (clustering.labels >= 0).sum()
-    scored = score(matrix.ratings, clustering.centroids, matrix.columns, matrix.lowest)
+    scored = score(matrix.confidence, matrix.ratings, clustering.centroids, matrix.columns)
     assert np.isfinite(scored.scores).all()
 
 
@@ -195,9 +195,8 @@ def test_a_reader_finds_the_clusters_of_the_training(
 
 
 def test_clusters_that_no_reader_finds_are_dropped() -> None:
-    rows = user_matrix(
-        ratings_of([("u", "a", 2), ("v", "b", 2), ("w", "c", 2)]), load_settings()
-    ).rows
+    ratings = ratings_of([("u", "a", 2), ("v", "b", 2), ("w", "c", 2)])
+    rows = user_matrix(ratings, k=3, rating_min=1).rows
     centroids = np.array([[1.0, 0, 0], [0, 0, 0], [0, 1, 0]])
     labels, gaps = np.array([0, 2, 1], np.int32), np.array([0, 0.5, np.nan])
     trained = KMeansResult(centroids, labels, gaps, 0.5)

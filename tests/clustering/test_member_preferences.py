@@ -46,9 +46,9 @@ def test_a_sample_of_the_members_is_seeded(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.usefixtures("clean_environment")
 def test_a_score_is_the_geometric_mean_of_both() -> None:
     settings = load_settings(clusters_k=4)
-    matrix = user_matrix(tiny_ratings(), settings)
+    matrix = user_matrix(tiny_ratings(), settings.clusters.k, settings.reviews.rating_min)
     clustering = cluster(matrix, settings.clusters, settings.seed)
-    alone = score(matrix.ratings, clustering.centroids, matrix.columns, matrix.lowest)
+    alone = score(matrix.confidence, matrix.ratings, clustering.centroids, matrix.columns)
     model = preferences(matrix.ratings.shape[1])
     means = mean_preferences(model, matrix.confidence, clustering.labels, 4, seed=0)
     scored = score_clusters(clustering, matrix, model, seed=0)

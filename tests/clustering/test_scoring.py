@@ -57,7 +57,7 @@ def test_scores_are_damped_means_of_the_ratings_that_count(lowest: int) -> None:
     # On a scale from 0, a rating of 0 counts as 1.
     parts = (values.data - (lowest == 0), values.indices, values.indptr)
     rows = csr_array(parts, shape=values.shape)
-    scored = score(rows, centres, COLUMNS, lowest)
+    scored = score(values, rows, centres, COLUMNS)
     labels, sums, sizes = slowly_without(rows, centres), np.zeros((4, 11)), np.zeros(4)
     assert clusters_without(rows, centres, COLUMNS).tolist() == labels
     prior, following, city = np.zeros(11), 0, np.zeros(11)
@@ -91,7 +91,7 @@ def test_scores_are_damped_means_of_the_ratings_that_count(lowest: int) -> None:
 
 def test_without_a_second_rating_every_cluster_has_the_fallback_list() -> None:
     rows = csr_array(np.array([[5.0, 0, 0], [0, 3, 0], [0, 4, 0]]))
-    scored = score(rows, np.eye(3), np.arange(3), lowest=1)
+    scored = score(rows, rows, np.eye(3), np.arange(3))
     for scores in (*scored.scores, scored.fallback):
         assert best_items(scores, 3).tolist() == [1, 0, -1]
 
@@ -123,7 +123,8 @@ def test_the_centroid_ranks_restaurants_that_no_rating_counts_for() -> None:
         row[12 * (user % 2) + rng.choice(11, 3, replace=False)] = 4
     values[60, 11] = values[61, 23] = 4
     centres = np.repeat(np.eye(2), 12, axis=1)
-    scores = score(csr_array(values), centres, np.arange(24), 1).scores
+    rows = csr_array(values)
+    scores = score(rows, rows, centres, np.arange(24)).scores
     assert scores[0, 11] > 10 * scores[0, 23] > 0
     assert scores[1, 23] > 10 * scores[1, 11] > 0
 

@@ -379,6 +379,17 @@ def test_a_reader_that_goes_away_before_the_last_flush_is_no_error() -> None:
     process.stderr.close()
 
 
+@pytest.mark.parametrize("size", [5, 1_000_000])
+def test_an_output_that_cannot_be_written_is_one_line_and_no_traceback(size: int) -> None:
+    for unbuffered in ("", "1"):
+        body = f"sys.stdout.write('x' * {size}); return 0"
+        code, _, named = failed(start(body, ">/dev/full", PYTHONUNBUFFERED=unbuffered))
+        assert (code, named) == (141, [])
+    assert ended(start("raise OSError(28, 'No space left', 'another file')"))[0] == 1
+    body = "from recommender.core.errors import DataError; raise DataError('no')"
+    assert ended(start(body, "2>/dev/full"))[0] == 65
+
+
 def test_a_terminal_without_a_character_shows_its_code() -> None:
     process = start("print('caf\u00e9 \u00b1 0.1'); return 0", PYTHONIOENCODING="ascii")
     assert process.communicate(timeout=30) == ("caf\\xe9 \\xb1 0.1\n", "")

@@ -1,6 +1,5 @@
 """Ratings of one user, read from a real MongoDB or taken from a request."""
 
-import os
 from typing import Any
 
 import bson
@@ -12,12 +11,12 @@ from bson.raw_bson import RawBSONDocument
 from recommender.core.errors import DatabaseUnavailableError, DataError
 from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
-from recommender.data.ids import decode_ids, encode_id
+from recommender.data.ids import KeyIndex, decode_ids, keys_of
 from recommender.data.one_user import (
-    parse_rating,
-    rated_by,
+    ratings_by_id,
     ratings_from_request,
-    ratings_of_user,
+    spelled_ids,
+    split_rated,
 )
 from recommender.data.ratings import Ratings
 
@@ -30,12 +29,16 @@ def triples(ratings: Ratings) -> list[tuple[Any, Any, float]]:
     return [(users[user], restaurants[item], rating) for user, item, rating in rows]
 
 
-class TestRatingsOfUser:
+def ratings_of_user(db: MongoDatabase, settings: Settings, user: str) -> Ratings:
+    return ratings_by_id(db, settings.reviews, {"$in": spelled_ids(user)})
+
+
+class TestRatingsById:
     def test_ratings_of_reviews_win(self, db: MongoDatabase, db_settings: Settings) -> None:
         rows: list[Document] = [{"gmap_id": "a", "rating": 2}, {"gmap_id": "b"}, {"user_id": "v"}]
         db["Reviews"].insert_many([{**REVIEW, **row} for row in rows])
         db["Users"].insert_one({"user_id": "u", "ratings": [{"gmap_id": "c", "rating": 1}]})
-        assert triples(ratings_of_user(db, db_settings.reviews, "u")) == [
+        assert triples(ratings_of_user(db, db_settings, "u")) == [
             ("u", "a", 2.0),
             ("u", "b", 4.0),
         ]
@@ -53,7 +56,7 @@ class TestRatingsOfUser:
         db["Users"].insert_many(
             [{"user_id": "x", "ratings": entries[:1]}, {"user_id": "v", "ratings": entries}]
         )
-        ratings = ratings_of_user(db, db_settings.reviews, "v")
+        ratings = ratings_of_user(db, db_settings, "v")
         assert triples(ratings) == [("v", "a", 2.0), ("v", "b", 3.0)]
         assert ratings.report.rows_rejected == {"rating_out_of_range": 1}
 
@@ -63,7 +66,7 @@ class TestRatingsOfUser:
         entries = [{"gmap_id": "g", "rating": 3, "timestamp": DatetimeMS(2**60), "text": "BROKEN"}]
         row = bson.encode({"_id": 1, "user_id": "u", "ratings": entries})
         db["Users"].insert_one(RawBSONDocument(row.replace(b"BROKEN", b"\xff\xfe\xc3\x28ab")))
-        assert triples(ratings_of_user(db, db_settings.reviews, "u")) == [("u", "g", 3.0)]
+        assert triples(ratings_of_user(db, db_settings, "u")) == [("u", "g", 3.0)]
 
     @pytest.mark.parametrize("name", ["Reviews", "Users"])
     def test_a_collation_does_not_mix_users(
@@ -74,24 +77,24 @@ class TestRatingsOfUser:
             review = REVIEW | {"user_id": user, "gmap_id": rated}
             user_of = {"user_id": user, "ratings": [{"gmap_id": rated, "rating": 4}]}
             db[name].insert_one(review if name == "Reviews" else user_of)
-        assert triples(ratings_of_user(db, db_settings.reviews, "u")) == [("u", "b", 4.0)]
+        assert triples(ratings_of_user(db, db_settings, "u")) == [("u", "b", 4.0)]
 
     def test_both_collections_are_read_within_a_time(
         self, db: MongoDatabase, db_settings: Settings
     ) -> None:
         db["Users"].insert_many([{"user_id": f"v{i}"} for i in range(100_000)])
         with pytest.raises(DatabaseUnavailableError):
-            rated_by(db, db_settings.reviews, "u", milliseconds=1)
+            ratings_by_id(db, db_settings.reviews, "u", milliseconds=1)
 
     def test_a_user_without_valid_ratings_is_an_error(
         self, db: MongoDatabase, db_settings: Settings
     ) -> None:
         with pytest.raises(DataError):
-            ratings_of_user(db, db_settings.reviews, "no-one")
+            ratings_of_user(db, db_settings, "no-one")
         for ratings in (None, [], 5, ["x"], {"a": 1}, [None], "text"):
             db["Users"].replace_one({}, {"user_id": "no-one", "ratings": ratings}, upsert=True)
             with pytest.raises(DataError):
-                ratings_of_user(db, db_settings.reviews, "no-one")
+                ratings_of_user(db, db_settings, "no-one")
 
     @pytest.mark.parametrize("collection", ["Reviews", "Users"])
     def test_a_text_matches_the_ids_of_other_types_that_it_spells(
@@ -106,7 +109,7 @@ class TestRatingsOfUser:
             db[collection].delete_many({})
             db[collection].insert_many([{"user_id": i, **fields} for i in [*others, user_id]])
             text = "7" if user_id == 7 else str(user_id)
-            ((user, restaurant, rating),) = triples(ratings_of_user(db, db_settings.reviews, text))
+            ((user, restaurant, rating),) = triples(ratings_of_user(db, db_settings, text))
             assert (user, restaurant, rating) == (user_id, "g", 4.0)
 
     def test_other_texts_match_only_themselves(
@@ -115,17 +118,11 @@ class TestRatingsOfUser:
         texts = [str(2**63), "9" * 1000, "1.5", "", "zz"]
         db["Reviews"].insert_many([{**REVIEW, "user_id": u} for u in (*texts, 1, 1000, None)])
         for text in texts:
-            assert triples(ratings_of_user(db, db_settings.reviews, text)) == [(text, "g", 4.0)]
+            assert triples(ratings_of_user(db, db_settings, text)) == [(text, "g", 4.0)]
         # Python's int() would read these as 1000, or refuse the last.
         for text in ("1_000", " 1000 ", "+1000", "\u0661\u0660\u0660\u0660", "9" * 5000):
             with pytest.raises(DataError):
-                ratings_of_user(db, db_settings.reviews, text)
-
-    def test_an_id_that_is_not_utf8_is_an_error(
-        self, db: MongoDatabase, db_settings: Settings
-    ) -> None:
-        with pytest.raises(DataError):
-            ratings_of_user(db, db_settings.reviews, os.fsdecode(b"\xff"))
+                ratings_of_user(db, db_settings, text)
 
     def test_the_user_field_is_that_of_the_settings(
         self, db: MongoDatabase, db_settings: Settings
@@ -134,33 +131,41 @@ class TestRatingsOfUser:
             [{**REVIEW, "who": "u", "user_id": "x"}, {**REVIEW, "who": "x", "user_id": "u"}]
         )
         settings = db_settings.with_values({"reviews_user_field": "who"})
-        assert len(ratings_of_user(db, settings.reviews, "u")) == 1
-        assert triples(ratings_of_user(db, settings.reviews, "x")) == [("x", "g", 4.0)]
+        assert len(ratings_of_user(db, settings, "u")) == 1
+        assert triples(ratings_of_user(db, settings, "x")) == [("x", "g", 4.0)]
 
 
 class TestRatingsFromRequest:
-    def test_they_are_cleaned(self, db_settings: Settings) -> None:
+    def test_they_are_cleaned_without_a_log_of_each_user(
+        self, db_settings: Settings, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
         rated = {"b": "4.5", "a": 1, "c": "9", "d": None}
-        ratings = ratings_from_request(db_settings.reviews, rated, set())
+        ratings = ratings_from_request(db_settings.reviews, rated, KeyIndex(keys_of([])))
         assert [(item, rating) for _, item, rating in triples(ratings)] == [("a", 1.0), ("b", 4.5)]
         assert len(ratings.users) == 1
         assert ratings.report.rows_rejected == {"rating_missing": 1, "rating_out_of_range": 1}
+        assert caplog.text == ""
 
-    def test_without_a_valid_rating_it_is_an_error(self, db_settings: Settings) -> None:
-        with pytest.raises(DataError):
-            ratings_from_request(db_settings.reviews, {"a": "tasty"}, set())
+    def test_without_a_valid_rating_the_error_names_the_scale_and_no_setting(
+        self, db_settings: Settings
+    ) -> None:
+        for rating in ("tasty", 9):
+            with pytest.raises(DataError, match="numbers from 1 to 5") as caught:
+                ratings_from_request(db_settings.reviews, {"a": rating}, KeyIndex(keys_of([])))
+            assert "REVIEWS" not in str(caught.value)
 
     def test_a_text_stands_for_the_known_id_that_it_spells(self, db_settings: Settings) -> None:
         oid = ObjectId("0123456789ab0123456789ab")
-        known = {str(encode_id(i)) for i in (7, Int64(8), oid, "9")}
+        known = KeyIndex(keys_of([7, Int64(8), oid, "9"]))
         rated = {"7": 1, "8": 2, str(oid): 3, "9": 4, "10": 5}
         ids = decode_ids(ratings_from_request(db_settings.reviews, rated, known).restaurants)
-        expected = [(int, 7), (Int64, 8), (ObjectId, oid), (str, "9"), (str, "10")]
+        expected = [(int, 7), (int, 8), (ObjectId, oid), (str, "9"), (str, "10")]
         assert {(type(i), i) for i in ids} == set(expected)
 
 
 def test_a_rating_is_parsed_at_the_last_equals_sign() -> None:
-    assert parse_rating("a=b=4.5") == ("a=b", "4.5")
+    assert split_rated("a=b=4.5") == ("a=b", "4.5")
     for text in ("a", "=4", "a=", ""):
         with pytest.raises(ValueError, match="gmap_id=rating"):
-            parse_rating(text)
+            split_rated(text)

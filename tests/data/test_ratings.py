@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from recommender.core.errors import DataError
 from recommender.data.cleaning import BLOCK_SCHEMA, clean_block
 from recommender.data.ids import decode_id, decode_ids, encode_id
-from recommender.data.ratings import Ratings, gather, rating_shift, reader_shift
+from recommender.data.ratings import Ratings, gather, gather_reviews, rating_shift, reader_shift
 from recommender.data.rejection import Rejection
 
 Row = tuple[Any, Any, Any, Any]
@@ -233,14 +233,17 @@ def test_a_rating_of_minus_zero_on_a_scale_from_zero_is_a_rating() -> None:
 
 
 def test_no_review_is_an_error() -> None:
-    with pytest.raises(DataError):
-        gather(BLOCK_SCHEMA.empty_table())
+    with pytest.raises(DataError, match="MONGO_DB"):
+        gather_reviews(BLOCK_SCHEMA.empty_table())
 
 
-def test_no_valid_review_is_an_error_with_the_counts_of_the_reasons() -> None:
-    with pytest.raises(DataError) as caught:
-        gathered([("u", "r", None, None), ("v", "r", None, None)])
-    assert f"2 {Rejection.RATING_MISSING.name.lower()}" in str(caught.value)
+def test_no_valid_rating_is_an_error_with_the_counts_of_the_reasons() -> None:
+    block = clean([("u", "r", None, None), ("v", "r", None, None)])
+    for gather_all, settings_are_named in ((gather_reviews, True), (gather, False)):
+        with pytest.raises(DataError) as caught:
+            gather_all(pa.Table.from_batches([block]))
+        assert f"2 {Rejection.RATING_MISSING.name.lower()}" in str(caught.value)
+        assert ("REVIEWS_*_FIELD" in str(caught.value)) == settings_are_named
 
 
 def test_a_million_copies_of_one_rating_are_one() -> None:

@@ -4,9 +4,14 @@ import pyarrow as pa
 import pytest
 
 from recommender.core.errors import ConfigurationError, DatabaseUnavailableError
-from recommender.core.mongo import MongoDatabase
+from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings, load_settings
-from recommender.data.restaurants import RestaurantNames, restaurant_names, shown_restaurants
+from recommender.data.restaurants import (
+    RestaurantNames,
+    check_exclude,
+    restaurant_names,
+    shown_restaurants,
+)
 
 KEYS = pa.array(["a", "b", "c"])
 
@@ -26,13 +31,23 @@ def test_restaurants_that_match_the_filter_are_not_shown(
     assert shown.tolist() == [True, True, False]
 
 
-def test_a_filter_that_mongodb_refuses_is_an_error(
-    db: MongoDatabase, db_settings: Settings
-) -> None:
-    db["Restaurants"].insert_one({"gmap_id": "a"})
-    settings = db_settings.with_values({"restaurants_exclude": '{"a": {"$no": 1}}'})
+def test_a_filter_that_mongodb_refuses_is_an_invalid_setting(db: MongoDatabase) -> None:
+    numbers: list[Document] = [{"gmap_id": "a", "n": 1}, {"gmap_id": "b", "n": "one"}]
+    db["Restaurants"].insert_many(numbers)
+    for refused in ({"$no": 1}, {"a": {"$regex": "("}}, {"$expr": {"$add": ["$n", 1]}}):
+        with pytest.raises(ConfigurationError, match="RESTAURANTS_EXCLUDE"):
+            check_exclude(db, refused)
+    check_exclude(db, None)
+    check_exclude(db, {"n": 1})
+
+
+def test_restaurants_that_cannot_be_read_are_not_blamed_on_the_filter(db: MongoDatabase) -> None:
+    db.create_collection(
+        "Restaurants", viewOn="Source", pipeline=[{"$set": {"a": {"$log": ["x", 2]}}}]
+    )
+    db["Source"].insert_one({"gmap_id": "a"})
     with pytest.raises(DatabaseUnavailableError):
-        shown_restaurants(db, KEYS, settings.reviews.restaurants_exclude)
+        check_exclude(db, {"closed": True})
 
 
 def test_a_text_that_is_not_a_filter_is_an_invalid_setting() -> None:

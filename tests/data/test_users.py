@@ -6,11 +6,11 @@ import pyarrow as pa
 import pytest
 from bson.int64 import Int64
 
-from recommender.core.mongo import MongoDatabase
+from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
 from recommender.data.ratings import Ratings
-from recommender.data.users import rated_in_users, read_users
+from recommender.data.users import listed_entries, rated_in_users, read_users
 from tests.support import ratings_of
 
 
@@ -119,3 +119,24 @@ def test_a_collation_of_users_does_not_mix_users(db: MongoDatabase, db_settings:
     )
     assert rated_in_users(db, pa.array(["u"])).to_pylist() == ["mine"]
     assert rated_in_users(db, pa.array(["v"])).to_pylist() == []
+
+
+def test_the_valid_entries_of_a_list_have_an_id_and_finite_figures() -> None:
+    valid: list[Document] = [
+        {"gmap_id": "a", "score": 1, "rating": 4.5},
+        {"gmap_id": 7, "score": 0.5, "rating": None},
+        {"gmap_id": "b", "score": 0.2},
+    ]
+    invalid: list[object] = [
+        None,
+        "a",
+        {"score": 1},
+        {"gmap_id": "a"},
+        {"gmap_id": "a", "score": "7"},
+    ]
+    invalid += [{"gmap_id": ["a"], "score": 1}, {"gmap_id": "a", "score": float("nan")}]
+    invalid += [{"gmap_id": "a", "score": 1, "rating": float("inf")}]
+    assert listed_entries({"recommendations": [*valid, *invalid]}) == valid
+    assert listed_entries({"recommendations": [valid[0] | {"other": 1}]}) == valid[:1]
+    for malformed in ({}, {"recommendations": None}, {"recommendations": {"gmap_id": "a"}}):
+        assert listed_entries(malformed) == []

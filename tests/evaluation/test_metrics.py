@@ -5,38 +5,7 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.metrics import mean_absolute_error, ndcg_score, root_mean_squared_error
 
-from recommender.als.evaluate import cross_fitted
 from recommender.evaluation.metrics import RANKING, ndcg_of_each, ranking_quality, rating_error
-
-
-def test_the_blend_weight_is_fitted_to_the_other_half() -> None:
-    rng = np.random.default_rng(0)
-    predictor = rng.standard_normal(20_000)
-    actual = 0.6 * predictor + rng.standard_normal(20_000)
-    weight, predicted = cross_fitted(predictor, actual, seed=1)
-    assert weight == pytest.approx(0.6, abs=0.03)
-    halves = set((predicted / predictor).round(9))
-    assert len(halves) == 2
-    assert max(abs(half - 0.6) for half in halves) < 0.05
-
-
-def test_the_blend_weight_is_in_0_to_1_and_small_for_noise() -> None:
-    rng = np.random.default_rng(0)
-    noise, actual = rng.standard_normal(300), rng.standard_normal(300)
-    assert cross_fitted(-actual, actual, seed=1)[0] == 0
-    assert cross_fitted(0.5 * actual, actual, seed=1)[0] == 1
-    weight, predicted = cross_fitted(noise * 1e-3, actual, seed=1)
-    assert np.mean((actual - predicted) ** 2) < 1.02 * np.mean(actual**2)
-    assert cross_fitted(np.zeros(3), np.ones(3), seed=0)[0] == 0
-    assert weight <= 1
-
-
-def test_no_value_affects_its_own_prediction() -> None:
-    rng = np.random.default_rng(2)
-    predictor, actual = rng.standard_normal(50), rng.standard_normal(50) + 1
-    before = cross_fitted(predictor, actual, seed=3)[1]
-    actual[7] += 100
-    assert cross_fitted(predictor, actual, seed=3)[1][7] == before[7]
 
 
 def test_the_errors_are_scikit_learns() -> None:

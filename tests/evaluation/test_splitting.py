@@ -5,15 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recommender.als.model import mllib_users
 from recommender.core.settings import Settings
 from recommender.data.ratings import Ratings
 from recommender.evaluation.splitting import (
     choose_test_rows,
     choose_test_users,
+    fold_seed,
     sample_users,
     split,
-    with_fold_seed,
 )
 from tests.support import ratings_of
 
@@ -53,9 +52,9 @@ def test_the_latest_ratings_are_test_and_unknown_times_come_last() -> None:
 
 def test_the_split_is_seeded_and_complete(db_settings: Settings) -> None:
     ratings = staircase()
-    train, test = split(ratings, db_settings)
-    again, _ = split(ratings, db_settings)
-    other, _ = split(ratings, with_fold_seed(db_settings, 1))
+    train, test = split(ratings, db_settings.als, seed=0)
+    again, _ = split(ratings, db_settings.als, seed=0)
+    other, _ = split(ratings, db_settings.als, seed=1)
     assert np.bincount(test.user).tolist() == [0, 1, 1, 1, 1] * 4
     assert pairs(train) | pairs(test) == pairs(ratings)
     assert not pairs(train) & pairs(test)
@@ -67,7 +66,7 @@ def test_the_split_by_time_tests_the_latest_ratings(db_settings: Settings) -> No
     ratings = ratings_of([("u", f"r{j}", 3) for j in range(10)])
     ratings = replace(ratings, time=np.array([5.0, 9, 1, 0, 7, 2, 3, 8, 4, 6]))
     by_time = db_settings.with_values({"als_test_split": "time"})
-    assert split(ratings, by_time)[1].time.tolist() == [9, 8]
+    assert split(ratings, by_time.als, seed=0)[1].time.tolist() == [9, 8]
 
 
 @pytest.mark.parametrize("order", ["random", "time"])
@@ -76,15 +75,14 @@ def test_a_split_of_some_users_is_that_of_all_users(db_settings: Settings, order
     ratings = replace(ratings, time=np.random.default_rng(0).random(len(ratings)))
     settings = db_settings.with_values({"als_test_split": order})
     of = np.arange(20) % 3 == 1
-    train, test = split(ratings, settings, of)
-    of_all = split(ratings, settings)[1]
+    train, test = split(ratings, settings.als, 0, of)
+    of_all = split(ratings, settings.als, 0)[1]
     assert pairs(test) == {(u, r) for u, r in pairs(of_all) if u % 3 == 1}
     assert pairs(train) | pairs(test) == pairs(ratings)
 
 
-def test_the_seed_of_a_fold_stays_one(db_settings: Settings) -> None:
-    last = db_settings.with_values({"seed": 2**31 - 1})
-    assert with_fold_seed(last, 2).seed == 1
+def test_the_seed_of_a_fold_stays_one() -> None:
+    assert fold_seed(2**31 - 1, 2) == 1
 
 
 def test_sampled_users_keep_all_their_ratings() -> None:
@@ -96,22 +94,6 @@ def test_sampled_users_keep_all_their_ratings() -> None:
         assert counts[users].tolist() == np.bincount(ratings.user)[users].tolist()
         assert len(sample) <= most or len(users) == 1
         assert len(sample) == 60 or len(sample) + 5 > most  # all users, or no other fits
-
-
-def test_training_users_have_two_ratings_or_more() -> None:
-    assert mllib_users(staircase(), 20, seed=0).tolist() == [False, True, True, True, True] * 4
-
-
-def test_training_users_are_drawn_by_their_number_of_ratings() -> None:
-    ratings = staircase()
-    drawn = np.zeros(5)
-    for seed in range(200):
-        chosen = mllib_users(ratings, 4, seed)
-        assert chosen.sum() == 4
-        drawn += chosen.reshape(4, 5).sum(axis=0)
-    assert drawn[0] == 0
-    # Users of 2 to 5 ratings have weights 1 : 2 : 3 : 4, flattened as the heavy ones run out.
-    assert drawn[1:] / drawn.sum() == pytest.approx([0.11, 0.21, 0.31, 0.37], abs=0.05)
 
 
 def test_test_users_are_a_seeded_share_of_all() -> None:

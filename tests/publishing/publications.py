@@ -62,13 +62,18 @@ def nothing() -> None:
     pass
 
 
-def train(db: MongoDatabase, run_id: str, documents: list[Document] | None = None) -> None:
+def train(
+    db: MongoDatabase,
+    run_id: str,
+    documents: list[Document] | None = None,
+    before: Callable[[], None] = nothing,
+) -> None:
     """Publish Recommendations as the training does."""
     documents = recommendations(run_id) if documents is None else documents
     with staged(db, RECOMMENDATIONS, run_id) as stage:
         stage.insert(documents)
         stage.seal(len(documents))
-        publish(db, stage, lease=HookedLease(db, run_id, nothing))
+        publish(db, stage, lease=HookedLease(db, run_id, before))
 
 
 def clusters(run_id: str, k: int = 3) -> list[Document]:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from recommender.als.bias import Bias
+from recommender.als.confidence import confidence_matrix, popularity_of
 from recommender.als.evaluate import evaluate_lists
 from recommender.als.fold_in import preference_model
-from recommender.als.model import Model, RatingModel, confidence_matrix, popularity_of
+from recommender.als.model import Model, RatingModel
 from recommender.als.sweeps import explicit_step, implicit_step, random_factors, sweep
 from recommender.clustering.evaluate import evaluate_clusters
 from recommender.clustering.user_matrix import user_matrix
@@ -62,7 +63,7 @@ class Fitted:
 
 def fitted(seed: int, ratings: Ratings | None = None) -> Fitted:
     settings = load_settings(seed=seed)
-    train, test = split(ratings or city(), settings)
+    train, test = split(ratings or city(), settings.als, seed)
     confidence = confidence_matrix(train, settings.reviews)
     step = partial(implicit_step, alpha=ALPHA, reg_param=REG_PARAM)
     items = sweep(step, confidence, random_factors(confidence.shape[1], RANK, seed), 5)
@@ -86,7 +87,7 @@ def test_retrains_on_the_same_data_pass_whatever_the_seed() -> None:
 @pytest.mark.nightly
 def test_clusters_of_the_same_data_pass_whatever_the_seed() -> None:
     ratings, seeded = city(), [load_settings(seed=seed) for seed in range(20)]
-    matrix = user_matrix(ratings, seeded[0])
+    matrix = user_matrix(ratings, seeded[0].clusters.k, seeded[0].reviews.rating_min)
     lifts = [lift_of(evaluate_clusters(ratings, matrix, each)) for each in seeded]
     assert all(lift and lift.value > STANDARD_ERRORS * lift.error for lift in lifts)
     assert not any(reasons(ours, live) for ours in lifts for live in lifts)

@@ -25,9 +25,9 @@ from recommender.core.settings import load_settings
 from recommender.publishing.bson_size import columns_that_fit
 from recommender.publishing.publish import publish, publish_clusters
 from recommender.publishing.staging import staged
-from recommender.runs import switch as switching
+from recommender.runs import switch
 from recommender.runs.lease import Lease
-from recommender.runs.switch import PREVIOUS, published_runs, sweep
+from recommender.runs.switch import PREVIOUS, published_runs, recover
 from tests.publishing.publications import (
     HookedLease,
     clusters,
@@ -66,7 +66,7 @@ def test_the_options_of_the_uri_do_not_change_publishing(
 def test_a_switch_without_its_note_is_an_error(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switching, "finish_switch", lambda db: True)
+    monkeypatch.setattr(switch, "finish_switch", lambda db: True)
     with pytest.raises(PublishError):
         train(db, "r1")
 
@@ -139,19 +139,21 @@ def test_a_lost_lease_replaces_nothing(either: MongoDatabase) -> None:
         publish_pair(either, "r2", before=taken_over_meanwhile)
     assert everything(either) == before
     theirs[-1].renew()
-    sweep(either)
+    recover(either)
     assert everything(either) == before
 
 
-@pytest.mark.parametrize("target", [CLUSTERS, METADATA])
+@pytest.mark.parametrize("target", PUBLISHED)
 def test_a_view_as_target_is_an_error(either: MongoDatabase, target: str) -> None:
+    train(either, "r1")
     publish_pair(either, "r1")
     either[target].rename("Source")
     either.create_collection(target, viewOn="Source", pipeline=[])
     before = everything(either)
     calls: list[bool] = []
+    publish_next: Callable[..., None] = train if target == RECOMMENDATIONS else publish_pair
     with pytest.raises(DatabaseUnavailableError, match=rf"{target} .*\bview\b"):
-        publish_pair(either, "r2", before=lambda: calls.append(True))
+        publish_next(either, "r2", before=lambda: calls.append(True))
     assert everything(either) == before
     assert calls == []
 
@@ -197,7 +199,7 @@ def test_a_refused_second_collection_changes_neither(either: MongoDatabase) -> N
     assert everything(either)[METADATA] == before[METADATA]
     assert everything(either)[CLUSTERS] == before[CLUSTERS]
     assert either[METADATA].index_information() == indexes
-    sweep(either)
+    recover(either)
     assert everything(either)[METADATA] == before[METADATA]
     assert set(everything(either)) == {CLUSTERS, METADATA, "Source"}
 

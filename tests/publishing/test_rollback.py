@@ -11,9 +11,9 @@ from recommender.core.mongo_collections import CLUSTERS, METADATA, PUBLISHED, RE
 from recommender.core.settings import Settings
 from recommender.publishing import publish as publishing
 from recommender.publishing.rollback import previous_generation, rollback
-from recommender.runs import switch as switching
+from recommender.runs import switch
 from recommender.runs.run import TrainingRun
-from recommender.runs.switch import PREVIOUS, published_runs, sweep
+from recommender.runs.switch import PREVIOUS, published_runs, recover
 from tests.publishing.publications import (
     HookedLease,
     clusters_and_metadata,
@@ -143,7 +143,7 @@ def test_a_rollback_that_is_killed_is_done_whole_or_not_at_all(
     """Die before the switch (None), or after some of its renames."""
     publish_all(either, "r1", "r2")
     done: list[str] = []
-    rename = switching._rename
+    rename = switch._rename
 
     def die_later(db: MongoDatabase, stage: str, target: str) -> None:
         if len(done) == renames:
@@ -155,10 +155,10 @@ def test_a_rollback_that_is_killed_is_done_whole_or_not_at_all(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(switching, "_rename", die_later)
+        patch.setattr(switch, "_rename", die_later)
         patch.setattr(publishing, "signals_deferred", contextlib.nullcontext)
         roll_back(either, db_settings, "r3", die if renames is None else nothing)
-    sweep(either)
+    recover(either)
     expected = ("r2", "r1") if renames is None else ("r1", "r2")
     assert (live(either), live(either, PREVIOUS)) == tuple(map(of, expected))
     assert set(everything(either)) == set(PUBLISHED)
@@ -179,7 +179,7 @@ def test_a_refused_rename_undoes_the_whole_rollback_but_not_what_the_backend_wri
 ) -> None:
     publish_all(either, "r1", "r2")
     either[METADATA].insert_one({"_id": "changed", "a": 1})
-    rename = switching._rename
+    rename = switch._rename
 
     def refuse(db: MongoDatabase, stage: str, target: str) -> None:
         if target == RECOMMENDATIONS:  # the other two are restored
@@ -188,7 +188,7 @@ def test_a_refused_rename_undoes_the_whole_rollback_but_not_what_the_backend_wri
             db.command("refused")
         rename(db, stage, target)
 
-    monkeypatch.setattr(switching, "_rename", refuse)
+    monkeypatch.setattr(switch, "_rename", refuse)
     with pytest.raises(DatabaseUnavailableError):
         roll_back(either, db_settings, "r3")
     assert live(either) == of("r2")

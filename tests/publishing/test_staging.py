@@ -14,7 +14,7 @@ from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import CLUSTERS, METADATA, RECOMMENDATIONS, insert_once
 from recommender.publishing.publish import publish
 from recommender.publishing.staging import SAMPLE_SIZE, Stage, fault_of, staged
-from recommender.runs.switch import sweep
+from recommender.runs.switch import recover
 from tests.publishing.publications import (
     TRAINED_USERS,
     HookedLease,
@@ -207,17 +207,8 @@ def test_an_index_of_others_on_the_user_becomes_unique(db: MongoDatabase) -> Non
     assert db[RECOMMENDATIONS].index_information()["user_id_1"] == UNIQUE
 
 
-def test_a_view_as_target_is_an_error(db: MongoDatabase) -> None:
-    db["Source"].insert_one({"user_id": "u"})
-    db.create_collection(RECOMMENDATIONS, viewOn="Source", pipeline=[])
-    before = everything(db)
-    with pytest.raises(DatabaseUnavailableError, match=rf"{RECOMMENDATIONS} .*\bview\b"):
-        train(db, "r1")
-    assert everything(db) == before
-
-
 def test_carried_documents_alone_are_not_published(db: MongoDatabase) -> None:
-    """A training that sleeps in its last step finds its stage swept when it goes on."""
+    """A training that sleeps in its last step finds its stage dropped when it goes on."""
     db[RECOMMENDATIONS].insert_one({"user_id": "guest"})
     before = everything(db)
 
@@ -228,13 +219,13 @@ def test_carried_documents_alone_are_not_published(db: MongoDatabase) -> None:
     with staged(db, RECOMMENDATIONS, "r1") as stage:
         stage.insert(recommendations("r1", 1))
         stage.seal(1)
-        sweep(db)
+        recover(db)
         with pytest.raises(LeaseLostError):
             publish(db, stage, lease=HookedLease(db, "r1", taken_over))
     assert everything(db) == before
 
 
-def test_sweep_drops_only_the_stages_of_dead_runs(db: MongoDatabase) -> None:
+def test_recovery_drops_only_the_stages_of_dead_runs(db: MongoDatabase) -> None:
     kept = [RECOMMENDATIONS, CLUSTERS, METADATA, "Reviews", "Reviews.staged.x", "Clusters2"]
     for name in kept:
         db[name].insert_one({"a": 1})
@@ -242,7 +233,7 @@ def test_sweep_drops_only_the_stages_of_dead_runs(db: MongoDatabase) -> None:
         db[f"{target}.staged.dead"].insert_one({"a": 1})
     with staged(db, RECOMMENDATIONS, "dead too") as stage:
         stage.insert(recommendations("dead too", 1))
-        sweep(db)
+        recover(db)
         assert sorted(db.list_collection_names()) == sorted(kept)
 
 

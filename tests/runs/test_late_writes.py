@@ -13,7 +13,7 @@ from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.publishing.publish import publish
 from recommender.publishing.staging import staged
 from recommender.runs.late_writes import Polling, digest, others_in, stream_position
-from recommender.runs.switch import PREVIOUS, sweep
+from recommender.runs.switch import PREVIOUS, recover
 from tests.publishing.publications import HookedLease, nothing, recommendations, switch_of, train
 from tests.waiting import until
 
@@ -123,7 +123,7 @@ class TestLateWrites:
         replica_set[name].rename(RECOMMENDATIONS, dropTarget=True)
         live.update_one({"user_id": "guest 3"}, {"$set": {"a": 2}})
         for _ in range(2):
-            sweep(replica_set)
+            recover(replica_set)
             documents = {each.pop("user_id"): each for each in live.find({}, {"_id": 0})}
             assert documents == {
                 "u0": {"run_id": "r2", "recommendations": []},

@@ -35,7 +35,7 @@ from recommender.runs.lease import COLLECTION as STATE
 from recommender.runs.lease import LEASE_ID, Lease, holder
 from recommender.runs.ledger import Ledger
 from recommender.runs.run import training_run
-from recommender.runs.switch import sweep
+from recommender.runs.switch import recover
 from tests.mongods import MongodForTests
 from tests.support import PROJECT, environment
 from tests.waiting import DEADLINE_SECONDS, until
@@ -50,7 +50,6 @@ ENDS: list[tuple[BaseException, str, int, str]] = [
     (SystemExit(3), "failed", 1, "SystemExit: 3"),
     (Cancelled(signal.SIGTERM), "cancelled", 143, "stopped by SIGTERM"),
     (Cancelled(signal.SIGINT), "cancelled", 130, "stopped by SIGINT"),
-    (KeyboardInterrupt(), "cancelled", 130, "stopped by SIGINT"),
 ]
 
 
@@ -208,7 +207,7 @@ def test_a_stage_dropped_by_another_run_is_a_lost_lease(
         ):
             stage.insert([{"user_id": "new", "run_id": run.run_id}])
             take_over(db)
-            sweep(db)
+            recover(db)
             stage.seal(1)
 
     with pytest.raises(LeaseLostError):
@@ -247,12 +246,12 @@ def test_the_heartbeat_extends_the_lease_during_the_run(
 def test_the_heartbeat_extends_the_lease_while_dead_runs_are_swept(
     db: MongoDatabase, db_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def sweep(db: MongoDatabase) -> None:
+    def recover(db: MongoDatabase) -> None:
         before = holder(db)
         assert before
         until(lambda: (holder(db) or before)["expires_at"] > before["expires_at"])
 
-    monkeypatch.setattr(run_module, "sweep", sweep)
+    monkeypatch.setattr(run_module, "recover", recover)
     with training_run(db_settings):
         pass
 
@@ -329,7 +328,7 @@ def test_a_child_whose_run_lost_the_lease_does_not_begin(
     assert (only_entry(db)["state"], only_entry(db)["exit_code"]) == ("failed", 75)
 
 
-def test_a_run_sweeps_the_stages_of_dead_runs(db: MongoDatabase, db_settings: Settings) -> None:
+def test_a_run_drops_the_stages_of_dead_runs(db: MongoDatabase, db_settings: Settings) -> None:
     for target in ("Recommendations", "Clusters", "Metadata"):
         db[f"{target}.staged.dead"].insert_one({"a": 1})
     Ledger(db).add("dead", "schedule", db_settings, None)
@@ -338,7 +337,7 @@ def test_a_run_sweeps_the_stages_of_dead_runs(db: MongoDatabase, db_settings: Se
         assert entry(db, "dead")["state"] == "crashed"
 
 
-def test_a_run_that_is_refused_sweeps_nothing(db: MongoDatabase, db_settings: Settings) -> None:
+def test_a_run_that_is_refused_drops_nothing(db: MongoDatabase, db_settings: Settings) -> None:
     Lease(db, 60).acquire("at work")
     db["Clusters.staged.at work"].insert_one({"a": 1})
     with pytest.raises(LeaseHeldError), training_run(db_settings):

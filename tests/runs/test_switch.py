@@ -8,8 +8,8 @@ from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.mongo_collections import CLUSTERS, METADATA, RECOMMENDATIONS
 from recommender.publishing.publish import publish
 from recommender.publishing.staging import staged
-from recommender.runs import switch as switching
-from recommender.runs.switch import finish_switch, sweep
+from recommender.runs import switch
+from recommender.runs.switch import finish_switch, recover
 from tests.publishing.publications import (
     HookedLease,
     die_switching,
@@ -27,11 +27,11 @@ class TestSwitch:
     ) -> None:
         publish_pair(db, "r1")
         die_switching(db, "r2", switched)
-        sweep(db)
+        recover(db)
         published = everything(db)
         assert sorted(published) == [CLUSTERS, METADATA]
         assert {document["run_id"] for name in published for document in published[name]} == {"r2"}
-        sweep(db)
+        recover(db)
         assert everything(db) == published
 
     def test_a_finished_switch_keeps_the_indexes(self, db: MongoDatabase) -> None:
@@ -55,7 +55,7 @@ class TestSwitch:
             with pytest.raises(DatabaseUnavailableError, match=RECOMMENDATIONS):
                 publish(db, stage, lease=HookedLease(db, "r1", nothing))
         assert everything(db) == before
-        sweep(db)
+        recover(db)
         assert everything(db) == before
 
     def test_a_paused_process_leaves_the_switch_of_a_later_run(
@@ -63,15 +63,15 @@ class TestSwitch:
     ) -> None:
         publish_pair(db, "r1")
         die_switching(db, "r2", 1)
-        rename = switching._rename
+        rename = switch._rename
 
         def asleep(db: MongoDatabase, stage: str, target: str) -> None:
-            monkeypatch.setattr(switching, "_rename", rename)
-            sweep(db)  # who took over does it, and then begins one of its own
+            monkeypatch.setattr(switch, "_rename", rename)
+            recover(db)  # who took over does it, and then begins one of its own
             die_switching(db, "r3", 1)
             rename(db, stage, target)
 
-        monkeypatch.setattr(switching, "_rename", asleep)
+        monkeypatch.setattr(switch, "_rename", asleep)
         assert finish_switch(db)
         run_ids = {name: db[name].distinct("run_id") for name in (METADATA, CLUSTERS)}
         assert run_ids == {METADATA: ["r3"], CLUSTERS: ["r2"]}
@@ -83,17 +83,17 @@ class TestSwitch:
         self, db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         publish_pair(db, "r1")
-        before, undo = everything(db), switching._undo
+        before, undo = everything(db), switch._undo
 
         def turn_against_it() -> None:
             db[CLUSTERS].rename("Source")
             db.create_collection(CLUSTERS, viewOn="Source", pipeline=[])
 
-        def cut_off(db: MongoDatabase, switch: Document) -> None:
-            monkeypatch.setattr(switching, "_undo", undo)
+        def cut_off(db: MongoDatabase, _: Document) -> None:
+            monkeypatch.setattr(switch, "_undo", undo)
             raise AutoReconnect("connection closed")
 
-        monkeypatch.setattr(switching, "_undo", cut_off)
+        monkeypatch.setattr(switch, "_undo", cut_off)
         with pytest.raises(PublishError):
             publish_pair(db, "r2", before=turn_against_it)
         assert everything(db)[METADATA] == before[METADATA]

@@ -15,7 +15,7 @@ import pytest
 import als_training
 import clus_test
 import clustering_training
-from recommender.als.model import popularity_of
+from recommender.als.confidence import popularity_of
 from recommender.clustering.evaluate import evaluate_clusters
 from recommender.clustering.member_preferences import score_clusters
 from recommender.clustering.scoring import ClusterScores
@@ -58,11 +58,14 @@ def test_the_script_rejects_a_worse_model_and_forced_publishes_it_with_the_clust
     assert (rejected["state"], rejected["exit_code"]) == ("rejected", 76)
     assert db["Recommendations"].distinct("run_id") == ["r0"]
     assert "Clusters" not in db.list_collection_names()
+    # With --force, parameters that could be reused are chosen anew.
+    db["Recommendations"].update_many({}, {"$set": {"run_id": rejected["run_id"]}})
     assert train_here(als_training.main, "--force", **options) == 0
     printed = capsys.readouterr().out
     run = Ledger(db).recent(1)[0]
     assert (run["state"], run["exit_code"], run["trigger"]) == ("succeeded", 0, "script")
     assert run["forced"]
+    assert run["chosen"]["from_run"] is None
     assert run["rows_rejected"] == {"rating_not_a_number": 1, "user_missing": 1}
     assert run["settings"]["als_rank"] == 8
     assert 0 < run["metrics"]["als"]["rmse"] < 2
@@ -174,7 +177,8 @@ def test_a_dry_run_has_its_verdict_and_publishes_nothing(
     assert not [name for name in db.list_collection_names() if name.startswith(tuple(PUBLISHED))]
     # The clusters' lists are published by all ratings, and evaluated without the test ratings.
     ((_, _, published, _),), ((ratings, *_, without_test),) = clustered, evaluated
-    for model, seen in ((published, ratings), (without_test, split(ratings, db_settings)[0])):
+    train_set, _ = split(ratings, db_settings.als, db_settings.seed)
+    for model, seen in ((published, ratings), (without_test, train_set)):
         popularity = popularity_of(seen, db_settings.reviews)
         assert model.popularity == pytest.approx(popularity / popularity.max())
 
@@ -197,7 +201,7 @@ def test_without_the_clustering_only_recommendations_are_published(
     assert train_here(als_training.main, "--no-clustering") == 0
     assert [d["recommendations"] for d in db["Recommendations"].find()] == [[]]
     assert db["Clusters"].count_documents({}) == 0
-    assert train_here(als_training.main, "--no-clustering") == 0
+    assert train_here(als_training.main, "--no-clustering", GATE="off") == 0
     again, first = Ledger(db).recent(2)
     assert first["metrics"]["als"]["rmse"] is None
     assert first["chosen"]["from_run"] is None

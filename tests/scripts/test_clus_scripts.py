@@ -1,6 +1,7 @@
 """clus_test.py and clus_counter.py on a model that clustering_training.py has published."""
 
 import json
+import os
 import runpy
 import sys
 from collections.abc import Callable, Iterable
@@ -78,8 +79,8 @@ def test_what_the_backend_serves_is_shown(
 ) -> None:
     user, other = db["Reviews"].distinct("user_id")[5:7]
     entries = [{"gmap_id": model.columns[0], "score": 0.5, "rating": 4.2}]
-    entries += [{"gmap_id": gmap_id} for gmap_id in ("x", Decimal128("1.5"))]
-    invalid = [5, {"score": 1}, {"gmap_id": ["no id"]}]
+    entries += [{"gmap_id": gmap_id, "score": 1} for gmap_id in ("x", Decimal128("1.5"))]
+    invalid = [5, {"score": 1}, {"gmap_id": ["no id"], "score": 1}, {"gmap_id": "a"}]
     db["Recommendations"].insert_one(
         {"user_id": user, "run_id": "r7", "recommendations": [*entries, *invalid]}
     )
@@ -161,7 +162,7 @@ def test_a_name_cannot_forge_a_line(
 def test_invalid_users_are_errors(model: ContractReader, db: MongoDatabase) -> None:
     row = {"gmap_id": model.columns[0], "rating": 4}
     db["Reviews"].insert_many([{**row, "user_id": 77}, {**row, "user_id": "77"}])
-    for user in ("nobody", "77"):
+    for user in ("nobody", "77", os.fsdecode(b"\xff")):
         with pytest.raises(DataError):
             clus_test.main([user])
     for text in ("a", "a=", "=5", "a=5,,b=3"):

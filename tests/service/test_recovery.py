@@ -9,9 +9,9 @@ from recommender.core.errors import DatabaseUnavailableError, LeaseLostError
 from recommender.core.mongo import MongoDatabase
 from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.settings import Settings
+from recommender.runs import switch
 from recommender.runs.lease import COLLECTION, LEASE_ID, Lease, abandoned, holder
 from recommender.runs.ledger import Ledger
-from recommender.runs.switch import sweep
 from recommender.service import recovery
 from recommender.service.recovery import Recovery
 from recommender.service.schedule import Schedule
@@ -53,9 +53,9 @@ def recover(db: MongoDatabase) -> None:
     """Look at the lease, and again after a minute."""
     watch = Watch()
     observer = Recovery(db, MINUTE, watch)
-    observer.look()
+    observer.check()
     watch.seconds += MINUTE
-    observer.look()
+    observer.check()
 
 
 def cut_off(db: MongoDatabase) -> None:
@@ -100,10 +100,10 @@ def test_a_lease_that_is_not_renewed_is_dead_whatever_mongodbs_clock_is(db: Mong
     watch = Watch()
     observer = Recovery(db, MINUTE, watch)
     for _ in range(2):
-        observer.look()
+        observer.check()
         watch.seconds += MINUTE
     assert (state(db), published_by(db)) == ("queued", ["run-0"])
-    observer.look()
+    observer.check()
     assert (state(db), published_by(db)) == ("crashed", ["run-1"])
     assert holder(db) is None
 
@@ -111,13 +111,13 @@ def test_a_lease_that_is_not_renewed_is_dead_whatever_mongodbs_clock_is(db: Mong
 def test_an_outage_of_mongodb_does_not_count(db: MongoDatabase, dead: Lease) -> None:
     watch = Watch()
     observer = Recovery(db, MINUTE, watch)
-    observer.look()
+    observer.check()
     watch.seconds += 9 * MINUTE
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recovery, "abandoned", cut_off)
         with pytest.raises(DatabaseUnavailableError):
-            observer.look()
-    observer.look()
+            observer.check()
+    observer.check()
     dead.renew()
     assert state(db) == "queued"
 
@@ -144,13 +144,13 @@ def test_a_training_that_was_cut_off_has_time_to_renew_its_lease(
     observer = Recovery(db, MINUTE, watch)
     for _ in range(2):  # in two outages, far apart
         expire(db)
-        observer.look()
+        observer.check()
         watch.seconds += MINUTE - 1
-        observer.look()
+        observer.check()
         assert state(db) == "queued"
         dead.renew()
         watch.seconds += MINUTE
-        observer.look()
+        observer.check()
     assert state(db) == "queued"
     assert (holder(db) or {})["run_id"] == "run-1"
 
@@ -158,13 +158,13 @@ def test_a_training_that_was_cut_off_has_time_to_renew_its_lease(
 def test_a_training_that_wakes_up_during_recovery_may_not_publish(
     db: MongoDatabase, dead: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def sweep_after_wake_up(db: MongoDatabase) -> None:
+    def recover_after_wake_up(db: MongoDatabase) -> None:
         assert (holder(db) or {})["run_id"] == "run-1"
         with pytest.raises(LeaseLostError):
             dead.renew()
-        sweep(db)
+        switch.recover(db)
 
-    monkeypatch.setattr(recovery, "sweep", sweep_after_wake_up)
+    monkeypatch.setattr(recovery, "recover", recover_after_wake_up)
     expire(db)
     recover(db)
     assert published_by(db) == ["run-1"]
@@ -176,7 +176,7 @@ def test_a_failed_recovery_is_tried_again(
 ) -> None:
     expire(db)
     with monkeypatch.context() as patch:
-        patch.setattr(recovery, "sweep", cut_off)
+        patch.setattr(recovery, "recover", cut_off)
         with pytest.raises(DatabaseUnavailableError):
             recover(db)
     assert holder(db) is None
@@ -209,7 +209,7 @@ def test_the_clock_recovers_between_two_slots(
 ) -> None:
     monkeypatch.setattr("recommender.service.training_clock._MOST_SECONDS", 0.05)
     hour, observer = 3600.0, Recovery(db, 0.1)
-    clock = TrainingClock(Schedule(db, hour), pytest.fail, observer.look)
+    clock = TrainingClock(Schedule(db, hour), pytest.fail, observer.check)
     clock.start()
     try:
         expire(db)

@@ -77,7 +77,7 @@ def slot(db: MongoDatabase) -> Document:
 
 def make_due(db: MongoDatabase) -> None:
     """Start the schedule so that its next slot has just passed."""
-    Schedule(db, HOUR).look()
+    Schedule(db, HOUR).refresh()
     earlier = slot(db)["next_at"] - datetime.timedelta(seconds=HOUR + 1)
     db[COLLECTION].update_one({"_id": SCHEDULE_ID}, {"$set": {"next_at": earlier}})
 
@@ -200,13 +200,13 @@ def test_a_retry_that_is_due_outlasts_an_election(
 
 def test_a_paused_schedule_lets_slots_pass_also_after_a_restart(db: MongoDatabase) -> None:
     trainings = Trainings()
-    Schedule(db, OFTEN).pause(True)
+    Schedule(db, OFTEN).set_paused(True)
     with running(db, trainings.start, OFTEN) as schedule:
         for _ in range(2):
             due = slot(db).get("next_at")
             until(lambda due=due: slot(db)["next_at"] != due)  # type: ignore[misc]
         assert (trainings.count, schedule.paused) == (0, True)
-        schedule.pause(False)
+        schedule.set_paused(False)
         until(lambda: trainings.count)
     assert "skipped" not in slot(db)
 

@@ -48,10 +48,10 @@ def test_the_scratch_folders_of_killed_trainings_are_removed(tmp_path: Path) -> 
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT) as owner:
         assert owner.stdout
         assert owner.stdout.readline() == "locked\n"
-        spark._sweep(tmp_path)
+        spark._remove_abandoned(tmp_path)
         assert set(tmp_path.iterdir()) == {folder, fresh, other}
         owner.kill()
-    spark._sweep(tmp_path)
+    spark._remove_abandoned(tmp_path)
     assert set(tmp_path.iterdir()) == {fresh, other}
 
 

@@ -12,11 +12,11 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from recommender.als.bias import BiasDamping
-from recommender.als.choose_alpha import choose_preference_parameters
+from recommender.als.choose_damping import choose_damping
+from recommender.als.choose_preference import choose_preference_parameters
 from recommender.als.evaluate import evaluate_lists, evaluate_ratings
-from recommender.als.fit import fit_bias_only, fit_preferences, fit_rating
+from recommender.als.fit import fit_bias_only, fit_preferences, fit_rating, fit_rating_alone
 from recommender.als.model import Model
-from recommender.als.reuse import damping_for
 from recommender.als.tuning.report import env_lines, print_search
 from recommender.als.tuning.search import ResultStore, Trial, make_trials, run_trials, summarize
 from recommender.als.tuning.space import PREFERENCE, SEARCHES, Axes, Search, parse_grid
@@ -25,7 +25,7 @@ from recommender.core.mongo import connected
 from recommender.core.settings import Settings
 from recommender.core.terminal import print_json
 from recommender.data.ratings import Ratings
-from recommender.evaluation.splitting import split, with_fold_seed
+from recommender.evaluation.splitting import fold_seed, split
 from recommender.spark.reviews_source import count_reviews, read_reviews
 from recommender.spark.session import spark_session
 
@@ -86,8 +86,9 @@ def tune(settings: Settings, axes: Axes, folds: int, expired: Callable[[], bool]
         store = ResultStore(db, in_force, ratings)
 
         def fit(trial: Trial, fold: int) -> float:
-            fold_settings = with_fold_seed(settings, fold).with_values(trial.parameters)
-            return measure(spark.session(), trial.search, *splits[fold], fold_settings)
+            seed = fold_seed(settings.seed, fold)
+            of_fold = settings.with_values({"seed": seed, **trial.parameters})
+            return measure(spark.session(), trial.search, *splits[fold], of_fold)
 
         searches = [s for s in SEARCHES[settings.als.objective] if axes.keys() & s.grid]
         groups = [make_trials(search, axes, in_force) for search in searches]
@@ -98,7 +99,7 @@ def tune(settings: Settings, axes: Axes, folds: int, expired: Callable[[], bool]
 
 def split_folds(ratings: Ratings, settings: Settings, folds: int) -> list[tuple[Ratings, Ratings]]:
     """Split the ratings with another seed for each fold; DataError if the test set is empty."""
-    splits = [split(ratings, with_fold_seed(settings, fold)) for fold in range(folds)]
+    splits = [split(ratings, settings.als, fold_seed(settings.seed, n)) for n in range(folds)]
     if not len(splits[0][1]):
         raise DataError("no user has two ratings, so the test set is empty; load more reviews")
     if settings.als.test_split == "time":
@@ -116,7 +117,10 @@ def measure(
         model = Model(fit_bias_only(train, settings.reviews, BiasDamping()), preferences)
         metrics = evaluate_lists(model, train, test, settings)
     else:
-        rating = fit_rating(spark, train, settings, damping_for(train, settings, None))
+        if settings.als.objective == "rating":
+            rating = fit_rating_alone(spark, train, settings.als, settings.seed)
+        else:
+            rating = fit_rating(spark, train, settings, choose_damping(train, settings))
         metrics = evaluate_ratings(rating, train, test, settings)[1]
     figure = metrics[search.measure.lower()]
     if figure is None:

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 @dataclass(eq=False)
-class Live(Generic[T]):
+class CachedUntilPublished(Generic[T]):
     """Caches what ``load`` reads until a document of Metadata has another run id; for any thread.
 
     ``load`` returns None, or raises, before anything is published.

@@ -10,21 +10,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from recommender.als.confidence import confidence_matrix, mllib_users, popularity_of
 from recommender.als.fold_in import preference_model, with_embedding
 from recommender.als.item_item import candidates, item_item_weights, predicted, refined
-from recommender.als.model import confidence_matrix, mllib_users, popularity_of
 from recommender.als.spectral_embedding import spectral_embedding
 from recommender.als.sweeps import implicit_step, random_factors, sweep
 from recommender.als.top_n import best_of_each, top_n
-from recommender.core.settings import Settings
+from recommender.core.settings import ReviewsSettings, Settings
 from recommender.data.ratings import Ratings
 from recommender.evaluation.metrics import ndcg_of_each
-from recommender.evaluation.splitting import relevant_items, split, with_fold_seed
+from recommender.evaluation.splitting import fold_seed, relevant_items, split
 
 DEFAULT_ALPHA = 20.0
 _LOWEST, _LOW, _HIGH = 1.0, 5.0, 60.0
@@ -41,7 +42,7 @@ _GROUPS = 5
 _REPEATS = 8
 _ENOUGH_USERS = 5_000
 _FEWEST_USERS = 20  # fewer decide nothing
-_MOST_TRAINING_USERS = 20_000  # of a trial
+_MOST_TRAINING_USERS = 20_000  # of a split
 
 log = logging.getLogger(__name__)
 
@@ -73,100 +74,104 @@ def choose_preference_parameters(ratings: Ratings, settings: Settings) -> Prefer
         reg_param = als.preference_reg_param or alpha * REG_PARAM_SHARE
         return PreferenceParameters(alpha, reg_param, rank, *weights)
 
-    trials = list(_trials(ratings, settings))
-    if not trials:
+    splits = list(_validation_splits(ratings, settings))
+    if not splits:
         log.info("no test rating to choose by: alpha is %g, the rank %d", alpha, rank)
         return parameters(alpha, rank)
 
-    weights: dict[tuple[float, int], tuple[float, float]] = {}
-
-    def ndcg(alpha: float, rank: int) -> NDArray[np.float64]:
-        tried, n, seed = parameters(alpha, rank), als.top_n, settings.seed
+    def measured(alpha: float, rank: int) -> _Measured:
+        tried, n = parameters(alpha, rank), als.top_n
         # Each fit has another random start, so that its noise is averaged, too.
-        numbered = enumerate(trials, start=seed)
-        by_weights = np.hstack([ndcg_by_weights(t, tried, n, start) for start, t in numbered])
+        numbered = enumerate(splits, start=settings.seed)
+        by_weights = np.hstack([ndcg_by_weights(each, tried, n, start) for start, each in numbered])
         best = _best_weights(by_weights)
-        weights[alpha, rank] = WEIGHTS[best]
-        each: NDArray[np.float64] = by_weights[best]
-        described = alpha, rank, *WEIGHTS[best], each.mean(), len(each)
+        described = alpha, rank, *WEIGHTS[best], by_weights[best].mean(), by_weights.shape[1]
         log.info("alpha %g, rank %d, weights %g and %g: NDCG %.4f of %d lists", *described)
-        return each
+        return _Measured(parameters(alpha, rank, *WEIGHTS[best]), by_weights[best])
 
-    by_alpha = {alpha: ndcg(alpha, low_rank)}
+    by_alpha = {alpha: measured(alpha, low_rank)}
     if als.alpha is None:
-        by_alpha[_LOW] = ndcg(_LOW, low_rank)
-        outer = _LOWEST if by_alpha[_LOW].mean() > by_alpha[alpha].mean() else _HIGH
-        by_alpha[outer] = ndcg(outer, low_rank)
-    best = max(by_alpha, key=lambda each: float(by_alpha[each].mean()))
-    if _beats(by_alpha[best], by_alpha[alpha]):
+        by_alpha[_LOW] = measured(_LOW, low_rank)
+        outer = _LOWEST if by_alpha[_LOW].ndcg.mean() > by_alpha[alpha].ndcg.mean() else _HIGH
+        by_alpha[outer] = measured(outer, low_rank)
+    best = max(by_alpha, key=lambda each: float(by_alpha[each].ndcg.mean()))
+    if _beats(by_alpha[best].ndcg, by_alpha[alpha].ndcg):
         alpha = best
-    by_rank = {low_rank: by_alpha[alpha]} | {other: ndcg(alpha, other) for other in ranks[1:]}
+    by_rank = {low_rank: by_alpha[alpha]} | {other: measured(alpha, other) for other in ranks[1:]}
     for other in ranks:
-        if _beats(by_rank[other], by_rank[rank]):
+        if _beats(by_rank[other].ndcg, by_rank[rank].ndcg):
             rank = other
-    return parameters(alpha, rank, *weights[alpha, rank])
+    return by_rank[rank].parameters
+
+
+class _Measured(NamedTuple):
+    parameters: PreferenceParameters  # with the best weights
+    ndcg: NDArray[np.float64]  # (test users of all splits,)
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
-    """A split that parameters are tried on."""
+class ValidationSplit:
+    """A split of the train set that parameters are tried on."""
 
-    confidence: csr_array  # the training users' rows of the confidence matrix
-    embedding: NDArray[np.float64]  # of these rows
-    mean: float  # of the whole confidence matrix
-    popularity: NDArray[np.float64]
-    seen: csr_array  # the test users' rows of the confidence matrix
-    regression: csr_array  # what the item-item regression on the training users predicts for them
-    relevant: csr_array  # and their relevant items
+    confidence: csr_array  # (training users, items)
+    embedding: NDArray[np.float64]  # (items, dimensions)
+    mean: float  # of the confidence matrix of all users
+    popularity: NDArray[np.float64]  # (items,)
+    seen: csr_array  # (test users, items), their confidence
+    regression: csr_array  # (test users, items), by the training users' item-item weights
+    relevant: csr_array  # (test users, items)
 
 
-def _trials(ratings: Ratings, settings: Settings) -> Iterator[Trial]:
-    """Yield trials that test a fifth of the users each, until enough are tested."""
+def _validation_splits(ratings: Ratings, settings: Settings) -> Iterator[ValidationSplit]:
+    """Yield splits that test a fifth of the users each, until enough are tested."""
     group = np.random.default_rng(settings.seed).integers(0, _GROUPS, len(ratings.users))
     tested = 0
     # The latest ratings are the same in every repeat, random ones differ.
     repeats = 1 if settings.als.test_split == "time" else _REPEATS
     for number in range(_GROUPS * repeats):
-        fold = with_fold_seed(settings, number)
-        if trial := trial_of(*split(ratings, fold, group == number % _GROUPS), fold):
-            yield trial
-            tested += trial.seen.shape[0]
+        seed = fold_seed(settings.seed, number)
+        parts = split(ratings, settings.als, seed, group == number % _GROUPS)
+        if validation := validation_split_of(*parts, settings.reviews, seed):
+            yield validation
+            tested += validation.seen.shape[0]
         if tested >= _ENOUGH_USERS:
             return
 
 
-def trial_of(train: Ratings, test: Ratings, settings: Settings) -> Trial | None:
-    """Return the trial of a split; None without a relevant test item."""
-    test_users, relevant = relevant_items(test, settings, _ENOUGH_USERS)
+def validation_split_of(
+    train: Ratings, test: Ratings, reviews: ReviewsSettings, seed: int
+) -> ValidationSplit | None:
+    """Return the split into these parts; None without a relevant test item."""
+    test_users, relevant = relevant_items(test, reviews.relevant_from, _ENOUGH_USERS, seed)
     if not len(test_users):
         return None
-    confidence = confidence_matrix(train, settings.reviews)
-    rows = confidence[mllib_users(train, _MOST_TRAINING_USERS, settings.seed)]
-    popularity, mean = popularity_of(train, settings.reviews), float(confidence.data.mean())
-    embedding = preference_embedding(rows, settings.seed)
+    confidence = confidence_matrix(train, reviews)
+    rows = confidence[mllib_users(train, _MOST_TRAINING_USERS, seed)]
+    popularity, mean = popularity_of(train, reviews), float(confidence.data.mean())
+    embedding = preference_embedding(rows, seed)
     seen = confidence[test_users]
     regression = predicted(seen, item_item_weights(rows))
-    return Trial(rows, embedding, mean, popularity, seen, regression, relevant)
+    return ValidationSplit(rows, embedding, mean, popularity, seen, regression, relevant)
 
 
 def ndcg_by_weights(
-    trial: Trial, parameters: PreferenceParameters, n: int, seed: int
+    parts: ValidationSplit, parameters: PreferenceParameters, n: int, seed: int
 ) -> NDArray[np.float64]:
     """Return the NDCG of one fit for each of ``WEIGHTS``, (weights, test users)."""
-    alpha, reg_param = parameters.alpha / trial.mean, parameters.reg_param
+    alpha, reg_param = parameters.alpha / parts.mean, parameters.reg_param
     step = partial(implicit_step, alpha=alpha, reg_param=reg_param)
-    start = random_factors(len(trial.popularity), parameters.rank, seed)
-    factors = sweep(step, trial.confidence, start, _MOST_SWEEPS)
-    model = preference_model(factors, trial.popularity, alpha=alpha, reg_param=reg_param)
+    start = random_factors(len(parts.popularity), parameters.rank, seed)
+    factors = sweep(step, parts.confidence, start, _MOST_SWEEPS)
+    model = preference_model(factors, parts.popularity, alpha=alpha, reg_param=reg_param)
     by_weights = []
     for weight in _EMBEDDING_WEIGHTS:
-        wide = with_embedding(model, trial.embedding, weight)
-        users = wide.user_factors(trial.seen)
-        items, scores = top_n(users, wide.item_factors, candidates(n), trial.seen)
+        wide = with_embedding(model, parts.embedding, weight)
+        users = wide.user_factors(parts.seen)
+        items, scores = top_n(users, wide.item_factors, candidates(n), parts.seen)
         for item_item in _ITEM_ITEM_WEIGHTS:
-            ranked = refined(items, scores, trial.regression, item_item) if item_item else scores
+            ranked = refined(items, scores, parts.regression, item_item) if item_item else scores
             lists, _ = best_of_each(items, ranked, min(n, items.shape[1]))
-            by_weights.append(ndcg_of_each(lists, trial.seen, trial.relevant, n))
+            by_weights.append(ndcg_of_each(lists, parts.seen, parts.relevant, n))
     return np.array(by_weights)
 
 

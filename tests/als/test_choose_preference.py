@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recommender.als import choose_alpha
-from recommender.als.choose_alpha import (
+from recommender.als import choose_preference
+from recommender.als.choose_preference import (
     DEFAULT_ALPHA,
     PreferenceParameters,
     choose_preference_parameters,
@@ -68,26 +68,26 @@ def test_the_best_mean_wins_and_another_rank_if_clearly_better(
     chosen: tuple[int, int],
     many_ratings: bool,
 ) -> None:
-    def ndcg(trial: Any, tried: PreferenceParameters, n: int, seed: int) -> Any:
+    def ndcg(validation: Any, tried: PreferenceParameters, n: int, seed: int) -> Any:
         noise = np.random.default_rng(tried.rank).normal(0, 0.05, 30)
-        behind = [weights != (0.15, 0.2) for weights in choose_alpha.WEIGHTS]
+        behind = [weights != (0.15, 0.2) for weights in choose_preference.WEIGHTS]
         by_weights = means[tried.alpha, tried.rank] - 0.1 * np.array(behind)
         return by_weights[:, None] + noise - noise.mean()
 
-    monkeypatch.setattr(choose_alpha, "ndcg_by_weights", ndcg)
-    monkeypatch.setattr(choose_alpha, "_MANY_RATINGS", 0 if many_ratings else 10**6)
+    monkeypatch.setattr(choose_preference, "ndcg_by_weights", ndcg)
+    monkeypatch.setattr(choose_preference, "_MANY_RATINGS", 0 if many_ratings else 10**6)
     best = choose_preference_parameters(dense(1), db_settings)
     assert best == PreferenceParameters(chosen[0], chosen[0] / 5, chosen[1], 0.15, 0.2)
 
 
 def test_other_weights_are_taken_if_they_are_clearly_better() -> None:
-    noise = np.random.default_rng(0).normal(0, 0.1, (len(choose_alpha.WEIGHTS), 400))
+    noise = np.random.default_rng(0).normal(0, 0.1, (len(choose_preference.WEIGHTS), 400))
     noise -= noise.mean(axis=1, keepdims=True)
     for weights, lead, taken in ((0, 0.001, 5), (0, 0.05, 0), (7, 0.05, 7), (5, 0.05, 5)):
         by_weights = noise.copy()
         by_weights[weights] += lead
-        assert choose_alpha._best_weights(by_weights) == taken
-        assert choose_alpha._best_weights(by_weights[:, :19]) == 0
+        assert choose_preference._best_weights(by_weights) == taken
+        assert choose_preference._best_weights(by_weights[:, :19]) == 0
 
 
 def test_the_embedding_has_a_weight_where_co_ratings_are_all_there_is(quick: Settings) -> None:
