@@ -21,6 +21,7 @@ from recommender.als.hindsight import record_hindsight
 from recommender.als.model import Model
 from recommender.als.recommend import RecommendTask, user_blocks
 from recommender.als.reuse import ChosenParameters, choose_parameters, reused_parameters
+from recommender.als.top_n import Mask
 from recommender.als.tuning.cli import add_tuning_options, run_tuning, tuning_axes
 from recommender.core.errors import ModelRejectedError
 from recommender.core.logs import configure_logging
@@ -28,7 +29,7 @@ from recommender.core.mongo_collections import PUBLISHED, RECOMMENDATIONS
 from recommender.core.script import TRAINING_CODES, run_script, script_parser
 from recommender.core.threads import one_blas_thread
 from recommender.data.ratings import Ratings, counts_of
-from recommender.data.restaurants import check_exclude, shown_restaurants
+from recommender.data.restaurants import shown_restaurants
 from recommender.data.users import read_users
 from recommender.evaluation.splitting import split
 from recommender.publishing.gate import add_force_option, check_recommendations, settings_with_force
@@ -69,6 +70,8 @@ def train(
             run.record(**counts_of(ratings))
             record_hindsight(run, ratings)
             train_set, test_set = split(ratings, settings.als, settings.seed)
+            excluded = settings.reviews.restaurants_exclude
+            shown = shown_restaurants(db, ratings.restaurants, excluded)
         model, chosen = fit(run, spark, train_set, len(ratings), anew=anew)
         with run.phase("evaluate"):
             blend_weight, errors = evaluate_ratings(model.rating, train_set, test_set, settings)
@@ -80,7 +83,7 @@ def train(
             model = refit(model, ratings, settings, chosen).with_blend_weight(blend_weight)
         with staged(db, RECOMMENDATIONS, run.run_id, old=old) as stage:
             with run.phase("recommend"):
-                users = recommend(spark.session(), model, ratings, run, stage.name)
+                users = recommend(spark.session(), model, ratings, shown, run, stage.name)
             with run.phase("publish recommendations"):
                 stage.seal(users)
                 check_recommendations(run, stage.name)
@@ -111,9 +114,9 @@ def fit(
 
 
 def recommend(
-    spark: SparkSession, model: Model, ratings: Ratings, run: TrainingRun, stage_name: str
+    spark: SparkSession, model: Model, ratings: Ratings, shown: Mask, run: TrainingRun, stage: str
 ) -> int:
-    """Stage the best unrated restaurants of all users of Reviews and ``Users``; return how many."""
+    """Stage the best unrated ``shown`` ones for users of Reviews and ``Users``; return how many."""
     reviews = run.settings.reviews
     in_users = read_users(run.db, ratings, reviews)
     newcomers, of_newcomers = in_users.newcomers, in_users.newcomer_ratings
@@ -127,10 +130,10 @@ def recommend(
         mongo=run.settings.mongo,
         top_n=run.settings.als.top_n,
         run_id=run.run_id,
-        stage_name=stage_name,
+        stage_name=stage,
         # The blocks carry their users' factors: none are broadcast.
         model=model.with_users(model.rating.bias.users[:0], model.rating.user_factors[:0]),
-        shown=shown_restaurants(run.db, ratings.restaurants, reviews.restaurants_exclude),
+        shown=shown,
         restaurants=ratings.restaurants,
     )
     if len(blocks) <= _FEW_BLOCKS:
@@ -176,7 +179,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if run.kind == "rollback":
             rollback(run)
         else:
-            check_exclude(run.db, settings.reviews.restaurants_exclude)
             check_targets(run, [RECOMMENDATIONS] if arguments.no_clustering else PUBLISHED)
             trained = train(run, anew=arguments.force)
             if not arguments.no_clustering:

@@ -27,7 +27,7 @@ from recommender.core.script import TRAINING_CODES, run_script, script_parser
 from recommender.core.settings import Settings
 from recommender.core.threads import one_blas_thread
 from recommender.data.ratings import Ratings, counts_of, rating_shift
-from recommender.data.restaurants import check_exclude, shown_restaurants
+from recommender.data.restaurants import shown_restaurants
 from recommender.data.reviews import read_ratings
 from recommender.publishing import gate
 from recommender.publishing.publish import publish_clusters
@@ -127,7 +127,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_elbow(arguments.elbow, settings, as_json=arguments.json)
         return 0
     with training_run(settings) as run:
-        check_exclude(run.db, settings.reviews.restaurants_exclude)
         check_targets(run, (CLUSTERS, METADATA))
         with run.phase("read"):
             ratings = read_ratings(settings)

@@ -47,12 +47,6 @@ def _plain_field_name(name: str) -> str:
     return name
 
 
-def _no_long_name(name: str) -> str:
-    if len(name.encode()) > 63:
-        raise ValueError("expected at most 63 bytes of UTF-8")
-    return name
-
-
 def _no_tiny_interval(hours: float) -> float:
     if 0 < hours < 1 / 3600:
         raise ValueError("expected 0, for no schedule, or at least a second (1/3600)")
@@ -78,7 +72,7 @@ def _sendable(key: SecretStr) -> SecretStr:
 
 
 MongoFilter = Annotated[dict[str, Any], BeforeValidator(_parsed), PlainSerializer(json_util.dumps)]
-DatabaseName = Annotated[str, Field(pattern=r'^[^/\\. "$\x00]+$'), AfterValidator(_no_long_name)]
+DatabaseName = Annotated[str, Field(max_length=63, pattern=r'^[^/\\. "$\x00]+$')]
 FieldName = Annotated[str, Field(min_length=1), AfterValidator(_plain_field_name)]
 Memory = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[1-9][0-9]*[kmgtKMGT]$")]
 Upper = BeforeValidator(lambda text: str(text).upper())

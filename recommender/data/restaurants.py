@@ -16,31 +16,24 @@ from recommender.data.ids import CODEC, READABLE, KeyIndex
 log = logging.getLogger(__name__)
 
 
-def check_exclude(db: MongoDatabase, exclude: Document | None) -> None:
-    """Raise ConfigurationError for a ``RESTAURANTS_EXCLUDE`` that MongoDB refuses."""
-    if exclude is None:
-        return
-    restaurants = source_of(db)["Restaurants"]
-    with mongo_errors("reading Restaurants"):
-        restaurants.find_one({}, {"_id": 1})  # else it is not the filter that is refused
-        try:
-            list(restaurants.find(exclude, {"_id": 1}))
-        except OperationFailure as error:
-            raise ConfigurationError(f"RESTAURANTS_EXCLUDE: {reason_of(error)}") from None
-
-
 def shown_restaurants(
     db: MongoDatabase, restaurants: pa.StringArray, exclude: Document | None
 ) -> NDArray[np.bool_]:
-    """Return bool (n,), false for each key of a restaurant that ``RESTAURANTS_EXCLUDE`` matches."""
+    """Return bool (n,), false for each key of a restaurant that ``RESTAURANTS_EXCLUDE`` matches.
+
+    ConfigurationError for a filter that MongoDB refuses.
+    """
     shown = np.ones(len(restaurants), dtype=bool)
     if exclude is None:
         return shown
-    with mongo_errors("finding the restaurants that RESTAURANTS_EXCLUDE excludes"):
-        documents = source_of(db)["Restaurants"].with_options(codec_options=CODEC)
-        matching = documents.find(exclude, {"_id": 0, "gmap_id": 1})
-        index = KeyIndex(restaurants)
-        positions = index.find_all(document.get("gmap_id") for document in matching)
+    documents = source_of(db)["Restaurants"].with_options(codec_options=CODEC)
+    with mongo_errors("reading Restaurants"):
+        documents.find_one({}, {"_id": 1})  # else it is not the filter that is refused
+        try:
+            matching = documents.find(exclude, {"_id": 0, "gmap_id": 1}).to_list()
+        except OperationFailure as error:
+            raise ConfigurationError(f"RESTAURANTS_EXCLUDE: {reason_of(error)}") from None
+    positions = KeyIndex(restaurants).find_all(document.get("gmap_id") for document in matching)
     shown[positions[positions >= 0]] = False
     log.info("RESTAURANTS_EXCLUDE leaves out %d restaurants", int((~shown).sum()))
     return shown

@@ -112,9 +112,7 @@ def runs(
 
 @router.get("/ui/compare")
 def compare(
-    request: Request,
-    service: CurrentService,
-    run: Annotated[list[str] | None, Query()] = None,
+    request: Request, service: CurrentService, run: Annotated[list[str] | None, Query()] = None
 ) -> Response:
     """Show where two runs differ: what was set and chosen, what came of it, and the rest."""
     if run is None or len(run) != 2:

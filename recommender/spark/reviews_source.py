@@ -11,13 +11,7 @@ from recommender.core.settings import MongoSettings, ReviewsSettings, Settings
 from recommender.core.threads import cores
 from recommender.data.cleaning import BLOCK_SCHEMA
 from recommender.data.ratings import Ratings, gather_reviews
-from recommender.data.reviews import (
-    IdRange,
-    plan,
-    read,
-    read_ratings,
-    reviews_collection,
-)
+from recommender.data.reviews import IdRange, plan, read, read_ratings, reviews_collection
 from recommender.spark.session import SparkThread, is_local
 
 # The JVM copies each block several times; lz4 halves them, and takes less time than one copy.

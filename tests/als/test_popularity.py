@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recommender.als.popularity import popularity_scores
+from recommender.als.confidence import popularity_scores
 
 
 def test_popular_items_with_high_ratings_come_first() -> None:

@@ -27,6 +27,7 @@ from recommender.core.mongo_collections import RECOMMENDATIONS
 from recommender.core.settings import Settings
 from recommender.data.ids import decode_ids
 from recommender.data.ratings import Ratings
+from recommender.data.restaurants import shown_restaurants
 from recommender.publishing.staging import staged
 from recommender.runs.run import training_run
 from tests.als.fits import fit_model
@@ -50,9 +51,11 @@ def stage_lists(
             training_run(settings) as run,
             staged(db, RECOMMENDATIONS, run.run_id) as stage,
         ):
+            excluded = settings.reviews.restaurants_exclude
+            shown = shown_restaurants(db, city.restaurants, excluded)
             for turn in range(times):
                 monkeypatch.setattr(als_training, "_FEW_BLOCKS", 10 * turn)
-                users = als_training.recommend(spark, model, city, run, stage.name)
+                users = als_training.recommend(spark, model, city, shown, run, stage.name)
                 assert users == db[stage.name].count_documents({})
             documents = {d["user_id"]: d for d in db[stage.name].find()}
         assert {d["run_id"] for d in documents.values()} == {run.run_id}

@@ -95,7 +95,7 @@ INVALID_VALUES = {
     "TRAIN_TIMEOUT_MINUTES": ["0"],
     "LEASE_SECONDS": ["9.9"],
     "STOP_GRACE_SECONDS": ["-1"],
-    "MONGO_DB": ["a b", "a/b", "a.b", "$a", "a" * 64, "é" * 32],
+    "MONGO_DB": ["a b", "a/b", "a.b", "$a", "a" * 64],
     "GATE": ["ajar"],
     "GATE_MIN_USERS_SHARE": ["1.1"],
     "RUNS_KEPT": ["0", "1" + "0" * 19],

@@ -8,7 +8,6 @@ from recommender.core.mongo import Document, MongoDatabase
 from recommender.core.settings import Settings, load_settings
 from recommender.data.restaurants import (
     RestaurantNames,
-    check_exclude,
     restaurant_names,
     shown_restaurants,
 )
@@ -36,9 +35,7 @@ def test_a_filter_that_mongodb_refuses_is_an_invalid_setting(db: MongoDatabase) 
     db["Restaurants"].insert_many(numbers)
     for refused in ({"$no": 1}, {"a": {"$regex": "("}}, {"$expr": {"$add": ["$n", 1]}}):
         with pytest.raises(ConfigurationError, match="RESTAURANTS_EXCLUDE"):
-            check_exclude(db, refused)
-    check_exclude(db, None)
-    check_exclude(db, {"n": 1})
+            shown_restaurants(db, KEYS, refused)
 
 
 def test_restaurants_that_cannot_be_read_are_not_blamed_on_the_filter(db: MongoDatabase) -> None:
@@ -47,7 +44,7 @@ def test_restaurants_that_cannot_be_read_are_not_blamed_on_the_filter(db: MongoD
     )
     db["Source"].insert_one({"gmap_id": "a"})
     with pytest.raises(DatabaseUnavailableError):
-        check_exclude(db, {"closed": True})
+        shown_restaurants(db, KEYS, {"closed": True})
 
 
 def test_a_text_that_is_not_a_filter_is_an_invalid_setting() -> None:
