@@ -70,8 +70,7 @@ def train(
             run.record(**counts_of(ratings))
             record_hindsight(run, ratings)
             train_set, test_set = split(ratings, settings.als, settings.seed)
-            excluded = settings.reviews.restaurants_exclude
-            shown = shown_restaurants(db, ratings.restaurants, excluded)
+            shown = shown_restaurants(db, ratings.restaurants, settings.reviews.restaurants_exclude)
         model, chosen = fit(run, spark, train_set, len(ratings), anew=anew)
         with run.phase("evaluate"):
             blend_weight, errors = evaluate_ratings(model.rating, train_set, test_set, settings)

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recommender.clustering.published_model import PublishedModel, load_model
-from recommender.core.errors import DataError
 from recommender.core.logs import configure_logging
 from recommender.core.mongo import Document, connected
 from recommender.core.script import READER_CODES, run_script, script_parser
@@ -17,32 +16,12 @@ from recommender.data.reviews import read_ratings
 
 _BAR_WIDTH = 40
 _GIANT = 0.5
-_LEAST_CLUSTERED = 0.5
-_MOST_MOVED = 0.5
 
 
 def count_users(model: PublishedModel, ratings: Ratings) -> tuple[NDArray[np.int64], int]:
     """Return the count of users in each cluster, int64 (k,), and in none."""
     counts = np.bincount(model.labels(ratings) + 1, minlength=len(model.centroids) + 1)
     return counts[1:], int(counts[0])
-
-
-def check_belongs(counts: NDArray[np.int64], unclustered: int, model: PublishedModel) -> None:
-    """Raise DataError if the model was trained on other reviews.
-
-    That is, if the share of users in a cluster is less than half of that at the training, or more
-    than half of them would have to change clusters to match its sizes.
-    """
-    clustered, trained = int(counts.sum()), sum(model.sizes)
-    users, expected = clustered + unclustered, trained / max(trained + model.unclustered, 1)
-    moved = np.abs(counts / max(clustered, 1) - np.array(model.sizes) / max(trained, 1)).sum() / 2
-    if clustered < _LEAST_CLUSTERED * expected * users:
-        problem = f"only {clustered:,} of {users:,} users are in a cluster"
-    elif moved > _MOST_MOVED:
-        problem = f"{moved:.0%} of the users are in other clusters than at the training"
-    else:
-        return
-    raise DataError(f"{problem}: {model.run_id} used other reviews; check MONGO_DB or train again")
 
 
 def describe(counts: NDArray[np.int64], unclustered: int, model: PublishedModel) -> Document:
@@ -81,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     with connected(settings.mongo) as db:
         model = load_model(db)
     counts, unclustered = count_users(model, read_ratings(settings))
-    check_belongs(counts, unclustered, model)
     show = print_json if arguments.json else print_counts
     show(describe(counts, unclustered, model))
     return 0

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from recommender.als.fold_in import PreferenceModel
@@ -54,7 +53,11 @@ def train(
     with run.phase("cluster"):
         matrix = user_matrix(ratings, settings.clusters.k, settings.reviews.rating_min)
         clustering, of_training_users = _cluster(matrix, settings)
-        clustering, moved = _with_previous_ids(clustering, previous_labels(run.db, ratings))
+        previous, moved = previous_labels(run.db, ratings), None
+        if previous is not None:
+            ids = matched_ids(clustering.labels, previous, len(clustering.centroids))
+            clustering = clustering.renumbered(ids)
+            moved = users_moved(clustering.labels, previous)
         shown = shown_restaurants(run.db, ratings.restaurants, settings.reviews.restaurants_exclude)
         scored = score_clusters(clustering, matrix, preferences, settings.seed)
         scored = replace(scored, scores=scored.scores * shown, fallback=scored.fallback * shown)
@@ -88,17 +91,6 @@ def _cluster(matrix: UserMatrix, settings: Settings) -> tuple[Clustering, Cluste
         return cluster(matrix, settings.clusters, settings.seed), None
     of_training_users = cluster(matrix.subset(users), settings.clusters, settings.seed)
     return of_training_users.extended(matrix.rows, users), of_training_users
-
-
-def _with_previous_ids(
-    clustering: Clustering, previous: NDArray[np.int32] | None
-) -> tuple[Clustering, int | None]:
-    """Give the clusters their `matched_ids`; return how many users have moved, None at first."""
-    if previous is None:
-        return clustering, None
-    ids = matched_ids(clustering.labels, previous, len(clustering.centroids))
-    renumbered = clustering.renumbered(ids)
-    return renumbered, users_moved(renumbered.labels, previous)
 
 
 def _factors_documents(

@@ -33,7 +33,6 @@ class PublishedModel:
     columns: pa.StringArray  # keys of the restaurants of the columns
     centroids: NDArray[np.float64]  # (k, columns)
     sizes: list[int]  # users in each cluster at the training
-    unclustered: int  # users in no cluster at the training
     rating_shift: float  # added to each rating in a user's vector
     clusters: list[Document]  # the documents of ``Clusters``, by ``cluster_id``
     fallback: list[Document]  # recommendations for users in no cluster
@@ -104,7 +103,6 @@ def _model(metadata: Mapping[str, Document], clusters: list[Document]) -> Publis
         columns=keys_of(metadata[names.COLUMNS_ID]["columns"]),
         centroids=np.array(metadata[names.CENTROIDS_ID]["centroids"], dtype=np.float64),
         sizes=[int(size) for size in figures["sizes"]],
-        unclustered=int(figures.get("users_without_overlap", 0)),
         rating_shift=float(figures.get("rating_shift", 0.0)),
         clusters=clusters,
         fallback=metadata.get(names.FALLBACK_ID, {}).get("recommendations", []),

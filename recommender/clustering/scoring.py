@@ -6,6 +6,7 @@ user in this cluster.
 """
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,13 +70,10 @@ def score(
         next_sums = np.bincount(ratings.indices[is_next], values[is_next], items)
         prior += next_sums / is_next.sum()
     # The prior that makes the counts more likely; the one of all users on a tie.
-    everyone, blended = np.tile(prior, (k, 1)), _blended(prior, centroids, columns)
-    (weight, likelihood), (weight_of_blended, likelihood_of_blended) = (
-        prior_weight(counts, each / each.sum(axis=1, keepdims=True)) for each in (everyone, blended)
-    )
-    chosen = everyone
-    if likelihood_of_blended > likelihood:
-        chosen, weight = blended, weight_of_blended
+    priors = np.tile(prior, (k, 1)), _blended(prior, centroids, columns)
+    shares = [each / each.sum(axis=1, keepdims=True) for each in priors]
+    fits = [(each, *prior_weight(counts, p)) for each, p in zip(priors, shares, strict=True)]
+    chosen, weight, _likelihood = max(fits, key=itemgetter(2))
     total = counts.sum(axis=1, keepdims=True) + weight
     return ClusterScores((sums + weight * chosen) / total, fallback, weight)
 

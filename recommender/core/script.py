@@ -80,7 +80,6 @@ def run_script(main: Callable[[Sequence[str] | None], int]) -> int:
             # Python's own flush must not fail.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
-        # A bug: its traceback is logged.
         logging.getLogger(__name__).exception("unexpected failure")
         print_error(f"{type(error).__name__}: {error}")
         return 1

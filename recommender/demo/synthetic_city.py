@@ -5,10 +5,12 @@ home and of their cuisines more often and rate them higher, so that clusters and
 structure to recover. Activity and popularity are heavy-tailed.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,26 +24,8 @@ from recommender.core.mongo_collections import insert_batches, replacing
 Floats: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.int64]
 
-NEIGHBOURHOODS = (
-    "Old Harbour", "Station Quarter", "Riverside", "University", "Hillcrest", "Market Square",
-    "Greenfield", "Docklands", "Castle Ward", "Lakeside", "Mill Lane", "Parkview",
-)  # fmt: skip
-CUISINES = (
-    "Italian", "Mexican", "Japanese", "Chinese", "Indian", "Thai", "French", "Greek",
-    "American", "Korean", "Vietnamese", "Turkish", "Spanish", "Ethiopian", "Lebanese", "Vegan",
-)  # fmt: skip
-_FIRST_WORDS = (
-    "Golden", "Copper", "Little", "Blue", "Royal", "Silver", "Happy", "Old", "Sunny", "Lucky",
-    "Quiet", "Red", "Smoky", "Rusty", "Green",
-)  # fmt: skip
-_SECOND_WORDS = (
-    "Fig", "Lantern", "Anchor", "Lemon", "Spoon", "Sparrow", "Olive", "Garden", "Fox", "Pepper",
-    "Oven", "Lotus", "Plum", "Heron", "Basil",
-)  # fmt: skip
-_KINDS = (
-    "Kitchen", "House", "Bar", "Grill", "Bistro", "Table", "Corner", "Room", "Counter", "Hall",
-    "Canteen", "Terrace",
-)  # fmt: skip
+_WORDS = json.loads(Path(__file__).with_name("city_words.json").read_text("utf-8"))
+NEIGHBOURHOODS, CUISINES = _WORDS["neighbourhoods"], _WORDS["cuisines"]
 
 # Effects of a match of neighbourhood or cuisine: on the log odds of a choice, and on the rating.
 _NEAR_PULL, _CUISINE_PULL, _SECOND_CUISINE_PULL = 2.5, 2.3, 1.6
@@ -201,7 +185,7 @@ def _scattered(count: int, seed: int) -> list[int]:
 
 def _make_names(rng: np.random.Generator, cuisine: Indices) -> Iterator[str]:
     """Yield distinct names such as ``Copper Fig Thai Kitchen``, one per restaurant."""
-    words = list(product(_FIRST_WORDS, _SECOND_WORDS, _KINDS))
+    words = list(product(_WORDS["first"], _WORDS["second"], _WORDS["kinds"]))
     order = rng.permutation(len(words)).tolist()
     starts = rng.integers(0, len(words), len(CUISINES)).tolist()
     named: Counter[int] = Counter()

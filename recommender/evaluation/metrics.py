@@ -9,6 +9,7 @@ from scipy.sparse import csr_array
 Floats = NDArray[np.float64]
 Lists = NDArray[np.integer[Any]]
 
+RANKING = ("ndcg", "ndcg_error", "recall", "hit_rate", "map", "coverage", "popularity")
 _ERRORS = ("rmse", "rmse_error", "mae", "mean_rmse", "mean_mae", "baseline_rmse", "baseline_mae")
 
 
@@ -49,9 +50,6 @@ def rating_error(
 
 def _rmse_mae(error: Floats) -> tuple[float, float]:
     return float(np.sqrt(np.mean(error**2))), float(np.mean(np.abs(error)))
-
-
-RANKING = ("ndcg", "ndcg_error", "recall", "hit_rate", "map", "coverage", "popularity")
 
 
 def no_quality(reason: str) -> dict[str, Any]:

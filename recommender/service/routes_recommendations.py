@@ -11,7 +11,6 @@ from recommender.service.problems import responses
 
 router = APIRouter(prefix="/recommendations", dependencies=[Depends(require_key)])
 
-
 ListLength = Annotated[int | None, Query(ge=1, le=LONGEST_LIST, description="unset: ALS_TOP_N")]
 
 

@@ -74,7 +74,7 @@ class WantedSchedule(BaseModel):
 def train(
     service: CurrentService,
     response: Response,
-    force: Annotated[bool, Query(description="publish what the gate would reject")] = False,
+    force: Annotated[bool, Query(description="as the option --force")] = False,
 ) -> TrainingStarted:
     """Start a training now; 409 names the one in progress."""
     run_id = service.trainer.start("api", force=force)

@@ -58,12 +58,9 @@ def parse_grid(texts: Sequence[str], objective: str) -> Axes:
             )
         if name in axes:
             raise ValueError(f"--grid has {name.upper()} twice; list all its values at once")
-        axes[name] = tuple(dict.fromkeys(_parse_value(name, v) for v in values.split(",")))
+        try:
+            parsed = [load_settings(**{name: v.strip()}).public()[name] for v in values.split(",")]
+        except ConfigurationError as error:
+            raise ValueError(f"--grid {name.upper()}: {error}") from None
+        axes[name] = tuple(dict.fromkeys(parsed))
     return axes or defaults
-
-
-def _parse_value(name: str, text: str) -> Any:
-    try:
-        return load_settings(**{name: text.strip()}).public()[name]
-    except ConfigurationError as error:
-        raise ValueError(f"--grid {name.upper()}: {error}") from None
