@@ -27,8 +27,12 @@ from sklearn.cluster import KMeans
 
 from benchmarks.datasets import add_columns_options, read_file
 from recommender.als.choose_preference import preference_embedding
-from recommender.als.confidence import popularity_scores
-from recommender.als.fold_in import PreferenceModel, preference_model, with_embedding
+from recommender.als.fold_in import (
+    PreferenceModel,
+    popularity_scores,
+    preference_model,
+    with_embedding,
+)
 from recommender.als.sweeps import implicit_step, random_factors, sweep
 from recommender.als.top_n import top_n
 from recommender.clustering.evaluate import evaluate_clusters

@@ -39,8 +39,7 @@ IMPORT_PYSPARK = {
 NUMERIC = {
     "recommender.core.threads",
     *("dists", "recommender.als.bias", "recommender.als.fold_in", "recommender.als.item_item"),
-    *("recommender.als.confidence", "recommender.als.spectral_embedding"),
-    *("recommender.als.sweeps", "recommender.als.top_n"),
+    *("recommender.als.spectral_embedding", "recommender.als.sweeps", "recommender.als.top_n"),
     *("recommender.evaluation.metrics", "recommender.clustering.stable_ids"),
     *("recommender.clustering.empty_clusters", "recommender.clustering.scoring"),
     *("recommender.clustering.embedding_clusters", "recommender.clustering.spherical_kmeans"),

@@ -1,15 +1,12 @@
 """What the fits take in: the confidence matrix, the popularity, and the users for MLlib."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from recommender.als.fold_in import popularity_scores
 from recommender.core.settings import ReviewsSettings
 from recommender.data.ratings import Ratings, rating_shift
-
-_DAMPING = 10  # ratings
 
 
 def confidence_matrix(ratings: Ratings, reviews: ReviewsSettings) -> csr_array:
@@ -21,19 +18,6 @@ def popularity_of(ratings: Ratings, reviews: ReviewsSettings) -> NDArray[np.floa
     """Return the popularity of each restaurant, (restaurants,); see `popularity_scores`."""
     shifted = ratings.rating + rating_shift(reviews.rating_min)
     return popularity_scores(ratings.restaurant, shifted, len(ratings.restaurants))
-
-
-def popularity_scores(
-    item: NDArray[np.integer[Any]], rating: NDArray[np.float64], items: int
-) -> NDArray[np.float64]:
-    """Score each item by its share of the ratings, above 0, times its damped mean: (items,).
-
-    With n_i ratings of item i of sum s_i, N ratings in all of mean m, and damping d, the score is
-    n_i / N (s_i + d m) / (n_i + d).
-    """
-    sums, counts = np.bincount(item, rating, items), np.bincount(item, minlength=items)
-    means = (sums + _DAMPING * rating.mean()) / (counts + _DAMPING)
-    return np.asarray(counts / len(rating) * means)
 
 
 def mllib_users(ratings: Ratings, most: int, seed: int) -> NDArray[np.bool_]:

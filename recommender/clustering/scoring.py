@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from scipy.special import gammaln
 
 from dists import Floats
-from recommender.als.confidence import popularity_scores
+from recommender.als.fold_in import popularity_scores
 from recommender.core.threads import map_blocks
 
 Ints = NDArray[np.int64]

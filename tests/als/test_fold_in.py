@@ -6,7 +6,12 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag
 from scipy.sparse import csr_array
 
-from recommender.als.fold_in import PreferenceModel, preference_model, with_embedding
+from recommender.als.fold_in import (
+    PreferenceModel,
+    popularity_scores,
+    preference_model,
+    with_embedding,
+)
 
 ALPHA, REG = 3.0, 0.7
 
@@ -120,3 +125,12 @@ def test_a_user_who_rated_everything_needs_no_matrix_of_all_pairs_of_items() -> 
     factors = np.random.default_rng(0).standard_normal((20_000, 8)).astype(np.float32)
     everything = csr_array(np.full((1, 20_000), 4.0))
     assert np.isfinite(model_of(factors, everything).user_factors(everything)).all()
+
+
+def test_popular_items_with_high_ratings_come_first() -> None:
+    item = np.repeat([0, 1, 2, 3], [100, 100, 1, 99])
+    rating = np.repeat([3.0, 5.0, 5.0, 5.0], [100, 100, 1, 99])
+    scores = popularity_scores(item, rating, 5)
+    assert np.argsort(-scores).tolist() == [1, 3, 0, 2, 4]
+    assert scores[4] == 0
+    assert scores[2] == pytest.approx((5 + 10 * rating.mean()) / 11 / 300)

@@ -57,7 +57,7 @@ def test_k_is_lowered_to_the_number_of_different_users(
 ) -> None:
     _, clustering = clustered(few_ratings(), load_settings(clusters_k=50, clusters_space=space))
     assert (len(clustering.centroids), clustering.space) == (5, space)
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1
 
 
 @pytest.mark.parametrize("space", SPACES)
