@@ -82,7 +82,8 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 ApiKey = Annotated[SecretStr, AfterValidator(_sendable)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-UpToThousand = Annotated[int, Field(ge=1, le=1000)]
+ListLength = Annotated[int, Field(ge=1, le=1000)]
+Rank = Annotated[int, Field(ge=1, le=20_000)]
 
 
 class _Group(BaseModel):
@@ -199,7 +200,7 @@ class AlsSettings(_Group):
     """Ranking score: `preference` (implicit-feedback ALS) or predicted `rating` (explicit ALS)."""
     max_iter: Count = Field(10, alias="ALS_MAX_ITER")
     """Least ALS iterations: three by MLlib, then half-steps; fewer beyond a million ratings."""
-    rank: UpToThousand = Field(10, alias="ALS_RANK")
+    rank: Rank = Field(10, alias="ALS_RANK")
     """Latent factors of the rating fit."""
     reg_param: float = Field(0.1, alias="ALS_REG_PARAM", ge=0)
     """ALS regularisation of the rating fit."""
@@ -207,7 +208,7 @@ class AlsSettings(_Group):
     """Damping of the user bias, in ratings; unset: chosen by each training."""
     restaurant_weight: Positive | None = Field(None, alias="ALS_RESTAURANT_WEIGHT")
     """Damping of the restaurant bias, in ratings; unset: chosen by each training."""
-    preference_rank: UpToThousand | None = Field(None, alias="ALS_PREFERENCE_RANK")
+    preference_rank: Rank | None = Field(None, alias="ALS_PREFERENCE_RANK")
     """Latent factors of the preference fit; unset: 32 or 64, chosen by each training."""
     preference_reg_param: Positive | None = Field(None, alias="ALS_PREFERENCE_REG_PARAM")
     """ALS regularisation of the preference fit; unset: a fifth of `ALS_ALPHA`."""
@@ -221,7 +222,7 @@ class AlsSettings(_Group):
     """Share of each user's ratings to test with."""
     test_split: Literal["random", "time"] = Field("random", alias="ALS_TEST_SPLIT")
     """Test ratings: `random` or, by `time`, the latest."""
-    top_n: UpToThousand = Field(13, alias="ALS_TOP_N")
+    top_n: ListLength = Field(13, alias="ALS_TOP_N")
     """Restaurants recommended to each user."""
 
 
@@ -232,7 +233,7 @@ class ClustersSettings(_Group):
     """Number of clusters."""
     space: Literal["tastes", "ratings"] = Field("tastes", alias="CLUSTERS_SPACE")
     """What is clustered: `tastes`, a spectral embedding of rated restaurants, or raw `ratings`."""
-    top_n: UpToThousand = Field(40, alias="CLUSTERS_TOP_N")
+    top_n: ListLength = Field(40, alias="CLUSTERS_TOP_N")
     """Restaurants kept for each cluster."""
 
 

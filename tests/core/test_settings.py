@@ -104,7 +104,7 @@ INVALID_VALUES = {
     "SPARK_DRIVER_MEMORY": ["8", "8GB"],
     "SPARK_EXECUTOR_MEMORY": ["0g"],
     "SPARK_EXECUTOR_CORES": ["0"],
-    "ALS_RANK": ["1001", "0", "1.5"],
+    "ALS_RANK": ["20001", "0", "1.5"],
     "ALS_MAX_ITER": ["-3"],
     "ALS_REG_PARAM": ["-0.1"],
     "ALS_OBJECTIVE": ["guess"],
