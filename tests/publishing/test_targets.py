@@ -111,14 +111,6 @@ def test_the_samples_have_the_form_of_the_schemas(db: MongoDatabase, db_settings
         assert set(sample) | {"_id"} == set(schema_of(target)["properties"])
 
 
-def test_the_scripts_refuse_a_filter_before_they_train(
-    run_here: Callable[..., int], db: MongoDatabase
-) -> None:
-    for main in (als_training.main, clustering_training.main):
-        assert run_here(main, RESTAURANTS_EXCLUDE='{"$foo": 1}') == 78
-        assert Ledger(db).recent(1)[0]["phases"] == []
-
-
 def test_the_scripts_refuse_a_target_before_they_train(
     run_here: Callable[..., int], db: MongoDatabase
 ) -> None:

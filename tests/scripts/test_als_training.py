@@ -41,6 +41,14 @@ def files_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("tiny_city")
+def test_a_filter_that_mongodb_refuses_ends_a_training_before_its_fits(
+    train_here: Callable[..., int], db: MongoDatabase
+) -> None:
+    assert train_here(als_training.main, RESTAURANTS_EXCLUDE='{"$foo": 1}') == 78
+    assert (db["TrainingRuns"].find_one() or {})["phases"] == []
+
+
+@pytest.mark.usefixtures("tiny_city")
 def test_the_script_rejects_a_worse_model_and_forced_publishes_it_with_the_clusters(
     train_here: Callable[..., int],
     db: MongoDatabase,
