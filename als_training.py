@@ -43,7 +43,7 @@ from recommender.spark.reviews_source import count_reviews, read_reviews
 from recommender.spark.session import SparkThread, spark_session
 
 _PARTITIONS_A_CORE = 4  # so that no core waits long for the last one
-_BRIEF_REVIEWS = 100_000  # Spark's jobs on these take seconds
+_BRIEF_REVIEWS = 100_000  # MLlib fits all ratings of these in seconds
 _FEW_BLOCKS = 4  # take no longer here than Python workers take to start
 _MODES = {
     "--dry-run": "train and evaluate, report the gate's verdict, publish nothing; then exit 0",
@@ -63,8 +63,8 @@ def train(
     settings, db = run.settings, run.db
     old = others_before(db, RECOMMENDATIONS)  # what the backend wrote by itself
     count = count_reviews(db)
-    name, brief = f"als_training {run.run_id}", count <= _BRIEF_REVIEWS
-    with spark_session(settings, name, brief=brief) as spark:
+    brief = settings.als.objective == "preference" or count <= _BRIEF_REVIEWS
+    with spark_session(settings, f"als_training {run.run_id}", brief=brief) as spark:
         with run.phase("read"):
             ratings = read_reviews(spark, settings, count)
             run.record(**counts_of(ratings))
