@@ -43,8 +43,8 @@ class RecommendationEncoder:
     ) -> Iterator[RawBSONDocument]:
         """Yield the documents of n users, with `top_n`'s results and predicted ratings, (n, m)."""
         if (ratings is None) != (self._dtype == _SCORE):
-            given = "missing" if ratings is None else "given"
-            raise ValueError(f"ratings are {given}, with_ratings={ratings is None}")
+            state = "missing" if ratings is None else "given"
+            raise ValueError(f"ratings are {state}, with_ratings={ratings is None}")
         values = np.zeros(items.shape, self._dtype)
         values["score"] = scores
         if ratings is not None:

@@ -228,7 +228,7 @@ def test_all_invalid_values_are_named_at_once() -> None:
     Path(".env").write_text("PORT=x\nSEED=y\n")
     with pytest.raises(ConfigurationError) as caught:
         load_settings()
-    assert all(given in str(caught.value) for given in ("PORT='x'", "SEED='y'"))
+    assert all(text in str(caught.value) for text in ("PORT='x'", "SEED='y'"))
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:

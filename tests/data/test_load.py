@@ -817,11 +817,11 @@ def test_a_file_is_read_as_a_training_finds_it(
     run: Run, db_settings: Settings, tmp_path: Path
 ) -> None:
     run(GOOGLE_CSV + "2,0xa:0x2,9,\n2,0xa:0x3,,\n")
-    found, trained = read_file(str(tmp_path / "file.csv"), db_settings), read_ratings(db_settings)
-    assert found.users.equals(trained.users)
-    assert found.restaurants.equals(trained.restaurants)
-    assert found.rating.tolist() == trained.rating.tolist() == [5, 3.5]
-    assert found.report == trained.report
+    loaded, trained = read_file(str(tmp_path / "file.csv"), db_settings), read_ratings(db_settings)
+    assert loaded.users.equals(trained.users)
+    assert loaded.restaurants.equals(trained.restaurants)
+    assert loaded.rating.tolist() == trained.rating.tolist() == [5, 3.5]
+    assert loaded.report == trained.report
 
 
 def test_a_file_with_other_columns_or_nothing_in_it_is_read_too(
