@@ -21,8 +21,7 @@ class ChildLog:
     def __init__(self, path: Path, run_id: str) -> None:
         self._file = path.open("rb")
         self._fields = {"run_id": run_id, "phase": ""}
-        self._level = logging.INFO
-        self._rest = b""
+        self._level, self._rest = logging.INFO, b""
 
     def pass_on(self, *, ended: bool = False) -> None:
         """Log the lines that were added; once the training has ended, also an unfinished one."""
@@ -44,6 +43,8 @@ class ChildLog:
             level = self._level = logging.getLevelNamesMapping().get(match["level"], logging.INFO)
             if phase := _PHASE.fullmatch(text):
                 self._fields["phase"] = phase[1]
+            elif text.startswith(("unexpected failure", "Spark failed: ")):
+                level = logging.WARNING  # the one error is the line of its end
         elif text.startswith("error: "):
             self.reason = text.removeprefix("error: ")
             return

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pymongo
@@ -48,12 +49,10 @@ class LedgerMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
-        up = True
-        try:
-            with pymongo.timeout(_SECONDS):
-                self._last = [*_of_runs(self._db), *_of_collections(self._db)]
-        except PyMongoError:
-            up = False
+        up = False
+        with suppress(PyMongoError), pymongo.timeout(_SECONDS):
+            self._last = [*_of_runs(self._db), *_of_collections(self._db)]
+            up = True
         yield _gauge("mongodb_up", "0 if MongoDB did not answer: the rest is as last read.", up)
         yield _gauge("schedule_paused", "1 if the schedule is paused.", self._schedule.paused)
         yield _gauge("schedule_interval_seconds", "0: no schedule.", self._schedule.interval)
@@ -81,15 +80,16 @@ def _of_runs(db: MongoDatabase) -> Iterator[Metric]:
     published = Ledger(db).has_published_lists()
     live = names.run_of(db[names.RECOMMENDATIONS]) if published else None
     als = Ledger(db).get(str(live)) or {}
-    rejected, warnings = als.get("rows_rejected", {}), len(als.get("warnings", ()))
-    yield _gauge("reviews_rejected", "Reviews left out, by reason.", rejected, "reason")
-    yield _gauge("warnings", "Warnings of the run whose lists are live.", warnings)
+    of_clusters = Ledger(db).get(str(names.run_of(db[names.CLUSTERS]))) or {}
+    warned = [w for w in als.get("warnings", ()) if not w.startswith("clusters: ")]
+    warned += [w for w in of_clusters.get("warnings", ()) if w.startswith("clusters: ")]
+    yield _gauge("reviews_rejected", "Reviews left out.", als.get("rows_rejected", {}), "reason")
+    yield _gauge("warnings", "Warnings of the runs whose lists are live.", len(warned))
     yield _gauge("rmse", "RMSE on test ratings.", figure_at(als, "metrics.als.rmse"))
     yield _gauge("ndcg", "NDCG of the lists of test users.", figure_at(als, "metrics.lists.ndcg"))
     yield _gauge("lift", "NDCG less the popular list's.", figure_at(als, "metrics.lists.lift"))
-    hindsight = figure_at(als, "metrics.hindsight") or {}
     text = "Reviews since the previous lists, and how many of them those had."
-    yield _gauge("hindsight", text, hindsight, "figure")
+    yield _gauge("hindsight", text, figure_at(als, "metrics.hindsight") or {}, "figure")
 
 
 def _of_collections(db: MongoDatabase) -> Iterator[Metric]:

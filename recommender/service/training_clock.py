@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 class TrainingClock:
     """Waits for each slot of the schedule, claims it, and starts a training.
 
-    A scheduled training that failed in passing is retried once, unless the schedule is paused.
-    A claimed slot whose training cannot start because MongoDB is unavailable is kept and tried
+    A scheduled training that failed in passing is retried once, unless the schedule is paused or
+    off. A claimed slot whose training cannot start because MongoDB is unavailable is kept and tried
     again every few seconds until the next slot is due; then it is counted as skipped.
     ``start_training`` raises :class:`LeaseHeldError` if one is in progress. Before each reading of
     the schedule but the first, ``tidy_up`` is called; it returns true, once, if a retry is due.
@@ -63,7 +63,7 @@ class TrainingClock:
                 if self._claimed == "schedule":
                     self._schedule.count_skip({})
                 self._claimed = "schedule"
-            if self._schedule.paused:
+            if self._schedule.paused or not self._schedule.interval:
                 self._claimed = None
             if self._claimed:
                 self._train(self._claimed)

@@ -49,6 +49,19 @@ def test_lines_keep_their_level_and_get_run_and_phase(
     assert lines.reason == "why"
 
 
+@pytest.mark.parametrize(
+    "line", ["recommender.core.script: unexpected failure", "a.b: Spark failed: no memory"]
+)
+def test_what_the_last_line_repeats_is_no_error_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, line: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "r1.log"
+    path.write_text(f"{TIME} ERROR {line}\n  Traceback\nerror: why\n")
+    ChildLog(path, "r1").pass_on(ended=True)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
 def test_a_megabyte_without_a_newline_is_cut(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

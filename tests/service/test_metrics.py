@@ -115,6 +115,21 @@ def test_figures_are_those_of_the_run_whose_lists_are_live(
     assert (figures["recommender_lift",], figures["recommender_warnings",]) == (-0.1, 2)
 
 
+def test_warnings_are_those_of_the_runs_whose_lists_and_clusters_are_live(
+    client: TestClient, db: MongoDatabase
+) -> None:
+    both = ["recommendations: w", "clusters: w"]
+    trained = a_run(1, **{**TRAINED, "warnings": both[:1]})
+    db["TrainingRuns"].insert_many([trained, a_run(2, warnings=both[1:])])
+    db["Recommendations"].insert_one({**LIVE})
+    db["Clusters"].insert_one({"run_id": "00002"})  # of a clustering alone
+    assert scraped(client)["recommender_warnings",] == 2
+    db["TrainingRuns"].update_many({}, {"$set": {"warnings": both}})
+    assert scraped(client)["recommender_warnings",] == 2
+    db["TrainingRuns"].update_one({"_id": "00002"}, {"$set": {"warnings": []}})
+    assert scraped(client)["recommender_warnings",] == 1
+
+
 def test_requests_are_counted_by_route_and_not_by_path(client: TestClient) -> None:
     for path in ("/runs/a", "/runs/b", "/nowhere", "/elsewhere"):
         client.get(path)
@@ -254,10 +269,10 @@ def test_the_runbook_names_the_alert_of_every_failure_code_or_that_there_is_none
     rows = re.findall(r"^\| (\d[^|]*)\|(.*)$", runbook, re.MULTILINE)
     alerts = {changes[CODE]: alert for alert, changes in CHANGES if CODE in changes}
     for code in EXIT_CODES.keys() - {0} | {137}:
-        found = [symptom + text for symptom, text in rows if re.search(rf"\b{code}\b", symptom)]
-        assert found, code
+        causes = [symptom + text for symptom, text in rows if re.search(rf"\b{code}\b", symptom)]
+        assert causes, code
         alert = alerts.get(f"{code}x320")
-        assert f"`{alert}`" in found[0] if alert else "no alert" in found[0], code
+        assert f"`{alert}`" in causes[0] if alert else "no alert" in causes[0], code
 
 
 def series(name: str, replica: str) -> str:

@@ -176,6 +176,13 @@ def test_a_retry_that_is_due_is_started_once_and_is_no_slot(
     assert "skipped" not in slot(db)
 
 
+def test_without_a_schedule_nothing_is_retried(db: MongoDatabase) -> None:
+    trainings, due = Trainings(), [True]
+    clock = TrainingClock(Schedule(db, 0), trainings.start, due.pop)
+    clock._tick()
+    assert (trainings.count, due) == (0, [])
+
+
 def test_a_retry_that_is_due_outlasts_an_election(
     db: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
