@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LABELLED_TICKS = 5  # about; more would overlap
+_LABELLED_TICKS = 4  # at most; more would overlap
 _INK = "#59635d"  # on white; on a dark page, the style replaces it
 _ON_DARK = b"<style>@media (prefers-color-scheme: dark) { svg { --ink: #a0aaa4 } }</style>"
 # Colours of a contrast of 3 and more on white and on black.
@@ -81,7 +81,7 @@ def _draw_lines(axes: Axes, chart: LineChart) -> None:
         for x, value, error, note in zip(xs, values, errors, notes, strict=True):
             axes.text(x, value + error, note, ha="center", va="bottom", weight="bold")
     axes.set(title=chart.title, xlabel=chart.x_label, ylabel=chart.y_label)
-    labelled = range(0, len(chart.ticks), max(1, len(chart.ticks) // _LABELLED_TICKS))
+    labelled = range(0, len(chart.ticks), -(-len(chart.ticks) // _LABELLED_TICKS) or 1)
     axes.set_xticks(labelled, [chart.ticks[tick] for tick in labelled])
     axes.set_xlim(-0.5, len(chart.ticks) - 0.5)
     axes.margins(y=0.12)

@@ -34,10 +34,12 @@ def test_a_line_chart_has_ticks_notes_and_a_legend() -> None:
 
 
 def test_only_some_of_many_ticks_are_labelled() -> None:
-    ticks = tuple(f"k{i}" for i in range(20))
-    line = tuple(Point(i, 0.1) for i in range(20))
-    shown = texts(line_charts_svg(LineChart("", "", "", ticks, (("", line),))))
-    assert [text for text in shown if text in ticks] == [*ticks[::4]]
+    for number, labelled in ((4, 4), (5, 3), (9, 3), (20, 4), (50, 4)):
+        ticks = tuple(f"k{i}" for i in range(number))
+        line = tuple(Point(i, 0.1) for i in range(number))
+        shown = texts(line_charts_svg(LineChart("", "", "", ticks, (("", line),))))
+        assert [text for text in shown if text in ticks] == [*ticks[:: -(-number // 4)]]
+        assert len(set(shown) & set(ticks)) == labelled
 
 
 def test_the_plots_of_the_page_are_drawn_once(tmp_path: Path) -> None:

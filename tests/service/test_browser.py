@@ -118,6 +118,7 @@ def test_the_pages_in_a_browser(
             emulate(browser, width, "light")
             two_runs_are_compared(browser, url)
             a_user_is_looked_up(browser, url)
+            a_cluster_is_explained(browser, url)
             a_new_user_gets_a_list(browser, url)
         the_schedule_is_paused_and_resumed(browser, url)
         a_message_is_not_ended_by_the_one_before(browser)
@@ -197,10 +198,33 @@ def a_user_is_looked_up(browser: webdriver.Chrome, url: str) -> None:
     shown(browser, "#live a")[0].click()
     until(lambda: "Served now" in text(browser))
     assert NASTY in text(browser)  # what the user has rated
+    assert labels(browser, "ul.list .stars") == ["5 ★"]
+    served = httpx.get(f"{url}/users/{quote(USER, safe='')}").json()["served"]
+    assert f"in cluster {served['cluster_id']}." in text(browser)
     assert len(shown(browser, "ol.list")[0].find_elements(By.TAG_NAME, "li")) == 13
     browser.find_element(By.PARTIAL_LINK_TEXT, "alert(1)").click()
     until(lambda: "/ui/restaurants/" in browser.current_url)
     assert labels(browser, "main p code") == [RESTAURANT]
+
+
+def a_cluster_is_explained(browser: webdriver.Chrome, url: str) -> None:
+    browser.get(f"{url}/ui/clusters")
+    listed = httpx.get(f"{url}/clusters").json()["clusters"]
+    number = next(one["cluster_id"] for one in listed if one["stands_out"])
+    cluster = httpx.get(f"{url}/clusters/{number}").json()
+    apart, names = cluster["stands_out"], [e["name"] for e in cluster["recommendations"]]
+    assert [e["name"] for e in apart[:3] if e["name"] not in text(browser)] == []
+    browser.find_element(By.LINK_TEXT, str(number)).click()
+    until(lambda: labels(browser, "h1") == [f"Cluster {number}"])
+    assert labels(browser, "td:nth-child(1)") == [e["name"] for e in apart]
+    for column, digits, share in ((2, 0, "share"), (3, 1, "city_share")):
+        shares = [f"{100 * e[share]:.{digits}f} %" for e in apart]
+        assert labels(browser, f"td:nth-child({column})") == shares
+    assert labels(browser, "ol.list li > span:first-of-type") == names
+    shown(browser, "ol.list a")[0].click()
+    until(lambda: "/ui/restaurants/" in browser.current_url)
+    listing = labels(browser, "ul.list a")
+    assert {label.partition(" ")[0] for label in listing} == {"Cluster"}
 
 
 def a_new_user_gets_a_list(browser: webdriver.Chrome, url: str) -> None:
@@ -252,7 +276,9 @@ def of_two_browsers_one_starts_a_training_and_the_other_cancels_it(
     press(browser, "Train now")
     until(lambda: " left" in "".join(labels(browser, ".card p")))  # how long it may take
     (run_id,) = (run["run_id"] for run in httpx.get(f"{url}/runs?limit=1").json()["runs"])
-    browser.close()
+    browser.get(f"{url}/ui/runs/{run_id}")
+    browser.execute_script("events.close()")  # as a proxy's 503 does, while the service restarts
+    second = browser.current_window_handle
     browser.switch_to.window(first)
     press(browser, "Train now")
     until(lambda: run_id in labels(browser, "#message")[0])
@@ -265,6 +291,10 @@ def of_two_browsers_one_starts_a_training_and_the_other_cancels_it(
     run = db["TrainingRuns"].find_one({"run_id": run_id}) or {}
     assert (run["state"], run["exit_code"]) == ("cancelled", 143)
     assert served_of(db) == live
+    browser.switch_to.window(second)
+    until(lambda: labels(browser, "h1 .state") == ["cancelled"])  # without a reload
+    browser.close()
+    browser.switch_to.window(first)
 
 
 def a_clustering_is_rolled_back(browser: webdriver.Chrome, url: str, db: MongoDatabase) -> None:

@@ -36,6 +36,8 @@ def test_an_empty_database_has_pages(client: TestClient) -> None:
     overview = page(client, "/")
     assert 'action="/train"' in overview
     assert 'action="/schedule"' in overview
+    policy = client.get("/").headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; style-src 'self'; script-src 'self'; ")
     for path in ("/ui/runs", "/ui/quality", "/ui/users"):
         page(client, path)
     for path in ("/ui/clusters", "/ui/users/u", "/ui/try", "/ui/restaurants"):
@@ -176,6 +178,7 @@ def test_the_overview_is_of_the_lists_that_are_live(
         db["Recommendations"].update_one({}, {"$set": {"run_id": run_id}})
         overview = page(client, "/")
         assert f"<em>{value / 0.1:.1f}" in overview
+        assert "Last published" in overview  # as the latest training failed
         assert ("▲ 0.200" in overview) == (run_id != "a")  # the change since the one before
         served = re.findall(r"(\w+ of )?<a [^>]*><code>(\w+)</code></a>[.,]", overview)
         both = [("clusters of ", "a"), ("lists of ", run_id)]
@@ -189,10 +192,41 @@ def test_the_overview_is_of_the_lists_that_are_live(
     assert "NDCG" in client.get("/ui/quality.svg").text
 
 
+def test_figures_are_shown_beside_their_baselines(
+    client: TestClient, db: MongoDatabase, db_settings: Settings
+) -> None:
+    def lists(ndcg: float, popular: float, random: float) -> dict[str, Any]:
+        more = {"ndcg_error": 0.011, "hit_rate": 0.502, "coverage": 0.703, "users": 9, "shown": 13}
+        baseline = {"ndcg": popular, "hit_rate": 0.405, "coverage": 0.106}
+        return {"ndcg": ndcg, **more, "popular": baseline, "random": {"ndcg": random}}
+
+    held_out = {"held_out": lists(0.287, 0.143, 0.021), "k": 4, "smallest": 5, "largest": 77}
+    als = {"rmse": 0.608, "rmse_error": 0.009, "baseline_rmse": 0.651, "mean_rmse": 0.792}
+    metrics: dict[str, Any] = {"lists": lists(0.301, 0.204, 0.017), "als": als}
+    metrics |= {"hindsight": {"run_id": "r", "reviews": 40, "hits": 10, "popular_hits": 5}}
+    ledger = Ledger(db)
+    ledger.add("a", "api", db_settings, None)
+    shown = {"metrics": metrics | {"clusters": held_out}, "warnings": [NASTY]}
+    ledger.update("a", {"phases": phases_of(1, 1), **shown})
+    ledger.close("a", "succeeded", 0, None)
+    db["Recommendations"].insert_one({"user_id": "u", "run_id": "a"})
+    both = ["0.301", "0.204", "0.017", "0.608", "0.651", "0.792"]
+    overview = [*both, "50.2 %", "40.5\u00a0%", "70.3 %", "5 to 77", escape(NASTY)]
+    run = [*both, "0.287", "0.143", "0.021", "<strong>10</strong>", "5 of one in"]
+    quality = [*both, "0.703", "25.0 %", "12.5 %", '<td class="n">1.5</td>']
+    svg = ["NDCG", "RMSE", "Share of all restaurants", "popular", "random", "biases", "mean"]
+    for path, figures in (("/", overview), ("/ui/runs/a", run), ("/ui/quality", quality)):
+        text = page(client, path)
+        assert [figure for figure in figures if figure not in text] == [], path
+    drawn = client.get("/ui/quality.svg").text
+    assert [label for label in svg if label not in drawn] == []
+    assert re.search("Trained .+ago</time>, next in (3 h 0|2 h 59) min", page(client, "/"))
+
+
 def test_a_comparison_begins_with_causes_and_effects(
     client: TestClient, db: MongoDatabase, db_settings: Settings
 ) -> None:
-    for run_id, rank in (("a", 7), ("b", 8)):
+    for run_id, rank in (("a", 7), ("b", 8000)):
         Ledger(db).add(run_id, "api", db_settings.with_values({"als_rank": rank}), None)
         Ledger(db).close(run_id, "failed", 65, None)
         Ledger(db).update(run_id, {"kind": f"of {run_id}"})
@@ -201,6 +235,7 @@ def test_a_comparison_begins_with_causes_and_effects(
     names = re.findall("<th><code>([^<]*)", compared)
     assert [name for name in names if name.startswith("settings.")] == ["settings.als_rank"]
     assert re.search("<p>[0-9]{2} ", compared)  # values are the same in both
+    assert "<bdi>8000</bdi>" in compared  # as a setting is written
     positions = [names.index(each) for each in ("settings.als_rank", "metrics.lists.ndcg", "kind")]
     assert positions == sorted(positions)
     assert "<h2>Data</h2>" not in page(client, "/ui/runs/b")
@@ -209,13 +244,16 @@ def test_a_comparison_begins_with_causes_and_effects(
 def test_restaurants_without_names_open_from_links_by_awkward_ids(
     client: TestClient, db: MongoDatabase
 ) -> None:
-    ids = ["a/b?c%d\ne#f", "..//x&y=z", 5, ".", ".."]
+    ids = ["a/b?c%d\ne#f", "..//x&y=z", 5, ".", "..", "\n"]
     some = some_factors("r")
-    parts = {part: some[part] + 2 * some[part][: len(some[part]) // 3] for part in ARRAYS}
+    parts = {part: some[part] + 3 * some[part][: len(some[part]) // 3] for part in ARRAYS}
     db["Metadata"].insert_one({**some, **parts, "gmap_ids": ids})
     listed = page(client, "/ui/restaurants")
     assert "<code>Restaurants</code>" in listed  # the collection that has no names of them
-    db["Recommendations"].insert_one({"user_id": "..", "recommendations": []})
+    for user in ("..", "\n"):
+        db["Recommendations"].insert_one({"user_id": user, "recommendations": []})
+    for path in ("/ui/restaurants", "/ui/users"):
+        assert '<bdi>"\\n"</bdi>' in page(client, path)  # a link that can be seen and pressed
     (link,) = re.findall('<a href="(/ui/users/[^"]+)"', page(client, "/ui/users?q=."))
     assert "User <bdi>..</bdi>" in page(client, urljoin("/ui/users", link))
     links = re.findall('<a href="(/ui/restaurants/[^"]+)"', listed)

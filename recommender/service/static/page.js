@@ -28,7 +28,7 @@ function again(region, element) {
 // A run in progress: the server sends an event at each change.
 function follow() {
   const url = document.getElementById("live")?.dataset.events;
-  if (events?.url.endsWith(url)) return;
+  if (events?.url.endsWith(url) && events.readyState < 2) return; // 2: ended by an error
   events?.close();
   events = url ? new EventSource(url) : null;
   if (!events) return;
@@ -59,7 +59,7 @@ async function watch() {
   if (training || now.join() !== shown) await refresh(location.href);
 }
 
-const watchOn = () => setTimeout(() => watch().catch(() => {}).finally(watchOn), 3000); // ms
+const watchOn = () => setTimeout(() => (follow(), watch()).catch(() => {}).finally(watchOn), 3000);
 
 // Buttons that call the API; its answer to a failure is a problem with a detail.
 async function call(form) {
