@@ -84,7 +84,7 @@ def _of_runs(db: MongoDatabase) -> Iterator[Metric]:
     warned = [w for w in als.get("warnings", ()) if not w.startswith("clusters: ")]
     warned += [w for w in of_clusters.get("warnings", ()) if w.startswith("clusters: ")]
     yield _gauge("reviews_rejected", "Reviews left out.", als.get("rows_rejected", {}), "reason")
-    yield _gauge("warnings", "Warnings of the runs whose lists are live.", len(warned))
+    yield _gauge("warnings", "Warnings of the live lists and clusters.", len(warned))
     yield _gauge("rmse", "RMSE on test ratings.", figure_at(als, "metrics.als.rmse"))
     yield _gauge("ndcg", "NDCG of the lists of test users.", figure_at(als, "metrics.lists.ndcg"))
     yield _gauge("lift", "NDCG less the popular list's.", figure_at(als, "metrics.lists.lift"))
